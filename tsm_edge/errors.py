@@ -1,0 +1,67 @@
+"""The errors tsm-edge raises on purpose.
+
+Each message is one line that names the thing, says what was expected, and gives the next command to try.
+The command line prints it without a traceback and exits with :attr:`TsmEdgeError.exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TsmEdgeError(Exception):
+    """Base of everything a user can cause.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, naming the thing (a file, a card, a device) and the expectation.
+    hint : str, optional
+        The next command or step to try.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        self.problem = problem
+        self.hint = hint
+        super().__init__(f"{problem}; {hint}" if hint else problem)
+
+
+class CardError(TsmEdgeError):
+    """A model or target card is unknown, malformed or inconsistent."""
+
+
+class CheckpointError(TsmEdgeError):
+    """A checkpoint cannot be read, or does not fit the network it was given for."""
+
+
+class ModelFileError(TsmEdgeError):
+    """An ONNX file cannot be used as an online TSM model."""
+
+
+class CompileError(TsmEdgeError):
+    """A model cannot be compiled or linked for a target."""
+
+
+class ArtifactError(TsmEdgeError):
+    """A compiled artifact is missing, damaged, or unfit for this machine."""
+
+
+class VideoError(TsmEdgeError):
+    """A video file, stream or camera cannot be opened or decoded."""
+
+
+class CheckFailed(TsmEdgeError):
+    """A comparison the user asked for found a mismatch (exit code 1)."""
+
+    exit_code = 1
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return one line for an unknown name: the closest match if there is one, and all known names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown {kind} {name!r}{guess}: known are {', '.join(names) or 'none'}"
