@@ -1,0 +1,185 @@
+"""The ``tsm-edge`` program: finds the command, runs it, turns every error into one line and an exit code.
+
+Exit codes: 0 success; 1 a check the user asked for failed; 2 user error (usage, a bad file, the operating system
+refused); 70 a defect of tsm-edge itself (``EX_SOFTWARE`` of ``sysexits.h``); 130 interrupted; 141 the reader of a
+pipe went away (128 + ``SIGPIPE``, as for any other program in a pipeline).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+import tsm_edge
+from tsm_edge.errors import TsmEdgeError, unknown_name
+
+PROGRAM = "tsm-edge"
+EXIT_USER_ERROR = 2
+EXIT_DEFECT = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+# Summaries live here, not in the command modules, so that --help imports none of them.
+COMMANDS = {
+    "demo": "Export, compile, verify and run the default model on this machine.",
+    "models": "List the model cards.",
+    "targets": "List the target cards.",
+    "export": "Write a model as ONNX with its shift caches as inputs and outputs.",
+    "compile": "Compile a model for a target: one self-contained model.so.",
+    "verify": "Check a compiled model against ONNX Runtime.",
+    "run": "Predict live on a video file, stream or camera.",
+    "profile": "Time every kernel of a compiled model.",
+    "bench": "Measure latency, throughput and power.",
+    "serve": "Offer this machine's devices to other machines.",
+    "deploy": "Copy a compiled model to a device and run it there.",
+}
+
+
+@dataclass
+class Settings:
+    """What the global options decide (``ctx.obj`` of every command)."""
+
+    debug: bool = False
+
+
+def _turn_on_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(Settings).debug = True
+
+
+def _debug_option() -> click.Option:
+    return click.Option(
+        ["--debug"], is_flag=True, expose_value=False, callback=_turn_on_debug, help="Show a traceback on errors."
+    )
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are modules of ``tsm_edge.cli``, imported when one is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands whose module exists, in the order of :data:`COMMANDS`."""
+        return [name for name in COMMANDS if importlib.util.find_spec(f"{__package__}.{name}")]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; ``--debug`` is understood after its name, too."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"{__package__}.{cmd_name}").command
+        if not any("--debug" in parameter.opts for parameter in command.params):
+            command.params.append(_debug_option())
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command ``args`` begins with; an unknown one is refused with the closest match and all names."""
+        name = args[0]
+        if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
+            raise click.UsageError(unknown_name("command", name, self.list_commands(ctx)), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any."""
+        rows = [(name, COMMANDS[name]) for name in self.list_commands(ctx)]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+@click.group(
+    PROGRAM,
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(tsm_edge.__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.pass_context
+def root(ctx: click.Context) -> None:
+    """Temporal Shift Module video recognition, compiled with Apache TVM for edge devices.
+
+    Start with `tsm-edge demo`. `tsm-edge COMMAND --help` explains one command.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(EXIT_USER_ERROR)
+
+
+root.params.append(_debug_option())
+
+
+def entry_point(args: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code (see the top of this module).
+
+    Parameters
+    ----------
+    args : sequence of str, optional
+        The arguments after the program's name; by default those of this process.
+    """
+    if "_TSM_EDGE_COMPLETE" in os.environ:  # a shell asks for tab completion
+        root.main(prog_name=PROGRAM)
+    settings = Settings()
+    try:
+        code = _run(list(sys.argv[1:] if args is None else args), settings)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort):
+        return _report(settings, "interrupted", EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        return _report(settings, _usage_line(error), EXIT_USER_ERROR)
+    except TsmEdgeError as error:
+        return _report(settings, f"error: {error}", error.exit_code)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _stdout_is_gone():
+            return EXIT_BROKEN_PIPE
+        return _report(settings, f"error: {_os_error_line(error)}", EXIT_USER_ERROR)
+    except Exception as error:  # noqa: BLE001 - the outermost frame: one line instead of a traceback
+        name = type(error).__name__
+        message = f"internal error: {name}: {error}; run again with --debug for the traceback"
+        return _report(settings, message, EXIT_DEFECT)
+    return code
+
+
+def _run(args: list[str], settings: Settings) -> int:
+    """Run one command; a command ends with another code than 0 by ``ctx.exit(code)`` or by raising."""
+    try:
+        with root.make_context(PROGRAM, args, obj=settings) as ctx:
+            root.invoke(ctx)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    return 0
+
+
+def _report(settings: Settings, message: str, code: int) -> int:
+    """Print the error being handled to stderr: its traceback if asked for, then one line. Return ``code``."""
+    if settings.debug:
+        traceback.print_exc()
+    one_line = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    click.echo(f"{PROGRAM}: {one_line}", err=True)
+    return code
+
+
+def _usage_line(error: click.ClickException) -> str:
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx is not None else PROGRAM
+    return f"error: {error.format_message()}; try: {path} --help"
+
+
+def _os_error_line(error: OSError) -> str:
+    thing = f"{error.filename}: " if error.filename is not None else ""
+    return f"{thing}{error.strerror or error}; run again with --debug for the traceback"
+
+
+def _stdout_is_gone() -> bool:
+    """Whether stdout's reader went away; if so, send the rest to nowhere so that the interpreter exits quietly."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

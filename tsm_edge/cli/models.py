@@ -1,0 +1,29 @@
+"""``tsm-edge models``: the model cards."""
+
+from __future__ import annotations
+
+import click
+
+from tsm_edge.cards import ModelCard, load_model, model_names
+from tsm_edge.cli.output import json_option, print_json, print_table
+
+
+@click.command("models")
+@json_option
+def command(as_json: bool) -> None:
+    """List the model cards: what `tsm-edge export` and `tsm-edge compile` can be asked for."""
+    cards = [load_model(name) for name in model_names()]
+    if as_json:
+        print_json(cards)
+        return
+    columns = ("model", "backbone", "mode", "classes", "frame (px)", "shift", "labels", "description")
+    print_table("", columns, [_row(card) for card in cards])
+
+
+def _row(card: ModelCard) -> list[object]:
+    network = card.network
+    backbone = network.backbone if network.width == 1.0 else f"{network.backbone} x{network.width:g}"
+    mode = f"offline, {network.frames} frames" if network.temporal_mode == "offline" else network.temporal_mode
+    shift = "none" if network.temporal_mode == "none" else f"{network.shift_proportion} {network.shift_place}"
+    labels = card.labels_file or "numbers"
+    return [card.name, backbone, mode, network.classes, network.frame_size, shift, labels, card.description]
