@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -16,13 +17,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-if typing.TYPE_CHECKING:
+if sys.version_info >= (3, 11):
     import tomllib
 else:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
+    import tomli as tomllib
 
 from tsm_edge.errors import CardError, unknown_name
 
@@ -195,8 +193,7 @@ class ModelCard:
         for index in (*self.smoothing.masked, *shown):
             if not 0 <= index < self.network.classes:
                 raise CardError(
-                    f"model card {self.name!r}: smoothing names class {index}, "
-                    f"expected 0 to {self.network.classes - 1}"
+                    f"model card {self.name!r}: smoothing names class {index}, expected 0 to {self.network.classes - 1}"
                 )
 
 
@@ -314,6 +311,24 @@ def load_model(name: str | Path) -> ModelCard:
     return _build(ModelCard, table, str(path))
 
 
+def model_to_table(card: ModelCard) -> dict[str, Any]:
+    """Return a model card as plain values that JSON and TOML can hold; :func:`model_from_table` is its inverse."""
+    table = dataclasses.asdict(card)
+    table["network"]["shift_proportion"] = str(card.network.shift_proportion)
+    return table
+
+
+def model_from_table(table: Any, where: str) -> ModelCard:
+    """Rebuild a model card from :func:`model_to_table`'s values; ``where`` names their origin in error messages.
+
+    Raises
+    ------
+    CardError
+        Unknown or missing keys, wrong types or impossible values.
+    """
+    return _build(ModelCard, table, where)
+
+
 def load_target(name: str | Path) -> TargetCard:
     """Read a target card by name or path; ``native`` comes back filled in with what this machine reports.
 
@@ -340,7 +355,9 @@ def _data_folder(kind: str) -> Path:
     for folder in (package / kind, package.parent / kind):
         if folder.is_dir():
             return folder
-    raise CardError(f"the {kind} folder of tsm-edge is missing", "reinstall with: pip install --force-reinstall tsm-edge")
+    raise CardError(
+        f"the {kind} folder of tsm-edge is missing", "reinstall with: pip install --force-reinstall tsm-edge"
+    )
 
 
 def _card_names(kind: str) -> list[str]:
@@ -407,7 +424,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise CardError(f"{where}: {unknown_name('value', str(value), map(str, typing.get_args(hint)))}")
         return value
     if origin is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, (list, tuple)):
             raise CardError(f"{where} is {value!r}, expected a list")
         inner = typing.get_args(hint)[0]
         return tuple(_convert(entry, inner, f"{where}[{index}]") for index, entry in enumerate(value))
@@ -415,7 +432,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         try:
             return Fraction(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else _wrong(value)
         except (ValueError, ZeroDivisionError):
-            raise CardError(f"{where} is {value!r}, expected a fraction such as \"1/8\"") from None
+            raise CardError(f'{where} is {value!r}, expected a fraction such as "1/8"') from None
     if hint is float and type(value) is int:
         value = float(value)
     if isinstance(hint, (type, types.GenericAlias)) and type(value) is not hint:

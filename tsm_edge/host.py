@@ -1,0 +1,255 @@
+"""What this machine is: the CPU and C library behind the target card ``native``.
+
+Reads ``/proc`` and ``/sys`` only, so it needs neither the compiler nor any tool. Every function takes the folder that
+stands for ``/`` so that it can be tested on other machines' files.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsm_edge.cards import CpuSpec
+from tsm_edge.errors import CardError
+
+# Levels of the x86-64 psABI by the names /proc/cpuinfo has for their features, best first.
+_X86_V2 = frozenset({"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"})
+_X86_V3 = _X86_V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"}
+_X86_V4 = _X86_V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+
+
+@dataclass(frozen=True)
+class _X86Level:
+    cpu: str
+    needs: frozenset[str]
+    lanes: int
+    registers: int
+
+
+_X86_LEVELS = (
+    _X86Level("x86-64-v4", _X86_V4, 16, 32),
+    _X86Level("x86-64-v3", _X86_V3, 8, 16),
+    _X86Level("x86-64-v2", _X86_V2, 4, 16),
+    _X86Level("x86-64", frozenset(), 4, 16),
+)
+
+# /proc/cpuinfo name -> LLVM feature, of those that matter to the kernels.
+_ARM_FEATURES = {
+    "asimd": "+neon",
+    "asimddp": "+dotprod",
+    "fphp": "+fullfp16",
+    "i8mm": "+i8mm",
+    "bf16": "+bf16",
+}
+
+
+@dataclass(frozen=True)
+class _ArmCore:
+    """A core Arm designed: 128-bit FMLA a cycle, whether it runs in order, and the cache sizes boards have it with."""
+
+    fma_per_cycle: float
+    in_order: bool
+    l1d_kib: int
+    l2_kib: int
+
+
+# By "CPU part". FMLA throughput: Arm's Software Optimization Guides of the cores (those of the A57 and A72 count two
+# 64-bit halves). Caches: the sizes of the common boards (Pi 3, Pi 4, Jetson, Pi 5); used only where the kernel of a
+# board does not report them.
+_ARM_CORES = {
+    0xD03: _ArmCore(1.0, True, 32, 512),  # Cortex-A53
+    0xD05: _ArmCore(1.0, True, 32, 128),  # Cortex-A55
+    0xD07: _ArmCore(1.0, False, 32, 2048),  # Cortex-A57
+    0xD08: _ArmCore(1.0, False, 32, 1024),  # Cortex-A72
+    0xD09: _ArmCore(1.0, False, 32, 1024),  # Cortex-A73
+    0xD0B: _ArmCore(2.0, False, 64, 512),  # Cortex-A76
+    0xD0C: _ArmCore(2.0, False, 64, 1024),  # Neoverse N1
+    0xD0D: _ArmCore(2.0, False, 64, 256),  # Cortex-A77
+    0xD41: _ArmCore(2.0, False, 64, 256),  # Cortex-A78
+    0xD42: _ArmCore(2.0, False, 64, 256),  # Cortex-A78AE
+}
+_UNKNOWN_CORE = _ArmCore(1.0, False, 32, 256)
+_ARM_LTD = 0x41
+
+# Linking against an old glibc lets the artifact run on newer ones; 2.27 is what TVM's own wheels ask for.
+_NEWEST_GLIBC_BASELINE = (2, 27)
+
+
+def detect_cpu(root: Path = Path("/"), machine: str | None = None, cpus: Collection[int] | None = None) -> CpuSpec:
+    """Describe this machine's CPU.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that stands for ``/``.
+    machine : str, optional
+        The architecture as ``uname -m`` names it; by default this machine's.
+    cpus : collection of int, optional
+        Numbers of the logical CPUs this process may use; by default from ``os.sched_getaffinity``.
+
+    Returns
+    -------
+    CpuSpec
+        ``cores`` counts physical cores (two hardware threads share one core's multipliers) and is no more than the
+        CPU quota of the process's control group. ``memory_gb_s`` is 0: it cannot be read, only measured.
+
+    Raises
+    ------
+    CardError
+        The machine is not Linux on x86-64 or 64-bit Arm.
+    """
+    machine = machine or platform.machine()
+    processors = _read_cpuinfo(root)
+    usable = sorted(cpus if cpus is not None else _affinity())
+    if not processors or machine not in ("x86_64", "aarch64"):
+        raise CardError(
+            f"target 'native': this is {platform.system()} on {machine}, expected Linux on x86_64 or aarch64",
+            "name the target instead, for example: tsm-edge compile --target x86-64",
+        )
+    describe = _x86_cpu if machine == "x86_64" else _arm_cpu
+    return describe(root, processors, usable)
+
+
+def detect_libc(root: Path = Path("/"), libc_ver: tuple[str, str] | None = None) -> str:
+    """Name the C library to link against: ``musl``, or ``glibc-`` and this machine's version, at most 2.27.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that stands for ``/``.
+    libc_ver : (str, str), optional
+        Name and version as ``platform.libc_ver`` gives them, which is the default.
+
+    Raises
+    ------
+    CardError
+        It is neither.
+    """
+    name, version = libc_ver if libc_ver is not None else platform.libc_ver()
+    if name == "glibc":
+        major, minor = (int(part) for part in version.split(".")[:2])
+        return "glibc-{}.{}".format(*min((major, minor), _NEWEST_GLIBC_BASELINE))
+    if name == "musl" or any((root / "lib").glob("ld-musl-*")):
+        return "musl"
+    raise CardError(
+        f"target 'native': the C library is {name or 'unknown'}, expected glibc or musl",
+        "name the target instead, for example: tsm-edge compile --target x86-64",
+    )
+
+
+def _x86_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> CpuSpec:
+    flags = set.intersection(*(set(processor.get("flags", "").split()) for processor in processors))
+    level = next(level for level in _X86_LEVELS if level.needs <= flags)
+    caches = _caches(root, cpus)
+    return CpuSpec(
+        triple="x86_64-unknown-linux-gnu",
+        cpu=level.cpu,
+        vector_lanes=level.lanes,
+        vector_registers=level.registers,
+        # Where /sys is hidden (some containers): what the smallest common x86-64 cores have.
+        l1d_kib=caches.get(1, 32),
+        l2_kib=caches.get(2, 256),
+        l3_kib=caches.get(3, 0),
+        cores=_cores(root, cpus),
+        clock_mhz=_clock_mhz(root, processors, cpus),
+        fma_per_cycle=2.0 if level.lanes > 4 else 1.0,
+    )
+
+
+def _arm_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> CpuSpec:
+    features = set.intersection(*(set(processor.get("Features", "").split()) for processor in processors))
+    # Threads are kept in step by the slowest core of a big.LITTLE chip, so that is the one described.
+    core = min((_arm_core(processor) for processor in processors), key=lambda core: (not core.in_order, core.l2_kib))
+    caches = _caches(root, cpus)
+    return CpuSpec(
+        triple="aarch64-unknown-linux-gnu",
+        cpu="generic",
+        features=tuple(llvm for name, llvm in _ARM_FEATURES.items() if name in features),
+        vector_lanes=4,
+        vector_registers=32,
+        l1d_kib=caches.get(1, core.l1d_kib),
+        l2_kib=caches.get(2, core.l2_kib),
+        l3_kib=caches.get(3, 0),
+        cores=_cores(root, cpus),
+        clock_mhz=_clock_mhz(root, processors, cpus),
+        fma_per_cycle=core.fma_per_cycle,
+        in_order=core.in_order,
+    )
+
+
+def _arm_core(processor: dict[str, str]) -> _ArmCore:
+    try:
+        implementer, part = int(processor["CPU implementer"], 16), int(processor["CPU part"], 16)
+    except (KeyError, ValueError):
+        return _UNKNOWN_CORE
+    return _ARM_CORES.get(part, _UNKNOWN_CORE) if implementer == _ARM_LTD else _UNKNOWN_CORE
+
+
+def _affinity() -> Collection[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
+
+
+def _cores(root: Path, cpus: list[int]) -> int:
+    """Count the physical cores among ``cpus``, no more than the control group's quota."""
+    folder = root / "sys/devices/system/cpu"
+    siblings = {_read(folder / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus}
+    quota, _, period = _read(root / "sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        return max(1, min(len(siblings), int(quota) // int(period)))
+    return max(1, len(siblings))
+
+
+def _caches(root: Path, cpus: list[int]) -> dict[int, int]:
+    """Return level -> KiB of the data caches of the first usable CPU, as far as the kernel reports them."""
+    sizes = {}
+    for folder in sorted((root / f"sys/devices/system/cpu/cpu{cpus[0]}/cache").glob("index*")):
+        size = _kib(_read(folder / "size"))
+        level = _read(folder / "level")
+        if size and level.isdigit() and _read(folder / "type") in ("Data", "Unified"):
+            sizes[int(level)] = size
+    return sizes
+
+
+def _kib(text: str) -> int:
+    """``48K`` -> 48, ``2M`` -> 2048; 0 if it is neither."""
+    factor = {"K": 1, "M": 1024}.get(text[-1:], 0)
+    return int(text[:-1]) * factor if factor and text[:-1].isdigit() else 0
+
+
+def _clock_mhz(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> int:
+    """Return the clock in MHz: the base frequency where known, else the highest; else 0."""
+    folder = root / f"sys/devices/system/cpu/cpu{cpus[0]}/cpufreq"
+    for name in ("base_frequency", "cpuinfo_max_freq"):
+        khz = _read(folder / name)
+        if khz.isdigit():
+            return round(int(khz) / 1000)
+    try:
+        return round(float(processors[0]["cpu MHz"]))
+    except (KeyError, ValueError):
+        return 0
+
+
+def _read_cpuinfo(root: Path) -> list[dict[str, str]]:
+    """Return one table for each logical CPU of ``/proc/cpuinfo``; empty where there is none."""
+    return list(_processors(_read(root / "proc/cpuinfo")))
+
+
+def _processors(text: str) -> Iterator[dict[str, str]]:
+    for block in text.split("\n\n"):
+        pairs = (line.partition(":") for line in block.splitlines())
+        table = {key.strip(): value.strip() for key, _, value in pairs}
+        if "processor" in table:  # Raspberry Pi kernels end with a block on the board
+            yield table
+
+
+def _read(path: Path) -> str:
+    """Return a small file's text without surrounding space; empty if it cannot be read."""
+    try:
+        return path.read_text("utf-8", errors="replace").strip()
+    except OSError:
+        return ""
