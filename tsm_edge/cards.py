@@ -6,11 +6,12 @@ card is read, so every later stage can rely on what it is given. Adding a board 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
+import re
 import sys
-import types
 import typing
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -181,20 +182,16 @@ class ModelCard:
     def __post_init__(self) -> None:
         if self.preprocess.crop != self.network.frame_size:
             raise CardError(
-                f"model card {self.name!r}: crop is {self.preprocess.crop} px, "
-                f"expected the frame size of {self.network.frame_size} px"
+                f"crop is {self.preprocess.crop} px, expected the frame size of {self.network.frame_size} px"
             )
         if self.labels and len(self.labels) != self.network.classes:
             raise CardError(
-                f"model card {self.name!r}: {self.labels_file} has {len(self.labels)} labels, "
-                f"expected {self.network.classes} (one a class)"
+                f"{self.labels_file} has {len(self.labels)} labels, expected {self.network.classes} (one a class)"
             )
         shown = [index for pair in self.smoothing.shown_as for index in pair]
         for index in (*self.smoothing.masked, *shown):
             if not 0 <= index < self.network.classes:
-                raise CardError(
-                    f"model card {self.name!r}: smoothing names class {index}, expected 0 to {self.network.classes - 1}"
-                )
+                raise CardError(f"smoothing names class {index}, expected 0 to {self.network.classes - 1}")
 
 
 @dataclass(frozen=True)
@@ -250,6 +247,13 @@ class CpuSpec:
         for name in ("l1d_kib", "l2_kib", "cores"):
             if getattr(self, name) < 1:
                 raise CardError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("l3_kib", "clock_mhz", "memory_gb_s"):
+            if getattr(self, name) < 0:
+                raise CardError(f"{name} is {getattr(self, name)}, expected 0 (unknown) or more")
+        if self.fma_per_cycle <= 0:
+            raise CardError(f"fma_per_cycle is {self.fma_per_cycle}, expected more than 0")
+        if self.float_abi not in ("", "hard", "soft"):
+            raise CardError(f"float_abi is {self.float_abi!r}, expected 'hard', 'soft' or empty")
 
 
 @dataclass(frozen=True)
@@ -280,6 +284,10 @@ class TargetCard:
     libc: str = "glibc-2.17"
     power_sensors: tuple[str, ...] = ()
     detect: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"glibc-2\.\d+|musl|bionic", self.libc):
+            raise CardError(f"libc is {self.libc!r}, expected 'glibc-2.17' or another version, 'musl' or 'bionic'")
 
 
 def model_names() -> list[str]:
@@ -378,9 +386,10 @@ def _card_path(kind: str, noun: str, name: str | Path) -> Path:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CardError(f"{path}: not a readable TOML file ({error})") from None
+    return table
 
 
 def _read_labels(path: Path, card: Path) -> list[str]:
@@ -411,7 +420,7 @@ def _build(cls: type[_Card], table: Any, where: str) -> _Card:
     try:
         return cls(**values)
     except CardError as error:
-        raise CardError(error.problem if where in error.problem else f"{where}: {error.problem}", error.hint) from None
+        raise CardError(f"{where}: {error.problem}", error.hint) from None
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -429,18 +438,21 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         inner = typing.get_args(hint)[0]
         return tuple(_convert(entry, inner, f"{where}[{index}]") for index, entry in enumerate(value))
     if hint is Fraction:
-        try:
-            return Fraction(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else _wrong(value)
-        except (ValueError, ZeroDivisionError):
-            raise CardError(f'{where} is {value!r}, expected a fraction such as "1/8"') from None
+        return _fraction(value, where)
     if hint is float and type(value) is int:
         value = float(value)
-    if isinstance(hint, (type, types.GenericAlias)) and type(value) is not hint:
-        raise CardError(f"{where} is {value!r}, expected {hint.__name__}")
+    if type(value) is not hint:  # exactly: true is not a whole number
+        raise CardError(f"{where} is {value!r}, expected {_TYPE_NAMES[hint]}")
     if isinstance(value, float) and not math.isfinite(value):
         raise CardError(f"{where} is {value!r}, expected a finite number")
     return value
 
 
-def _wrong(value: Any) -> Fraction:
-    raise ValueError(value)
+_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _fraction(value: Any, where: str) -> Fraction:
+    with contextlib.suppress(ValueError, ZeroDivisionError):
+        if type(value) in (str, int):
+            return Fraction(value)
+    raise CardError(f'{where} is {value!r}, expected a fraction such as "1/8"')

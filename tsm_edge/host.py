@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +102,10 @@ def detect_cpu(root: Path = Path("/"), machine: str | None = None, cpus: Collect
     CardError
         The machine is not Linux on x86-64 or 64-bit Arm.
     """
-    machine = machine or platform.machine()
-    processors = _read_cpuinfo(root)
+    machine = machine or _machine()
     usable = sorted(cpus if cpus is not None else _affinity())
+    processors = _read_cpuinfo(root)
+    processors = [table for table in processors if int(table["processor"]) in usable] or processors
     if not processors or machine not in ("x86_64", "aarch64"):
         raise CardError(
             f"target 'native': this is {platform.system()} on {machine}, expected Linux on x86_64 or aarch64",
@@ -188,6 +190,12 @@ def _arm_core(processor: dict[str, str]) -> _ArmCore:
     return _ARM_CORES.get(part, _UNKNOWN_CORE) if implementer == _ARM_LTD else _UNKNOWN_CORE
 
 
+def _machine() -> str:
+    """Return what ``uname -m`` says, or, where a 64-bit kernel runs 32-bit programs (Raspberry Pi OS), just that."""
+    name = platform.machine()
+    return name if sys.maxsize > 2**32 else f"{name} with 32-bit programs"
+
+
 def _affinity() -> Collection[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
@@ -243,7 +251,7 @@ def _processors(text: str) -> Iterator[dict[str, str]]:
     for block in text.split("\n\n"):
         pairs = (line.partition(":") for line in block.splitlines())
         table = {key.strip(): value.strip() for key, _, value in pairs}
-        if "processor" in table:  # Raspberry Pi kernels end with a block on the board
+        if table.get("processor", "").isdigit():  # Raspberry Pi kernels end with a block on the board
             yield table
 
 

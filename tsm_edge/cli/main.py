@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -178,8 +179,12 @@ def _os_error_line(error: OSError) -> str:
 def _stdout_is_gone() -> bool:
     """Whether stdout's reader went away; if so, send the rest to nowhere so that the interpreter exits quietly."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        descriptor = sys.stdout.fileno()
+    except OSError:  # not a file: replaced by a test or an embedding program
+        return False
+    poller = select.poll()
+    poller.register(descriptor, select.POLLERR)
+    if not poller.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True

@@ -5,14 +5,20 @@ from __future__ import annotations
 import click
 
 from tsm_edge.cards import TargetCard, load_target, target_names
-from tsm_edge.cli.output import json_option, print_json, print_table
+from tsm_edge.cli.output import json_option, print_json, print_table, warn
+from tsm_edge.errors import CardError
 
 
 @click.command("targets")
 @json_option
 def command(as_json: bool) -> None:
     """List the target cards: the machines `tsm-edge compile` can make code for."""
-    cards = [load_target(name) for name in target_names()]
+    cards = []
+    for name in target_names():
+        try:
+            cards.append(load_target(name))
+        except CardError as error:  # `native` where this machine cannot be detected
+            warn(str(error))
     if as_json:
         print_json(cards)
         return

@@ -1,0 +1,163 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+import tsm_edge
+from tsm_edge.cli import main
+from tsm_edge.errors import CheckFailed, TsmEdgeError
+
+RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def failing_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Make the command ``models`` raise."""
+
+    def make(error: BaseException) -> None:
+        def fail() -> list[str]:
+            raise error
+
+        monkeypatch.setattr("tsm_edge.cli.models.model_names", fail)
+
+    return make
+
+
+def test_help_answers_in_under_300_ms(program_environment: dict[str, str]) -> None:
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "tsm_edge.cli", "--help"],
+            env=program_environment,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models"], ["targets", "--json"]])
+def test_light_commands_import_nothing_heavy(program_environment: dict[str, str], arguments: list[str]) -> None:
+    code = (
+        "import json, sys; from tsm_edge.cli.main import entry_point; code = entry_point(sys.argv[1:]);"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=program_environment, capture_output=True, text=True, check=True
+    )
+    loaded = set(json.loads(done.stderr.splitlines()[-1]))
+    assert "tsm_edge.cli.main" in loaded
+    assert not loaded & {"torch", "tvm", "cv2", "numpy", "onnx", "onnxruntime"}
+
+
+def test_help_lists_the_commands_that_exist_and_what_they_do(run_program: RunProgram) -> None:
+    done = run_program("--help")
+    assert done.returncode == 0
+    words = " ".join(done.stdout.split())
+    assert f" models {main.COMMANDS['models']} targets {main.COMMANDS['targets']}" in words
+    for name in main.COMMANDS:
+        exists = main.root.get_command(main.root.make_context("tsm-edge", ["models"]), name) is not None
+        assert (f"\n  {name} " in done.stdout) == exists
+
+
+@pytest.mark.parametrize("name", main.root.list_commands(main.root.make_context("tsm-edge", ["models"])))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.entry_point([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: tsm-edge {name}")
+    assert "--debug" in text
+
+
+def test_version(run_program: RunProgram) -> None:
+    done = run_program("--version")
+    assert (done.returncode, done.stdout) == (0, f"tsm-edge {tsm_edge.__version__}\n")
+
+
+def test_no_command_shows_help_and_is_a_user_error(run_program: RunProgram) -> None:
+    done = run_program()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Commands:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["modls"], "unknown command 'modls' (did you mean 'models'?): known are "),
+        (["modls"], "; try: tsm-edge --help"),
+        (["--versoin"], "No such option '--versoin'. Did you mean '--version'?; try: tsm-edge --help"),
+        (["models", "--jsn"], "No such option '--jsn'. Did you mean '--json'?; try: tsm-edge models --help"),
+        (["models", "extra"], "Got unexpected extra argument (extra); try: tsm-edge models --help"),
+    ],
+)
+def test_usage_errors_are_one_line_with_the_closest_match(
+    run_program: RunProgram, arguments: list[str], expected: str
+) -> None:
+    done = run_program(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("tsm-edge: error: ")
+    assert done.stderr.count("\n") == 1
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (TsmEdgeError("no such board", "see: tsm-edge targets"), 2, "error: no such board; see: tsm-edge targets"),
+        (TsmEdgeError("first\n  second"), 2, "error: first second"),
+        (CheckFailed("logits differ"), 1, "error: logits differ"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            PermissionError(13, "Permission denied", "/x/model.so"),
+            2,
+            "error: /x/model.so: Permission denied; run again",
+        ),
+        (BrokenPipeError(32, "Broken pipe"), 2, "error: Broken pipe; run again with --debug"),
+        (ZeroDivisionError("division by zero"), 70, "internal error: ZeroDivisionError: division by zero; run again"),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(
+    failing_command: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    line: str,
+) -> None:
+    failing_command(error)
+    assert main.entry_point(["models"]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"tsm-edge: {line}")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "models"], ["models", "--debug"]])
+def test_debug_shows_the_traceback_before_the_line(
+    failing_command: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    failing_command(TsmEdgeError("no such board"))
+    assert main.entry_point(arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("Traceback (most recent call last):")
+    assert text.endswith("\ntsm-edge: error: no such board\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_ends_the_program_quietly(program_environment: dict[str, str], unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tsm_edge.cli", "models", "--json"],
+            env={**program_environment, "PYTHONUNBUFFERED": unbuffered},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -1,0 +1,111 @@
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsm_edge.cards import load_model
+from tsm_edge.cli.output import print_json, print_json_line, print_table, status, to_plain, warn
+
+
+def test_plain_table_aligns_and_never_cuts(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 500
+    print_table("Times", ["kernel", "time (ms)"], [["conv1", 1.25], [long, 10.5], ["日本", 3]])
+    title, heading, *rows = capsys.readouterr().out.splitlines()
+    assert title == "Times"
+    assert heading == "kernel" + " " * 494 + "  time (ms)"
+    assert rows == [
+        "conv1" + " " * 495 + "       1.25",
+        long + "       10.5",
+        "日本" + " " * 496 + "          3",
+    ]
+
+
+def test_plain_table_shows_brackets_and_missing_cells_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("", ["shape", "note"], [["[1, 3, 224, 224]", None], ["[bold]", "[/bold]"]])
+    assert capsys.readouterr().out.splitlines() == [
+        "shape             note",
+        "[1, 3, 224, 224]  -",
+        "[bold]            [/bold]",
+    ]
+
+
+def test_a_row_of_the_wrong_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="a row of 1 cells in a table of 2 columns"):
+        print_table("", ["a", "b"], [["1"]])
+
+
+def test_table_on_a_terminal_fits_its_width_and_loses_nothing(program_environment: dict[str, str]) -> None:
+    code = "from tsm_edge.cli.output import print_table; print_table('T', ['a', 'b'], [['[bold]', 'word ' * 30]])"
+    text = run_on_terminal(code, {**program_environment, "COLUMNS": "60", "TERM": "xterm", "NO_COLOR": "1"})
+    lines = re.sub(r"\x1b\[\d+m|\r", "", text).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert text.count("word") == 30
+    assert "[bold]" in text
+
+
+def test_spinner_shows_on_a_terminal_and_is_silent_in_a_pipe(program_environment: dict[str, str]) -> None:
+    code = (
+        "import time; from tsm_edge.cli.output import status\n"
+        "with status('compiling [conv]') as update:\n    time.sleep(0.3); update('linking'); time.sleep(0.3)"
+    )
+    shown = run_on_terminal(code, {**program_environment, "TERM": "xterm", "NO_COLOR": "1"})
+    assert "compiling [conv]" in shown
+    assert "linking" in shown
+    piped = subprocess.run([sys.executable, "-c", code], env=program_environment, capture_output=True, check=True)
+    assert (piped.stdout, piped.stderr) == (b"", b"")
+
+
+def test_status_lets_errors_through() -> None:
+    with pytest.raises(KeyError), status("working"):
+        raise KeyError
+
+
+def test_json_of_cards_arrays_and_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"half": Fraction(1, 2), "where": Path("a/b"), "values": np.float32([1.5, np.nan]), "n": np.int64(3)})
+    expected = {"half": "1/2", "where": "a/b", "values": [1.5, None], "n": 3}
+    assert json.loads(capsys.readouterr().out) == expected
+    assert to_plain(load_model("mobilenetv2-jester"))["network"]["backbone"] == "mobilenet-v2"
+
+
+def test_json_line_is_one_line_of_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json_line({"label": "Pouce levé\n", "ms": float("inf")})
+    text = capsys.readouterr().out
+    assert text.count("\n") == 1
+    assert json.loads(text) == {"label": "Pouce levé\n", "ms": None}
+
+
+def test_json_refuses_what_it_cannot_show() -> None:
+    with pytest.raises(TypeError, match="object cannot be printed as JSON"):
+        to_plain({"thing": object()})
+
+
+def test_warnings_go_to_stderr_in_plain_text_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+    warn("random weights: predictions mean nothing")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "warning: random weights: predictions mean nothing\n")
+
+
+def run_on_terminal(code: str, environment: dict[str, str]) -> str:
+    """Run Python code with a pseudo-terminal as its stdout and stderr; return what appeared on it."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    text = b""
+    while True:
+        try:
+            chunk = os.read(controller, 65536)
+        except OSError:  # Linux reports the closed other end as an error
+            break
+        if not chunk:
+            break
+        text += chunk
+    os.close(controller)
+    assert process.wait(30) == 0
+    return text.decode()

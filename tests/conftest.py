@@ -1,0 +1,34 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tsm_edge
+
+RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def program_environment() -> dict[str, str]:
+    """The environment in which a real ``tsm-edge`` process finds the package under test, from any folder."""
+    package_parent = str(Path(tsm_edge.__file__).resolve().parents[1])
+    return {**os.environ, "PYTHONPATH": package_parent, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def run_program(program_environment: dict[str, str], tmp_path: Path) -> RunProgram:
+    """Run ``tsm-edge`` with the given arguments as a real process in an empty folder; its output is text."""
+
+    def run(*arguments: str, timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tsm_edge.cli", *arguments]
+        settings: dict[str, object] = {"cwd": tmp_path, "env": program_environment, **options}
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **settings)  # type: ignore[call-overload, no-any-return]
+
+    return run

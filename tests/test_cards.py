@@ -1,0 +1,212 @@
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from tsm_edge import cards
+from tsm_edge.cards import load_model, load_target, model_names, target_names
+from tsm_edge.errors import CardError
+
+MODEL = """
+description = "three classes"
+source = "a test"
+
+[network]
+backbone = "mobilenet-v2"
+classes = 3
+"""
+
+TARGET = """
+description = "a board"
+source = "a test"
+
+[cpu]
+triple = "aarch64-unknown-linux-gnu"
+cpu = "cortex-a72"
+vector_lanes = 4
+vector_registers = 32
+l1d_kib = 32
+l2_kib = 1024
+cores = 4
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_shipped_model_loads_and_says_what_it_is(name: str) -> None:
+    card = load_model(name)
+    assert card.name == name
+    assert card.description
+    assert card.source
+    assert len(card.labels) == card.network.classes
+    assert len(set(card.labels)) == len(card.labels)
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_shipped_target_loads_and_says_what_it_is(name: str) -> None:
+    card = load_target(name)
+    assert card.name == name
+    assert card.description
+    assert card.source
+    assert card.cpu.cores >= 1
+
+
+def test_the_models_of_the_paper_are_shipped() -> None:
+    assert set(model_names()) >= {
+        "mobilenetv2-jester",
+        "mobilenetv2-kinetics",
+        "resnet50-kinetics",
+        "resnet50-something",
+        "resnet101-something",
+    }
+
+
+def test_jester_is_the_upstream_demo() -> None:
+    card = load_model("mobilenetv2-jester")
+    assert card.network.temporal_mode == "online"
+    assert card.network.shift_proportion == Fraction(1, 8)
+    assert (card.labels[0], card.labels[2], card.labels[14]) == ("Doing other things", "No gesture", "Stop Sign")
+    assert card.smoothing.window == 12
+    assert card.smoothing.shown_as == ((0, 2),)
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "label"),
+    [
+        ("mobilenetv2-kinetics", 0, "abseiling"),
+        ("resnet50-kinetics", 399, "zumba"),
+        ("resnet50-something", 0, "Approaching something with your camera"),
+        ("resnet101-something", 173, "Wiping something off of something"),
+    ],
+)
+def test_labels_are_in_class_order(name: str, index: int, label: str) -> None:
+    assert load_model(name).labels[index] == label
+
+
+def test_cards_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_model("mobilenetv2-jester").network.classes = 3  # type: ignore[misc]
+
+
+def test_a_card_of_ones_own_is_read_by_path_and_named_after_its_file(tmp_path: Path) -> None:
+    card = load_model(write(tmp_path, MODEL))
+    assert (card.name, card.network.classes, card.labels) == ("mine", 3, ())
+    assert load_target(str(write(tmp_path, TARGET))).cpu.cpu == "cortex-a72"
+
+
+def test_native_is_filled_in_by_detection(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = dataclasses.replace(load_target("x86-64").cpu, cores=7)
+    monkeypatch.setattr("tsm_edge.host.detect_cpu", lambda: found)
+    monkeypatch.setattr("tsm_edge.host.detect_libc", lambda: "musl")
+    card = load_target("native")
+    assert (card.cpu, card.libc) == (found, "musl")
+
+
+def test_unknown_model_suggests_and_lists_what_is_known() -> None:
+    with pytest.raises(CardError) as caught:
+        load_model("mobilenet-jester")
+    message = str(caught.value)
+    assert "did you mean 'mobilenetv2-jester'?" in message
+    assert all(name in message for name in model_names())
+    assert "tsm-edge models" in message
+
+
+def test_unknown_target_lists_what_is_known() -> None:
+    with pytest.raises(CardError) as caught:
+        load_target("toaster")
+    assert all(name in str(caught.value) for name in target_names())
+    assert "tsm-edge targets" in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"none\.toml: no such file; see .* tsm-edge models"):
+        load_model(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("classes = 3", "classes = 3\nshift_propotion = 0", "unknown key 'shift_propotion' (did you mean 'shift_prop"),
+        ("classes = 3", "", "network: key 'classes' is missing"),
+        ("classes = 3", 'classes = "3"', "classes is '3', expected a whole number"),
+        ("classes = 3", "classes = true", "classes is True, expected a whole number"),
+        ("classes = 3", "classes = 3.0", "classes is 3.0, expected a whole number"),
+        ("classes = 3", "classes = 0", "classes is 0, expected at least 1"),
+        ("classes = 3", "classes = 3\nwidth = nan", "width is nan, expected a finite number"),
+        ("classes = 3", "classes = 3\nwidth = 9", "width is 9.0, expected 0.1 to 4.0"),
+        ("classes = 3", 'classes = 3\nshift_proportion = "1/0"', "shift_proportion is '1/0', expected a fraction"),
+        ("classes = 3", "classes = 3\nshift_proportion = 0.125", "shift_proportion is 0.125, expected a fraction"),
+        ("classes = 3", 'classes = 3\nshift_proportion = "1/3"', "expected one of 0, 1/8, 1/4, 1/2, 1"),
+        ("classes = 3", 'classes = 3\ntemporal_mode = "onlin"', "unknown value 'onlin' (did you mean 'online'?)"),
+        ("classes = 3", "classes = 3\nframe_size = 192", "crop is 224 px, expected the frame size of 192 px"),
+        ('"mobilenet-v2"', '"mobilenet-v3"', "unknown backbone 'mobilenet-v3' (did you mean 'mobilenet-v2'?)"),
+        ('"mobilenet-v2"', '"resnet-50-nl"', "resnet-50-nl is offline only"),
+        ('"mobilenet-v2"', "2", "backbone is 2, expected text"),
+        ('[network]\nbackbone = "mobilenet-v2"\nclasses = 3', "network = 1", "network: expected a table, found 1"),
+        ("[network]", 'labels = ["a", "b", "c"]\n[network]', "name a file with labels_file"),
+        ("[network]", 'labels_file = "none.txt"\n[network]', "none.txt cannot be read"),
+        ("[network]", "[preprocess]\nmean = 0.5\n[network]", "mean is 0.5, expected a list"),
+        ("[network]", '[preprocess]\nmean = [0.5, 0.5, "x"]\n[network]', "mean[2] is 'x', expected a number"),
+        ("[network]", "[preprocess]\nstd = [1, 1, 0]\n[network]", "std must be positive"),
+        ("[network]", "[smoothing]\nmasked = [3]\n[network]", "smoothing names class 3, expected 0 to 2"),
+        ("[network]", "[smoothing]\nshown_as = [[0]]\n[network]", "shown_as must be pairs"),
+        ("[network]", "[network", "not a readable TOML file"),
+    ],
+)
+def test_a_wrong_model_card_is_refused_in_one_line_naming_it(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    path = write(tmp_path, MODEL.replace(old, new))
+    with pytest.raises(CardError) as caught:
+        load_model(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("cores = 4", "cores = 0", "cores is 0, expected at least 1"),
+        ("cores = 4", "core = 4", "unknown key 'core' (did you mean 'cores'?)"),
+        ("cores = 4", "cores = 4\nclock_mhz = -1", "clock_mhz is -1, expected 0 (unknown) or more"),
+        ("cores = 4", "cores = 4\nfma_per_cycle = 0", "fma_per_cycle is 0.0, expected more than 0"),
+        ("cores = 4", 'cores = 4\nfloat_abi = "softfp"', "float_abi is 'softfp'"),
+        ("vector_lanes = 4", "vector_lanes = 3", "vector_lanes is 3, expected 4, 8 or 16"),
+        ("vector_registers = 32", "vector_registers = 8", "vector_registers is 8, expected 16 or 32"),
+        ("[cpu]", 'libc = "newlib"\n[cpu]', "libc is 'newlib', expected 'glibc-2.17'"),
+        ("[cpu]", 'device = "tpu"\n[cpu]', "unknown value 'tpu' (did you mean 'cpu'?): known are cpu, cuda"),
+        ("[cpu]", "power_sensors = [1]\n[cpu]", "power_sensors[0] is 1, expected text"),
+    ],
+)
+def test_a_wrong_target_card_is_refused_in_one_line_naming_it(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    path = write(tmp_path, TARGET.replace(old, new))
+    with pytest.raises(CardError) as caught:
+        load_target(path)
+    assert str(path) in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_label_file_must_be_as_long_as_the_classifier_is_wide(tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_text("one\ntwo\n")
+    path = write(tmp_path, MODEL.replace("[network]", 'labels_file = "two.txt"\n[network]'))
+    with pytest.raises(CardError, match=r"two\.txt has 2 labels, expected 3 \(one a class\)"):
+        load_model(path)
+
+
+def test_labels_keep_their_words_and_lose_their_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "three.txt").write_bytes("Thumb Up\r\nPouce levé\r\nno, really\r\n".encode())
+    path = write(tmp_path, MODEL.replace("[network]", 'labels_file = "three.txt"\n[network]'))
+    assert load_model(path).labels == ("Thumb Up", "Pouce levé", "no, really")
+
+
+def test_a_model_card_survives_the_round_trip_through_a_table() -> None:
+    card = load_model("mobilenetv2-jester")
+    assert cards.model_from_table(cards.model_to_table(card), "a test") == card
