@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -35,6 +35,14 @@ def block_channels(width: float) -> tuple[int, ...]:
         for _ in range(blocks)
     ]
     return (*channels, round_up_to_8(_LAST_CHANNELS * width) if width > 1.0 else _LAST_CHANNELS)
+
+
+def width_of(channels: Sequence[int | None]) -> float | None:
+    """Find the width multiplier that gives these :func:`block_channels` (None: unknown), in steps of 0.05."""
+    for width in (1.0, *(step / 20 for step in range(2, 81))):
+        if all(found in (None, made) for found, made in zip(channels, block_channels(width), strict=True)):
+            return width
+    return None
 
 
 class InvertedResidual(Shifted):
