@@ -41,13 +41,29 @@ def test_a_row_of_the_wrong_length_is_refused() -> None:
         print_table("", ["a", "b"], [["1"]])
 
 
-def test_table_on_a_terminal_fits_its_width_and_loses_nothing(program_environment: dict[str, str]) -> None:
-    code = "from tsm_edge.cli.output import print_table; print_table('T', ['a', 'b'], [['[bold]', 'word ' * 30]])"
-    text = run_on_terminal(code, {**program_environment, "COLUMNS": "60", "TERM": "xterm", "NO_COLOR": "1"})
-    lines = re.sub(r"\x1b\[\d+m|\r", "", text).splitlines()
-    assert max(map(len, lines)) <= 60
+WIDE_TABLE = """
+from tsm_edge.cli.output import print_table
+print_table("Times", ["name", "runs", "note"], [["[bold]", 3, "word " * 30], ["b", 12, None]])
+"""
+
+
+def test_table_on_a_terminal_wraps_its_widest_column_to_fit(program_environment: dict[str, str]) -> None:
+    text = run_on_terminal(WIDE_TABLE, {**program_environment, "COLUMNS": "48", "TERM": "xterm"})
+    title, heading, *lines = re.sub(r"\x1b\[\d+m|\r", "", text).splitlines()
+    assert (title, heading) == ("Times", "name    runs  note")
+    assert lines[0] == "[bold]     3  word word word word word word word"
+    assert lines[1] == "              word word word word word word word"
+    assert lines[-1] == "b         12  -"
+    assert max(map(len, lines)) <= 48
     assert text.count("word") == 30
-    assert "[bold]" in text
+
+
+def test_table_on_a_narrow_terminal_is_a_block_a_row(program_environment: dict[str, str]) -> None:
+    text = run_on_terminal(WIDE_TABLE, {**program_environment, "COLUMNS": "30", "TERM": "xterm"})
+    lines = re.sub(r"\x1b\[\d+m|\r", "", text).splitlines()
+    assert lines[1:3] == ["[bold]", "  runs  3"]
+    assert lines[-3:] == ["b", "  runs  12", "  note  -"]
+    assert text.count("word") == 30
 
 
 def test_spinner_shows_on_a_terminal_and_is_silent_in_a_pipe(program_environment: dict[str, str]) -> None:

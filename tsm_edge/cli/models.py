@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import click
 
 from tsm_edge.cards import ModelCard, load_model, model_names
@@ -25,5 +27,5 @@ def _row(card: ModelCard) -> list[object]:
     backbone = network.backbone if network.width == 1.0 else f"{network.backbone} x{network.width:g}"
     mode = f"offline, {network.frames} frames" if network.temporal_mode == "offline" else network.temporal_mode
     shift = "none" if network.temporal_mode == "none" else f"{network.shift_proportion} {network.shift_place}"
-    labels = card.labels_file or "numbers"
+    labels = PurePath(card.labels_file).stem or "none"
     return [card.name, backbone, mode, network.classes, network.frame_size, shift, labels, card.description]

@@ -7,7 +7,9 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -25,7 +27,10 @@ def json_option(command: _F) -> _F:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table to stdout: framed and fitted to the window on a terminal, aligned plain text in a pipe or file.
+    """Print an aligned table to stdout, fitted to the window on a terminal.
+
+    A table too wide for the window has its widest column wrapped, or, where that leaves too little, is printed as one
+    block a row.
 
     Parameters
     ----------
@@ -35,7 +40,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         Headings, with the unit of a column of numbers (``"step (ms)"``).
     rows : iterable of sequences
         One cell a column. Cells are shown by ``str``; a column of numbers only is aligned to the right; None is
-        shown as ``-``. In a pipe no cell is ever cut or wrapped.
+        shown as ``-``. No cell is ever cut; in a pipe or file none is wrapped.
 
     Raises
     ------
@@ -47,11 +52,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         if len(row) != len(columns):
             raise ValueError(f"a row of {len(row)} cells in a table of {len(columns)} columns: {row!r}")
     numeric = [bool(table) and all(_is_number(row[index]) for row in table) for index in range(len(columns))]
-    texts = [["-" if cell is None else str(cell) for cell in row] for row in table]
-    if sys.stdout.isatty():
-        _print_framed(title, columns, texts, numeric)
-    else:
-        click.echo(_plain_table(title, columns, texts, numeric))
+    layout = _Layout(list(columns), [["-" if cell is None else str(cell) for cell in row] for row in table], numeric)
+    lines = layout.fitted(shutil.get_terminal_size().columns) if sys.stdout.isatty() else layout.plain()
+    click.echo("\n".join([title, *lines] if title else lines))
 
 
 def print_json(obj: object) -> None:
@@ -124,24 +127,50 @@ def _is_number(cell: object) -> bool:
     return isinstance(cell, (int, float)) and not isinstance(cell, bool)
 
 
-def _print_framed(title: str, columns: Sequence[str], rows: list[list[str]], numeric: list[bool]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """The text of a table's cells, and the ways to lay them out as lines."""
 
-    table = Table(title=title or None, title_justify="left")
-    for name, right in zip(columns, numeric, strict=True):
-        table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text: brackets in a cell are not markup
-    Console().print(table)
+    columns: list[str]
+    rows: list[list[str]]
+    numeric: list[bool]
+
+    def plain(self) -> list[str]:
+        widths = self._widths()
+        return [self._line(row, widths) for row in (self.columns, *self.rows)]
+
+    def fitted(self, window: int) -> list[str]:
+        widths = self._widths()
+        widest = widths.index(max(widths))
+        widths[widest] = min(widths[widest], window - sum(widths) - len(_GAP) * (len(widths) - 1) + widths[widest])
+        if widths[widest] < min(_NARROWEST, max(self._widths())):
+            return self._blocks()
+        lines = [click.style(self._line(self.columns, widths), bold=True)]
+        for row in self.rows:
+            for part, text in enumerate(textwrap.wrap(row[widest], widths[widest]) or [""]):
+                cells = row if part == 0 else [""] * len(row)
+                lines.append(self._line([*cells[:widest], text, *cells[widest + 1 :]], widths))
+        return lines
+
+    def _blocks(self) -> list[str]:
+        lines = []
+        width = max(map(_width, self.columns))
+        for first, *rest in self.rows:
+            lines.append(click.style(first, bold=True))
+            lines += [
+                f"  {_pad(name, width, False)}  {cell}" for name, cell in zip(self.columns[1:], rest, strict=True)
+            ]
+        return lines
+
+    def _widths(self) -> list[int]:
+        return [max(_width(row[index]) for row in (self.columns, *self.rows)) for index in range(len(self.columns))]
+
+    def _line(self, cells: list[str], widths: list[int]) -> str:
+        return _GAP.join(map(_pad, cells, widths, self.numeric)).rstrip()
 
 
-def _plain_table(title: str, columns: Sequence[str], rows: list[list[str]], numeric: list[bool]) -> str:
-    lines = [list(columns), *rows]
-    widths = [max(_width(line[index]) for line in lines) for index in range(len(columns))]
-    text = ["  ".join(map(_pad, line, widths, numeric)).rstrip() for line in lines]
-    return "\n".join([title, *text] if title else text)
+_GAP = "  "
+_NARROWEST = 24  # characters a line of wrapped text needs to be readable
 
 
 def _pad(cell: str, width: int, right: bool) -> str:
