@@ -47,7 +47,7 @@ def parse(words: list[str]) -> None:
                 parameter.type_cast_value(ctx, given)
 
 
-@pytest.mark.parametrize("words", tsm_edge_commands(), ids=" ".join)
+@pytest.mark.parametrize("words", list(tsm_edge_commands()), ids=" ".join)
 def test_every_command_in_the_readme_parses(words: list[str]) -> None:
     parse(words)
 
