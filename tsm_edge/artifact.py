@@ -1,0 +1,171 @@
+"""A compiled artifact on disk: ``model.so``, ``manifest.json``, ``labels.txt`` in one directory."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsm_edge.errors import ArtifactError
+from tsm_edge.manifest import Manifest, parse_manifest
+
+LIBRARY = "model.so"
+MANIFEST = "manifest.json"
+LABELS = "labels.txt"
+MODEL_ONNX = "model.onnx"
+_ABI_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact directory.
+
+    Attributes
+    ----------
+    path : Path
+    manifest : Manifest
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def library(self) -> Path:
+        """The shared library."""
+        return self.path / LIBRARY
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Read and check an artifact directory: manifest, file hashes, label count.
+
+    Raises
+    ------
+    ArtifactError
+        A file is missing, damaged or does not belong to the manifest.
+    """
+    folder = Path(path)
+    make = "make one with: tsm-edge compile -o DIR"
+    if folder.name == LIBRARY and folder.is_file():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such directory, expected a compiled artifact", make)
+    manifest_file = folder / MANIFEST
+    try:
+        manifest = parse_manifest(manifest_file.read_text("utf-8"), manifest_file)
+    except OSError:
+        raise ArtifactError(f"{folder}: has no {MANIFEST}, expected a compiled artifact", make) from None
+    except UnicodeDecodeError:
+        raise ArtifactError(f"{manifest_file}: not UTF-8 text", make) from None
+    for name, expected in manifest.files.items():
+        try:
+            found = file_sha256(folder / name)
+        except OSError:
+            raise ArtifactError(f"{folder}: {name} is missing or unreadable", make) from None
+        if found != expected:
+            raise ArtifactError(f"{folder / name}: does not match its manifest (changed or half-copied)", make)
+    if manifest.labels and len(manifest.labels) != manifest.classes:
+        raise ArtifactError(
+            f"{manifest_file}: {len(manifest.labels)} labels, expected {manifest.classes} (one a class)", make
+        )
+    return Artifact(folder, manifest)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def writing_artifact(path: Path) -> Iterator[Path]:
+    """Fill a temporary directory that replaces ``path`` when the block ends without an error.
+
+    Raises
+    ------
+    ArtifactError
+        ``path`` exists and is not an artifact (it is never overwritten), or cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))):
+        raise ArtifactError(
+            f"{path}: exists and is not a compiled artifact", "choose another directory with: tsm-edge compile -o DIR"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: cannot be written ({error.strerror})", "choose another directory with: tsm-edge compile -o DIR"
+        ) from None
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if path.exists():
+            # A directory cannot be replaced by a rename: move the old one aside first.
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            os.replace(path, old / path.name)
+            os.replace(temporary, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_library(artifact: Artifact) -> ctypes.CDLL:
+    """Load ``model.so`` into this process.
+
+    Raises
+    ------
+    ArtifactError
+        It was compiled for another architecture, needs CPU features this machine lacks, or has another ABI.
+    """
+    target = artifact.manifest.target
+    here = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    architecture = target.triple.split("-")[0]
+    hint = "compile for this machine with: tsm-edge compile --target native"
+    if here != architecture and not (here.startswith("armv") and architecture.startswith("armv")):
+        raise ArtifactError(
+            f"{artifact.path}: compiled for {target.name} ({architecture}), this machine is {here}", hint
+        )
+    missing = _missing_features(target.cpu)
+    if missing:
+        raise ArtifactError(
+            f"{artifact.path}: compiled for {target.name} ({target.cpu}), this CPU lacks {', '.join(missing)}", hint
+        )
+    try:
+        library = ctypes.CDLL(str(artifact.library.resolve()))
+        library.tsm_abi_version.restype = ctypes.c_int32
+        version = library.tsm_abi_version()
+    except (OSError, AttributeError) as error:
+        raise ArtifactError(f"{artifact.library}: cannot be loaded ({error})", hint) from None
+    if version != _ABI_VERSION:
+        raise ArtifactError(f"{artifact.library}: ABI version {version}, expected {_ABI_VERSION}", hint)
+    return library
+
+
+# What each x86-64 level adds that a kernel would trap on (x86-64 psABI), as /proc/cpuinfo spells it.
+_LEVEL_FLAGS = {
+    "x86-64-v2": ("sse4_1", "sse4_2", "ssse3", "popcnt"),
+    "x86-64-v3": ("avx2", "fma", "bmi2", "f16c"),
+    "x86-64-v4": ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"),
+}
+
+
+def _missing_features(cpu: str) -> list[str]:
+    needed = _LEVEL_FLAGS.get(cpu, ())
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return [flag for flag in needed if line and flag not in line.split()]

@@ -1,0 +1,384 @@
+"""Operator graph → fused layers: what one kernel computes, before any decision about layout or tiles.
+
+A convolution takes with it its bias, the residual addition, the clamp that follows, and, where its input is
+``concat(cache, x[:, c:])``, the shift itself, which then never exists as a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tsm_edge.compile.graph import Node, OnlineGraph
+from tsm_edge.errors import CompileError
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """``min(max(y, low), high)``; infinite bounds are absent ones."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The first ``channels`` input channels come from ``cache`` (a graph input) instead of the layer's input."""
+
+    cache: str
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """``clamp(conv(shifted input) + bias + residual)``; a dense layer is one on a 1×1 image.
+
+    Attributes
+    ----------
+    source, output : str
+        Tensor names, NCHW (or [1, K] for a dense layer).
+    weight : numpy.ndarray
+        float32 [out, in / groups, kh, kw].
+    bias : numpy.ndarray
+        float32 [out].
+    pads : tuple of int
+        Top, left, bottom, right, pixels.
+    """
+
+    source: str
+    output: str
+    weight: np.ndarray
+    bias: np.ndarray
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+    clamp: Clamp = Clamp()
+    residual: str | None = None
+    shift: Shift | None = None
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel is convolved by itself."""
+        return self.groups > 1 and self.weight.shape[0] == self.groups and self.weight.shape[1] == 1
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool:
+    """Spatial maximum; padding never wins."""
+
+    source: str
+    output: str
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalAveragePool:
+    """Mean over height and width."""
+
+    source: str
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class CacheTap:
+    """The first ``channels`` channels of ``source`` become the next value of a cache (a graph output)."""
+
+    source: str
+    output: str
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftConcat:
+    """``concat(cache, source[:, channels:])`` as a tensor, where a consumer cannot take the two parts itself."""
+
+    source: str
+    cache: str
+    output: str
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """``output`` is ``source`` under another shape: no work."""
+
+    source: str
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Generic:
+    """An operator no rule knows; compiled by TVM's own legalisation."""
+
+    node: Node
+    sources: tuple[str, ...]
+    output: str
+
+
+Layer = Convolution | MaxPool | GlobalAveragePool | CacheTap | ShiftConcat | View | Generic
+
+
+def fuse(graph: OnlineGraph) -> list[Layer]:
+    """Turn a graph into fused layers in execution order.
+
+    Raises
+    ------
+    CompileError
+        An operator with several outputs, or in a form nothing here can compile.
+    """
+    layers = [_layer(graph, node) for node in graph.nodes]
+    for rewrite in (_fuse_residuals, _fuse_clamps, _fuse_shifts):
+        layers = rewrite(graph, layers)
+    return layers
+
+
+def _layer(graph: OnlineGraph, node: Node) -> Layer:
+    if len([name for name in node.outputs if name]) != 1:
+        raise CompileError(f"operator {node.op} ({node.name}) has several outputs, which tsm-edge cannot compile")
+    read = _READERS.get(node.op)
+    layer = read(graph, node) if read else None
+    if layer is not None:
+        return layer
+    sources = tuple(name for name in node.inputs if name and name not in graph.constants)
+    return Generic(node, sources, node.outputs[0])
+
+
+def _read_conv(graph: OnlineGraph, node: Node) -> Layer | None:
+    attributes = node.attributes
+    weight = graph.constants.get(node.inputs[1])
+    bias = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+    plain = list(attributes.get("dilations", [1, 1])) == [1, 1] and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
+    if weight is None or weight.ndim != 4 or not plain or (len(node.inputs) > 2 and node.inputs[2] and bias is None):
+        return None
+    return Convolution(
+        source=node.inputs[0],
+        output=node.outputs[0],
+        weight=weight,
+        bias=np.zeros(weight.shape[0], np.float32) if bias is None else bias,
+        strides=tuple(attributes.get("strides", (1, 1))),
+        pads=tuple(attributes.get("pads", (0, 0, 0, 0))),
+        groups=attributes.get("group", 1),
+    )
+
+
+def _read_gemm(graph: OnlineGraph, node: Node) -> Layer | None:
+    attributes = node.attributes
+    weight = graph.constants.get(node.inputs[1])
+    bias = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    scaled = attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA", 0)
+    if weight is None or scaled or (len(node.inputs) > 2 and bias is None) or graph.shapes[node.inputs[0]][0] != 1:
+        return None
+    matrix = weight if attributes.get("transB", 0) else weight.T
+    vector = np.zeros(matrix.shape[0], np.float32) if bias is None else bias.reshape(-1)
+    if vector.size != matrix.shape[0]:
+        return None
+    return Convolution(node.inputs[0], node.outputs[0], np.ascontiguousarray(matrix)[:, :, None, None], vector)
+
+
+def _read_matmul(graph: OnlineGraph, node: Node) -> Layer | None:
+    weight = graph.constants.get(node.inputs[1])
+    if weight is None or weight.ndim != 2 or graph.shapes[node.inputs[0]] != (1, weight.shape[0]):
+        return None
+    return Convolution(
+        node.inputs[0],
+        node.outputs[0],
+        np.ascontiguousarray(weight.T)[:, :, None, None],
+        np.zeros(weight.shape[1], np.float32),
+    )
+
+
+def _read_max_pool(graph: OnlineGraph, node: Node) -> Layer | None:
+    attributes = node.attributes
+    kernel = tuple(attributes["kernel_shape"])
+    plain = (
+        len(kernel) == 2
+        and not attributes.get("ceil_mode", 0)
+        and list(attributes.get("dilations", [1, 1])) == [1, 1]
+        and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
+    )
+    if not plain:
+        return None
+    return MaxPool(
+        node.inputs[0],
+        node.outputs[0],
+        kernel,
+        tuple(attributes.get("strides", (1, 1))),
+        tuple(attributes.get("pads", (0, 0, 0, 0))),
+    )
+
+
+def _read_global_average(graph: OnlineGraph, node: Node) -> Layer | None:
+    if len(graph.shapes[node.inputs[0]]) != 4:
+        return None
+    if node.op == "ReduceMean":
+        axes = node.attributes.get("axes")
+        if axes is None and len(node.inputs) > 1:
+            axes = graph.constants.get(node.inputs[1], np.array([])).tolist()
+        if sorted(axis % 4 for axis in axes or ()) != [2, 3]:
+            return None
+    return GlobalAveragePool(node.inputs[0], node.outputs[0])
+
+
+def _read_view(graph: OnlineGraph, node: Node) -> Layer | None:
+    """A reshape that only adds or removes trailing 1×1 dimensions keeps the channels where they are."""
+    before, after = graph.shapes[node.inputs[0]], graph.shapes[node.outputs[0]]
+    pointwise = before[:2] == after[:2] and math.prod(before) == math.prod(before[:2]) == math.prod(after[:2])
+    return View(node.inputs[0], node.outputs[0]) if pointwise or before == after else None
+
+
+def _read_slice(graph: OnlineGraph, node: Node) -> Layer | None:
+    taken = _channel_slice(graph, node)
+    is_tap = taken and taken[0] == 0 and any(cache.output == node.outputs[0] for cache in graph.caches)
+    return CacheTap(node.inputs[0], node.outputs[0], taken[1]) if taken and is_tap else None
+
+
+_READERS: Mapping[str, Callable[[OnlineGraph, Node], Layer | None]] = {
+    "Conv": _read_conv,
+    "Gemm": _read_gemm,
+    "MatMul": _read_matmul,
+    "MaxPool": _read_max_pool,
+    "GlobalAveragePool": _read_global_average,
+    "ReduceMean": _read_global_average,
+    "Reshape": _read_view,
+    "Flatten": _read_view,
+    "Squeeze": _read_view,
+    "Unsqueeze": _read_view,
+    "Identity": _read_view,
+    "Slice": _read_slice,
+}
+
+
+def _channel_slice(graph: OnlineGraph, node: Node) -> tuple[int, int] | None:
+    """``(start, stop)`` of a Slice along channels with step 1, else None."""
+    shape = graph.shapes[node.inputs[0]]
+    parts = [graph.constants.get(name) if name else None for name in node.inputs[1:]]
+    parts += [None] * (4 - len(parts))
+    starts, ends, axes, steps = parts
+    if starts is None or ends is None or starts.size != 1 or len(shape) != 4:
+        return None
+    if axes is None or int(axes.reshape(-1)[0]) % 4 != 1 or (steps is not None and int(steps.reshape(-1)[0]) != 1):
+        return None
+    start, stop, _ = slice(int(starts.reshape(-1)[0]), int(ends.reshape(-1)[0])).indices(shape[1])
+    return start, stop
+
+
+def _readers_of(layers: list[Layer], tensor: str) -> int:
+    return sum(tensor in layer_sources(layer) for layer in layers)
+
+
+def layer_sources(layer: Layer) -> tuple[str, ...]:
+    """Names of the tensors a layer reads (graph inputs and other layers' outputs)."""
+    if isinstance(layer, Generic):
+        return layer.sources
+    if isinstance(layer, ShiftConcat):
+        return (layer.source, layer.cache)
+    if isinstance(layer, Convolution):
+        extra = (layer.residual, layer.shift.cache if layer.shift else None)
+        return (layer.source, *(name for name in extra if name))
+    return (layer.source,)
+
+
+def _fuse_residuals(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
+    """``Add(conv, x)`` → the convolution's epilogue, where the convolution has no other reader."""
+    result = list(layers)
+    for layer in layers:
+        if not (isinstance(layer, Generic) and layer.node.op == "Add" and len(layer.sources) == 2):
+            continue
+        shapes = {graph.shapes[name] for name in (*layer.sources, layer.output)}
+        if len(shapes) != 1 or layer.sources[0] == layer.sources[1]:
+            continue
+        producers = {item.output: item for item in result if isinstance(item, Convolution) and item.residual is None}
+        # The later of two convolutions takes the addition: its other operand is then already there.
+        candidates = sorted(
+            (result.index(producers[name]), name)
+            for name in layer.sources
+            if name in producers and _readers_of(result, name) == 1 and not graph.is_output(name)
+        )
+        if not candidates:
+            continue
+        _, fused = candidates[-1]
+        other = layer.sources[0] if layer.sources[1] == fused else layer.sources[1]
+        convolution = producers[fused]
+        other_made_at = next((index for index, item in enumerate(result) if item.output == other), -1)
+        if convolution.clamp != Clamp() or other_made_at > result.index(convolution):
+            continue
+        result[result.index(convolution)] = replace(convolution, residual=other, output=layer.output)
+        result.remove(layer)
+    return result
+
+
+def _fuse_clamps(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
+    """``Relu`` or constant ``Clip`` after a convolution → its epilogue."""
+    result = list(layers)
+    for layer in layers:
+        clamp = _clamp(graph, layer) if isinstance(layer, Generic) else None
+        if clamp is None:
+            continue
+        source = layer_sources(layer)[0]
+        producer = next((item for item in result if item.output == source), None)
+        alone = _readers_of(result, source) == 1 and not graph.is_output(source)
+        if not isinstance(producer, Convolution) or producer.clamp != Clamp() or not alone:
+            continue
+        result[result.index(producer)] = replace(producer, clamp=clamp, output=layer.output)
+        result.remove(layer)
+    return result
+
+
+def _clamp(graph: OnlineGraph, layer: Generic) -> Clamp | None:
+    node = layer.node
+    if node.op == "Relu":
+        return Clamp(low=0.0)
+    if node.op != "Clip" or len(layer.sources) != 1:
+        return None
+    bounds = [float(graph.constants[name]) if name else None for name in node.inputs[1:]]
+    low, high = [*bounds, None, None][:2]
+    low = float(node.attributes.get("min", -math.inf)) if low is None else low
+    high = float(node.attributes.get("max", math.inf)) if high is None else high
+    return Clamp(low, high)
+
+
+def _fuse_shifts(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
+    """Shifts into 1×1 convolutions, whose reduction then runs over two sources; other shifts become one copy."""
+    shifts = {layer.output: _shift(graph, layer.node) for layer in layers if isinstance(layer, Generic)}
+    result: list[Layer] = []
+    for layer in layers:
+        shift = shifts.get(layer.output)
+        if shift is not None:
+            result.append(shift)
+            continue
+        shift = shifts.get(layer.source) if isinstance(layer, Convolution) else None
+        if isinstance(layer, Convolution) and shift is not None and layer.weight.shape[2:] == (1, 1):
+            if layer.groups == 1 and layer.source not in (layer.residual,):
+                layer = replace(layer, source=shift.source, shift=Shift(shift.cache, shift.channels))
+        result.append(layer)
+    return _without_dead(graph, result)
+
+
+def _shift(graph: OnlineGraph, node: Node) -> ShiftConcat | None:
+    """Recognise ``Concat(cache, Slice(x, c:))`` along channels."""
+    if node.op != "Concat" or node.attributes.get("axis") not in (1, -3) or len(node.inputs) != 2:
+        return None
+    cache, rest = node.inputs
+    part = next((item for item in graph.nodes if rest in item.outputs), None)
+    if cache not in {pair.input for pair in graph.caches} or part is None or part.op != "Slice":
+        return None
+    channels = graph.shapes[cache][1]
+    if _channel_slice(graph, part) != (channels, graph.shapes[part.inputs[0]][1]):
+        return None
+    return ShiftConcat(part.inputs[0], cache, node.outputs[0], channels)
+
+
+def _without_dead(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
+    """Drop layers nobody reads any more (the slices and concatenations that a fused shift replaced)."""
+    kept: list[Layer] = []
+    needed: set[str] = {graph.logits, *(cache.output for cache in graph.caches)}
+    for layer in reversed(layers):
+        if layer.output in needed:
+            kept.append(layer)
+            needed.update(layer_sources(layer))
+    return kept[::-1]

@@ -1,0 +1,270 @@
+"""The stages of a compilation, one after the other, each handing on something that can be looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tsm_edge import __version__
+from tsm_edge.artifact import (
+    LABELS,
+    LIBRARY,
+    MANIFEST,
+    MODEL_ONNX,
+    Artifact,
+    file_sha256,
+    load_artifact,
+    writing_artifact,
+)
+from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard, TemporalMode
+from tsm_edge.compile.graph import OnlineGraph, load_onnx
+from tsm_edge.compile.memory_plan import MemoryPlan, plan_memory
+from tsm_edge.compile.program import KernelCall, Program
+from tsm_edge.errors import CompileError
+from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, TargetInfo, TensorInfo
+from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """What to compile, for what, to where.
+
+    Attributes
+    ----------
+    target : TargetCard
+    output : Path
+        Artifact directory to write; an existing artifact there is replaced.
+    card : ModelCard or None
+        The model; with ``onnx`` it may be None.
+    checkpoint : Path or None
+        Weights for ``card``; None: random weights from ``seed``.
+    onnx : Path or None
+        An ONNX file to compile instead of exporting ``card``.
+    cache_names : mapping of str to str
+        For a foreign ONNX file: cache input → cache output.
+    allow_offline_weights : bool
+        See :class:`tsm_edge.export.ExportRequest`.
+    temporal_mode : str or None
+        Replaces the card's (``none``: the TSN baseline).
+    seed : int
+        Of random weights.
+    intermediates : Path or None
+        Directory to keep every stage's result in.
+    """
+
+    target: TargetCard
+    output: Path
+    card: ModelCard | None = None
+    checkpoint: Path | None = None
+    onnx: Path | None = None
+    cache_names: Mapping[str, str] = field(default_factory=dict)
+    allow_offline_weights: bool = False
+    temporal_mode: TemporalMode | None = None
+    seed: int = 0
+    intermediates: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.card is None and self.onnx is None:
+            raise CompileError("nothing to compile: expected a model name or --onnx FILE", "tsm-edge models")
+        if self.onnx is not None and self.checkpoint is not None:
+            raise CompileError("--onnx already has its weights: --checkpoint cannot be given with it")
+        mode = self.temporal_mode or (self.card.network.temporal_mode if self.card else "online")
+        if self.onnx is None and mode == "offline":
+            raise CompileError(
+                "an offline network looks at future frames and cannot run frame by frame",
+                "compile the online one with: tsm-edge compile --mode online",
+            )
+        if self.target.device != "cpu":
+            raise CompileError(f"target {self.target.name}: device {self.target.device!r} is not supported yet")
+
+
+def compile_model(request: CompileRequest, progress: Progress = lambda text: None) -> Artifact:
+    """Compile a model to an artifact directory.
+
+    Parameters
+    ----------
+    request : CompileRequest
+    progress : callable, optional
+        Called with what is being done, before each stage.
+
+    Raises
+    ------
+    TsmEdgeError
+        With the stage's own message; nothing is left behind.
+    """
+    from tsm_edge.compile.codegen import build_kernels, write_kernels
+    from tsm_edge.compile.csource import write_sources
+    from tsm_edge.compile.layers import fuse
+    from tsm_edge.compile.link import link_library
+    from tsm_edge.compile.lower import lower
+
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as scratch, writing_artifact(request.output) as folder:
+        work = Path(scratch)
+        progress("exporting to ONNX" if request.onnx is None else f"reading {request.onnx}")
+        onnx_file, metadata = _model_file(request, folder)
+        graph = load_onnx(onnx_file, request.cache_names)
+        progress("lowering and scheduling")
+        program = lower(graph, fuse(graph), request.target.cpu)
+        plan = plan_memory(program.workspace)
+        functions = write_kernels(program)
+        progress(f"generating code for {len(functions)} kernels")
+        kernels = build_kernels(functions, request.target.cpu)
+        objects = work / "kernels.o"
+        kernels.write_to_file(str(objects), "o")
+        manifest = _manifest(request, metadata, graph, program, plan, time.monotonic() - started)
+        sources = write_sources(work, graph, program, plan, manifest.to_json())
+        progress(f"linking for {request.target.name}")
+        link_library(folder / LIBRARY, request.target, sources, [objects], _tvm_ffi_includes())
+        _write_folder(folder, manifest)
+        if request.intermediates is not None:
+            _keep(request.intermediates, work, onnx_file, functions, kernels, program)
+    return load_artifact(request.output)
+
+
+def _model_file(request: CompileRequest, folder: Path) -> tuple[Path, OnnxMetadata | None]:
+    """``model.onnx`` inside the artifact, kept there as the reference for ``tsm-edge verify``."""
+    path = folder / MODEL_ONNX
+    if request.onnx is not None:
+        metadata = read_metadata(request.onnx) if request.onnx.is_file() else None
+        if request.onnx.is_file():
+            shutil.copyfile(request.onnx, path)
+        load_from = path if path.exists() else request.onnx
+        return load_from, metadata
+    from tsm_edge.export import ExportRequest, export_onnx
+
+    if request.card is None:
+        raise CompileError("nothing to export: expected a model card")
+    export_onnx(
+        ExportRequest(
+            request.card,
+            path,
+            request.checkpoint,
+            request.allow_offline_weights,
+            request.temporal_mode,
+            request.seed,
+        )
+    )
+    return path, read_metadata(path)
+
+
+def _manifest(
+    request: CompileRequest,
+    metadata: OnnxMetadata | None,
+    graph: OnlineGraph,
+    program: Program,
+    plan: MemoryPlan,
+    seconds: float,
+) -> Manifest:
+    from tsm_edge.compile.csource import block_offsets, cache_bytes
+    from tsm_edge.compile.link import zig_version
+
+    card = metadata.card if metadata else _foreign_card(request, graph)
+    weights = metadata.weights if metadata else WeightSource(str(request.onnx), graph.sha256)
+    cpu, target = request.target.cpu, request.target
+    hashes = {"onnx": graph.sha256}
+    if metadata and metadata.weights.sha256:
+        hashes["checkpoint"] = metadata.weights.sha256
+    return Manifest(
+        model=card.name,
+        description=card.description,
+        frame=TensorInfo(graph.frame, graph.shapes[graph.frame]),
+        logits=TensorInfo(graph.logits, graph.shapes[graph.logits]),
+        caches=tuple(CacheInfo(cache.input, cache.output, cache.shape) for cache in graph.caches),
+        preprocess=card.preprocess,
+        smoothing=card.smoothing,
+        labels=card.labels,
+        random_weights=weights.random,
+        weights=str(weights),
+        target=TargetInfo(
+            target.name,
+            target.description,
+            target.device,
+            cpu.triple,
+            cpu.cpu,
+            target.libc,
+            cpu.features,
+            cpu.vector_lanes,
+        ),
+        memory=MemoryInfo(
+            workspace_bytes=plan.bytes,
+            cache_bytes=2 * cache_bytes(program),
+            weight_bytes=block_offsets([array.nbytes for array in program.weights])[1],
+        ),
+        kernels=tuple(_kernel_info(call) for call in program.calls),
+        hashes=hashes,
+        versions={
+            "tsm_edge": __version__,
+            "tvm": importlib.metadata.version("apache-tvm"),
+            "zig": zig_version(),
+            "abi": "1",
+        },
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        compile_seconds=round(seconds, 1),
+    )
+
+
+def _foreign_card(request: CompileRequest, graph: OnlineGraph) -> ModelCard:
+    """What can be known of an ONNX file tsm-edge did not export; the named card's preprocessing and labels apply."""
+    size, classes = graph.shapes[graph.frame][2], graph.shapes[graph.logits][-1]
+    if request.card is not None:
+        network = dataclasses.replace(request.card.network, frame_size=size, classes=classes)
+        return dataclasses.replace(
+            request.card,
+            network=network,
+            preprocess=dataclasses.replace(
+                request.card.preprocess, crop=size, short_side=max(size, request.card.preprocess.short_side)
+            ),
+        )
+    name = request.onnx.stem if request.onnx else "model"
+    # The backbone is not used after this point; the family's default stands in for an unknown one.
+    network = NetworkSpec("mobilenet-v2", classes, frame_size=size)
+    preprocess = Preprocess(short_side=round(size * 256 / 224), crop=size)
+    return ModelCard(name, f"compiled from {request.onnx}", "a foreign ONNX file", network, preprocess)
+
+
+def _kernel_info(call: KernelCall) -> KernelInfo:
+    tile = getattr(call.spec, "tile", None)
+    shown = ""
+    if tile is not None:
+        shown = ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(tile).items() if key != "cycles")
+    return KernelInfo(call.kernel, call.rule, call.layer, call.items, call.flops, call.bytes, shown)
+
+
+def _write_folder(folder: Path, manifest: Manifest) -> None:
+    """Labels, and the manifest last, with the hashes of everything beside it."""
+    if manifest.labels:
+        (folder / LABELS).write_text("".join(f"{label}\n" for label in manifest.labels), "utf-8")
+    names = [name for name in (LIBRARY, LABELS, MODEL_ONNX) if (folder / name).exists()]
+    files = {name: file_sha256(folder / name) for name in names if name != MODEL_ONNX}
+    (folder / MANIFEST).write_text(dataclasses.replace(manifest, files=files).to_json(), "utf-8")
+
+
+def _tvm_ffi_includes() -> list[Path]:
+    """Folders of TVM's public C header and of DLPack's, from the installed tvm-ffi package."""
+    import tvm_ffi.libinfo
+
+    return [Path(tvm_ffi.libinfo.find_include_path()), Path(tvm_ffi.libinfo.find_dlpack_include_path())]
+
+
+def _keep(
+    folder: Path, work: Path, onnx_file: Path, functions: Mapping[str, Any], kernels: Any, program: Program
+) -> None:
+    """Copy every stage's result: the ONNX file, the calls, TIR, LLVM IR, assembly, generated C, weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(onnx_file, folder / MODEL_ONNX)
+    (folder / "program.txt").write_text("".join(f"{call}\n\n" for call in program.calls))
+    (folder / "kernels.tir.py").write_text("\n".join(function.script() for function in functions.values()))
+    for kind, name in (("ll", "kernels.ll"), ("asm", "kernels.s")):
+        (folder / name).write_text(kernels.inspect_source(kind))
+    shutil.copytree(work, folder, dirs_exist_ok=True)

@@ -1,0 +1,104 @@
+"""What a compiled step is: a straight line of kernel calls on static buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from tsm_edge.compile.schedules.geometry import Image
+
+Space = Literal["frame", "workspace", "weights", "cache", "next_cache"]
+
+
+@dataclass(frozen=True)
+class BufferRef:
+    """A pointer argument of a call.
+
+    Attributes
+    ----------
+    space : str
+        ``workspace`` and ``weights`` are blocks shared by all calls; ``frame`` is the caller's; ``cache`` and
+        ``next_cache`` are the shift caches as read and as written.
+    index : int
+        Which workspace buffer, packed weight or cache; 0 for the frame.
+    """
+
+    space: Space
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One kernel on its buffers.
+
+    Attributes
+    ----------
+    kernel : str
+        Symbol name; equal specs share a kernel.
+    spec : object
+        The rule's spec: what the kernel was generated from.
+    buffers : tuple of BufferRef
+        In the kernel's argument order.
+    layer : str
+        Name of the tensor it makes.
+    rule : str
+        The schedule rule that wrote it.
+    flops, bytes : int
+        Floating-point operations, and bytes of inputs, weights and outputs moved once.
+    """
+
+    kernel: str
+    spec: Any
+    buffers: tuple[BufferRef, ...]
+    layer: str
+    rule: str
+    flops: int
+    bytes: int
+
+    @property
+    def items(self) -> int:
+        """Work items the call may be split into."""
+        return int(self.spec.items)
+
+
+@dataclass(frozen=True)
+class WorkspaceBuffer:
+    """A temporary tensor: live from the call that writes it to the last call that reads it."""
+
+    name: str
+    image: Image
+    first: int
+    last: int
+
+    @property
+    def bytes(self) -> int:
+        """Allocated size."""
+        return self.image.elements * 4
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A whole step.
+
+    Attributes
+    ----------
+    calls : tuple of KernelCall
+        In execution order.
+    workspace : tuple of WorkspaceBuffer
+    weights : tuple of numpy.ndarray
+        Packed, float32, 1-D.
+    caches : tuple of Image
+        Layout of each shift cache inside a stream.
+    logits : int
+        The workspace buffer that holds the logits after the last call.
+    """
+
+    calls: tuple[KernelCall, ...]
+    workspace: tuple[WorkspaceBuffer, ...]
+    weights: tuple[np.ndarray, ...]
+    caches: tuple[Image, ...]
+    logits: int
+    kernels: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,66 @@
+"""Zero borders: written by the kernel that makes an image, for the padded convolution that reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tsm_edge.compile.schedules import emit
+from tsm_edge.compile.schedules.emit import Expr
+from tsm_edge.compile.schedules.geometry import Border, Image
+
+
+def zero_border(
+    buffer: Any,
+    image: Image,
+    y: Expr,
+    x: Expr,
+    columns: int,
+    channel: Expr,
+    channels: int,
+    lanes: int,
+    many_tiles: bool,
+) -> None:
+    """Zero the part of ``image``'s border that touches the tile (row ``y``, columns ``x … x + columns - 1``).
+
+    The tiles of an image together cover its whole border: the first row's tiles take what lies above them, corner
+    included, and so on. ``many_tiles``: a row has several tiles, so the edge tiles must be told apart.
+    """
+    border = image.border
+    if border == Border():
+        return
+
+    def zero(first_row: Expr, rows: Expr, first_column: Expr, count: Expr) -> None:
+        with emit.loop(rows) as i, emit.loop(count) as j, emit.loop(channels // lanes) as vector:
+            at = image.origin + (first_row + i) * image.row + (first_column + j) * image.pixel
+            emit.store(buffer, at + channel + vector * lanes, emit.splat(0.0, lanes), lanes)
+
+    def edge(y_from: Expr, rows: Expr) -> None:
+        """Left and right border columns of some rows."""
+        if border.left:
+            with _if_edge(many_tiles, x, 0):
+                zero(y_from, rows, -border.left, border.left)
+        if border.right:
+            with _if_edge(many_tiles, x, image.width - columns):
+                zero(y_from, rows, image.width, border.right)
+
+    edge(y, 1)
+    for rows, at, start in ((border.top, 0, -border.top), (border.bottom, image.height - 1, image.height)):
+        if not rows:
+            continue
+        if isinstance(y, int):
+            zero(start, rows, x, columns)
+            edge(start, rows)
+            continue
+        with emit.when(y == at):
+            zero(start, rows, x, columns)
+            edge(start, rows)
+
+
+class _Always:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _if_edge(many_tiles: bool, x: Expr, at: int) -> Any:
+    return emit.when(x == at) if many_tiles else _Always()

@@ -1,0 +1,131 @@
+"""The small vocabulary in which the schedule rules write kernels: a function over a range of work items, vector
+loads and stores, and accumulators that LLVM keeps in registers.
+
+Every kernel is a plain C function ``void kernel(int32 begin, int32 end, float *buffer, …)``. It does work items
+``begin … end - 1``; any split of the range over threads gives the same result. Nothing in it allocates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+Expr = Any  # a TIR expression or a Python int
+MAX_ELEMENTS = 2**31 - 1
+
+
+@dataclass
+class Kernel:
+    """A kernel being written; ``function`` is set once its ``with`` block ends."""
+
+    name: str
+    begin: Expr
+    end: Expr
+    buffers: tuple[Any, ...]
+    function: Any = None
+
+
+@contextlib.contextmanager
+def kernel(name: str, buffers: Sequence[str]) -> Iterator[Kernel]:
+    """Open a kernel with one float32 pointer a name in ``buffers``; they must not overlap where written."""
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "calling_conv": 1, "tirx.noalias": True})
+        begin = T.arg("begin", T.int32())
+        end = T.arg("end", T.int32())
+        pointers = [T.arg(f"{buffer}_ptr", T.ptr("float32")) for buffer in buffers]
+        views = tuple(
+            T.decl_buffer((MAX_ELEMENTS,), "float32", data=pointer, align=4, layout=None) for pointer in pointers
+        )
+        written = Kernel(name, begin, end, views)
+        yield written
+    written.function = builder.get()
+
+
+@contextlib.contextmanager
+def loop(stop: Expr, start: Expr = 0) -> Iterator[Expr]:
+    """``for index in range(start, stop)``: use as ``with loop(n) as index``.
+
+    The loop variable itself counts from zero: TIR's analyzer loses track of loops that do not.
+    """
+    with T.serial(0, stop - start) as step:
+        yield step if isinstance(start, int) and start == 0 else start + step
+
+
+def div(value: Expr, by: int) -> Expr:
+    """``value // by`` of a non-negative value."""
+    if isinstance(value, int):
+        return value // by
+    return value if by == 1 else tirx.truncdiv(value, by)
+
+
+def mod(value: Expr, by: int) -> Expr:
+    """``value % by`` of a non-negative value."""
+    if isinstance(value, int):
+        return value % by
+    return 0 if by == 1 else tirx.truncmod(value, by)
+
+
+def smaller(a: Expr, b: Expr) -> Expr:
+    """The smaller of two indices."""
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else T.min(a, b)
+
+
+def load(buffer: Any, index: Expr, lanes: int = 1) -> Expr:
+    """``lanes`` consecutive values from ``index``."""
+    return buffer[index] if lanes == 1 else buffer[T.ramp(index, 1, lanes)]
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """One value in every lane."""
+    value = T.float32(value) if isinstance(value, (int, float)) else value
+    return value if lanes == 1 else T.Broadcast(value, lanes)
+
+
+def store(buffer: Any, index: Expr, value: Expr, lanes: int = 1) -> None:
+    """Write ``lanes`` consecutive values from ``index``."""
+    T.buffer_store(buffer, value, [index if lanes == 1 else T.ramp(index, 1, lanes)])
+
+
+def clamp(value: Expr, low: float, high: float, lanes: int) -> Expr:
+    """``min(max(value, low), high)``; infinite bounds cost nothing."""
+    if low != float("-inf"):
+        value = tirx.max(value, splat(low, lanes))
+    if high != float("inf"):
+        value = tirx.min(value, splat(high, lanes))
+    return value
+
+
+class Registers:
+    """``count`` vector accumulators. All indices are Python ints, so LLVM promotes each to a register."""
+
+    def __init__(self, count: int, lanes: int) -> None:
+        self.lanes = lanes
+        self.storage = T.alloc_buffer((count * lanes,), "float32", scope="local", layout=None)
+
+    def get(self, index: int) -> Expr:
+        """Accumulator ``index``."""
+        return load(self.storage, index * self.lanes, self.lanes)
+
+    def set(self, index: int, value: Expr) -> None:
+        """Replace accumulator ``index``."""
+        store(self.storage, index * self.lanes, value, self.lanes)
+
+    def add(self, index: int, value: Expr) -> None:
+        """Add to accumulator ``index``; with a product as ``value`` this is one fused multiply-add."""
+        self.set(index, self.get(index) + value)
+
+
+@contextlib.contextmanager
+def when(condition: Expr) -> Iterator[None]:
+    """``if condition:``; a Python bool decides now instead of in the kernel."""
+    if isinstance(condition, bool):
+        raise TypeError("decide constant conditions in Python, not in the kernel")
+    with T.If(condition), T.Then():
+        yield

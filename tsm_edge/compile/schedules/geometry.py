@@ -1,0 +1,83 @@
+"""How a tensor lies in memory, in float32 elements, as the kernels see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Border:
+    """Rows and columns of zeros kept around an image so that a padded convolution reads without conditions."""
+
+    top: int = 0
+    left: int = 0
+    bottom: int = 0
+    right: int = 0
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image in memory: element (y, x, c) is at ``origin + y * row + x * pixel + c * channel``.
+
+    Activations are NHWC: ``channel`` is 1 and ``pixel`` is the channel count rounded up to whole vectors, so that
+    vector stores need no tails; the extra lanes hold zeros. Only the camera frame is planar.
+
+    Attributes
+    ----------
+    height, width, channels : int
+        Logical size, without border or rounding.
+    pixel, row, channel : int
+        Strides, elements.
+    border : Border
+        Zeros around the image, included in the allocation.
+    """
+
+    height: int
+    width: int
+    channels: int
+    pixel: int
+    row: int
+    channel: int = 1
+    border: Border = Border()
+
+    @property
+    def origin(self) -> int:
+        """Offset of element (0, 0, 0) from the start of the allocation, elements."""
+        return self.border.top * self.row + self.border.left * self.pixel
+
+    @property
+    def elements(self) -> int:
+        """Size of the allocation, elements."""
+        rows = self.border.top + self.height + self.border.bottom
+        return max(rows * self.row, self.channels * self.channel if self.channel > 1 else 0)
+
+    @property
+    def dense_rows(self) -> bool:
+        """Whether rows follow each other without gaps, so that the image is one long row."""
+        return self.row == self.width * self.pixel and self.border == Border()
+
+    def flat(self) -> Image:
+        """The same memory as an image of one row.
+
+        Raises
+        ------
+        ValueError
+            The rows have gaps between them.
+        """
+        if not self.dense_rows:
+            raise ValueError("an image with a border has no flat form")
+        pixels = self.height * self.width
+        return Image(1, pixels, self.channels, self.pixel, pixels * self.pixel, self.channel)
+
+
+def nhwc(height: int, width: int, channels: int, lanes: int, border: Border = Border()) -> Image:
+    """An NHWC image with channels rounded up to ``lanes``."""
+    pixel = -(-channels // lanes) * lanes
+    return Image(height, width, channels, pixel, (width + border.left + border.right) * pixel, border=border)
+
+
+def planar(height: int, width: int, channels: int, border: Border = Border()) -> Image:
+    """An NCHW image (the camera frame, or its padded copy)."""
+    row = width + border.left + border.right
+    rows = height + border.top + border.bottom
+    return Image(height, width, channels, 1, row, rows * row, border)

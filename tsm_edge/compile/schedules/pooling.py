@@ -1,0 +1,96 @@
+"""Pooling over NHWC, a vector of channels at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from tsm_edge.compile.schedules import emit
+from tsm_edge.compile.schedules.border import zero_border
+from tsm_edge.compile.schedules.geometry import Image
+
+
+@dataclass(frozen=True)
+class MaxPoolSpec:
+    """Spatial maximum; positions outside the image do not take part (they are skipped, not read as zero)."""
+
+    source: Image
+    target: Image
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pad_top: int
+    pad_left: int
+    lanes: int
+
+    @property
+    def items(self) -> int:
+        """Work items: output rows."""
+        return self.target.height
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the kernel's pointer arguments, in order."""
+        return ("source", "target")
+
+
+def max_pool(name: str, spec: MaxPoolSpec) -> Any:
+    """Write the kernel of a max pooling; returns its PrimFunc."""
+    lanes, source_image, target_image = spec.lanes, spec.source, spec.target
+    with emit.kernel(name, spec.buffers) as kernel:
+        source, target = kernel.buffers
+        with emit.loop(kernel.end, kernel.begin) as y, emit.loop(target_image.width) as x:
+            with emit.loop(target_image.pixel // lanes) as vector:
+                best = emit.Registers(1, lanes)
+                best.set(0, emit.splat(float("-3.4028234663852886e38"), lanes))
+                for ky in range(spec.kernel[0]):
+                    for kx in range(spec.kernel[1]):
+                        # Clamping to the image repeats a pixel that takes part anyway.
+                        row = _clamped(y * spec.strides[0] + (ky - spec.pad_top), source_image.height)
+                        column = _clamped(x * spec.strides[1] + (kx - spec.pad_left), source_image.width)
+                        at = source_image.origin + row * source_image.row + column * source_image.pixel
+                        best.set(0, tirx.max(best.get(0), emit.load(source, at + vector * lanes, lanes)))
+                at = target_image.origin + y * target_image.row + x * target_image.pixel + vector * lanes
+                emit.store(target, at, best.get(0), lanes)
+            zero_border(target, target_image, y, x, 1, 0, target_image.pixel, lanes, target_image.width > 1)
+    return kernel.function
+
+
+def _clamped(value: Any, extent: int) -> Any:
+    return tirx.min(tirx.max(value, 0), extent - 1)
+
+
+@dataclass(frozen=True)
+class AveragePoolSpec:
+    """Mean over the whole image."""
+
+    source: Image
+    target: Image
+    lanes: int
+
+    @property
+    def items(self) -> int:
+        """Work items: vectors of channels."""
+        return self.target.pixel // self.lanes
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the kernel's pointer arguments, in order."""
+        return ("source", "target")
+
+
+def global_average_pool(name: str, spec: AveragePoolSpec) -> Any:
+    """Write the kernel of a global average pooling; returns its PrimFunc."""
+    lanes, image = spec.lanes, spec.source
+    with emit.kernel(name, spec.buffers) as kernel:
+        source, target = kernel.buffers
+        with emit.loop(kernel.end, kernel.begin) as vector:
+            total = emit.Registers(1, lanes)
+            total.set(0, emit.splat(0.0, lanes))
+            with emit.loop(image.height) as y, emit.loop(image.width) as x:
+                at = image.origin + y * image.row + x * image.pixel + vector * lanes
+                total.add(0, emit.load(source, at, lanes))
+            scale = 1.0 / (image.height * image.width)
+            emit.store(target, spec.target.origin + vector * lanes, total.get(0) * emit.splat(scale, lanes), lanes)
+    return kernel.function

@@ -1,0 +1,138 @@
+"""Tile sizes from the numbers of a target card: no search, no measurements.
+
+A register tile of ``rows`` pixels × ``vectors`` output-channel vectors costs, for each step of the reduction,
+``rows · vectors`` multiply-adds and ``rows + vectors`` loads. The best tile is the largest that fits the register
+file, weighed against what it wastes at the edges of the layer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tsm_edge.cards import CpuSpec
+
+MAX_TILE_VECTORS = 6
+# Below this many items a kernel cannot be balanced over 8 threads.
+MIN_ITEMS = 48
+LOOP_OVERHEAD_CYCLES = 12.0
+
+
+@dataclass(frozen=True)
+class GemmTile:
+    """Register tile and work split of a convolution.
+
+    Attributes
+    ----------
+    rows : int
+        Output pixels of a register tile.
+    vectors : int
+        Output-channel vectors of a register tile (of a full panel).
+    tail_vectors : int
+        Vectors of the last, narrower panel; 0: all panels are full.
+    panels : int
+        Panels, the narrower one included.
+    block : int
+        Register tiles of one panel done in a row before the next panel: one work item.
+    cycles : float
+        Modelled core cycles for the layer on one core, loads from cache included, memory traffic not.
+    """
+
+    rows: int
+    vectors: int
+    tail_vectors: int
+    panels: int
+    block: int
+    cycles: float
+
+
+def gemm_tile(
+    cpu: CpuSpec, image_rows: int, image_columns: int, reduction: int, channels: int, max_rows: int = 16
+) -> GemmTile:
+    """Choose the register tile of a convolution.
+
+    Parameters
+    ----------
+    cpu : CpuSpec
+    image_rows, image_columns : int
+        Output size; a register tile stays within an image row (a 1×1 convolution is one long row).
+    reduction : int
+        Multiply-adds an output: input channels × kernel height × kernel width.
+    channels : int
+        Output channels.
+    """
+    total = math.ceil(channels / cpu.vector_lanes)
+    best: GemmTile | None = None
+    for vectors in range(1, min(MAX_TILE_VECTORS, total) + 1):
+        for rows in range(1, min(max_rows, image_columns) + 1):
+            if not _fits(cpu, rows, vectors):
+                continue
+            tile = _modelled(cpu, rows, vectors, image_rows, image_columns, reduction, total)
+            if best is None or tile.cycles < best.cycles:
+                best = tile
+    if best is None:
+        raise ValueError("no register tile fits: a 1×1 tile must always do")
+    return best
+
+
+def _fits(cpu: CpuSpec, rows: int, vectors: int) -> bool:
+    """Accumulators, one step's weights and one broadcast value stay in registers."""
+    return rows * vectors + vectors + 1 <= cpu.vector_registers
+
+
+def _modelled(
+    cpu: CpuSpec, rows: int, vectors: int, image_rows: int, image_columns: int, reduction: int, total: int
+) -> GemmTile:
+    tiles = image_rows * math.ceil(image_columns / rows)
+    full, tail = divmod(total, vectors)
+    cycles = full * _tile_cycles(cpu, rows, vectors, reduction)
+    cycles += _tile_cycles(cpu, rows, tail, reduction) if tail else 0.0
+    panels = full + (1 if tail else 0)
+    block = _block(tiles, panels, reduction)
+    return GemmTile(rows, vectors, tail, panels, block, tiles * cycles)
+
+
+def _tile_cycles(cpu: CpuSpec, rows: int, vectors: int, reduction: int) -> float:
+    """Cycles of one register tile: the busier of the multiply-add and load pipes, or the multiply-add latency."""
+    latency = 4.0
+    step = max(rows * vectors / cpu.fma_per_cycle, (rows + vectors) / 2.0, latency)
+    return reduction * step + rows * vectors * 2.0 + LOOP_OVERHEAD_CYCLES
+
+
+def _block(tiles: int, panels: int, reduction: int) -> int:
+    """Tiles an item: enough work to hide the item's own overhead, few enough to balance over threads."""
+    most = max(1, tiles * panels // MIN_ITEMS)
+    wanted = max(1, min(most, 16, 4096 // max(reduction, 1)))
+    return math.ceil(tiles / math.ceil(tiles / wanted))
+
+
+@dataclass(frozen=True)
+class DepthwiseTile:
+    """Tile of a depthwise convolution: ``columns`` outputs of a row × one vector of channels in registers.
+
+    Attributes
+    ----------
+    columns : int
+        Output columns computed together.
+    vectors : int
+        Channel vectors of one work item.
+    chunks : int
+        Work items an image row.
+    """
+
+    columns: int
+    vectors: int
+    chunks: int
+
+
+def depthwise_tile(cpu: CpuSpec, rows: int, columns: int, channels: int, kernel_width: int) -> DepthwiseTile:
+    """Choose the tile of a depthwise convolution over ``rows`` × ``columns`` outputs."""
+    total = math.ceil(channels / cpu.vector_lanes)
+    # One kernel row of weights, one input vector and the accumulators share the register file.
+    most = max(1, min(8, columns, cpu.vector_registers - kernel_width - 2))
+    best = min(range(1, most + 1), key=lambda width: (math.ceil(columns / width) * (width + 2.0), -width))
+    chunks = 1
+    while rows * chunks < MIN_ITEMS and chunks * 2 <= total:
+        chunks *= 2
+    vectors = math.ceil(total / chunks)
+    return DepthwiseTile(best, vectors, math.ceil(total / vectors))

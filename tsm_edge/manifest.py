@@ -1,0 +1,203 @@
+"""The manifest of a compiled artifact: everything a program needs to feed it, and where it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tsm_edge.cards import Preprocess, Smoothing
+from tsm_edge.errors import ArtifactError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A float32 tensor of the model's interface, with its ONNX name and shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """A shift cache: float32 NCHW; ``output`` of one frame is ``input`` of the next, zeros before the first."""
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One kernel call of a step, in order.
+
+    Attributes
+    ----------
+    kernel, rule, layer : str
+        Symbol, schedule rule, and the tensor it makes.
+    items : int
+        Work items it may be split into over threads.
+    flops, bytes : int
+        Floating-point operations, and bytes of inputs, weights and outputs moved once.
+    tile : str
+        The tile the rule chose, for people.
+    """
+
+    kernel: str
+    rule: str
+    layer: str
+    items: int
+    flops: int
+    bytes: int
+    tile: str = ""
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """What the artifact was compiled for.
+
+    Attributes
+    ----------
+    name, description : str
+        Of the target card.
+    device, triple, cpu, libc : str
+    features : tuple of str
+        LLVM features beyond those of ``cpu``.
+    vector_lanes : int
+        float32 values in a vector.
+    """
+
+    name: str
+    description: str
+    device: str
+    triple: str
+    cpu: str
+    libc: str
+    features: tuple[str, ...] = ()
+    vector_lanes: int = 0
+
+
+@dataclass(frozen=True)
+class MemoryInfo:
+    """Static memory of one stream and of the library, bytes."""
+
+    workspace_bytes: int
+    cache_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``manifest.json``; the same JSON, without ``files``, is inside ``model.so`` (``tsm_manifest``).
+
+    Attributes
+    ----------
+    model, description : str
+    frame, logits : TensorInfo
+    caches : tuple of CacheInfo
+    preprocess : Preprocess
+    smoothing : Smoothing
+    labels : tuple of str
+        One a class; empty: unknown.
+    random_weights : bool
+        No checkpoint was given: predictions mean nothing.
+    weights : str
+        Where the weights come from, for people.
+    target : TargetInfo
+    memory : MemoryInfo
+    kernels : tuple of KernelInfo
+    hashes : dict of str to str
+        SHA-256 of what went in: ``onnx``, and ``checkpoint`` where there was one.
+    versions : dict of str to str
+        ``tsm_edge``, ``tvm``, ``zig``, and ``abi`` (of ``tsm_edge.h``).
+    created : str
+        UTC, ISO 8601.
+    compile_seconds : float
+    files : dict of str to str
+        SHA-256 of the files beside the manifest.
+    """
+
+    model: str
+    description: str
+    frame: TensorInfo
+    logits: TensorInfo
+    caches: tuple[CacheInfo, ...]
+    preprocess: Preprocess
+    smoothing: Smoothing
+    labels: tuple[str, ...]
+    random_weights: bool
+    weights: str
+    target: TargetInfo
+    memory: MemoryInfo
+    kernels: tuple[KernelInfo, ...]
+    hashes: Mapping[str, str]
+    versions: Mapping[str, str]
+    created: str
+    compile_seconds: float
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def classes(self) -> int:
+        """Width of the classifier."""
+        return self.logits.shape[-1]
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """[1, 3, height, width]."""
+        return self.frame.shape
+
+    def to_json(self) -> str:
+        """As JSON, indented, UTF-8."""
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+
+
+def parse_manifest(text: str, where: str | Path) -> Manifest:
+    """Read a manifest's JSON.
+
+    Raises
+    ------
+    ArtifactError
+        Not a manifest, or one of another format version.
+    """
+    again = "compile it again with: tsm-edge compile"
+    try:
+        table = json.loads(text)
+        if table.get("format") != FORMAT:
+            raise ArtifactError(f"{where}: manifest format is {table.get('format')!r}, expected {FORMAT}", again)
+        return Manifest(
+            **{
+                **table,
+                "frame": _tensor(table["frame"]),
+                "logits": _tensor(table["logits"]),
+                "caches": tuple(
+                    CacheInfo(entry["input"], entry["output"], tuple(entry["shape"])) for entry in table["caches"]
+                ),
+                "preprocess": Preprocess(**_tuples(table["preprocess"])),
+                "smoothing": Smoothing(**_tuples(table["smoothing"])),
+                "labels": tuple(table["labels"]),
+                "target": TargetInfo(**_tuples(table["target"])),
+                "memory": MemoryInfo(**table["memory"]),
+                "kernels": tuple(KernelInfo(**entry) for entry in table["kernels"]),
+            }
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{where}: not a readable manifest ({error})", again) from None
+
+
+def _tensor(table: Mapping[str, Any]) -> TensorInfo:
+    return TensorInfo(table["name"], tuple(table["shape"]))
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples the dataclasses hold."""
+
+    def convert(value: Any) -> Any:
+        return tuple(convert(entry) for entry in value) if isinstance(value, list) else value
+
+    return {key: convert(value) for key, value in table.items()}

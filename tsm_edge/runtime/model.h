@@ -1,0 +1,59 @@
+/* model.h - what the generated model.c tells the runtime: the program as tables. Internal. */
+#ifndef TSM_MODEL_H
+#define TSM_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum tsm_space { TSM_FRAME, TSM_WORKSPACE, TSM_WEIGHTS, TSM_CACHE, TSM_NEXT_CACHE };
+
+/* A kernel argument: bytes from the start of its space. */
+typedef struct {
+  uint32_t space;
+  uint32_t offset;
+} tsm_ref;
+
+/* Does work items begin ... end - 1; buffers in the kernel's own order. */
+typedef void (*tsm_kernel)(void *const *buffers, int32_t begin, int32_t end);
+
+enum { TSM_MAX_BUFFERS = 8 };
+
+typedef struct {
+  tsm_kernel run;
+  int32_t items;
+  int32_t n_buffers;
+  tsm_ref buffers[TSM_MAX_BUFFERS];
+} tsm_call;
+
+/* A shift cache: NCHW [1, channels, height, width] outside; inside NHWC with `pixel` floats a pixel. */
+typedef struct {
+  const char *input;
+  const char *output;
+  int32_t channels, height, width, pixel;
+  uint32_t offset; /* bytes from the start of the cache block */
+} tsm_cache;
+
+typedef struct {
+  const char *manifest;
+  const char *frame_name;
+  const char *logits_name;
+  int64_t frame_shape[4];
+  int64_t logits_shape[4];
+  int32_t logits_rank;
+  int32_t classes;
+  uint32_t workspace_bytes;
+  uint32_t cache_bytes; /* of one set of caches */
+  uint32_t logits_offset;
+  int32_t n_calls;
+  int32_t n_caches;
+  const tsm_call *calls;
+  const tsm_cache *caches;
+  const unsigned char *weights;
+} tsm_model;
+
+extern const tsm_model tsm_the_model;
+
+/* Record a failure for tsm_last_error and return its code. */
+int32_t tsm_fail(int32_t code, const char *format, ...);
+
+#endif /* TSM_MODEL_H */

@@ -1,0 +1,188 @@
+/* stream.c - the C interface of tsm_edge.h: streams, their caches, and the walk over the program's calls. */
+#include "tsm_edge.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "model.h"
+#include "pool.h"
+
+enum { ALIGNMENT = 64, MAX_THREADS = 64 };
+
+struct tsm_stream {
+  int32_t threads;
+  int32_t newest;       /* which of the two cache sets the next frame reads */
+  unsigned char *block; /* as allocated */
+  unsigned char *workspace;
+  unsigned char *caches[2];   /* read one, write the other: no kernel can see a half-written cache */
+  unsigned char *explicit_block; /* the caller's caches in our layout, allocated on first use */
+  unsigned char *explicit_caches[2];
+  tsm_pool *pool; /* null for one thread */
+};
+
+/* One walk over the program. */
+typedef struct {
+  const tsm_stream *stream;
+  const float *frame;
+  unsigned char *cache;
+  unsigned char *next_cache;
+  uint64_t *nanoseconds; /* null: do not time */
+} tsm_walk;
+
+static char last_error[256];
+
+int32_t tsm_fail(int32_t code, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(last_error, sizeof last_error, format, arguments);
+  va_end(arguments);
+  return code;
+}
+
+const char *tsm_last_error(void) { return last_error; }
+
+int32_t tsm_abi_version(void) { return TSM_ABI_VERSION; }
+
+const char *tsm_manifest(void) { return tsm_the_model.manifest; }
+
+static size_t aligned(size_t bytes) { return (bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1); }
+
+static unsigned char *align_up(unsigned char *pointer) {
+  return (unsigned char *)(((uintptr_t)pointer + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
+}
+
+tsm_stream *tsm_open(int32_t threads) {
+  const tsm_model *model = &tsm_the_model;
+  if (threads < 1 || threads > MAX_THREADS) {
+    tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open: threads is %d, expected 1 to %d", (int)threads, MAX_THREADS);
+    return NULL;
+  }
+  tsm_stream *stream = calloc(1, sizeof *stream);
+  size_t cache = aligned(model->cache_bytes), workspace = aligned(model->workspace_bytes);
+  if (stream) stream->block = calloc(1, ALIGNMENT + 2 * cache + workspace);
+  if (!stream || !stream->block) {
+    free(stream);
+    tsm_fail(TSM_ERROR_MEMORY, "tsm_open: %lu bytes cannot be allocated", (unsigned long)(2 * cache + workspace));
+    return NULL;
+  }
+  stream->caches[0] = align_up(stream->block);
+  stream->caches[1] = stream->caches[0] + cache;
+  stream->workspace = stream->caches[1] + cache;
+  stream->threads = threads;
+  if (threads > 1 && !(stream->pool = tsm_pool_open(threads))) {
+    tsm_close(stream);
+    tsm_fail(TSM_ERROR_THREAD, "tsm_open: %d threads cannot be started", (int)threads);
+    return NULL;
+  }
+  return stream;
+}
+
+void tsm_close(tsm_stream *stream) {
+  if (!stream) return;
+  tsm_pool_close(stream->pool);
+  free(stream->explicit_block);
+  free(stream->block);
+  free(stream);
+}
+
+int32_t tsm_reset(tsm_stream *stream) {
+  if (!stream) return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_reset: the stream is null");
+  memset(stream->caches[stream->newest], 0, tsm_the_model.cache_bytes);
+  return TSM_OK;
+}
+
+static uint64_t now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* Every thread walks all calls, does its share of each, and waits for the others before the next. */
+static void walk(void *context, int32_t thread, int32_t threads) {
+  const tsm_walk *job = context;
+  const tsm_stream *stream = job->stream;
+  const tsm_model *model = &tsm_the_model;
+  unsigned char *const spaces[] = {
+      [TSM_FRAME] = (unsigned char *)(uintptr_t)job->frame, [TSM_WORKSPACE] = stream->workspace,
+      [TSM_WEIGHTS] = (unsigned char *)(uintptr_t)model->weights, [TSM_CACHE] = job->cache,
+      [TSM_NEXT_CACHE] = job->next_cache,
+  };
+  for (int32_t i = 0; i < model->n_calls; ++i) {
+    const tsm_call *call = &model->calls[i];
+    uint64_t started = job->nanoseconds && thread == 0 ? now() : 0;
+    int32_t begin = (int32_t)((int64_t)call->items * thread / threads);
+    int32_t end = (int32_t)((int64_t)call->items * (thread + 1) / threads);
+    if (begin < end) {
+      void *buffers[TSM_MAX_BUFFERS];
+      for (int32_t k = 0; k < call->n_buffers; ++k)
+        buffers[k] = spaces[call->buffers[k].space] + call->buffers[k].offset;
+      call->run(buffers, begin, end);
+    }
+    if (threads > 1) tsm_pool_barrier(stream->pool);
+    if (job->nanoseconds && thread == 0) job->nanoseconds[i] = now() - started;
+  }
+}
+
+static void run(tsm_walk *job, float *logits) {
+  const tsm_stream *stream = job->stream;
+  if (stream->pool)
+    tsm_pool_run(stream->pool, walk, job);
+  else
+    walk(job, 0, 1);
+  memcpy(logits, stream->workspace + tsm_the_model.logits_offset, sizeof(float) * (size_t)tsm_the_model.classes);
+}
+
+int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds) {
+  if (!stream || !frame || !logits)
+    return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step: %s is null", !stream ? "stream" : !frame ? "frame" : "logits");
+  tsm_walk job = {stream, frame, stream->caches[stream->newest], stream->caches[1 - stream->newest], nanoseconds};
+  run(&job, logits);
+  stream->newest = 1 - stream->newest;
+  return TSM_OK;
+}
+
+int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits) {
+  return tsm_step_profiled(stream, frame, logits, NULL);
+}
+
+/* NCHW, as the ONNX model has it, to our NHWC. */
+static void import_cache(const tsm_cache *cache, const float *planes, float *pixels) {
+  int32_t area = cache->height * cache->width;
+  for (int32_t c = 0; c < cache->channels; ++c)
+    for (int32_t i = 0; i < area; ++i) pixels[i * cache->pixel + c] = planes[c * area + i];
+}
+
+static void export_cache(const tsm_cache *cache, const float *pixels, float *planes) {
+  int32_t area = cache->height * cache->width;
+  for (int32_t c = 0; c < cache->channels; ++c)
+    for (int32_t i = 0; i < area; ++i) planes[c * area + i] = pixels[i * cache->pixel + c];
+}
+
+int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *const *shift, float *logits,
+                          float *const *shift_next) {
+  const tsm_model *model = &tsm_the_model;
+  if (!stream || !frame || !logits || (model->n_caches && (!shift || !shift_next)))
+    return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step_explicit: an argument is null");
+  for (int32_t i = 0; i < model->n_caches; ++i)
+    if (!shift[i] || !shift_next[i])
+      return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step_explicit: cache %d (%s) is null", (int)i, model->caches[i].input);
+  if (!stream->explicit_block) {
+    size_t bytes = aligned(model->cache_bytes);
+    stream->explicit_block = calloc(1, ALIGNMENT + 2 * bytes);
+    if (!stream->explicit_block)
+      return tsm_fail(TSM_ERROR_MEMORY, "tsm_step_explicit: %lu bytes cannot be allocated", (unsigned long)(2 * bytes));
+    stream->explicit_caches[0] = align_up(stream->explicit_block);
+    stream->explicit_caches[1] = stream->explicit_caches[0] + bytes;
+  }
+  unsigned char *const *sets = stream->explicit_caches;
+  for (int32_t i = 0; i < model->n_caches; ++i)
+    import_cache(&model->caches[i], shift[i], (float *)(void *)(sets[0] + model->caches[i].offset));
+  tsm_walk job = {stream, frame, sets[0], sets[1], NULL};
+  run(&job, logits);
+  for (int32_t i = 0; i < model->n_caches; ++i)
+    export_cache(&model->caches[i], (const float *)(void *)(sets[1] + model->caches[i].offset), shift_next[i]);
+  return TSM_OK;
+}

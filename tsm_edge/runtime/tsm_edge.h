@@ -1,0 +1,71 @@
+/* tsm_edge.h - the C interface of a compiled online TSM model (model.so).
+ *
+ * The library is self-contained: kernels, weights, memory plan. It needs the C library and nothing else.
+ *
+ *     tsm_stream *stream = tsm_open(1);
+ *     float logits[27];                       // as many as the manifest's logits
+ *     while (next_frame(frame))               // float32, NCHW [1, 3, height, width], normalised RGB
+ *         if (tsm_step(stream, frame, logits) != TSM_OK)
+ *             puts(tsm_last_error());
+ *     tsm_close(stream);
+ *
+ * A stream is one video: it keeps the shift caches between frames. Call tsm_reset on a seek, a gap or a new video.
+ * Several streams may run over one library, each from one thread at a time.
+ */
+#ifndef TSM_EDGE_H
+#define TSM_EDGE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TSM_ABI_VERSION 1
+
+enum {
+  TSM_OK = 0,
+  TSM_ERROR_ARGUMENT = -1, /* a null pointer or an impossible number */
+  TSM_ERROR_MEMORY = -2,   /* out of memory */
+  TSM_ERROR_THREAD = -3    /* a worker thread could not be started */
+};
+
+typedef struct tsm_stream tsm_stream;
+
+/* TSM_ABI_VERSION of the library: compare it with the header's. */
+int32_t tsm_abi_version(void);
+
+/* The model's manifest: JSON, UTF-8, zero-terminated; shapes, preprocessing, labels, target, versions. */
+const char *tsm_manifest(void);
+
+/* Open a stream with zeroed shift caches.
+ * threads: 1 runs everything in the calling thread; n > 1 starts n - 1 workers. At most 64.
+ * Returns null on failure; tsm_last_error says why. */
+tsm_stream *tsm_open(int32_t threads);
+
+/* Zero the shift caches: the next frame is the first of a video. */
+int32_t tsm_reset(tsm_stream *stream);
+
+/* Run one frame. frame: float32 [1, 3, height, width]; logits: float32 [1, classes], written. */
+int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits);
+
+/* Run one frame with the caches in the caller's hands, in the ONNX model's layout (NCHW) and order.
+ * shift: n caches read; shift_next: n caches written; they must not overlap. The stream's own caches stay as they
+ * are. */
+int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *const *shift, float *logits,
+                          float *const *shift_next);
+
+/* As tsm_step, and write the time of each kernel call in nanoseconds (as many as the manifest's kernels). */
+int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds);
+
+/* Free a stream; null is allowed. */
+void tsm_close(tsm_stream *stream);
+
+/* The text of the latest failure in this process; empty if there was none. Never null. */
+const char *tsm_last_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TSM_EDGE_H */

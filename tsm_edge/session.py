@@ -1,0 +1,204 @@
+"""Live inference on a compiled artifact: a frame in, logits out, the shift caches kept inside."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tsm_edge.artifact import Artifact, load_artifact, open_library
+from tsm_edge.errors import ArtifactError
+from tsm_edge.manifest import Manifest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FLOATS = ctypes.POINTER(ctypes.c_float)
+
+
+class Library:
+    """A loaded ``model.so``: shared by any number of sessions.
+
+    Parameters
+    ----------
+    artifact : str, Path or Artifact
+        An artifact directory.
+
+    Raises
+    ------
+    ArtifactError
+        The artifact is missing, damaged or made for another machine.
+    """
+
+    def __init__(self, artifact: str | Path | Artifact) -> None:
+        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        self._c = open_library(self.artifact)
+        _declare(self._c)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The artifact's manifest."""
+        return self.artifact.manifest
+
+    def open_stream(self, threads: int) -> int:
+        """``tsm_open``; returns the stream's address."""
+        stream = self._c.tsm_open(threads)
+        if not stream:
+            raise ArtifactError(f"{self.artifact.path}: {self.last_error()}")
+        return int(stream)
+
+    def last_error(self) -> str:
+        """``tsm_last_error``."""
+        return bytes(self._c.tsm_last_error()).decode("utf-8", "replace")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("tsm_"):
+            return getattr(self._c, name)
+        raise AttributeError(name)
+
+
+def _declare(c: ctypes.CDLL) -> None:
+    stream = ctypes.c_void_p
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "tsm_manifest": (ctypes.c_char_p, []),
+        "tsm_open": (stream, [ctypes.c_int32]),
+        "tsm_reset": (ctypes.c_int32, [stream]),
+        "tsm_step": (ctypes.c_int32, [stream, _FLOATS, _FLOATS]),
+        "tsm_step_profiled": (ctypes.c_int32, [stream, _FLOATS, _FLOATS, ctypes.POINTER(ctypes.c_uint64)]),
+        "tsm_step_explicit": (
+            ctypes.c_int32,
+            [stream, _FLOATS, ctypes.POINTER(_FLOATS), _FLOATS, ctypes.POINTER(_FLOATS)],
+        ),
+        "tsm_close": (None, [stream]),
+        "tsm_last_error": (ctypes.c_char_p, []),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(c, name)
+        function.restype, function.argtypes = result, arguments
+
+
+class OnlineSession:
+    """One video stream over a compiled model.
+
+    The shift caches start at zero, live inside the session and are never copied. Sessions over one
+    :class:`Library` are independent of each other; one session is for one thread at a time.
+
+    Parameters
+    ----------
+    model : str, Path, Artifact or Library
+        An artifact directory, or an already loaded library to share.
+    threads : int
+        CPU threads of a step, the caller's included.
+
+    Examples
+    --------
+    >>> with OnlineSession("out/mobilenetv2-jester") as session:          # doctest: +SKIP
+    ...     logits = session.step(frame)                                   # float32 [1, classes]
+    """
+
+    def __init__(self, model: str | Path | Artifact | Library, threads: int = 1) -> None:
+        self.library = model if isinstance(model, Library) else Library(model)
+        self.manifest = self.library.manifest
+        self._stream: int | None = self.library.open_stream(threads)
+
+    def __enter__(self) -> OnlineSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_stream", None):
+            self.close()
+
+    def close(self) -> None:
+        """Free the stream; closing twice is allowed."""
+        if self._stream is not None:
+            self.library.tsm_close(self._stream)
+            self._stream = None
+
+    def reset(self) -> None:
+        """Zero the shift caches: the next frame is the first of a video."""
+        self._check(self.library.tsm_reset(self._open()))
+
+    def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run one frame.
+
+        Parameters
+        ----------
+        frame : numpy.ndarray
+            float32 [1, 3, height, width], normalised RGB.
+
+        Returns
+        -------
+        numpy.ndarray
+            Logits, float32, of the ONNX model's shape ([1, classes]).
+
+        Raises
+        ------
+        ArtifactError
+            The frame has another shape or dtype, or the session is closed.
+        """
+        logits = np.empty(self.manifest.logits.shape, np.float32)
+        self._check(self.library.tsm_step(self._open(), self._pointer(frame), logits.ctypes.data_as(_FLOATS)))
+        return logits
+
+    def step_profiled(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+        """As :meth:`step`, with the nanoseconds each kernel of ``manifest.kernels`` took (uint64)."""
+        logits = np.empty(self.manifest.logits.shape, np.float32)
+        times = np.zeros(len(self.manifest.kernels), np.uint64)
+        target = times.ctypes.data_as(ctypes.POINTER(ctypes.c_uint64))
+        self._check(
+            self.library.tsm_step_profiled(self._open(), self._pointer(frame), logits.ctypes.data_as(_FLOATS), target)
+        )
+        return logits, times
+
+    def step_explicit(
+        self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Run one frame with the caches in the caller's hands (NCHW, as in the ONNX model).
+
+        The session's own caches are neither read nor written.
+        """
+        infos = self.manifest.caches
+        if len(caches) != len(infos):
+            raise ArtifactError(f"step_explicit got {len(caches)} caches, expected {len(infos)}")
+        following = [np.empty(info.shape, np.float32) for info in infos]
+        kept = [_checked(cache, info.input, info.shape) for cache, info in zip(caches, infos, strict=True)]
+        logits = np.empty(self.manifest.logits.shape, np.float32)
+        array = _FLOATS * max(1, len(infos))
+        self._check(
+            self.library.tsm_step_explicit(
+                self._open(),
+                self._pointer(frame),
+                array(*(cache.ctypes.data_as(_FLOATS) for cache in kept)),
+                logits.ctypes.data_as(_FLOATS),
+                array(*(cache.ctypes.data_as(_FLOATS) for cache in following)),
+            )
+        )
+        return logits, following
+
+    def _pointer(self, frame: NDArray[np.float32]) -> Any:
+        info = self.manifest.frame
+        return _checked(frame, info.name, info.shape).ctypes.data_as(_FLOATS)
+
+    def _open(self) -> int:
+        if self._stream is None:
+            raise ArtifactError("the session is closed", "open another with OnlineSession(...)")
+        return self._stream
+
+    def _check(self, code: int) -> None:
+        if code:
+            raise ArtifactError(f"{self.library.artifact.path}: {self.library.last_error()}")
+
+
+def _checked(array: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
+        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ArtifactError(f"{name} is {found}, expected float32 {list(shape)}")
+    return np.ascontiguousarray(array)
