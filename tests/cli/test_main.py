@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -87,11 +88,11 @@ def test_no_command_shows_help_and_is_a_user_error(run_program: RunProgram) -> N
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["modls"], "unknown command 'modls' (did you mean 'models'?): known are "),
-        (["modls"], "; try: tsm-edge --help"),
-        (["--versoin"], "No such option '--versoin'. Did you mean '--version'?; try: tsm-edge --help"),
-        (["models", "--jsn"], "No such option '--jsn'. Did you mean '--json'?; try: tsm-edge models --help"),
-        (["models", "extra"], "Got unexpected extra argument (extra); try: tsm-edge models --help"),
+        (["modls"], r"unknown command 'modls' \(did you mean 'models'\?\): known are .*; try: tsm-edge --help"),
+        # The words between are click's.
+        (["--versoin"], r"--versoin.* mean .*--version.*; try: tsm-edge --help"),
+        (["models", "--jsn"], r"--jsn.* mean .*--json.*; try: tsm-edge models --help"),
+        (["models", "extra"], r"unexpected extra argument \(extra\).*; try: tsm-edge models --help"),
     ],
 )
 def test_usage_errors_are_one_line_with_the_closest_match(
@@ -101,7 +102,7 @@ def test_usage_errors_are_one_line_with_the_closest_match(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("tsm-edge: error: ")
     assert done.stderr.count("\n") == 1
-    assert expected in done.stderr
+    assert re.search(expected, done.stderr)
 
 
 @pytest.mark.parametrize(
