@@ -1,0 +1,412 @@
+"""The main job: frames from a source, through a session, to labels; with timings, and caches reset where they must be.
+
+``with run(session, source, request) as results: for result in results: …; results.summary()``
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tsm_edge.cards import Preprocess, Smoothing
+from tsm_edge.errors import TsmEdgeError, VideoError
+from tsm_edge.video.annotate import annotate
+from tsm_edge.video.capture import Image
+from tsm_edge.video.preprocess import Preprocessor
+from tsm_edge.video.smoothing import Smoother
+from tsm_edge.video.source import Break, Frame, VideoSource
+from tsm_edge.video.window import Window
+from tsm_edge.video.writer import VideoFile
+
+Floats = npt.NDArray[np.float32]
+
+RANDOM_WEIGHTS = "random weights: predictions mean nothing"
+# Statistics cover this many latest predictions, so that a run of weeks does not fill the memory (an hour at 30/s).
+_KEPT_TIMINGS = 108_000
+_KEPT_RESETS = 1_000
+
+
+class Manifest(Protocol):
+    """What is needed of an artifact's manifest."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a frame becomes the input."""
+
+    @property
+    def smoothing(self) -> Smoothing:
+        """The rules for the shown label."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes; empty: classes are shown as numbers."""
+
+    @property
+    def classes(self) -> int:
+        """Width of the logits."""
+
+    @property
+    def random_weights(self) -> bool:
+        """The network was never trained."""
+
+
+class Session(Protocol):
+    """What is needed of an online session."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the artifact that runs."""
+
+    def reset(self) -> None:
+        """Forget the frames so far."""
+
+    def step(self, frame: Floats) -> Floats:
+        """Take a frame, float32 ``[1, 3, H, W]``; return logits, float32 ``[1, classes]``."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """How to run.
+
+    Attributes
+    ----------
+    every : int
+        Predict on each ``every``-th frame, from the first.
+    smooth : bool
+        Steady the shown label by the model card's rules; else each prediction stands for itself.
+    limit : int or None
+        Stop after this many frames of the source.
+    out : Path or None
+        Write the annotated video to this ``.mp4`` file.
+    show : bool
+        Show the annotated video in a window.
+    native_logs : bool
+        Let OpenCV and FFmpeg write to stderr.
+    """
+
+    every: int = 1
+    smooth: bool = False
+    limit: int | None = None
+    out: Path | None = None
+    show: bool = False
+    native_logs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise TsmEdgeError(f"every is {self.every}, expected at least 1 frame")
+        if self.limit is not None and self.limit < 1:
+            raise TsmEdgeError(f"limit is {self.limit}, expected at least 1 frame")
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """The prediction on one frame.
+
+    Attributes
+    ----------
+    index : int
+        Of the frame in its source, from 0.
+    time_s : float
+        Of the frame in its source, seconds.
+    label : str
+        Of the class shown.
+    class_index : int
+        The class shown: with smoothing it may differ from the largest of ``logits``.
+    probability : float
+        0..1, softmax; of a smoothed label over the window (:class:`tsm_edge.video.smoothing.Shown`).
+    decode_ms, preprocess_ms, step_ms : float
+        Decoding and conversion to RGB; resizing and normalising; the network with its caches. Milliseconds.
+    latency_ms : float
+        From the arrival of the frame to its label, milliseconds; of a live source with the time it waited.
+    reset : str
+        Empty, or why the caches were reset before this frame: ``start``, ``seek``, ``gap``, ``new stream``.
+    logits : ndarray
+        float32 ``[classes]`` of this frame alone.
+    """
+
+    index: int
+    time_s: float
+    label: str
+    class_index: int
+    probability: float
+    decode_ms: float
+    preprocess_ms: float
+    step_ms: float
+    latency_ms: float
+    reset: Break
+    logits: Floats = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median and 90th percentile of the latest predictions (up to 108 000), milliseconds."""
+
+    median_ms: float
+    p90_ms: float
+
+
+@dataclass(frozen=True)
+class CacheReset:
+    """Caches were reset before frame ``index`` because of ``reason``."""
+
+    index: int
+    reason: Break
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run came to.
+
+    Attributes
+    ----------
+    source : str
+        What was run on.
+    frames, predictions, dropped : int
+        Frames read; frames predicted; frames a live source passed over to stay up to date.
+    frames_stated : int or None
+        Frames the file says it has.
+    resets : int
+        Times the caches were reset in the middle; ``reset_log`` tells of the first 1000.
+    reset_log : tuple of CacheReset
+        Where and why.
+    wall_s, frames_per_s : float
+        Time of the whole loop, with everything the caller did in it, and frames read over it.
+    decode, preprocess, step, latency : Timing or None
+        As in :class:`FrameResult`; None without a prediction.
+    ended : str
+        How it ended, in words.
+    complete : bool
+        False when fewer frames could be decoded than the file says it has, or the source was lost.
+    random_weights : bool
+        Predictions mean nothing.
+    out : Path or None
+        The annotated video, if one was written.
+    """
+
+    source: str
+    frames: int
+    predictions: int
+    dropped: int
+    frames_stated: int | None
+    resets: int
+    reset_log: tuple[CacheReset, ...]
+    wall_s: float
+    frames_per_s: float
+    decode: Timing | None
+    preprocess: Timing | None
+    step: Timing | None
+    latency: Timing | None
+    ended: str
+    complete: bool
+    random_weights: bool
+    out: Path | None
+
+
+class _Sink(Protocol):
+    """Takes annotated frames, uint8 BGR ``[H, W, 3]``."""
+
+    def write(self, image: Image, time_s: float) -> None:
+        """Take a frame."""
+
+    def close(self) -> None:
+        """Finish."""
+
+
+class Run:
+    """A run in progress: a context manager and an iterator of :class:`FrameResult`. Made by :func:`run`.
+
+    Leaving the context finishes the annotated video, whatever the reason: the end, an error, Ctrl-C.
+    """
+
+    def __init__(self, session: Session, source: VideoSource, request: RunRequest) -> None:
+        manifest = session.manifest
+        self._session = session
+        self._source = source
+        self._request = request
+        self._labels = manifest.labels
+        self._random_weights = manifest.random_weights
+        self._preprocess = Preprocessor(manifest.preprocess)
+        self._smoother = Smoother(manifest.smoothing if request.smooth else Smoothing(), manifest.classes)
+        self._frames = self._predictions = self._resets = 0
+        self._reset_log: list[CacheReset] = []
+        self._pending: Break = ""
+        self._timings: deque[tuple[float, float, float, float]] = deque(maxlen=_KEPT_TIMINGS)
+        self._began_s = self._ended_s = 0.0
+        self._ended = ""
+        self._lost = False
+        self._window = Window() if request.show else None
+        self._file = VideoFile(request.out, source.info, request.native_logs) if request.out else None
+        self._sinks: Sequence[_Sink] = [sink for sink in (self._window, self._file) if sink is not None]
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is KeyboardInterrupt:
+            self._ended = "interrupted"
+        self.close()
+
+    def __iter__(self) -> Iterator[FrameResult]:
+        """Yield the prediction on each frame, or on each ``every``-th.
+
+        Raises
+        ------
+        VideoError
+            A live source was lost; everything up to there has been yielded.
+        """
+        self._began_s = self._ended_s = time.perf_counter()
+        self._session.reset()
+        result: FrameResult | None = None
+        while not self._is_over() and (frame := self._read()) is not None:
+            self._pending = frame.discontinuity or self._pending
+            due = self._frames % self._request.every == 0
+            self._frames += 1
+            if due:
+                result = self._predict(frame)
+            self._show(frame, result)
+            self._ended_s = time.perf_counter()
+            if due and result is not None:
+                yield result
+        self._ended = self._ended or self._source.ended
+
+    def close(self) -> None:
+        """Finish the annotated video and close the window. May be called twice.
+
+        Raises
+        ------
+        VideoError
+            The annotated video could not be finished.
+        """
+        with ExitStack() as stack:
+            for sink in self._sinks:
+                stack.callback(sink.close)
+        self._sinks = ()
+
+    def summary(self) -> RunSummary:
+        """Return the figures so far."""
+        columns = np.array(self._timings, np.float64).reshape(-1, 4).T
+        decode, preprocess, step, latency = (_timing(column) for column in columns)
+        wall_s = self._ended_s - self._began_s
+        info = self._source.info
+        return RunSummary(
+            source=info.name,
+            frames=self._frames,
+            predictions=self._predictions,
+            dropped=self._source.dropped,
+            frames_stated=info.frame_count,
+            resets=self._resets,
+            reset_log=tuple(self._reset_log),
+            wall_s=wall_s,
+            frames_per_s=self._frames / wall_s if wall_s > 0 else 0.0,
+            decode=decode,
+            preprocess=preprocess,
+            step=step,
+            latency=latency,
+            ended=self._ended or "stopped by the caller",
+            complete=self._source.complete and not self._lost,
+            random_weights=self._random_weights,
+            out=self._request.out if self._file is not None and self._file.saved else None,
+        )
+
+    def _is_over(self) -> bool:
+        if self._request.limit is not None and self._frames >= self._request.limit:
+            self._ended = f"limit of {self._request.limit} frames reached"
+        elif self._window is not None and self._window.closed:
+            self._ended = "the window was closed"
+        return bool(self._ended)
+
+    def _read(self) -> Frame | None:
+        try:
+            return self._source.read()
+        except VideoError as error:
+            self._ended, self._lost = error.problem, True
+            raise
+
+    def _predict(self, frame: Frame) -> FrameResult:
+        reset, self._pending = self._pending, ""
+        if reset:
+            self._reset(frame.index, reset)
+        began_s = time.perf_counter()
+        network_input = self._preprocess(frame.image)
+        ready_s = time.perf_counter()
+        logits = np.array(self._session.step(network_input), np.float32).reshape(-1)
+        done_s = time.perf_counter()
+        shown = self._smoother.update(logits)
+        preprocess_ms, step_ms = (ready_s - began_s) * 1e3, (done_s - ready_s) * 1e3
+        latency_ms = (time.perf_counter() - frame.arrived_s) * 1e3
+        self._timings.append((frame.decode_ms, preprocess_ms, step_ms, latency_ms))
+        self._predictions += 1
+        return FrameResult(
+            index=frame.index,
+            time_s=frame.time_s,
+            label=self._labels[shown.class_index] if self._labels else f"class {shown.class_index}",
+            class_index=shown.class_index,
+            probability=shown.probability,
+            decode_ms=frame.decode_ms,
+            preprocess_ms=preprocess_ms,
+            step_ms=step_ms,
+            latency_ms=latency_ms,
+            reset=reset,
+            logits=logits,
+        )
+
+    def _reset(self, index: int, reason: Break) -> None:
+        self._session.reset()
+        self._smoother.reset()
+        if reason == "start":
+            return
+        self._resets += 1
+        if len(self._reset_log) < _KEPT_RESETS:
+            self._reset_log.append(CacheReset(index, reason))
+
+    def _show(self, frame: Frame, result: FrameResult | None) -> None:
+        if not self._sinks:
+            return
+        left = f"{result.label}  {result.probability:.0%}".replace("%", " %") if result else ""
+        right = f"{result.latency_ms:.1f} ms" if result else ""
+        image = annotate(frame.image, left, right)
+        for sink in self._sinks:
+            sink.write(image, frame.time_s)
+
+
+def run(session: Session, source: VideoSource, request: RunRequest | None = None) -> Run:
+    """Predict on a source.
+
+    Parameters
+    ----------
+    session : Session
+        An :class:`tsm_edge.session.OnlineSession`, or anything with ``manifest``, ``reset`` and ``step``. Its caches
+        are reset at the start and where the source says that a frame does not continue the one before.
+    source : VideoSource
+        From :func:`tsm_edge.video.source.open_source`; stays open.
+    request : RunRequest, optional
+        Which frames, smoothing, and where annotated frames go.
+
+    Returns
+    -------
+    Run
+        Use it as a context manager and iterate over it once; then ask for its ``summary()``.
+
+    Raises
+    ------
+    VideoError
+        The annotated video cannot be written where asked, or there is no screen for a window.
+    """
+    return Run(session, source, request or RunRequest())
+
+
+def _timing(values: npt.NDArray[np.float64]) -> Timing | None:
+    if values.size == 0:
+        return None
+    return Timing(float(np.percentile(values, 50)), float(np.percentile(values, 90)))

@@ -1,0 +1,317 @@
+"""Video files, streams and cameras as a sequence of RGB frames that says where it breaks off.
+
+:func:`open_source` is the way in. Files give every frame; live sources give the newest one (:mod:`.grabber`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from tsm_edge.errors import VideoError
+from tsm_edge.video.capture import (
+    Capture,
+    Image,
+    SourceOptions,
+    frame_count,
+    frame_rate,
+    is_pipeline,
+    is_url,
+    open_camera,
+    open_file,
+    open_pipeline,
+    open_url,
+    to_rgb,
+    wait_for,
+)
+
+_SLOW_S = 1.0
+_LATE_S = 2.0
+
+Break = Literal["", "start", "seek", "gap", "new stream"]
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What is known of a source after its first frame.
+
+    Attributes
+    ----------
+    name : str
+        For messages: ``video clip.mp4``, ``stream http://…``, ``camera 0``.
+    live : bool
+        Frames come at their own pace and are dropped when they are not fetched in time.
+    width, height : int
+        Of the first frame, pixels (not what the source claims).
+    fps : float
+        Stated rate, frames/s; 0.0 if the source states none.
+    frame_count : int or None
+        Frames the file says it has; None if it does not say.
+    path : Path or None
+        Of a local file.
+    """
+
+    name: str
+    live: bool
+    width: int
+    height: int
+    fps: float
+    frame_count: int | None
+    path: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame.
+
+    Attributes
+    ----------
+    image : ndarray
+        uint8 RGB ``[H, W, 3]``.
+    index : int
+        From 0, in the order of the source; a live source counts the frames it dropped, too.
+    time_s : float
+        Of a file: the presentation time; live: the time since the first frame. Seconds.
+    arrived_s : float
+        ``time.perf_counter()`` when work on this frame began: when it arrived (live), or when it was asked for.
+    decode_ms : float
+        Decoding and conversion to RGB; of a live source without the waiting. Milliseconds.
+    discontinuity : str
+        Empty, or why this frame does not continue the one before: ``start``, ``seek``, ``gap``, ``new stream``.
+    """
+
+    image: Image
+    index: int
+    time_s: float
+    arrived_s: float
+    decode_ms: float
+    discontinuity: Break
+
+
+class VideoSource(ABC):
+    """Frames from somewhere; iterate, or call :meth:`read`. A context manager.
+
+    Attributes
+    ----------
+    info : SourceInfo
+        What is known of the source.
+    dropped : int
+        Frames that arrived while another was being worked on (live sources only).
+    ended : str
+        Empty while it runs; then how it ended, in words.
+    complete : bool
+        False when fewer frames could be decoded than the source said it has.
+    """
+
+    info: SourceInfo
+    dropped: int = 0
+    ended: str = ""
+    complete: bool = True
+
+    @abstractmethod
+    def read(self) -> Frame | None:
+        """Return the next frame (live: the newest), or None at the end.
+
+        Raises
+        ------
+        VideoError
+            A live source went away.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file, connection or camera. May be called twice."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.read()) is not None:
+            yield frame
+
+    def __enter__(self) -> VideoSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FileSource(VideoSource):
+    """A source with a beginning and an end: a file, or one served over HTTP. Every frame is delivered.
+
+    Parameters
+    ----------
+    capture : Capture
+        Opened; closed by this object.
+    name : str
+        For messages.
+    options : SourceOptions
+        Only ``gap_s`` is used here.
+    path : Path, optional
+        Of a local file.
+
+    Raises
+    ------
+    VideoError
+        Not even one frame can be decoded.
+    """
+
+    def __init__(self, capture: Capture, name: str, options: SourceOptions, path: Path | None = None) -> None:
+        import cv2
+
+        self._capture = capture
+        self._position, self._frames = cv2.CAP_PROP_POS_MSEC, cv2.CAP_PROP_POS_FRAMES
+        self._gap_s = options.gap_s
+        self._fps = frame_rate(capture)
+        self._count = frame_count(capture)
+        self._next_index = 0
+        self._lost = 0
+        self._sought = False
+        self._time_s = 0.0
+        self._break: Break = "start"
+        # The first frame is read at once: only it tells the true size, and whether there is any.
+        self._first = self._decode()
+        if self._first is None:
+            capture.release()
+            raise VideoError(f"{name}: has no frames that can be decoded", "try to play it: it is empty or damaged")
+        height, width = self._first.image.shape[:2]
+        self.info = SourceInfo(name, False, width, height, self._fps, self._count, path)
+
+    def read(self) -> Frame | None:
+        """Return the next frame, or None at the end; damaged stretches are passed over.
+
+        At the end, :attr:`ended` says how many frames of how many were decoded, and :attr:`complete` is False when
+        some are missing.
+        """
+        if self.ended:
+            return None
+        first, self._first = self._first, None
+        if first is not None:
+            return dataclasses.replace(first, arrived_s=time.perf_counter() - first.decode_ms / 1e3)
+        frame = self._decode()
+        if frame is None:
+            self._conclude()
+        return frame
+
+    def seek(self, time_s: float) -> None:
+        """Go to a time in seconds; the next frame carries the discontinuity ``seek``.
+
+        Raises
+        ------
+        VideoError
+            The source cannot seek there.
+        """
+        if not (time_s >= 0 and self._capture.set(self._position, time_s * 1e3)):
+            raise VideoError(f"{self.info.name}: cannot seek to {time_s:g} s")
+        self._first = None
+        self._next_index = max(int(self._capture.get(self._frames)), 0)
+        self._lost = 0
+        self.ended = ""
+        self._sought = True
+        self._break = "seek"
+
+    def close(self) -> None:
+        """Close the file."""
+        self._capture.release()
+        self.ended = self.ended or "closed"
+
+    def _decode(self) -> Frame | None:
+        began = time.perf_counter()
+        while self._grab(began):
+            found, image = self._capture.retrieve()
+            if not found:
+                return None
+            time_s = self._presentation_time()
+            if self._is_late(time_s):
+                self._lost += 1
+                continue
+            rgb = to_rgb(image)
+            decode_ms = (time.perf_counter() - began) * 1e3
+            frame = Frame(rgb, self._next_index, time_s, began, decode_ms, self._discontinuity(time_s))
+            self._time_s, self._break = time_s, ""
+            self._next_index += 1
+            return frame
+        return None
+
+    def _grab(self, began: float) -> bool:
+        """Go to the next frame that decodes; False at the end.
+
+        A failed grab inside a file is a damaged frame, and later ones may well be whole. The container's own count
+        bounds the attempts; a slow failure is a server that no longer answers.
+        """
+        while not self._capture.grab():
+            slow = time.perf_counter() - began > _SLOW_S
+            if slow or self._count is None or self._next_index + self._lost >= self._count:
+                return False
+            self._lost += 1
+        return True
+
+    def _is_late(self, time_s: float) -> bool:
+        """Whether a decoder that stumbled over damage hands out a frame from before the one it handed out last."""
+        return self._lost > 0 and not self._break and self._time_s - _LATE_S < time_s < self._time_s
+
+    def _presentation_time(self) -> float:
+        position_ms = self._capture.get(self._position)
+        if position_ms > 0 or self._next_index == 0:
+            return max(position_ms, 0.0) / 1e3
+        return self._next_index / (self._fps or 25.0)  # a container without time stamps
+
+    def _discontinuity(self, time_s: float) -> Break:
+        if self._break:
+            return self._break
+        apart = time_s - self._time_s
+        longest = max(self._gap_s, 3 / self._fps if self._fps else 0.0)
+        if apart > longest:
+            return "gap"
+        return "seek" if apart < -longest else ""
+
+    def _conclude(self) -> None:
+        decoded, stated = self._next_index, self._count
+        # Counts made from duration and rate are off by a frame or two in good files.
+        if stated is not None and not self._sought and stated - decoded > max(2, stated // 100):
+            self.complete = False
+            self.ended = f"decoded {decoded} of {stated} frames: the rest is cut off or damaged"
+        else:
+            self.ended = "end of the video"
+
+
+def open_source(place: str | Path | int, options: SourceOptions | None = None) -> VideoSource:
+    """Open a video file, a stream's address, a GStreamer pipeline or a camera's number.
+
+    Parameters
+    ----------
+    place : str, Path or int
+        A path; an address with ``://``; a pipeline with `` ! ``; or a camera number.
+    options : SourceOptions, optional
+        Waits and gaps.
+
+    Returns
+    -------
+    VideoSource
+        A :class:`FileSource` if it has a stated number of frames or is a local file, else a
+        :class:`~tsm_edge.video.grabber.LiveSource`.
+
+    Raises
+    ------
+    VideoError
+        It cannot be opened, or gives no frame; the message says what it is and what was expected.
+    """
+    from tsm_edge.video.grabber import LiveSource
+
+    options = options or SourceOptions()
+    if isinstance(place, int):
+        return LiveSource(lambda: open_camera(place, options), f"camera {place}", options, may_end=False)
+    text = str(place)
+    if is_pipeline(text):
+        return LiveSource(lambda: open_pipeline(text, options), "GStreamer pipeline", options, may_end=True)
+    if not is_url(text):
+        return FileSource(open_file(Path(place), options), f"video {place}", options, Path(place))
+    capture = wait_for(lambda: open_url(text, options))
+    if frame_count(capture):
+        return FileSource(capture, f"video {text}", options)
+    return LiveSource(lambda: open_url(text, options), f"stream {text}", options, may_end=True, opened=capture)
