@@ -97,6 +97,8 @@ def export_onnx(request: ExportRequest) -> ExportResult:
     """
     from tsm_edge.networks import build_network
 
+    if request.output.is_dir():
+        raise ModelFileError(f"{request.output}: is a folder, expected a file to write", "add a name: -o FILE.onnx")
     card = request.card
     if request.temporal_mode is not None:
         card = dataclasses.replace(card, network=dataclasses.replace(card.network, temporal_mode=request.temporal_mode))
@@ -116,7 +118,7 @@ def _load_weights(network: TemporalNetwork, spec: NetworkSpec, request: ExportRe
 
     checkpoint = read_checkpoint(request.checkpoint)
     load_into(network, spec, checkpoint, request.allow_offline_weights)
-    return WeightSource(checkpoint.path.name, checkpoint.sha256)
+    return WeightSource(checkpoint.path.name, checkpoint.sha256, checkpoint.trained_mode)
 
 
 def _to_onnx(network: TemporalNetwork, spec: NetworkSpec) -> onnx.ModelProto:

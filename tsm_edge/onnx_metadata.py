@@ -44,12 +44,16 @@ class WeightSource:
         File name without its folder; empty for random weights.
     sha256 : str
         Of the checkpoint file, hexadecimal; empty for random weights.
+    trained_mode : str
+        Temporal mode the checkpoint was trained in, which may differ from the network's where the user allowed it;
+        empty for random weights.
     seed : int
         Of the random weights; 0 with a checkpoint.
     """
 
     checkpoint: str = ""
     sha256: str = ""
+    trained_mode: str = ""
     seed: int = 0
 
     @property
@@ -58,7 +62,7 @@ class WeightSource:
         return not self.sha256
 
     def __str__(self) -> str:
-        return f"random weights, seed {self.seed}" if self.random else f"{self.checkpoint} (sha256 {self.sha256[:12]})"
+        return f"random, seed {self.seed}" if self.random else f"{self.checkpoint} (sha256 {self.sha256[:12]})"
 
 
 @dataclass(frozen=True)

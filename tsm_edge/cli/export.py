@@ -1,0 +1,51 @@
+"""``tsm-edge export``: a model as ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tsm_edge.cards import TemporalMode, load_model
+from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+
+
+@click.command("export")
+@click.argument("model", default="mobilenetv2-jester")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="ONNX file to write.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; without: random ones.")
+@click.option("--allow-offline-weights", is_flag=True, help="Accept weights not trained for online use.")
+@click.option(
+    "--mode", type=click.Choice(["online", "offline", "none"]), help="Temporal mode; by default the model card's."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random weights.")
+@json_option
+def command(
+    model: str,
+    output: Path,
+    checkpoint: Path | None,
+    allow_offline_weights: bool,
+    mode: TemporalMode | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write MODEL as one ONNX file, its shift caches as inputs and outputs.
+
+    MODEL is a model card's name or path (default: mobilenetv2-jester).
+    """
+    from tsm_edge.export import ExportRequest, export_onnx
+
+    request = ExportRequest(load_model(model), output, checkpoint, allow_offline_weights, mode, seed)
+    with status(f"exporting {request.card.name}"):
+        result = export_onnx(request)
+    if as_json:
+        print_json(result)
+        return
+    rows = [("input", name, shape) for name, shape in result.inputs.items()]
+    rows += [("output", name, shape) for name, shape in result.outputs.items()]
+    print_table(f"{result.path} ({result.bytes / 1e6:.1f} MB)", ("", "name", "shape (float32)"), rows)
+    note(f"weights: {result.weights}")
+    if result.weights.random:
+        warn("random weights: predictions mean nothing")
+    elif result.weights.trained_mode != result.card.network.temporal_mode:
+        warn(f"weights trained in mode {result.weights.trained_mode}: predictions are worse than they could be")
