@@ -20,6 +20,7 @@ LIBRARY = "model.so"
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
 MODEL_ONNX = "model.onnx"
+OUTPUT_FOLDER = Path("out")
 _ABI_VERSION = 1
 
 
@@ -75,6 +76,20 @@ def load_artifact(path: str | Path) -> Artifact:
             f"{manifest_file}: {len(manifest.labels)} labels, expected {manifest.classes} (one a class)", make
         )
     return Artifact(folder, manifest)
+
+
+def latest_artifact(folder: Path = OUTPUT_FOLDER) -> Path:
+    """The artifact written last directly below ``folder``.
+
+    Raises
+    ------
+    ArtifactError
+        There is none.
+    """
+    manifests = [path for path in folder.glob(f"*/{MANIFEST}") if not path.parent.name.startswith(".")]
+    if not manifests:
+        raise ArtifactError(f"no compiled artifact below ./{folder}", "make one with: tsm-edge compile")
+    return max(manifests, key=lambda path: path.stat().st_mtime).parent
 
 
 def file_sha256(path: Path) -> str:

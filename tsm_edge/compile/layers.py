@@ -352,11 +352,16 @@ def _fuse_shifts(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
             result.append(shift)
             continue
         shift = shifts.get(layer.source) if isinstance(layer, Convolution) else None
-        if isinstance(layer, Convolution) and shift is not None and layer.weight.shape[2:] == (1, 1):
-            if layer.groups == 1 and layer.source not in (layer.residual,):
-                layer = replace(layer, source=shift.source, shift=Shift(shift.cache, shift.channels))
-        result.append(layer)
+        if isinstance(layer, Convolution) and shift is not None and _splits(layer):
+            result.append(replace(layer, source=shift.source, shift=Shift(shift.cache, shift.channels)))
+        else:
+            result.append(layer)
     return _without_dead(graph, result)
+
+
+def _splits(layer: Convolution) -> bool:
+    """Whether the reduction can run over cache and frame: it has no spatial extent, and no groups."""
+    return layer.weight.shape[2:] == (1, 1) and layer.groups == 1
 
 
 def _shift(graph: OnlineGraph, node: Node) -> ShiftConcat | None:

@@ -75,17 +75,17 @@ def link_library(
         "-Wl,-z,max-page-size=16384",
         f"-Wl,--version-script={VERSION_SCRIPT}",
         *(f"-I{folder}" for folder in (RUNTIME_FOLDER, *includes)),
-        *(str(path) for path in (*SOURCES, *sources, *objects)),
+        *(str(path.resolve()) for path in (*SOURCES, *sources, *objects)),
         "-o",
-        str(output),
+        str(output.resolve()),
     ]
     environment = dict(os.environ)
     # zig builds its C library stubs once for each target; keep them where they last.
     cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsm-edge" / "zig"
     environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(cache))
     environment.setdefault("ZIG_LOCAL_CACHE_DIR", str(cache))
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=output.parent)
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
     if finished.returncode != 0:
         lines = [line for line in finished.stderr.splitlines() if "error" in line] or finished.stderr.splitlines()
         reason = lines[0].strip() if lines else f"exit code {finished.returncode}"
-        raise CompileError(f"linking for {target.name} failed: {reason}", "run again with --keep-intermediates")
+        raise CompileError(f"linking for {target.name} failed: {reason}", "try: pip install --force-reinstall ziglang")

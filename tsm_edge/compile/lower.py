@@ -22,6 +22,7 @@ from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile
 from tsm_edge.errors import CompileError
 
 CACHE_LANES = 4
+NO_BORDER = Border()
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class _Lowering:
         batch, channels, height, width = shape if len(shape) == 4 else (*shape, 1, 1)[:4]
         if batch != 1:
             raise CompileError(f"tensor {tensor!r} has batch {batch}; an online model has batch 1")
-        border = self.borders.get(tensor, Border())
+        border = self.borders.get(tensor, NO_BORDER)
         return self._new(tensor, nhwc(height, width, channels, self.lanes, border))
 
     def _add_weights(self, packed: np.ndarray) -> BufferRef:
@@ -105,7 +106,7 @@ class _Lowering:
         refs = tuple(buffers[key] for key in spec.buffers)
         self.calls.append(KernelCall(name, spec, refs, layer, rule, flops, moved))
 
-    def _source(self, tensor: str, border: Border = Border()) -> _Tensor:
+    def _source(self, tensor: str, border: Border = NO_BORDER) -> _Tensor:
         """The tensor with at least this border, copied if it was not made with one."""
         found = self.tensors[tensor]
         have = found.image.border
@@ -126,7 +127,7 @@ class _Lowering:
         self._call("pad", spec, {"source": found.buffer, "target": made.buffer}, key, 0, moved)
         return made
 
-    def _vectors(self, tensor: str, border: Border = Border()) -> _Tensor:
+    def _vectors(self, tensor: str, border: Border = NO_BORDER) -> _Tensor:
         """The tensor as NHWC with whole vectors of channels, for rules that read vectors."""
         found = self._source(tensor, border)
         image = found.image
@@ -163,7 +164,9 @@ class _Lowering:
     def _copy_taps(self, tensor: str) -> None:
         """Caches nobody wrote on the way."""
         found = self.tensors.get(tensor)
-        for index, _ in self.taps.pop(tensor, []) if found else []:
+        if found is None:
+            return
+        for index, _ in self.taps.pop(tensor, []):
             image = self.cache_images[index]
             spec = CopySpec(found.image, image, CACHE_LANES)
             buffers = {"source": found.buffer, "target": BufferRef("next_cache", index)}
@@ -367,7 +370,7 @@ def _borders(graph: OnlineGraph, layers: list[ir.Layer]) -> dict[str, Border]:
     borders: dict[str, Border] = {}
     for layer in layers:
         if isinstance(layer, ir.Convolution):
-            need, have = _needed_border(graph, layer), borders.get(layer.source, Border())
+            need, have = _needed_border(graph, layer), borders.get(layer.source, NO_BORDER)
             borders[layer.source] = Border(
                 max(need.top, have.top),
                 max(need.left, have.left),

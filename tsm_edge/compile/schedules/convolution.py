@@ -11,6 +11,7 @@ the shift cache, the others from the current frame. Nothing is concatenated.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.emit import Expr
 from tsm_edge.compile.schedules.geometry import Image
 from tsm_edge.compile.schedules.tiles import GemmTile
+
+# One step of the reduction: source buffer and layout, offset of the tile's first pixel, channel, row of the weights.
+_Step = Callable[[Any, Image, Expr, Expr, Expr], None]
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ def _register_tile(
             emit.store(target, _at(spec.target, y, x + row) + offset, value, lanes)
 
 
-def _reduce(spec: ConvolutionSpec, buffers: dict[str, Any], y: Expr, x: Expr, channel: Expr, step: Any) -> None:
+def _reduce(spec: ConvolutionSpec, buffers: dict[str, Any], y: Expr, x: Expr, channel: Expr, step: _Step) -> None:
     """The k loop: kernel rows, kernel columns, channels; the cache's channels first where there is a shift."""
     kernel_height, kernel_width = spec.kernel
     source, channels = spec.source, spec.reduction_channels
@@ -231,20 +235,14 @@ def _reduce(spec: ConvolutionSpec, buffers: dict[str, Any], y: Expr, x: Expr, ch
 
 def _tap(spec: ConvolutionSpec, buffers: dict[str, Any], y: Expr, x: Expr, channel: Expr, vectors: int) -> None:
     """Copy the first channels of the finished tile, still in L1, to the next shift cache."""
-    if spec.tap is None:
+    if spec.tap is None or (isinstance(channel, int) and channel >= spec.tap.pixel):
         return
-    quads, panel_quads = spec.tap.pixel // 4, vectors * spec.lanes // 4
-
-    def copy(first: Expr, last: Expr) -> None:
-        with emit.loop(spec.tile.rows) as row, emit.loop(last, first) as quad:
-            value = emit.load(buffers["target"], _at(spec.target, y, x + row) + quad * 4, 4)
-            emit.store(buffers["tap"], _at(spec.tap, y, x + row) + quad * 4, value, 4)
-
-    if spec.tile.panels == 1:
-        copy(0, min(quads, panel_quads))
-        return
-    with emit.when(channel < quads * 4):
-        copy(emit.div(channel, 4), emit.smaller(emit.div(channel, 4) + panel_quads, quads))
+    # Quads of channels of the cache that this panel holds; panels beyond the cache loop zero times.
+    first = emit.div(channel, 4)
+    last = emit.smaller(first + vectors * spec.lanes // 4, spec.tap.pixel // 4)
+    with emit.loop(spec.tile.rows) as row, emit.loop(last, first) as quad:
+        value = emit.load(buffers["target"], _at(spec.target, y, x + row) + quad * 4, 4)
+        emit.store(buffers["tap"], _at(spec.tap, y, x + row) + quad * 4, value, 4)
 
 
 def _at(image: Image, y: Expr, x: Expr) -> Expr:

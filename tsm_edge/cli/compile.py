@@ -1,0 +1,109 @@
+"""``tsm-edge compile``: a model, or an ONNX file, for a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tsm_edge.artifact import OUTPUT_FOLDER
+from tsm_edge.cards import TemporalMode, load_model, load_target
+from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+
+if TYPE_CHECKING:
+    from tsm_edge.artifact import Artifact
+
+
+def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for name, sign, output in pairs:
+        if not (name and sign and output):
+            raise click.BadParameter(f"{name!r}: expected INPUT=OUTPUT, two tensor names of the ONNX file")
+    return {name: output for name, _, output in pairs}
+
+
+@click.command("compile")
+@click.argument("model", required=False)
+@click.option("--target", default="native", show_default=True, help="Target card, by name or path.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory to write [out/MODEL-TARGET].")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; without: random ones.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="Compile this ONNX file instead of exporting MODEL.")
+@click.option(
+    "--cache",
+    "cache_names",
+    multiple=True,
+    metavar="IN=OUT",
+    callback=_cache_pairs,
+    help="For an ONNX file of another tool: a cache input and its output; repeat for each cache.",
+)
+@click.option("--allow-offline-weights", is_flag=True, help="Accept weights not trained for online use.")
+@click.option("--mode", type=click.Choice(["online", "none"]), help="Temporal mode; by default the model card's.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random weights.")
+@click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
+@json_option
+def command(
+    model: str | None,
+    target: str,
+    output: Path | None,
+    checkpoint: Path | None,
+    onnx: Path | None,
+    cache_names: dict[str, str],
+    allow_offline_weights: bool,
+    mode: TemporalMode | None,
+    seed: int,
+    keep_intermediates: bool,
+    as_json: bool,
+) -> None:
+    """Compile MODEL for a target: a directory with model.so, manifest.json and labels.txt.
+
+    MODEL is a model card's name or path (default: mobilenetv2-jester). With --onnx it only lends its preprocessing
+    and labels to a file that tsm-edge did not export.
+    """
+    from tsm_edge.compile.pipeline import CompileRequest, compile_model
+
+    card = load_model(model or "mobilenetv2-jester") if model or onnx is None else None
+    target_card = load_target(target)
+    name = card.name if card else onnx.stem if onnx else ""
+    folder = output or OUTPUT_FOLDER / f"{name}-{target_card.name}"
+    request = CompileRequest(
+        target=target_card,
+        output=folder,
+        card=card,
+        checkpoint=checkpoint,
+        onnx=onnx,
+        cache_names=cache_names,
+        allow_offline_weights=allow_offline_weights,
+        temporal_mode=mode,
+        seed=seed,
+        intermediates=folder.with_name(f"{folder.name}-intermediates") if keep_intermediates else None,
+    )
+    with status(f"compiling {name} for {target_card.name}") as show:
+        artifact = compile_model(request, lambda stage: show(f"{name} for {target_card.name}: {stage}"))
+    _print(artifact, request.intermediates, as_json)
+
+
+def _print(artifact: Artifact, intermediates: Path | None, as_json: bool) -> None:
+    manifest = artifact.manifest
+    if as_json:
+        print_json({"path": artifact.path, "manifest": manifest})
+        return
+    memory, caches = manifest.memory, len(manifest.caches)
+    rows = [
+        ("model", manifest.model),
+        ("target", f"{manifest.target.name} ({manifest.target.triple}, {manifest.target.cpu}, {manifest.target.libc})"),
+        ("frame", f"float32 {list(manifest.frame.shape)}"),
+        ("logits", f"float32 {list(manifest.logits.shape)}"),
+        ("shift caches", f"{caches}, {memory.cache_bytes / 2 / 1e3:.0f} kB (kept twice: read one, write the other)"),
+        ("weights", f"{memory.weight_bytes / 1e6:.1f} MB, {manifest.weights}"),
+        ("workspace", f"{memory.workspace_bytes / 1e6:.1f} MB, planned at compile time"),
+        ("kernels", f"{len(manifest.kernels)} calls, {sum(k.flops for k in manifest.kernels) / 1e9:.3f} GFLOP a frame"),
+        ("model.so", f"{artifact.library.stat().st_size / 1e6:.1f} MB"),
+        ("compile time", f"{manifest.compile_seconds:.1f} s"),
+    ]
+    print_table(str(artifact.path), ("", ""), rows)
+    if intermediates is not None:
+        note(f"intermediates: {intermediates}")
+    if manifest.random_weights:
+        warn("random weights: predictions mean nothing")
+    note(f"next: tsm-edge verify {artifact.path}")

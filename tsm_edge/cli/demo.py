@@ -1,0 +1,55 @@
+"""``tsm-edge demo``: the main job, with no arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tsm_edge.artifact import OUTPUT_FOLDER
+from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+
+
+@click.command("demo")
+@click.option("--model", default="mobilenetv2-jester", show_default=True, help="Model card, by name or path.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; without: random ones.")
+@click.option("--video", type=click.Path(path_type=Path), help="A clip; without: one is generated.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=OUTPUT_FOLDER,
+    show_default=True,
+    help="Folder for the compiled model and the videos.",
+)
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU threads of the model.")
+@json_option
+def command(model: str, checkpoint: Path | None, video: Path | None, output: Path, threads: int, as_json: bool) -> None:
+    """Export a model, compile it for this machine, verify it against ONNX Runtime, and run it on a clip."""
+    from tsm_edge.demo import DemoRequest, run_demo
+
+    with status("starting") as show:
+        result = run_demo(DemoRequest(model, checkpoint, video, output, threads), show)
+    if as_json:
+        print_json(result)
+        return
+    summary, step = result.run, result.run.step
+    worst = max(check.error for check in result.verify.checks)
+    labels = ", ".join(f"{name} ({count} frames)" for name, count in result.labels[:3])
+    rows = [
+        ("compiled model", f"{result.artifact} ({result.manifest.target.name}, {result.manifest.target.cpu})"),
+        ("verified", f"{result.verify.frames} frames against ONNX Runtime, largest relative error {worst:.1e}"),
+        ("clip", f"{summary.source}, {summary.frames} frames"),
+        ("labels", labels or "none"),
+        (
+            "network",
+            f"{step.median_ms:.1f} ms a frame (p90 {step.p90_ms:.1f} ms), {threads} thread(s)" if step else "-",
+        ),
+        ("whole loop", f"{summary.frames_per_s:.1f} frames/s: decode, preprocess, network, annotated video"),
+        ("annotated video", str(result.video)),
+        ("time", f"{result.seconds:.0f} s"),
+    ]
+    print_table("", ("", ""), rows)
+    if result.manifest.random_weights:
+        warn("random weights: predictions mean nothing")
+        note("give trained weights with: tsm-edge demo --checkpoint FILE")

@@ -1,0 +1,135 @@
+"""``tsm-edge run``: live predictions on a video file, a stream or a camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact
+from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
+
+if TYPE_CHECKING:
+    from tsm_edge.run import FrameResult, Manifest, RunRequest, RunSummary
+    from tsm_edge.video.capture import SourceOptions
+
+
+@click.command("run")
+@artifact_argument
+@click.option("--video", metavar="FILE|URL", help="A video file, a stream's address, or a GStreamer pipeline.")
+@click.option("--camera", metavar="N", type=click.IntRange(min=0), help="A camera, by its number.")
+@click.option("--out", metavar="FILE.mp4", type=click.Path(path_type=Path), help="Write the annotated video here.")
+@json_option
+@click.option("--every", metavar="K", type=click.IntRange(min=1), default=1, help="Predict on each K-th frame.")
+@click.option("--smooth/--raw", default=False, help="Steady the label by the model card's rules (default: raw).")
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), default=1, help="CPU threads of the network.")
+@click.option("--show", is_flag=True, help="Show the annotated video in a window (q: quit).")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
+@click.option("--gap", metavar="S", type=float, default=1.0, help="Reset the caches after a gap of S seconds.")
+@click.option("--reconnect", metavar="S", type=float, default=0.0, help="Try a lost live source again for S seconds.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    artifact: Path | None,
+    video: str | None,
+    camera: int | None,
+    out: Path | None,
+    as_json: bool,
+    every: int,
+    smooth: bool,
+    threads: int,
+    show: bool,
+    limit: int | None,
+    gap: float,
+    reconnect: float,
+) -> None:
+    """Predict on every frame of a video with the compiled model in DIR, and say how long each part took.
+
+    A live source gives its newest frame each time, so that predictions never lag behind. Ctrl-C ends the run; the
+    annotated video is finished first.
+    """
+    place = video if camera is None else camera
+    if place is None or (video is not None and camera is not None):
+        raise click.UsageError("expected either --video FILE|URL or --camera N", ctx)
+    from tsm_edge.run import RunRequest
+    from tsm_edge.video.capture import SourceOptions
+
+    logs = bool(ctx.obj.debug)
+    options = SourceOptions(gap_s=gap, reconnect_s=reconnect, native_logs=logs)
+    request = RunRequest(every=every, smooth=smooth, limit=limit, out=out, show=show, native_logs=logs)
+    _run(chosen_artifact(artifact), threads, place, options, request, as_json)
+
+
+def _run(
+    artifact: Path, threads: int, place: str | int, options: SourceOptions, request: RunRequest, as_json: bool
+) -> None:
+    from tsm_edge.run import RANDOM_WEIGHTS, run
+    from tsm_edge.session import OnlineSession
+    from tsm_edge.video.source import open_source
+
+    with OnlineSession(artifact, threads=threads) as session, open_source(place, options) as source:
+        if session.manifest.random_weights:
+            warn(RANDOM_WEIGHTS)
+        results = run(session, source, request)
+        width = _label_width(session.manifest)
+        try:
+            with results:
+                for result in results:
+                    _print_frame(result, width, as_json)
+        finally:
+            # Also after Ctrl-C or a lost camera: what was done until then counts.
+            summary = results.summary()
+            _print_summary(summary, as_json)
+        if not summary.complete:
+            warn(f"{summary.source}: {summary.ended}")
+
+
+def _label_width(manifest: Manifest) -> int:
+    names = manifest.labels or (f"class {manifest.classes - 1}",)
+    return max(map(len, names))
+
+
+def _print_frame(result: FrameResult, width: int, as_json: bool) -> None:
+    if as_json:
+        fields = to_plain(result)
+        del fields["logits"]
+        print_json_line({"type": "frame", **fields})
+        return
+    reset = f"  caches reset: {result.reset}" if result.reset not in ("", "start") else ""
+    click.echo(
+        f"frame {result.index:<5d} {result.time_s:8.2f} s  {result.label:<{width}}  {100 * result.probability:5.1f} %"
+        f"  decode {result.decode_ms:4.1f} ms  preprocess {result.preprocess_ms:4.1f} ms"
+        f"  step {result.step_ms:5.1f} ms{reset}"
+    )
+
+
+def _print_summary(summary: RunSummary, as_json: bool) -> None:
+    if as_json:
+        print_json_line({"type": "summary", **to_plain(summary)})
+    else:
+        _print_tables(summary)
+
+
+def _print_tables(summary: RunSummary) -> None:
+    from tsm_edge.run import RANDOM_WEIGHTS
+
+    parts = {
+        "decode": summary.decode,
+        "preprocess": summary.preprocess,
+        "step": summary.step,
+        "frame to label": summary.latency,
+    }
+    rows = [(name, f"{timing.median_ms:11.2f}", f"{timing.p90_ms:8.2f}") for name, timing in parts.items() if timing]
+    click.echo()
+    if rows:
+        print_table("", ("part", "median (ms)", "p90 (ms)"), rows)
+    click.echo(
+        f"{summary.predictions} predictions on {summary.frames} frames in {summary.wall_s:.2f} s: "
+        f"{summary.frames_per_s:.1f} frames/s, {summary.dropped} frames dropped, caches reset {summary.resets} times"
+    )
+    click.echo(f"ended: {summary.ended}")
+    if summary.out is not None:
+        click.echo(f"annotated video: {summary.out}")
+    if summary.random_weights:
+        click.echo(RANDOM_WEIGHTS)

@@ -1,0 +1,57 @@
+"""``tsm-edge verify``: the compiled model against ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact
+from tsm_edge.cli.output import json_option, note, print_json, print_table, status
+
+
+@click.command("verify")
+@artifact_argument
+@click.option("--onnx", type=click.Path(path_type=Path), help="The ONNX file, if not the one kept in DIR.")
+@click.option("--frames", type=click.IntRange(min=16), default=16, show_default=True, help="Frames to compare.")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU threads of the model.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context, artifact: Path | None, onnx: Path | None, frames: int, threads: int, as_json: bool
+) -> None:
+    """Run the compiled model in DIR and its ONNX file side by side, caches fed back, and compare every output.
+
+    DIR: by default the artifact compiled last below ./out. Exit code 1 when an output differs.
+    """
+    from tsm_edge.verify import TOLERANCE, verify_artifact
+
+    path = chosen_artifact(artifact)
+    with status(f"verifying {path}"):
+        result = verify_artifact(path, onnx, frames, threads)
+    if as_json:
+        print_json(
+            {
+                "path": result.path,
+                "frames": result.frames,
+                "threads": result.threads,
+                "passed": result.passed,
+                "checks": [
+                    {"name": c.name, "shape": c.shape, "magnitude": c.magnitude, "error": c.error, "passed": c.passed}
+                    for c in result.checks
+                ],
+            }
+        )
+    else:
+        print_table(
+            f"{result.path} against ONNX Runtime, {result.frames} frames with cache feedback",
+            ("output", "shape", "largest value", "relative error", ""),
+            [
+                (c.name, list(c.shape), f"{c.magnitude:.4g}", f"{c.error:.1e}", "ok" if c.passed else "DIFFERS")
+                for c in result.checks
+            ],
+        )
+        verdict = "all outputs agree" if result.passed else "outputs DIFFER"
+        note(f"{verdict} (tolerance {TOLERANCE:.0e} of the largest value)")
+    if not result.passed:
+        ctx.exit(1)

@@ -1,0 +1,150 @@
+"""The main job in one call: export, compile for this machine, verify, run on a clip."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tsm_edge.artifact import OUTPUT_FOLDER
+from tsm_edge.cards import load_model, load_target
+from tsm_edge.compile.pipeline import CompileRequest, compile_model
+from tsm_edge.errors import CheckFailed, VideoError
+from tsm_edge.manifest import Manifest
+from tsm_edge.run import RunRequest, RunSummary, run
+from tsm_edge.session import OnlineSession
+from tsm_edge.verify import VerifyResult, verify_artifact
+from tsm_edge.video.source import open_source
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoRequest:
+    """What the demo runs on.
+
+    Attributes
+    ----------
+    model : str
+        Model card.
+    checkpoint : Path or None
+        Trained weights; None: random ones, and predictions mean nothing.
+    video : Path or None
+        A clip; None: one is generated.
+    output : Path
+        Folder for the artifact, the clip and the annotated video.
+    threads : int
+        CPU threads of the network.
+    """
+
+    model: str = "mobilenetv2-jester"
+    checkpoint: Path | None = None
+    video: Path | None = None
+    output: Path = OUTPUT_FOLDER
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo did.
+
+    Attributes
+    ----------
+    artifact : Path
+    manifest : Manifest
+    verify : VerifyResult
+    run : RunSummary
+    labels : tuple of (str, int)
+        Labels shown and for how many frames, most frequent first.
+    video : Path
+        The annotated video.
+    seconds : float
+        For everything.
+    """
+
+    artifact: Path
+    manifest: Manifest
+    verify: VerifyResult
+    run: RunSummary
+    labels: tuple[tuple[str, int], ...]
+    video: Path
+    seconds: float
+
+
+def run_demo(request: DemoRequest, progress: Progress = lambda text: None) -> DemoResult:
+    """Export, compile, verify and run.
+
+    Raises
+    ------
+    CheckFailed
+        The compiled model does not agree with ONNX Runtime.
+    TsmEdgeError
+        As from the stages.
+    """
+    started = time.monotonic()
+    card = load_model(request.model)
+    target = load_target("native")
+    folder = request.output / f"{card.name}-native"
+    artifact = compile_model(CompileRequest(target, folder, card, request.checkpoint), progress)
+    progress("verifying against ONNX Runtime")
+    verified = verify_artifact(artifact)
+    if not verified.passed:
+        raise CheckFailed(f"{folder}: does not agree with ONNX Runtime", f"see: tsm-edge verify {folder}")
+    clip = request.video
+    if clip is None:
+        progress("drawing a clip")
+        clip = write_clip(request.output / "demo-clip.mp4")
+    annotated = request.output / "demo-annotated.mp4"
+    shown: Counter[str] = Counter()
+    progress(f"running on {clip}")
+    with (
+        OnlineSession(artifact, threads=request.threads) as session,
+        open_source(str(clip)) as source,
+        run(session, source, RunRequest(smooth=True, out=annotated)) as results,
+    ):
+        for result in results:
+            shown[result.label] += 1
+    return DemoResult(
+        artifact.path,
+        artifact.manifest,
+        verified,
+        results.summary(),
+        tuple(shown.most_common()),
+        annotated,
+        time.monotonic() - started,
+    )
+
+
+def write_clip(path: Path, frames: int = 90, fps: float = 30.0) -> Path:
+    """Draw a clip of a hand-sized disc that swipes left and right, 320 × 240 pixels, and write it as MP4.
+
+    Raises
+    ------
+    VideoError
+        The file cannot be written.
+    """
+    import cv2
+
+    height, width = 240, 320
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
+    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    try:
+        if not writer.isOpened():
+            raise VideoError(f"{path}: cannot be written as MP4", "give a clip with: tsm-edge demo --video FILE")
+        ramp = np.linspace(40, 120, width, dtype=np.float32)[None, :, None]
+        background = np.broadcast_to(ramp, (height, width, 3)).astype(np.uint8)
+        for index in range(frames):
+            image = background.copy()
+            x = int(width * (0.5 + 0.35 * np.sin(2 * np.pi * index / 45)))
+            cv2.ellipse(image, (x, height // 2), (34, 46), 0.0, 0.0, 360.0, (120, 160, 220), -1)
+            writer.write(image)
+    finally:
+        writer.release()
+    os.replace(temporary, path)
+    return path
