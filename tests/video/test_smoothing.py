@@ -88,7 +88,9 @@ def test_logits_may_live_in_a_buffer_that_changes() -> None:
     assert smoother.update(buffer).class_index == 1
 
 
-@pytest.mark.parametrize("settings", [Smoothing(masked=(0, 1, 2)), Smoothing(masked=(7,)), Smoothing(shown_as=((0, 3),))])
+@pytest.mark.parametrize(
+    "settings", [Smoothing(masked=(0, 1, 2)), Smoothing(masked=(7,)), Smoothing(shown_as=((0, 3),))]
+)
 def test_impossible_rules_are_refused(settings: Smoothing) -> None:
     with pytest.raises(CardError, match="smoothing"):
         Smoother(settings, 3)

@@ -71,8 +71,8 @@ def _run(
     with OnlineSession(artifact, threads=threads) as session, open_source(place, options) as source:
         if session.manifest.random_weights:
             warn(RANDOM_WEIGHTS)
-        results = run(session, source, request)
         width = _label_width(session.manifest)
+        results = run(session, source, request)
         try:
             with results:
                 for result in results:

@@ -25,6 +25,8 @@ Image = npt.NDArray[np.uint8]
 
 # AV_LOG_QUIET of FFmpeg's libavutil/log.h.
 _FFMPEG_QUIET = "-8"
+# cv::utils::logging::LogLevel.
+_CV_SILENT, _CV_WARNING = 0, 3
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MOST_FRAMES = 1e9
 
@@ -253,8 +255,10 @@ def load_opencv(options: SourceOptions) -> Any:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_QUIET)
     import cv2
 
-    logging = cv2.utils.logging
-    logging.setLogLevel(logging.LOG_LEVEL_WARNING if options.native_logs else logging.LOG_LEVEL_SILENT)
+    level = _CV_WARNING if options.native_logs else _CV_SILENT
+    # OpenCV 4.9 has the function in the package itself, later ones in a submodule.
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    set_level(level)
     return cv2
 
 

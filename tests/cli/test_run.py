@@ -1,0 +1,236 @@
+"""``tsm-edge run`` as a real process, with a stand-in for the compiled model."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clips import clip, cut_off, damaged, index_first, only_sound
+from fake_session import FakeSession
+from mjpeg_server import MjpegServer, Send, serving, steady, wait_until
+
+from tsm_edge.cli.main import entry_point
+from tsm_edge.video.source import open_source
+
+TESTS = Path(__file__).resolve().parents[1]
+PROGRAM = [sys.executable, str(TESTS / "run_cli_with_fake_session.py"), "run"]
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def environment(program_environment: dict[str, str]) -> dict[str, str]:
+    environment = {**program_environment, "PYTHONPATH": f"{program_environment['PYTHONPATH']}:{TESTS}"}
+    environment.pop("OPENCV_FFMPEG_LOGLEVEL", None)  # set by tests that used the package in this process
+    return environment
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Run:
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [*PROGRAM, *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=environment
+        )
+
+    return call
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_line_a_frame_and_a_summary(run: Run) -> None:
+    result = run("model", "--video", clip("bikes.mp4"), "--limit", 20)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    pattern = re.compile(
+        r"frame (\d+) +\d+\.\d\d s  level \d +\d+\.\d %  decode +\d+\.\d ms  preprocess +\d+\.\d ms  step +\d+\.\d ms"
+    )
+    matches = [pattern.fullmatch(line) for line in lines[:20]]
+    assert [match and int(match[1]) for match in matches] == list(range(20))
+    summary = "\n".join(lines[20:])
+    for text in (
+        "median (ms)",
+        "p90 (ms)",
+        "preprocess",
+        "20 predictions on 20 frames",
+        "frames/s",
+        "limit of 20 frames",
+    ):
+        assert text in summary
+
+
+def test_json_is_one_object_a_line_and_then_a_summary(run: Run) -> None:
+    result = run("model", "--video", clip("carphone_pristine.mp4"), "--json", "--every", 2, "--threads", 1)
+    assert result.returncode == 0, result.stderr
+    *frames, summary = json_lines(result.stdout)
+    assert [frame["index"] for frame in frames] == list(range(0, 120, 2))
+    assert set(frames[0]) == {
+        "type", "index", "time_s", "label", "class_index", "probability",
+        "decode_ms", "preprocess_ms", "step_ms", "latency_ms", "reset",
+    }  # fmt: skip
+    assert {frame["type"] for frame in frames} == {"frame"}
+    assert summary["type"] == "summary"
+    assert (summary["frames"], summary["predictions"], summary["complete"]) == (120, 60, True)
+    assert summary["step"].keys() == {"median_ms", "p90_ms"}
+
+
+def test_random_weights_are_said_aloud(run: Run) -> None:
+    said = "random weights: predictions mean nothing"
+    result = run("random-model", "--video", clip("bikes.mp4"), "--limit", 2)
+    assert said in result.stderr
+    assert result.stdout.splitlines()[-1] == said
+    as_json = run("random-model", "--video", clip("bikes.mp4"), "--limit", 2, "--json")
+    assert said in as_json.stderr
+    assert json_lines(as_json.stdout)[-1]["random_weights"] is True
+    assert said not in run("model", "--video", clip("bikes.mp4"), "--limit", 2).stderr
+
+
+def test_the_annotated_video_is_written(run: Run, tmp_path: Path) -> None:
+    result = run("model", "--video", clip("bikes.mp4"), "--out", "annotated.mp4", "--limit", 30, "--smooth")
+    assert result.returncode == 0, result.stderr
+    assert "annotated video: annotated.mp4" in result.stdout
+    with open_source(tmp_path / "annotated.mp4") as video:
+        assert (video.info.width, video.info.height, video.info.fps) == (640, 272, 25.0)
+        assert sum(1 for _ in video) == 30
+
+
+def test_mistakes_are_one_line_and_exit_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stand_in = types.ModuleType("tsm_edge.session")
+    stand_in.OnlineSession = FakeSession  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tsm_edge.session", stand_in)
+    (tmp_path / "empty.mp4").touch()
+    bikes, missing = str(clip("bikes.mp4")), str(tmp_path / "missing.mp4")
+    half = cut_off(tmp_path / "half.mp4", clip("bikes.mp4"), 0.5)
+    cases = [
+        ([], "expected either --video FILE|URL or --camera N"),
+        (["--video", "a.mp4", "--camera", "0"], "expected either --video FILE|URL or --camera N"),
+        (["--video", missing], "missing.mp4: no such file"),
+        (["--video", str(tmp_path / "empty.mp4")], "is empty (0 bytes)"),
+        (["--video", str(only_sound(tmp_path / "sound.wav"))], "sound but no video stream"),
+        (["--video", str(half)], "is cut off: its index"),
+        (["--camera", "97"], "/dev/video97 does not exist"),
+        (["--video", bikes, "--out", "out.gif"], "expected a name that ends in .mp4"),
+        (["--video", bikes, "--gap", "0"], "gap_s is 0.0 s, expected more than 0 s"),
+        (["--video", bikes, "--every", "0"], "--every"),
+        (["--video", "http://127.0.0.1:9/x"], "no video could be opened there"),
+    ]
+    for arguments, expected in cases:
+        assert entry_point(["run", "model", *arguments]) == 2, arguments
+        out, err = capfd.readouterr()
+        assert expected in err
+        assert err.count("\n") == 1, err
+        assert out == ""
+
+
+def test_a_headless_opencv_says_what_to_install(run: Run) -> None:
+    import cv2
+
+    if "GUI:                           NONE" not in cv2.getBuildInformation():
+        pytest.skip("this OpenCV has windows")
+    result = run("model", "--video", clip("bikes.mp4"), "--show")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "tsm-edge: error: --show needs a window, but the installed OpenCV is headless; pip install opencv-python"
+    ]
+
+
+def test_a_cut_off_file_is_run_as_far_as_it_goes_without_chatter(run: Run, tmp_path: Path) -> None:
+    whole = index_first(tmp_path / "whole.mp4", clip("bikes.mp4"))
+    cut_off(tmp_path / "cut.mp4", whole, 0.4)
+    result = run("model", "--video", "cut.mp4", "--json")
+    assert result.returncode == 0, result.stderr
+    *frames, summary = json_lines(result.stdout)
+    assert summary["complete"] is False
+    expected = f"decoded {len(frames)} of 250 frames: the rest is cut off or damaged"
+    assert result.stderr == f"warning: video cut.mp4: {expected}\n"
+
+
+def test_the_decoders_own_lines_are_for_debugging(run: Run, tmp_path: Path) -> None:
+    damaged(tmp_path / "damaged.mp4", clip("bikes.mp4"), at=0.1, size=20_000)
+    assert run("model", "--video", "damaged.mp4").stderr.count("\n") == 1
+    assert "[h264 @" in run("model", "--video", "damaged.mp4", "--debug").stderr
+
+
+def test_a_live_stream_that_ends(run: Run) -> None:
+    with serving(steady(60, interval_s=0.02)) as server:
+        result = run("model", "--video", server.url, "--json")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    *frames, summary = json_lines(result.stdout)
+    assert summary["dropped"] + len(frames) == 60
+    assert summary["ended"] == "the sender closed the stream"
+
+
+def test_a_live_stream_that_is_lost_is_summed_up_and_exit_2(run: Run) -> None:
+    def script(server: MjpegServer, send: Send) -> None:
+        if server.connections > 1:
+            return
+        steady(30, interval_s=0.01)(server, send)
+
+    with serving(script) as server:
+        result = run("model", "--video", server.url, "--json", "--reconnect", 0.5)
+    assert result.returncode == 2
+    *frames, summary = json_lines(result.stdout)
+    assert len(frames) == summary["predictions"]
+    assert summary["complete"] is False
+    assert len(result.stderr.splitlines()) == 1
+    assert "not back within 0.5 s" in result.stderr
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_ctrl_c_finishes_the_video_and_sums_up(environment: dict[str, str], tmp_path: Path, as_json: bool) -> None:
+    options = ["--json"] if as_json else []
+    with serving(steady(2000, interval_s=0.02)) as server:
+        process = subprocess.Popen(
+            [*PROGRAM, "model", "--video", server.url, "--out", "out.mp4", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment,
+        )  # fmt: skip
+        assert process.stdout is not None
+        head = [process.stdout.readline() for _ in range(5)]
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert time.monotonic() - began < 5
+    assert err == "tsm-edge: interrupted\n"
+    if as_json:
+        summary = json_lines("".join(head) + out)[-1]
+        assert (summary["type"], summary["ended"]) == ("summary", "interrupted")
+    else:
+        assert "ended: interrupted" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+    with open_source(tmp_path / "out.mp4") as video:
+        assert sum(1 for _ in video) >= 2
+
+
+def test_ctrl_c_while_waiting_for_a_stream(environment: dict[str, str], tmp_path: Path) -> None:
+    def script(server: MjpegServer, send: Send) -> None:
+        server.pause(30)
+
+    with serving(script) as server:
+        process = subprocess.Popen(
+            [*PROGRAM, "model", "--video", server.url],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment,
+        )  # fmt: skip
+        wait_until(lambda: server.connections > 0)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err == "tsm-edge: interrupted\n"
+    assert time.monotonic() - began < 3
