@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import hashlib
 import os
 import platform
@@ -158,7 +159,7 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
             f"{artifact.path}: compiled for {target.name} ({target.cpu}), this CPU lacks {', '.join(missing)}", hint
         )
     try:
-        library = ctypes.CDLL(str(artifact.library.resolve()))
+        library = _load(artifact)
         library.tsm_abi_version.restype = ctypes.c_int32
         version = library.tsm_abi_version()
     except (OSError, AttributeError) as error:
@@ -166,6 +167,19 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
     if version != _ABI_VERSION:
         raise ArtifactError(f"{artifact.library}: ABI version {version}, expected {_ABI_VERSION}", hint)
     return library
+
+
+def _load(artifact: Artifact) -> ctypes.CDLL:
+    path = artifact.library.resolve()
+    library = ctypes.CDLL(str(path))
+    library.tsm_manifest.restype = ctypes.c_char_p
+    if library.tsm_manifest() == dataclasses.replace(artifact.manifest, files={}).to_json().encode("utf-8"):
+        return library
+    # The system's loader knows libraries by path: one loaded from here before it was compiled again hides the new one.
+    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as folder:
+        link = Path(folder) / LIBRARY
+        link.symlink_to(path)
+        return ctypes.CDLL(str(link))
 
 
 # What each x86-64 level adds that a kernel would trap on (x86-64 psABI), as /proc/cpuinfo spells it.

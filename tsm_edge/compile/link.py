@@ -1,4 +1,8 @@
-"""Linking with the compiler of the ``ziglang`` wheel: the same on every host, for every target, no system toolchain."""
+"""Linking with the compiler of the ``ziglang`` wheel: the same on every host, for every target, no system toolchain.
+
+Two links of the same objects: ``model.so`` against the target's C library, and a static program against musl that
+needs no library at all.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,28 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tsm_edge.cards import TargetCard
 from tsm_edge.errors import CompileError
 from tsm_edge.runtime import RUNTIME_FOLDER, SOURCES, VERSION_SCRIPT
+
+# What the C runtime may take from Android's libc.so and the kernels from its libm.so; anything else fails to link. All
+# are in bionic since API level 21, and their types and constants are those of musl's headers on 64-bit Arm.
+_BIONIC = {
+    "libc.so": (
+        *("calloc", "free", "memcpy", "memmove", "memset", "getenv", "strtol", "snprintf", "vsnprintf"),
+        *("clock_gettime", "sched_getaffinity", "sched_yield", "pthread_create", "pthread_join"),
+        *("pthread_mutex_init", "pthread_mutex_destroy", "pthread_mutex_lock", "pthread_mutex_unlock"),
+        *("pthread_cond_init", "pthread_cond_destroy", "pthread_cond_wait", "pthread_cond_broadcast"),
+    ),
+    "libm.so": ("erff", "exp2f", "expf", "fmodf", "log2f", "logf", "powf", "roundf", "tanhf"),
+}
+
+# Pages may have 16 KiB: Android from version 15, and Raspberry Pi OS on the Pi 5.
+_COMPILE = ("-O2", "-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fno-stack-protector", "-s", "-Wl,-z,max-page-size=16384")
 
 
 @functools.cache
@@ -38,15 +58,29 @@ def zig_version() -> str:
 
 
 def zig_target(target: TargetCard) -> str:
-    """The card's triple and C library as zig spells them: ``x86_64-linux-gnu.2.17``."""
-    architecture = target.cpu.triple.split("-")[0].replace("armv7l", "arm").replace("armv7a", "arm")
+    """The card's triple and C library as zig spells them: ``x86_64-linux-gnu.2.17``.
+
+    Android's is musl: zig has no headers of bionic, and musl's agree with it in all that the runtime uses.
+    """
+    architecture = _architecture(target)
     kind, _, version = target.libc.partition("-")
     if kind == "glibc":
         suffix = "eabihf" if architecture == "arm" else ""
         return f"{architecture}-linux-gnu{suffix}.{version}"
-    if kind == "musl":
-        return f"{architecture}-linux-musl{'eabihf' if architecture == 'arm' else ''}"
-    raise CompileError(f"target {target.name}: libc {target.libc!r} cannot be linked against yet")
+    if kind == "bionic" and architecture != "aarch64":
+        raise CompileError(f"target {target.name}: {target.cpu.triple} with bionic, expected 64-bit Arm on Android")
+    return static_target(target)
+
+
+def static_target(target: TargetCard) -> str:
+    """The target of a program that needs no C library on the device, as zig spells it: ``arm-linux-musleabihf``."""
+    architecture = _architecture(target)
+    return f"{architecture}-linux-musl{'eabihf' if architecture == 'arm' else ''}"
+
+
+def _architecture(target: TargetCard) -> str:
+    name = target.cpu.triple.split("-")[0]
+    return "arm" if name.startswith("arm") else name
 
 
 def link_library(
@@ -59,25 +93,46 @@ def link_library(
     CompileError
         The linker failed; its first message is in the error.
     """
+    inputs = [*SOURCES, *sources, *objects]
+    flags = ["-shared", "-Wl,-z,defs", f"-Wl,--version-script={VERSION_SCRIPT}"]
+    if target.libc != "bionic":
+        _link(output, target, [zig_target(target), *flags, "-pthread"], inputs, includes)
+        return
+    # x18 holds Android's shadow call stack; outlined atomics would ask the C library for the CPU's features.
+    flags += ["-nostdlib", "-ffixed-x18", "-mno-outline-atomics", "-Wl,--hash-style=both", "-Wl,--as-needed"]
+    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as folder:
+        stubs = [_bionic_stub(target, Path(folder) / name, symbols) for name, symbols in _BIONIC.items()]
+        _link(output, target, [zig_target(target), *flags], [*inputs, *stubs], includes)
+
+
+def link_program(output: Path, target: TargetCard, inputs: Sequence[Path]) -> None:
+    """Compile and link a static program from C and assembler sources and objects.
+
+    Raises
+    ------
+    CompileError
+        The linker failed; its first message is in the error.
+    """
+    _link(output, target, [static_target(target), "-static"], inputs, [])
+
+
+def _bionic_stub(target: TargetCard, path: Path, symbols: Sequence[str]) -> Path:
+    """An empty library that stands for Android's: only its name and its symbols' reach the linked file."""
+    source = path.with_suffix(".s")
+    source.write_text(".text\n" + "".join(f".globl {name}\n.type {name},%function\n{name}:\n" for name in symbols))
+    _link(path, target, [zig_target(target), "-shared", "-nostdlib", f"-Wl,-soname,{path.name}"], [source], [])
+    return path
+
+
+def _link(
+    output: Path, target: TargetCard, flags: Sequence[str], inputs: Sequence[Path], includes: Sequence[Path]
+) -> None:
+    """Run ``zig cc``; the first of ``flags`` is its target."""
     command = [
-        *zig_command(),
-        "cc",
-        "-target",
-        zig_target(target),
-        "-O2",
-        "-std=c11",
-        "-fPIC",
-        "-fno-stack-protector",
-        "-D_GNU_SOURCE",
-        "-shared",
-        "-s",
-        "-pthread",
-        "-Wl,-z,max-page-size=16384",
-        f"-Wl,--version-script={VERSION_SCRIPT}",
+        *(*zig_command(), "cc", "-target", *flags, *_COMPILE),
         *(f"-I{folder}" for folder in (RUNTIME_FOLDER, *includes)),
-        *(str(path.resolve()) for path in (*SOURCES, *sources, *objects)),
-        "-o",
-        str(output.resolve()),
+        *(str(path.resolve()) for path in inputs),
+        *("-o", str(output.resolve())),
     ]
     environment = dict(os.environ)
     # zig builds its C library stubs once for each target; keep them where they last.
