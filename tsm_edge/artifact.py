@@ -6,7 +6,6 @@ import ctypes
 import dataclasses
 import hashlib
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.errors import ArtifactError
+from tsm_edge.machine import architecture, cpu_flags, missing_features, this_architecture
 from tsm_edge.manifest import Manifest, parse_manifest
 
 LIBRARY = "model.so"
@@ -146,14 +146,11 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
         It was compiled for another architecture, needs CPU features this machine lacks, or has another ABI.
     """
     target = artifact.manifest.target
-    here = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
-    architecture = target.triple.split("-")[0]
+    here, wanted = this_architecture(), architecture(target.triple)
     hint = "compile for this machine with: tsm-edge compile --target native"
-    if here != architecture and not (here.startswith("armv") and architecture.startswith("armv")):
-        raise ArtifactError(
-            f"{artifact.path}: compiled for {target.name} ({architecture}), this machine is {here}", hint
-        )
-    missing = _missing_features(target.cpu)
+    if here != wanted:
+        raise ArtifactError(f"{artifact.path}: compiled for {target.name} ({wanted}), this machine is {here}", hint)
+    missing = missing_features(target.cpu, cpu_flags())
     if missing:
         raise ArtifactError(
             f"{artifact.path}: compiled for {target.name} ({target.cpu}), this CPU lacks {', '.join(missing)}", hint
@@ -180,21 +177,3 @@ def _load(artifact: Artifact) -> ctypes.CDLL:
         link = Path(folder) / LIBRARY
         link.symlink_to(path)
         return ctypes.CDLL(str(link))
-
-
-# What each x86-64 level adds that a kernel would trap on (x86-64 psABI), as /proc/cpuinfo spells it.
-_LEVEL_FLAGS = {
-    "x86-64-v2": ("sse4_1", "sse4_2", "ssse3", "popcnt"),
-    "x86-64-v3": ("avx2", "fma", "bmi2", "f16c"),
-    "x86-64-v4": ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"),
-}
-
-
-def _missing_features(cpu: str) -> list[str]:
-    needed = _LEVEL_FLAGS.get(cpu, ())
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return []
-    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return [flag for flag in needed if line and flag not in line.split()]

@@ -53,6 +53,14 @@ class VideoError(TsmEdgeError):
     """A video file, stream or camera cannot be opened or decoded."""
 
 
+class RpcError(TsmEdgeError):
+    """A device's server cannot be reached, or fails."""
+
+
+class DeployError(TsmEdgeError):
+    """A compiled model cannot be copied to a device, or does not fit it."""
+
+
 class CheckFailed(TsmEdgeError):
     """A comparison the user asked for found a mismatch (exit code 1)."""
 
