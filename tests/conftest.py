@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from artifacts import golden_artifact, golden_checkpoint, native, other_artifact, small_artifact  # noqa: F401
 
 import tsm_edge
 

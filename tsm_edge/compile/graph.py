@@ -96,23 +96,12 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
     ModelFileError
         Not ONNX, dynamic shapes, no single 4-D frame input, or caches that cannot be told apart.
     """
-    import onnx
-
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file", "make one with: tsm-edge export -o model.onnx")
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
-    except Exception as error:  # noqa: BLE001 - onnx raises many kinds for a file that is not a valid model
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelFileError(f"{path}: not a valid ONNX model ({reason})") from None
+    model, data = read_onnx(path)
+    _drop_constant_inputs(model)
     inputs = _io_shapes(path, model, model.graph.input)
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = {name: shape for name, shape in inputs.items() if name not in initializers}
     outputs = _io_shapes(path, model, model.graph.output, infer=True)
     caches = _pair_caches(path, inputs, outputs, cache_names)
     frame, logits = _frame_and_logits(path, inputs, outputs, caches)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     simplified = _simplify(path, model)
     return OnlineGraph(
         nodes=tuple(_nodes(simplified)),
@@ -121,8 +110,48 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
         frame=frame,
         logits=logits,
         caches=caches,
-        sha256=digest,
+        sha256=hashlib.sha256(data).hexdigest(),
     )
+
+
+def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:
+    """Read and check an ONNX file.
+
+    Returns
+    -------
+    (onnx.ModelProto, bytes)
+        The model with its weights inside, and the same as a file: the file's own bytes, unless it keeps weights in
+        other files.
+
+    Raises
+    ------
+    ModelFileError
+        There is no such file, or it is not a valid ONNX model.
+    """
+    import onnx
+
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file", "make one with: tsm-edge export -o model.onnx")
+    try:
+        data = path.read_bytes()
+        stored = onnx.load_from_string(data)
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:  # noqa: BLE001 - onnx raises many kinds for a file that is not a valid model
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelFileError(f"{path}: not a valid ONNX model ({reason})") from None
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in stored.graph.initializer):
+        data = model.SerializeToString(deterministic=True)
+    return model, data
+
+
+def _drop_constant_inputs(model: onnx.ModelProto) -> None:
+    """Before IR version 4 every initializer was an input too."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 4)
 
 
 def _io_shapes(path: Path, model: onnx.ModelProto, values: Any, infer: bool = False) -> dict[str, Shape]:
@@ -215,7 +244,7 @@ def _simplify(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         options.optimized_model_filepath = str(Path(folder) / "simplified.onnx")
         try:
             onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exception types are not public
             raise ModelFileError(f"{path}: ONNX Runtime refuses the model ({str(error).splitlines()[0]})") from None

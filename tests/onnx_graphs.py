@@ -1,0 +1,263 @@
+"""Small online models written node by node with onnx.helper, and what ONNX Runtime computes with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+Floats = npt.NDArray[np.float32]
+Shape = tuple[int, ...]
+
+
+class GraphBuilder:
+    """Adds operators with seeded random weights; tensors are named by the strings its methods return.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the frame, pixels.
+    seed : int
+        Of the weights.
+    opset : int
+        ONNX operator set.
+    """
+
+    def __init__(self, height: int = 16, width: int = 20, seed: int = 0, opset: int = 20) -> None:
+        self.frame = "frame"
+        self.opset = opset
+        self.shapes: dict[str, Shape] = {self.frame: (1, 3, height, width)}
+        self._random = np.random.default_rng(seed)
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self.caches: list[tuple[str, Shape]] = []
+        self._outputs: dict[str, str] = {}
+
+    def node(self, op: str, inputs: Sequence[str], shape: Shape, **attributes: Any) -> str:
+        """Any operator with one output, whose shape the caller knows."""
+        output = f"{op.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
+        self.shapes[output] = shape
+        return output
+
+    def constant(self, values: npt.ArrayLike, dtype: Any = np.float32) -> str:
+        """An initializer."""
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def random(self, *shape: int, scale: float = 1.0) -> str:
+        """An initializer with normally distributed values."""
+        return self.constant(self._random.normal(0, scale, shape))
+
+    def conv(
+        self,
+        source: str,
+        out: int,
+        kernel: int | tuple[int, int] = 1,
+        stride: int | tuple[int, int] = 1,
+        pads: Sequence[int] | None = None,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> str:
+        """``pads`` (top, left, bottom, right) default to half the kernel on each side."""
+        _, channels, height, width = self.shapes[source]
+        rows, columns = (kernel, kernel) if isinstance(kernel, int) else kernel
+        down, right = (stride, stride) if isinstance(stride, int) else stride
+        pads = [rows // 2, columns // 2] * 2 if pads is None else list(pads)
+        fan_in = channels // groups * rows * columns
+        inputs = [source, self.random(out, channels // groups, rows, columns, scale=math.sqrt(1 / fan_in))]
+        inputs += [self.random(out, scale=0.5)] if bias else []
+        shape = (
+            1,
+            out,
+            (height + pads[0] + pads[2] - rows) // down + 1,
+            (width + pads[1] + pads[3] - columns) // right + 1,
+        )
+        return self.node(
+            "Conv", inputs, shape, kernel_shape=[rows, columns], strides=[down, right], pads=pads, group=groups
+        )
+
+    def depthwise(self, source: str, kernel: int = 3, stride: int = 1, pads: Sequence[int] | None = None) -> str:
+        """A convolution of every channel by itself."""
+        channels = self.shapes[source][1]
+        return self.conv(source, channels, kernel, stride, pads, groups=channels)
+
+    def relu(self, source: str) -> str:
+        """``max(x, 0)``."""
+        return self.node("Relu", [source], self.shapes[source])
+
+    def clip(self, source: str, low: float | None, high: float | None) -> str:
+        """``None``: no bound on that side."""
+        bounds = ["" if bound is None else self.constant(bound) for bound in (low, high)]
+        return self.node("Clip", [source, *bounds], self.shapes[source])
+
+    def add(self, a: str, b: str) -> str:
+        """``a + b``, equal shapes."""
+        return self.node("Add", [a, b], self.shapes[a])
+
+    def max_pool(self, source: str, kernel: int, stride: int, pads: Sequence[int] = (0, 0, 0, 0)) -> str:
+        """Spatial maximum."""
+        _, channels, height, width = self.shapes[source]
+        shape = (
+            1,
+            channels,
+            (height + pads[0] + pads[2] - kernel) // stride + 1,
+            (width + pads[1] + pads[3] - kernel) // stride + 1,
+        )
+        attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": list(pads)}
+        return self.node("MaxPool", [source], shape, **attributes)
+
+    def global_average(self, source: str) -> str:
+        """Mean over height and width, kept as 1×1."""
+        return self.node("GlobalAveragePool", [source], (*self.shapes[source][:2], 1, 1))
+
+    def flatten(self, source: str) -> str:
+        """[1, C, 1, 1] to [1, C]."""
+        return self.node("Flatten", [source], (1, math.prod(self.shapes[source])), axis=1)
+
+    def dense(self, source: str, out: int, bias: bool = True) -> str:
+        """Gemm with a transposed weight, as PyTorch exports a linear layer."""
+        channels = self.shapes[source][1]
+        inputs = [source, self.random(out, channels, scale=math.sqrt(1 / channels))]
+        return self.node("Gemm", inputs + ([self.random(out)] if bias else []), (1, out), transB=1)
+
+    def matmul(self, source: str, out: int) -> str:
+        """A dense layer without bias, weight [in, out]."""
+        channels = self.shapes[source][1]
+        return self.node("MatMul", [source, self.random(channels, out, scale=math.sqrt(1 / channels))], (1, out))
+
+    def channels(self, source: str, start: int, stop: int) -> str:
+        """``source[:, start:stop]``."""
+        _, _, height, width = self.shapes[source]
+        numbers = [self.constant([value], np.int64) for value in (start, stop, 1)]
+        return self.node("Slice", [source, *numbers], (1, stop - start, height, width))
+
+    def concat(self, first: str, second: str) -> str:
+        """Along channels."""
+        _, channels, height, width = self.shapes[first]
+        return self.node("Concat", [first, second], (1, channels + self.shapes[second][1], height, width), axis=1)
+
+    def cache(self, shape: Shape) -> str:
+        """A cache input; :meth:`feed_back` gives it its output."""
+        name = f"shift_{len(self.caches)}"
+        self.caches.append((name, shape))
+        self.shapes[name] = shape
+        return name
+
+    def feed_back(self, cache: str, tensor: str) -> None:
+        """``tensor`` becomes the next value of ``cache``; it must not be an output already."""
+        self._outputs[f"{cache}_next"] = tensor
+
+    def shift(self, source: str, channels: int) -> str:
+        """``concat(cache, source[:, channels:])`` with ``source[:, :channels]`` as the next cache."""
+        _, total, height, width = self.shapes[source]
+        cache = self.cache((1, channels, height, width))
+        self.feed_back(cache, self.channels(source, 0, channels))
+        return self.concat(cache, self.channels(source, channels, total))
+
+    def head(self, source: str, classes: int) -> str:
+        """Global average, then the classifier."""
+        return self.dense(self.flatten(self.global_average(source)), classes)
+
+    def model(self, logits: str, names: Mapping[str, str] | None = None) -> onnx.ModelProto:
+        """The model, checked; ``names`` renames inputs and outputs (to make a foreign file)."""
+        outputs = {"logits": logits, **{f"{name}_next": self._outputs[f"{name}_next"] for name, _ in self.caches}}
+        inputs = [(self.frame, self.shapes[self.frame]), *self.caches]
+        rename = {tensor: name for name, tensor in outputs.items()}
+        rename = {tensor: (names or {}).get(name, name) for tensor, name in rename.items()}
+        rename |= {name: names[name] for name, _ in inputs if names and name in names}
+        graph = helper.make_graph(
+            [_renamed(node, rename) for node in self._nodes],
+            "small",
+            [helper.make_tensor_value_info(rename.get(name, name), TensorProto.FLOAT, shape) for name, shape in inputs],
+            [
+                helper.make_tensor_value_info(rename[tensor], TensorProto.FLOAT, self.shapes[tensor])
+                for tensor in outputs.values()
+            ],
+            self._constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for field in (copy.input, copy.output):
+        field[:] = [names.get(name, name) for name in field]
+    return copy
+
+
+def small_network(
+    seed: int = 0, height: int = 24, width: int = 20, classes: int = 7, names: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
+    """MobileNet- and ResNet-like blocks, three caches: every rule of the compiler in about a dozen kernels."""
+    graph = GraphBuilder(height, width, seed)
+    x = graph.clip(graph.conv(graph.frame, 10, 3, 2), 0, 6)
+    y = graph.clip(graph.conv(graph.shift(x, 2), 24), 0, 6)
+    y = graph.clip(graph.depthwise(y), 0, 6)
+    x = graph.add(graph.conv(y, 10), x)
+    x = graph.relu(graph.conv(x, 18, 3, 2))
+    y = graph.relu(graph.conv(graph.shift(x, 3), 18, 3))
+    x = graph.relu(graph.add(graph.conv(y, 18, 3), x))
+    x = graph.max_pool(x, 3, 1, (1, 1, 1, 1))
+    y = graph.relu(graph.conv(graph.shift(x, 2), 12))
+    x = graph.add(graph.conv(y, 18), x)
+    return graph.model(graph.head(x, classes), names)
+
+
+class Reference:
+    """An ONNX model in ONNX Runtime, on one thread.
+
+    Attributes
+    ----------
+    inputs, outputs : list of str
+    frame_shape : tuple of int
+    cache_shapes : list of tuple of int
+    """
+
+    def __init__(self, model: Path | onnx.ModelProto) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        source = str(model) if isinstance(model, Path) else model.SerializeToString()
+        self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self.inputs = [value.name for value in self._session.get_inputs()]
+        self.outputs = [value.name for value in self._session.get_outputs()]
+        self.frame_shape, *self.cache_shapes = [tuple(value.shape) for value in self._session.get_inputs()]
+
+    def zeros(self) -> list[Floats]:
+        """The caches before the first frame."""
+        return [np.zeros(shape, np.float32) for shape in self.cache_shapes]
+
+    def step(self, frame: Floats, caches: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
+        """Logits and next caches of one frame."""
+        logits, *following = self._session.run(None, dict(zip(self.inputs, [frame, *caches], strict=True)))
+        return logits, following
+
+    def stream(self, frames: Sequence[Floats]) -> list[Floats]:
+        """Logits of each frame, caches fed back."""
+        caches, result = self.zeros(), []
+        for frame in frames:
+            logits, caches = self.step(frame, caches)
+            result.append(logits)
+        return result
+
+    def frames(self, count: int, seed: int = 1) -> list[Floats]:
+        """Seeded random frames."""
+        generator = np.random.default_rng(seed)
+        return [generator.normal(0, 1, self.frame_shape).astype(np.float32) for _ in range(count)]
+
+
+def assert_close(found: npt.ArrayLike, expected: npt.ArrayLike, tolerance: float = 1e-5) -> None:
+    """Equal within ``tolerance`` of the largest expected magnitude."""
+    scale = float(np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * max(scale, 1e-3))
