@@ -84,9 +84,10 @@ class TargetInfo:
 
 @dataclass(frozen=True)
 class MemoryInfo:
-    """Static memory of one stream and of the library, bytes."""
+    """Static memory, bytes: of a stream its workspace, scratch (for each thread) and caches; of the library weights."""
 
     workspace_bytes: int
+    scratch_bytes: int
     cache_bytes: int
     weight_bytes: int
 

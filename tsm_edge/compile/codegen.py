@@ -11,10 +11,12 @@ from tsm_edge.compile.program import Program
 from tsm_edge.compile.schedules import copying, pooling
 from tsm_edge.compile.schedules.convolution import ConvolutionSpec, convolution
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
+from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec, inverted_residual
 
 _WRITERS: Mapping[type, Any] = {
     ConvolutionSpec: convolution,
     DepthwiseSpec: depthwise,
+    InvertedResidualSpec: inverted_residual,
     pooling.MaxPoolSpec: pooling.max_pool,
     pooling.AveragePoolSpec: pooling.global_average_pool,
     copying.CopySpec: copying.copy,

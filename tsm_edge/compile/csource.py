@@ -110,6 +110,7 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
         f"    .classes = {logits_shape[-1]},",
         f"    .workspace_bytes = {plan.bytes}u,",
         f"    .cache_bytes = {cache_total}u,",
+        f"    .scratch_bytes = {block_offsets([program.scratch_bytes])[1]}u,",
         f"    .logits_offset = {plan.offsets[program.logits]}u,",
         f"    .n_calls = {len(program.calls)},",
         f"    .n_caches = {len(program.caches)},",
@@ -137,6 +138,7 @@ _SPACES = {
     "weights": "TSM_WEIGHTS",
     "cache": "TSM_CACHE",
     "next_cache": "TSM_NEXT_CACHE",
+    "scratch": "TSM_SCRATCH",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +17,15 @@ from tsm_edge.compile.schedules.convolution import ConvolutionSpec, pack_weights
 from tsm_edge.compile.schedules.copying import CopySpec, ShiftCopySpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, pack_depthwise
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc, planar
+from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
 from tsm_edge.compile.schedules.pooling import AveragePoolSpec, MaxPoolSpec
 from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile
 from tsm_edge.errors import CompileError
 
 CACHE_LANES = 4
 NO_BORDER = Border()
+# An expanded tensor larger than this share of the L2 cache is worth the fused kernel.
+FUSE_ABOVE_L2_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class _Lowering:
         self.cache_index = {cache.output: index for index, cache in enumerate(graph.caches)}
         self.borders = _borders(graph, layers)
         self.taps = self._plan_taps()
+        blocks = inverted_residuals(graph, layers, cpu)
+        self.fused = {block[-1].output: block for block in blocks}
+        self.fused_away = {layer.output for block in blocks for layer in block[:-1]}
 
     def run(self) -> Program:
         _, _, height, width = self.graph.shapes[self.graph.frame]
@@ -175,49 +181,51 @@ class _Lowering:
     # Layers ----------------------------------------------------------------------------------------------------
 
     def convolution(self, layer: ir.Convolution) -> None:
-        if layer.depthwise:
-            self._depthwise(layer)
+        if layer.output in self.fused_away:
             return
-        source = self._source(layer.source, _needed_border(self.graph, layer))
-        residual = self._vectors(layer.residual) if layer.residual else None
-        cache = self.tensors[layer.shift.cache] if layer.shift else None
+        block = self.fused.get(layer.output)
+        if block is not None:
+            self._inverted_residual(*block)
+        elif layer.depthwise:
+            self._depthwise(layer)
+        else:
+            self._convolution(layer)
+
+    def _convolution(self, layer: ir.Convolution) -> None:
+        inputs = self._inputs(layer)
         target = self._output(layer.output)
         tap = self._take_tap(layer.output)
-        images = {
-            "source": source.image,
-            "target": target.image,
-            "residual": residual.image if residual else None,
-            "cache": cache.image if cache else None,
-            "tap": self.cache_images[tap] if tap is not None else None,
-        }
-        kernel = (layer.weight.shape[2], layer.weight.shape[3])
-        pointwise = kernel == (1, 1) and layer.strides == (1, 1) and layer.pads == (0, 0, 0, 0)
-        if pointwise and all(image is None or image.dense_rows for image in images.values()):
-            images = {name: image.flat() if image else None for name, image in images.items()}
-        spec = self._convolution_spec(layer, kernel, images)
-        buffers = {
-            "source": source.buffer,
+        images = {name: tensor.image for name, tensor in inputs.items()} | {"target": target.image}
+        if tap is not None:
+            images["tap"] = self.cache_images[tap]
+        pointwise = layer.weight.shape[2:] == (1, 1) and layer.strides == (1, 1) and layer.pads == (0, 0, 0, 0)
+        if pointwise and all(image.dense_rows for image in images.values()):
+            images = {name: image.flat() for name, image in images.items()}
+        spec = self._convolution_spec(layer, images)
+        buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
             "target": target.buffer,
             "weights": self._add_weights(pack_weights(spec, layer.weight, layer.bias, layer.groups)),
         }
-        for name, tensor in (("residual", residual), ("cache", cache)):
-            if tensor is not None:
-                buffers[name] = tensor.buffer
         if tap is not None:
             buffers["tap"] = BufferRef("next_cache", tap)
-        pixels = target.image.height * target.image.width
-        flops = 2 * pixels * layer.weight.size
-        moved = 4 * (layer.weight.size + pixels * layer.weight.shape[0] * (2 if residual else 1))
-        moved += 4 * source.image.height * source.image.width * source.image.channels
-        self._call(_rule_name(layer, kernel), spec, buffers, layer.output, flops, moved)
+        moved = _bytes_read(inputs["source"].image, layer) + _bytes_written(target.image, layer)
+        self._call(_rule_name(layer), spec, buffers, layer.output, _flops(target.image, layer), moved)
 
-    def _convolution_spec(
-        self, layer: ir.Convolution, kernel: tuple[int, int], images: dict[str, Image | None]
-    ) -> ConvolutionSpec:
-        target, source = images["target"], images["source"]
-        if target is None or source is None:
-            raise TypeError("a convolution has a source and a target")
-        outputs, per_group = layer.weight.shape[0], layer.weight.shape[1]
+    def _inputs(self, layer: ir.Convolution) -> dict[str, _Tensor]:
+        """The tensors a convolution reads, by the names of its kernel's arguments."""
+        plain = self.tensors[layer.source]
+        # The camera frame is read as it is, with guards at its edges: a padded copy would cost more than they do.
+        needed = NO_BORDER if plain.image.channel > 1 else _needed_border(self.graph, layer)
+        inputs = {"source": self._source(layer.source, needed)}
+        if layer.residual is not None:
+            inputs["residual"] = self._vectors(layer.residual)
+        if layer.shift is not None:
+            inputs["cache"] = self.tensors[layer.shift.cache]
+        return inputs
+
+    def _convolution_spec(self, layer: ir.Convolution, images: Mapping[str, Image]) -> ConvolutionSpec:
+        source, target = images["source"], images["target"]
+        outputs, per_group, *kernel = layer.weight.shape
         reduction_channels, group_vectors, tiled_channels = per_group, 0, outputs
         if layer.groups > 1:
             reduction_channels, group_vectors = self._group_split(layer, outputs // layer.groups, per_group)
@@ -231,7 +239,7 @@ class _Lowering:
         return ConvolutionSpec(
             source=source,
             target=target,
-            kernel=kernel,
+            kernel=(kernel[0], kernel[1]),
             strides=layer.strides,
             pad_top=layer.pads[0],
             pad_left=layer.pads[1],
@@ -241,10 +249,50 @@ class _Lowering:
             low=layer.clamp.low,
             high=layer.clamp.high,
             group_vectors=group_vectors,
-            residual=images["residual"],
-            cache=images["cache"],
-            tap=images["tap"],
+            residual=images.get("residual"),
+            cache=images.get("cache"),
+            tap=images.get("tap"),
+            guarded=source.channel > 1 and _needed_border(self.graph, layer) != NO_BORDER,
         )
+
+    def _inverted_residual(self, expand: ir.Convolution, depthwise: ir.Convolution, project: ir.Convolution) -> None:
+        """Three layers as one kernel, the tensors between them in a thread's scratch memory."""
+        inputs = self._inputs(expand)
+        residual = self._vectors(project.residual) if project.residual is not None else None
+        _, channels, height, width = self.graph.shapes[expand.output]
+        _, _, row_height, row_width = self.graph.shapes[depthwise.output]
+        border = _needed_border(self.graph, depthwise)
+        kernel_rows = depthwise.weight.shape[2]
+        ring = nhwc(kernel_rows, width, channels, self.lanes, Border(left=border.left, right=border.right))
+        row = nhwc(1, row_width, channels, self.lanes)
+        target = self._output(project.output)
+        tap = self._take_tap(project.output)
+        outer = {"source": row, "target": target.image}
+        if residual is not None:
+            outer["residual"] = residual.image
+        if tap is not None:
+            outer["tap"] = self.cache_images[tap]
+        images = {name: tensor.image for name, tensor in inputs.items()}
+        spec = InvertedResidualSpec(
+            expand=self._convolution_spec(expand, images | {"target": ring}),
+            depthwise=self._depthwise_spec(depthwise, ring, row),
+            project=self._convolution_spec(project, outer),
+            expanded_height=height,
+        )
+        buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
+            "expand_weights": self._add_weights(pack_weights(spec.expand, expand.weight, expand.bias, 1)),
+            "depthwise_weights": self._add_weights(pack_depthwise(spec.depthwise, depthwise.weight, depthwise.bias)),
+            "project_weights": self._add_weights(pack_weights(spec.project, project.weight, project.bias, 1)),
+            "scratch": BufferRef("scratch"),
+            "target": target.buffer,
+        }
+        if residual is not None:
+            buffers["residual"] = residual.buffer
+        if tap is not None:
+            buffers["tap"] = BufferRef("next_cache", tap)
+        flops = 2 * (height * width * expand.weight.size + row_height * row_width * depthwise.weight.size)
+        moved = _bytes_read(inputs["source"].image, expand) + _bytes_written(target.image, project)
+        self._call("inverted_residual", spec, buffers, project.output, flops + _flops(target.image, project), moved)
 
     def _group_split(self, layer: ir.Convolution, out_per_group: int, in_per_group: int) -> tuple[int, int]:
         """Reduction channels and vectors of a panel's group; several narrow groups share one vector."""
@@ -258,32 +306,35 @@ class _Lowering:
         )
 
     def _depthwise(self, layer: ir.Convolution) -> None:
-        source = self._vectors(layer.source, _needed_border(self.graph, layer))
-        target = self._output(layer.output)
-        channels, _, kernel_height, kernel_width = layer.weight.shape
-        image = target.image
-        spec = DepthwiseSpec(
-            source=source.image,
-            target=image,
-            kernel=(kernel_height, kernel_width),
-            strides=layer.strides,
-            pad_top=layer.pads[0],
-            pad_left=layer.pads[1],
-            tile=depthwise_tile(self.cpu, image.height, image.width, channels, kernel_width),
-            lanes=self.lanes,
-            low=layer.clamp.low,
-            high=layer.clamp.high,
-        )
         if layer.residual is not None:
             raise CompileError(f"depthwise convolution {layer.output!r} has a residual, which no rule covers")
+        source = self._vectors(layer.source, _needed_border(self.graph, layer))
+        target = self._output(layer.output)
+        spec = self._depthwise_spec(layer, source.image, target.image)
         buffers = {
             "source": source.buffer,
             "target": target.buffer,
             "weights": self._add_weights(pack_depthwise(spec, layer.weight, layer.bias)),
         }
-        outputs = image.height * image.width * channels
-        moved = 4 * (source.image.height * source.image.width * channels + outputs + layer.weight.size)
-        self._call("depthwise", spec, buffers, layer.output, 2 * outputs * kernel_height * kernel_width, moved)
+        outputs = target.image.height * target.image.width
+        moved = 4 * source.image.height * source.image.width * source.image.channels
+        moved += _bytes_written(target.image, layer) + 4 * int(layer.weight.size)
+        self._call("depthwise", spec, buffers, layer.output, 2 * outputs * layer.weight.size, moved)
+
+    def _depthwise_spec(self, layer: ir.Convolution, source: Image, target: Image) -> DepthwiseSpec:
+        channels, _, *kernel = layer.weight.shape
+        return DepthwiseSpec(
+            source=source,
+            target=target,
+            kernel=(kernel[0], kernel[1]),
+            strides=layer.strides,
+            pad_top=layer.pads[0],
+            pad_left=layer.pads[1],
+            tile=depthwise_tile(self.cpu, target.height, target.width, channels, kernel[1]),
+            lanes=self.lanes,
+            low=layer.clamp.low,
+            high=layer.clamp.high,
+        )
 
     def max_pool(self, layer: ir.MaxPool) -> None:
         source = self._vectors(layer.source)
@@ -347,12 +398,59 @@ _LOWER: dict[type, Callable[[_Lowering, Any], None]] = {
 }
 
 
-def _rule_name(layer: ir.Convolution, kernel: tuple[int, int]) -> str:
+def inverted_residuals(
+    graph: OnlineGraph, layers: list[ir.Layer], cpu: CpuSpec
+) -> list[tuple[ir.Convolution, ir.Convolution, ir.Convolution]]:
+    """Convolution, depthwise, projection: the triples that are worth one kernel on this CPU.
+
+    They are where the tensor between the first two would not stay in the L2 cache: written and read once, it would
+    travel twice to the next level and back.
+    """
+    readers: dict[str, list[ir.Layer]] = {}
+    for layer in layers:
+        for source in ir.layer_sources(layer):
+            readers.setdefault(source, []).append(layer)
+
+    def only_reader(tensor: str) -> ir.Layer | None:
+        found = readers.get(tensor, [])
+        return found[0] if len(found) == 1 and not graph.is_output(tensor) else None
+
+    blocks = []
+    for expand in layers:
+        if not isinstance(expand, ir.Convolution) or expand.groups > 1 or expand.residual is not None:
+            continue
+        depthwise = only_reader(expand.output)
+        if not isinstance(depthwise, ir.Convolution) or not depthwise.depthwise or depthwise.residual is not None:
+            continue
+        project = only_reader(depthwise.output)
+        if not isinstance(project, ir.Convolution) or project.source != depthwise.output or project.shift is not None:
+            continue
+        plain = project.weight.shape[2:] == (1, 1) and project.strides == (1, 1) and project.groups == 1
+        stays = 4 * math.prod(graph.shapes[expand.output]) <= cpu.l2_kib * 1024 * FUSE_ABOVE_L2_SHARE
+        if plain and not stays and depthwise.strides[0] <= depthwise.weight.shape[2]:
+            blocks.append((expand, depthwise, project))
+    return blocks
+
+
+def _flops(target: Image, layer: ir.Convolution) -> int:
+    return 2 * target.height * target.width * int(layer.weight.size)
+
+
+def _bytes_read(source: Image, layer: ir.Convolution) -> int:
+    """Input and weights."""
+    return 4 * (source.height * source.width * source.channels + int(layer.weight.size))
+
+
+def _bytes_written(target: Image, layer: ir.Convolution) -> int:
+    """Output, and the residual it is added to."""
+    return 4 * target.height * target.width * target.channels * (2 if layer.residual is not None else 1)
+
+
+def _rule_name(layer: ir.Convolution) -> str:
     if layer.groups > 1:
         return "grouped"
-    if kernel == (1, 1):
-        return "pointwise"
-    return f"conv{kernel[0]}x{kernel[1]}"
+    height, width = layer.weight.shape[2:]
+    return "pointwise" if (height, width) == (1, 1) else f"conv{height}x{width}"
 
 
 def _needed_border(graph: OnlineGraph, layer: ir.Convolution) -> Border:

@@ -15,22 +15,26 @@ from typing import Any
 
 from tsm_edge import __version__
 from tsm_edge.artifact import (
+    GOLDEN,
+    HEADER_FILE,
     LABELS,
     LIBRARY,
     MANIFEST,
     MODEL_ONNX,
+    RUNNER,
     Artifact,
     file_sha256,
     load_artifact,
     writing_artifact,
 )
-from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard, TemporalMode
-from tsm_edge.compile.graph import OnlineGraph, load_onnx
+from tsm_edge.cards import ModelCard, Preprocess, Smoothing, TargetCard, TemporalMode
+from tsm_edge.compile.graph import OnlineGraph, load_onnx, read_onnx
 from tsm_edge.compile.memory_plan import MemoryPlan, plan_memory
 from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.errors import CompileError
 from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, TargetInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
+from tsm_edge.runtime import HEADER
 
 Progress = Callable[[str], None]
 
@@ -60,6 +64,8 @@ class CompileRequest:
         Of random weights.
     intermediates : Path or None
         Directory to keep every stage's result in.
+    runner : bool
+        Also make ``tsm-runner``, a static program with the model inside, and its ``golden.bin``.
     """
 
     target: TargetCard
@@ -72,6 +78,7 @@ class CompileRequest:
     temporal_mode: TemporalMode | None = None
     seed: int = 0
     intermediates: Path | None = None
+    runner: bool = True
 
     def __post_init__(self) -> None:
         if self.card is None and self.onnx is None:
@@ -107,6 +114,9 @@ def compile_model(request: CompileRequest, progress: Progress = lambda text: Non
     from tsm_edge.compile.layers import fuse
     from tsm_edge.compile.link import link_library
     from tsm_edge.compile.lower import lower
+    from tsm_edge.compile.runner import link_runner
+    from tsm_edge.golden import make_golden, write_golden
+    from tsm_edge.reference import Reference
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tsm-edge-") as scratch, writing_artifact(request.output) as folder:
@@ -126,21 +136,23 @@ def compile_model(request: CompileRequest, progress: Progress = lambda text: Non
         sources = write_sources(work, graph, program, plan, manifest.to_json())
         progress(f"linking for {request.target.name}")
         link_library(folder / LIBRARY, request.target, sources, [objects], _tvm_ffi_includes())
+        shutil.copyfile(HEADER, folder / HEADER_FILE)
+        if request.runner:
+            progress(f"linking {RUNNER}")
+            link_runner(folder / RUNNER, request.target, manifest, work, sources, [objects])
+            write_golden(folder / GOLDEN, make_golden(Reference(onnx_file, manifest), manifest))
         _write_folder(folder, manifest)
         if request.intermediates is not None:
-            _keep(request.intermediates, work, onnx_file, functions, kernels, program)
+            _keep(request.intermediates, work, folder / MODEL_ONNX, functions, kernels, program)
     return load_artifact(request.output)
 
 
 def _model_file(request: CompileRequest, folder: Path) -> tuple[Path, OnnxMetadata | None]:
-    """``model.onnx`` inside the artifact, kept there as the reference for ``tsm-edge verify``."""
+    """Put ``model.onnx`` into the artifact, the reference for ``tsm-edge verify``; returns the file to compile."""
     path = folder / MODEL_ONNX
     if request.onnx is not None:
-        metadata = read_metadata(request.onnx) if request.onnx.is_file() else None
-        if request.onnx.is_file():
-            shutil.copyfile(request.onnx, path)
-        load_from = path if path.exists() else request.onnx
-        return load_from, metadata
+        path.write_bytes(read_onnx(request.onnx)[1])
+        return request.onnx, read_metadata(request.onnx)
     from tsm_edge.export import ExportRequest, export_onnx
 
     if request.card is None:
@@ -169,7 +181,7 @@ def _manifest(
     from tsm_edge.compile.csource import block_offsets, cache_bytes
     from tsm_edge.compile.link import zig_version
 
-    card = metadata.card if metadata else _foreign_card(request, graph)
+    card = metadata.card if metadata else _foreign_model(request, graph)
     weights = metadata.weights if metadata else WeightSource(str(request.onnx), graph.sha256)
     cpu, target = request.target.cpu, request.target
     hashes = {"onnx": graph.sha256}
@@ -198,6 +210,7 @@ def _manifest(
         ),
         memory=MemoryInfo(
             workspace_bytes=plan.bytes,
+            scratch_bytes=block_offsets([program.scratch_bytes])[1],
             cache_bytes=2 * cache_bytes(program),
             weight_bytes=block_offsets([array.nbytes for array in program.weights])[1],
         ),
@@ -214,23 +227,28 @@ def _manifest(
     )
 
 
-def _foreign_card(request: CompileRequest, graph: OnlineGraph) -> ModelCard:
+@dataclass(frozen=True)
+class _ForeignModel:
+    """What the manifest says of a model that has no card; fields as in ``ModelCard``."""
+
+    name: str
+    description: str
+    preprocess: Preprocess
+    smoothing: Smoothing = field(default_factory=Smoothing)
+    labels: tuple[str, ...] = ()
+
+
+def _foreign_model(request: CompileRequest, graph: OnlineGraph) -> ModelCard | _ForeignModel:
     """What can be known of an ONNX file tsm-edge did not export; the named card's preprocessing and labels apply."""
     size, classes = graph.shapes[graph.frame][2], graph.shapes[graph.logits][-1]
-    if request.card is not None:
-        network = dataclasses.replace(request.card.network, frame_size=size, classes=classes)
-        return dataclasses.replace(
-            request.card,
-            network=network,
-            preprocess=dataclasses.replace(
-                request.card.preprocess, crop=size, short_side=max(size, request.card.preprocess.short_side)
-            ),
-        )
-    name = request.onnx.stem if request.onnx else "model"
-    # The backbone is not used after this point; the family's default stands in for an unknown one.
-    network = NetworkSpec("mobilenet-v2", classes, frame_size=size)
-    preprocess = Preprocess(short_side=round(size * 256 / 224), crop=size)
-    return ModelCard(name, f"compiled from {request.onnx}", "a foreign ONNX file", network, preprocess)
+    if request.card is None:
+        name = request.onnx.stem if request.onnx else "model"
+        preprocess = Preprocess(short_side=round(size * 256 / 224), crop=size)
+        return _ForeignModel(name, f"compiled from {request.onnx}", preprocess)
+    network = dataclasses.replace(request.card.network, frame_size=size, classes=classes)
+    short_side = max(size, request.card.preprocess.short_side)
+    preprocess = dataclasses.replace(request.card.preprocess, crop=size, short_side=short_side)
+    return dataclasses.replace(request.card, network=network, preprocess=preprocess)
 
 
 def _kernel_info(call: KernelCall) -> KernelInfo:
@@ -245,8 +263,8 @@ def _write_folder(folder: Path, manifest: Manifest) -> None:
     """Labels, and the manifest last, with the hashes of everything beside it."""
     if manifest.labels:
         (folder / LABELS).write_text("".join(f"{label}\n" for label in manifest.labels), "utf-8")
-    names = [name for name in (LIBRARY, LABELS, MODEL_ONNX) if (folder / name).exists()]
-    files = {name: file_sha256(folder / name) for name in names if name != MODEL_ONNX}
+    names = [name for name in (LIBRARY, LABELS, HEADER_FILE, RUNNER, GOLDEN) if (folder / name).exists()]
+    files = {name: file_sha256(folder / name) for name in names}
     (folder / MANIFEST).write_text(dataclasses.replace(manifest, files=files).to_json(), "utf-8")
 
 

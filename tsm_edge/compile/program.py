@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from tsm_edge.compile.schedules.geometry import Image
 
-Space = Literal["frame", "workspace", "weights", "cache", "next_cache"]
+Space = Literal["frame", "workspace", "weights", "cache", "next_cache", "scratch"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class BufferRef:
     ----------
     space : str
         ``workspace`` and ``weights`` are blocks shared by all calls; ``frame`` is the caller's; ``cache`` and
-        ``next_cache`` are the shift caches as read and as written.
+        ``next_cache`` are the shift caches as read and as written; ``scratch`` is a thread's own memory, empty at
+        the start of every call.
     index : int
         Which workspace buffer, packed weight or cache; 0 for the frame.
     """
@@ -63,6 +63,11 @@ class KernelCall:
         """Work items the call may be split into."""
         return int(self.spec.items)
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory it needs for each thread."""
+        return int(getattr(self.spec, "scratch_bytes", 0))
+
 
 @dataclass(frozen=True)
 class WorkspaceBuffer:
@@ -101,4 +106,8 @@ class Program:
     weights: tuple[np.ndarray, ...]
     caches: tuple[Image, ...]
     logits: int
-    kernels: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory of a thread."""
+        return max((call.scratch_bytes for call in self.calls), default=0)

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum tsm_space { TSM_FRAME, TSM_WORKSPACE, TSM_WEIGHTS, TSM_CACHE, TSM_NEXT_CACHE };
+enum tsm_space { TSM_FRAME, TSM_WORKSPACE, TSM_WEIGHTS, TSM_CACHE, TSM_NEXT_CACHE, TSM_SCRATCH };
 
 /* A kernel argument: bytes from the start of its space. */
 typedef struct {
@@ -42,7 +42,8 @@ typedef struct {
   int32_t logits_rank;
   int32_t classes;
   uint32_t workspace_bytes;
-  uint32_t cache_bytes; /* of one set of caches */
+  uint32_t cache_bytes;   /* of one set of caches */
+  uint32_t scratch_bytes; /* of one thread */
   uint32_t logits_offset;
   int32_t n_calls;
   int32_t n_caches;

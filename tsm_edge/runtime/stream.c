@@ -17,6 +17,7 @@ struct tsm_stream {
   int32_t newest;       /* which of the two cache sets the next frame reads */
   unsigned char *block; /* as allocated */
   unsigned char *workspace;
+  unsigned char *scratch; /* scratch_bytes for each thread */
   unsigned char *caches[2];   /* read one, write the other: no kernel can see a half-written cache */
   unsigned char *explicit_block; /* the caller's caches in our layout, allocated on first use */
   unsigned char *explicit_caches[2];
@@ -62,15 +63,17 @@ tsm_stream *tsm_open(int32_t threads) {
   }
   tsm_stream *stream = calloc(1, sizeof *stream);
   size_t cache = aligned(model->cache_bytes), workspace = aligned(model->workspace_bytes);
-  if (stream) stream->block = calloc(1, ALIGNMENT + 2 * cache + workspace);
+  size_t bytes = ALIGNMENT + 2 * cache + workspace + aligned(model->scratch_bytes) * (size_t)threads;
+  if (stream) stream->block = calloc(1, bytes);
   if (!stream || !stream->block) {
     free(stream);
-    tsm_fail(TSM_ERROR_MEMORY, "tsm_open: %lu bytes cannot be allocated", (unsigned long)(2 * cache + workspace));
+    tsm_fail(TSM_ERROR_MEMORY, "tsm_open: %lu bytes cannot be allocated", (unsigned long)bytes);
     return NULL;
   }
   stream->caches[0] = align_up(stream->block);
   stream->caches[1] = stream->caches[0] + cache;
   stream->workspace = stream->caches[1] + cache;
+  stream->scratch = stream->workspace + workspace;
   stream->threads = threads;
   if (threads > 1 && !(stream->pool = tsm_pool_open(threads))) {
     tsm_close(stream);
@@ -108,7 +111,7 @@ static void walk(void *context, int32_t thread, int32_t threads) {
   unsigned char *const spaces[] = {
       [TSM_FRAME] = (unsigned char *)(uintptr_t)job->frame, [TSM_WORKSPACE] = stream->workspace,
       [TSM_WEIGHTS] = (unsigned char *)(uintptr_t)model->weights, [TSM_CACHE] = job->cache,
-      [TSM_NEXT_CACHE] = job->next_cache,
+      [TSM_NEXT_CACHE] = job->next_cache, [TSM_SCRATCH] = stream->scratch + (size_t)thread * aligned(model->scratch_bytes),
   };
   for (int32_t i = 0; i < model->n_calls; ++i) {
     const tsm_call *call = &model->calls[i];

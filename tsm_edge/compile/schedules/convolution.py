@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
@@ -23,8 +24,9 @@ from tsm_edge.compile.schedules.emit import Expr
 from tsm_edge.compile.schedules.geometry import Image
 from tsm_edge.compile.schedules.tiles import GemmTile
 
-# One step of the reduction: source buffer and layout, offset of the tile's first pixel, channel, row of the weights.
-_Step = Callable[[Any, Image, Expr, Expr, Expr], None]
+Buffers = dict[str, Any]
+# A loop over kernel columns and channels is written out when it is this short (a stem: 3 × 3 channels).
+UNROLLED_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class ConvolutionSpec:
     Attributes
     ----------
     source, target : Image
-        ``source`` has a border at least as wide as the padding.
     kernel, strides : tuple of int
         Height, width.
     pad_top, pad_left : int
@@ -51,6 +52,9 @@ class ConvolutionSpec:
         Shift cache; its channels replace the first channels of ``source``.
     tap : Image or None
         The next shift cache, filled with the first channels of the result.
+    guarded : bool
+        ``source`` has no border for the padding (the camera frame): rows outside it are skipped, columns outside it
+        read as zero.
     """
 
     source: Image
@@ -68,6 +72,7 @@ class ConvolutionSpec:
     residual: Image | None = None
     cache: Image | None = None
     tap: Image | None = None
+    guarded: bool = False
 
     @property
     def reduction(self) -> int:
@@ -80,15 +85,68 @@ class ConvolutionSpec:
         return -(-self.target.width // self.tile.rows)
 
     @property
+    def blocks(self) -> int:
+        """Blocks of register tiles."""
+        return -(-self.target.height * self.row_tiles // self.tile.block)
+
+    @property
     def items(self) -> int:
-        """Work items: (block of register tiles, panel) pairs, the panel running fastest."""
-        return -(-self.target.height * self.row_tiles // self.tile.block) * self.tile.panels
+        """Work items: (block of register tiles, panel) pairs."""
+        return self.blocks * self.tile.panels
+
+    @property
+    def full_panels(self) -> int:
+        """Panels of ``tile.vectors`` vectors; the rest is one narrower panel."""
+        return self.tile.panels - (1 if self.tile.tail_vectors else 0)
 
     @property
     def buffers(self) -> tuple[str, ...]:
         """Names of the kernel's pointer arguments, in order."""
         optional = (("residual", self.residual), ("cache", self.cache), ("tap", self.tap))
         return ("source", "weights", "target", *(name for name, image in optional if image is not None))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where one output row's operands start in their buffers (offset of column 0, channel 0).
+
+    Attributes
+    ----------
+    source : callable
+        Kernel row → offset of the input row it reads.
+    kernel_rows : tuple of (Expr, Expr)
+        First and last + 1 kernel row inside the image; all of them but for a guarded source.
+    target, residual, cache, tap : Expr
+        Offsets of the row in the other images; 0 where there is none.
+    """
+
+    source: Callable[[Expr], Expr]
+    kernel_rows: tuple[Expr, Expr]
+    target: Expr
+    residual: Expr = 0
+    cache: Expr = 0
+    tap: Expr = 0
+
+
+def row_of(spec: ConvolutionSpec, y: Expr) -> Row:
+    """The operands of output row ``y`` where all images are whole."""
+    source = spec.source
+    top = y * spec.strides[0] - spec.pad_top
+    kernel_rows: tuple[Expr, Expr] = (0, spec.kernel[0])
+    if spec.guarded:
+        kernel_rows = (emit.larger(0 - top, 0), emit.smaller(source.height - top, spec.kernel[0]))
+
+    def start(image: Image | None, at: Expr) -> Expr:
+        return 0 if image is None else image.origin + at * image.row
+
+    return Row(
+        source=lambda ky: source.origin + (top + ky) * source.row,
+        kernel_rows=kernel_rows,
+        target=start(spec.target, y),
+        residual=start(spec.residual, y),
+        cache=start(spec.cache, y * spec.strides[0]),
+        tap=start(spec.tap, y),
+    )
 
 
 def pack_weights(spec: ConvolutionSpec, weight: np.ndarray, bias: np.ndarray, groups: int) -> np.ndarray:
@@ -124,126 +182,184 @@ def pack_weights(spec: ConvolutionSpec, weight: np.ndarray, bias: np.ndarray, gr
 
 
 def _panel_widths(spec: ConvolutionSpec) -> list[int]:
-    full = spec.tile.panels - (1 if spec.tile.tail_vectors else 0)
     tail = [spec.tile.tail_vectors * spec.lanes] if spec.tile.tail_vectors else []
-    return [spec.tile.vectors * spec.lanes] * full + tail
+    return [spec.tile.vectors * spec.lanes] * spec.full_panels + tail
 
 
 def convolution(name: str, spec: ConvolutionSpec) -> Any:
     """Write the kernel of a convolution; returns its PrimFunc."""
     tile = spec.tile
     tiles = spec.target.height * spec.row_tiles
-    full_panels = tile.panels - (1 if tile.tail_vectors else 0)
     with emit.kernel(name, spec.buffers) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
         with emit.loop(kernel.end, kernel.begin) as item:
-            panel = emit.mod(item, tile.panels)
-            first = emit.div(item, tile.panels) * tile.block
-            last = emit.smaller(first + tile.block, tiles) if tiles % tile.block else first + tile.block
-            if full_panels and tile.tail_vectors:
-                with emit.when(panel < full_panels):
-                    _tiles(spec, buffers, first, last, panel, tile.vectors)
-                with emit.when(panel >= full_panels):
-                    _tiles(spec, buffers, first, last, full_panels, tile.tail_vectors)
+            if tile.panels_outside:
+                panel, block = emit.div(item, spec.blocks), emit.mod(item, spec.blocks)
             else:
-                _tiles(spec, buffers, first, last, panel, tile.vectors if full_panels else tile.tail_vectors)
+                panel, block = emit.mod(item, tile.panels), emit.div(item, tile.panels)
+            first = block * tile.block
+            last = emit.smaller(first + tile.block, tiles) if tiles % tile.block else first + tile.block
+            for_panel(spec, panel, lambda at, vectors: _block(spec, buffers, first, last, at, vectors))
     return kernel.function
 
 
-def _tiles(spec: ConvolutionSpec, buffers: dict[str, Any], first: Expr, last: Expr, panel: Expr, vectors: int) -> None:
+def for_panel(spec: ConvolutionSpec, panel: Expr, body: Callable[[Expr, int], None]) -> None:
+    """Write ``body(panel, its vectors)``, once more for the narrower last panel where there is one."""
+    if not spec.tile.tail_vectors:
+        body(panel, spec.tile.vectors)
+        return
+    if not spec.full_panels:
+        body(0, spec.tile.tail_vectors)
+        return
+    with emit.when(panel < spec.full_panels):
+        body(panel, spec.tile.vectors)
+    with emit.when(panel >= spec.full_panels):
+        body(spec.full_panels, spec.tile.tail_vectors)
+
+
+def _block(spec: ConvolutionSpec, buffers: Buffers, first: Expr, last: Expr, panel: Expr, vectors: int) -> None:
     """The register tiles of one work item."""
-    panel_base = panel * ((1 + spec.reduction) * spec.tile.vectors * spec.lanes)
-    channel = panel * (spec.tile.vectors * spec.lanes)
-    rows = spec.tile.rows
     with emit.loop(last, first) as index:
         y = emit.div(index, spec.row_tiles) if spec.target.height > 1 else 0
-        x = emit.mod(index, spec.row_tiles) * rows if spec.row_tiles > 1 else 0
-        if spec.target.width % rows:
-            x = emit.smaller(x, spec.target.width - rows)
-        _register_tile(spec, buffers, y, x, panel_base, channel, vectors)
-        _tap(spec, buffers, y, x, channel, vectors)
+        step = emit.mod(index, spec.row_tiles) if spec.row_tiles > 1 else 0
+        x = tile_start(spec, step)
+        row = row_of(spec, y)
+        register_tile(spec, buffers, row, x, panel, vectors)
+        channel, width = panel * (spec.tile.vectors * spec.lanes), vectors * spec.lanes
         zero_border(
-            buffers["target"], spec.target, y, x, rows, channel, vectors * spec.lanes, spec.lanes, spec.row_tiles > 1
+            buffers["target"], spec.target, y, x, spec.tile.rows, channel, width, spec.lanes, spec.row_tiles > 1
         )
 
 
-def _register_tile(
-    spec: ConvolutionSpec, buffers: dict[str, Any], y: Expr, x: Expr, panel_base: Expr, channel: Expr, vectors: int
-) -> None:
+def tile_start(spec: ConvolutionSpec, step: Expr) -> Expr:
+    """First column of the ``step``-th register tile of a row."""
+    return emit.tile_start(spec.target.width, spec.tile.rows, step)
+
+
+def register_tile(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, panel: Expr, vectors: int) -> None:
+    """Write one register tile: columns ``x …`` of an output row, one panel of output channels."""
     lanes, rows, width = spec.lanes, spec.tile.rows, vectors * spec.lanes
-    weights, target = buffers["weights"], buffers["target"]
+    panel_base = panel * ((1 + spec.reduction) * spec.tile.vectors * lanes)
+    channel = panel * (spec.tile.vectors * lanes)
+    weights = buffers["weights"]
     accumulators = emit.Registers(rows * vectors, lanes)
     for vector in range(vectors):
         bias = emit.load(weights, panel_base + vector * lanes, lanes)
-        for row in range(rows):
-            accumulators.set(row * vectors + vector, bias)
+        for column in range(rows):
+            accumulators.set(column * vectors + vector, bias)
 
-    def step(source: Any, image: Image, base: Expr, k: Expr, weight_row: Expr) -> None:
+    def step(read: Callable[[int], Expr], weight_row: Expr) -> None:
         """One k of the reduction: ``rows`` broadcasts against ``vectors`` weight vectors."""
-        for row in range(rows):
-            value = emit.load(source, base + row * spec.strides[1] * image.pixel + k * image.channel)
+        for column in range(rows):
+            value = emit.splat(read(column), lanes)
             for vector in range(vectors):
                 weight = emit.load(weights, panel_base + (1 + weight_row) * width + vector * lanes, lanes)
-                accumulators.add(row * vectors + vector, emit.splat(value, lanes) * weight)
+                accumulators.add(column * vectors + vector, value * weight)
 
-    _reduce(spec, buffers, y, x, channel, step)
+    _reduce(spec, buffers, row, x, channel, step)
 
-    for row in range(rows):
+    for column in range(rows):
         for vector in range(vectors):
-            value = accumulators.get(row * vectors + vector)
+            value = accumulators.get(column * vectors + vector)
             offset = channel + vector * lanes
             if spec.residual is not None:
-                value = value + emit.load(buffers["residual"], _at(spec.residual, y, x + row) + offset, lanes)
+                at = row.residual + (x + column) * spec.residual.pixel + offset
+                value = value + emit.load(buffers["residual"], at, lanes)
             value = emit.clamp(value, spec.low, spec.high, lanes)
-            emit.store(target, _at(spec.target, y, x + row) + offset, value, lanes)
+            emit.store(buffers["target"], row.target + (x + column) * spec.target.pixel + offset, value, lanes)
+    _tap(spec, buffers, row, x, channel, vectors)
 
 
-def _reduce(spec: ConvolutionSpec, buffers: dict[str, Any], y: Expr, x: Expr, channel: Expr, step: _Step) -> None:
+_Step = Callable[[Callable[[int], Expr], Expr], None]
+
+
+def _reduce(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, step: _Step) -> None:
     """The k loop: kernel rows, kernel columns, channels; the cache's channels first where there is a shift."""
-    kernel_height, kernel_width = spec.kernel
-    source, channels = spec.source, spec.reduction_channels
-    corner = _at(source, y * spec.strides[0] - spec.pad_top, x * spec.strides[1] - spec.pad_left)
+    kernel_width, channels = spec.kernel[1], spec.reduction_channels
+    group = 0
     if spec.group_vectors:
-        corner = corner + emit.div(channel, spec.group_vectors * spec.lanes) * channels
+        group = emit.div(channel, spec.group_vectors * spec.lanes) * (channels * spec.source.channel)
     shifted = 0
     if spec.cache is not None:
-        shifted = spec.cache.channels
-        cached = _at(spec.cache, y * spec.strides[0], x * spec.strides[1])
+        shifted, image = spec.cache.channels, spec.cache
         with emit.loop(shifted) as k:
-            step(buffers["cache"], spec.cache, cached, k, k)
-    if (kernel_height, kernel_width) == (1, 1):
+            step(_reader(buffers["cache"], image, row.cache + x * spec.strides[1] * image.pixel, k, spec), k)
+
+    def start(ky: Expr, kx: Expr) -> Expr:
+        column = x * spec.strides[1] + kx - spec.pad_left
+        return row.source(ky) + column * spec.source.pixel + group
+
+    source = buffers["source"]
+    if spec.kernel == (1, 1):
         with emit.loop(channels, shifted) as k:
-            step(buffers["source"], source, corner, k, k)
+            step(_reader(source, spec.source, start(0, 0), k, spec), k)
         return
-    with emit.loop(kernel_height) as ky:
-        if kernel_width * channels <= 12:  # a stem: too short for a loop
+    first_ky, last_ky = row.kernel_rows
+    with emit.loop(last_ky, first_ky) as ky:
+        if spec.guarded or kernel_width * channels <= UNROLLED_STEPS:
             for kx in range(kernel_width):
-                for k in range(channels):
-                    base = corner + ky * source.row + kx * source.pixel
-                    step(buffers["source"], source, base, k, (ky * kernel_width + kx) * channels + k)
+                _channel_steps(spec, source, start(ky, kx), (ky * kernel_width + kx) * channels, step, _Guard(x, kx))
             return
         with emit.loop(kernel_width) as kx:
-            base = corner + ky * source.row + kx * source.pixel
-            tap = (ky * kernel_width + kx) * channels
-            if channels <= 4:
-                for k in range(channels):
-                    step(buffers["source"], source, base, k, tap + k)
-                return
-            with emit.loop(channels) as k:
-                step(buffers["source"], source, base, k, tap + k)
+            _channel_steps(spec, source, start(ky, kx), (ky * kernel_width + kx) * channels, step, None)
 
 
-def _tap(spec: ConvolutionSpec, buffers: dict[str, Any], y: Expr, x: Expr, channel: Expr, vectors: int) -> None:
+@dataclass(frozen=True)
+class _Guard:
+    """The tile's first column and the kernel column: what decides whether a read is inside the image."""
+
+    x: Expr
+    kx: int
+
+
+def _channel_steps(
+    spec: ConvolutionSpec, source: Any, base: Expr, weight_row: Expr, step: _Step, guard: _Guard | None
+) -> None:
+    """The innermost loop over channels, written out for a stem's few."""
+    guard = guard if spec.guarded else None
+    if spec.reduction_channels <= 4:
+        for k in range(spec.reduction_channels):
+            step(_reader(source, spec.source, base, k, spec, guard), weight_row + k)
+        return
+    with emit.loop(spec.reduction_channels) as k:
+        step(_reader(source, spec.source, base, k, spec, guard), weight_row + k)
+
+
+def _reader(
+    source: Any, image: Image, base: Expr, k: Expr, spec: ConvolutionSpec, guard: _Guard | None = None
+) -> Callable[[int], Expr]:
+    """Tile column → its input value; zero outside the image where the source is guarded."""
+
+    def read(column: int) -> Expr:
+        value = emit.load(source, base + column * spec.strides[1] * image.pixel + k * image.channel)
+        if guard is None:
+            return value
+        shift = column * spec.strides[1] + guard.kx - spec.pad_left
+        last = (spec.target.width - spec.tile.rows) * spec.strides[1] + shift
+        position = guard.x * spec.strides[1] + shift
+        conditions = []
+        if shift < 0:
+            conditions.append(position >= 0)
+        if last >= image.width:
+            conditions.append(position < image.width)
+        for condition in conditions:
+            if isinstance(condition, bool):
+                value = value if condition else tirx.const(0.0, "float32")
+            else:
+                value = tirx.if_then_else(condition, value, tirx.const(0.0, "float32"))
+        return value
+
+    return read
+
+
+def _tap(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, vectors: int) -> None:
     """Copy the first channels of the finished tile, still in L1, to the next shift cache."""
     if spec.tap is None or (isinstance(channel, int) and channel >= spec.tap.pixel):
         return
     # Quads of channels of the cache that this panel holds; panels beyond the cache loop zero times.
     first = emit.div(channel, 4)
     last = emit.smaller(first + vectors * spec.lanes // 4, spec.tap.pixel // 4)
-    with emit.loop(spec.tile.rows) as row, emit.loop(last, first) as quad:
-        value = emit.load(buffers["target"], _at(spec.target, y, x + row) + quad * 4, 4)
-        emit.store(buffers["tap"], _at(spec.tap, y, x + row) + quad * 4, value, 4)
-
-
-def _at(image: Image, y: Expr, x: Expr) -> Expr:
-    return image.origin + y * image.row + x * image.pixel
+    with emit.loop(spec.tile.rows) as column, emit.loop(last, first) as quad:
+        read = row.target + (x + column) * spec.target.pixel + quad * 4
+        write = row.tap + (x + column) * spec.tap.pixel + quad * 4
+        emit.store(buffers["tap"], write, emit.load(buffers["target"], read, 4), 4)

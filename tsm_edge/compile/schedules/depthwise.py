@@ -6,6 +6,7 @@ in registers while the columns of that row are read once each and used by every 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,37 +57,41 @@ def pack_depthwise(spec: DepthwiseSpec, weight: np.ndarray, bias: np.ndarray) ->
 
 def depthwise(name: str, spec: DepthwiseSpec) -> Any:
     """Write the kernel of a depthwise convolution; returns its PrimFunc."""
+    image, tile = spec.source, spec.tile
     total = spec.target.pixel // spec.lanes
-    tile = spec.tile
-    columns = tile.columns
-    steps = -(-spec.target.width // columns)
     with emit.kernel(name, spec.buffers) as kernel:
         source, weights, target = kernel.buffers
         with emit.loop(kernel.end, kernel.begin) as item:
             y = emit.div(item, tile.chunks)
             first = emit.mod(item, tile.chunks) * tile.vectors
             last = emit.smaller(first + tile.vectors, total)
-            with emit.loop(steps) as step:
-                x = step * columns
-                if spec.target.width % columns:
-                    x = emit.smaller(x, spec.target.width - columns)
+            top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row
+            row = DepthwiseRow(lambda ky: top + ky * image.row, spec.target.origin + y * spec.target.row)
+            with column_tiles(spec) as x:
                 with emit.loop(last, first) as vector:
-                    _column_run(spec, source, weights, target, y, x, vector)
-                zero_border(
-                    target,
-                    spec.target,
-                    y,
-                    x,
-                    columns,
-                    first * spec.lanes,
-                    (last - first) * spec.lanes,
-                    spec.lanes,
-                    steps > 1,
-                )
+                    column_run(spec, source, weights, target, row, x, vector)
+                channel, channels = first * spec.lanes, (last - first) * spec.lanes
+                many = spec.target.width > tile.columns
+                zero_border(target, spec.target, y, x, tile.columns, channel, channels, spec.lanes, many)
     return kernel.function
 
 
-def _column_run(spec: DepthwiseSpec, source: Any, weights: Any, target: Any, y: Expr, x: Expr, vector: Expr) -> None:
+@dataclass(frozen=True)
+class DepthwiseRow:
+    """Offsets of the input row of each kernel row, and of the output row (column 0, channel 0)."""
+
+    source: Callable[[int], Expr]
+    target: Expr
+
+
+def column_tiles(spec: DepthwiseSpec) -> Any:
+    """A loop over the first columns of a row's tiles; the last tile is moved back to end with the row."""
+    return emit.tiled_loop(spec.target.width, spec.tile.columns)
+
+
+def column_run(
+    spec: DepthwiseSpec, source: Any, weights: Any, target: Any, row: DepthwiseRow, x: Expr, vector: Expr
+) -> None:
     """``columns`` outputs of one row for one vector of channels."""
     lanes, columns = spec.lanes, spec.tile.columns
     kernel_height, kernel_width = spec.kernel
@@ -95,12 +100,10 @@ def _column_run(spec: DepthwiseSpec, source: Any, weights: Any, target: Any, y: 
     bias = emit.load(weights, base, lanes)
     for column in range(columns):
         accumulators.set(column, bias)
-    image = spec.source
-    corner = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row
-    corner = corner + (x * spec.strides[1] - spec.pad_left) * image.pixel + vector * lanes
+    left = (x * spec.strides[1] - spec.pad_left) * spec.source.pixel + vector * lanes
     for ky in range(kernel_height):
         for read in range((columns - 1) * spec.strides[1] + kernel_width):
-            value = emit.load(source, corner + ky * image.row + read * image.pixel, lanes)
+            value = emit.load(source, row.source(ky) + left + read * spec.source.pixel, lanes)
             for kx in range(kernel_width):
                 column, rest = divmod(read - kx, spec.strides[1])
                 if rest == 0 and 0 <= column < columns:
@@ -108,5 +111,4 @@ def _column_run(spec: DepthwiseSpec, source: Any, weights: Any, target: Any, y: 
                     accumulators.add(column, value * weight)
     for column in range(columns):
         value = emit.clamp(accumulators.get(column), spec.low, spec.high, lanes)
-        at = spec.target.origin + y * spec.target.row + (x + column) * spec.target.pixel + vector * lanes
-        emit.store(target, at, value, lanes)
+        emit.store(target, row.target + (x + column) * spec.target.pixel + vector * lanes, value, lanes)

@@ -58,6 +58,19 @@ def loop(stop: Expr, start: Expr = 0) -> Iterator[Expr]:
         yield step if isinstance(start, int) and start == 0 else start + step
 
 
+@contextlib.contextmanager
+def tiled_loop(extent: int, tile: int) -> Iterator[Expr]:
+    """Starts of the tiles that cover ``extent``; the last tile is moved back to end there."""
+    with loop(-(-extent // tile)) as step:
+        yield tile_start(extent, tile, step)
+
+
+def tile_start(extent: int, tile: int, step: Expr) -> Expr:
+    """Start of the ``step``-th of the tiles that cover ``extent``; the last one is moved back to end there."""
+    start = step * tile
+    return smaller(start, extent - tile) if extent % tile else start
+
+
 def div(value: Expr, by: int) -> Expr:
     """``value // by`` of a non-negative value."""
     if isinstance(value, int):
@@ -75,6 +88,11 @@ def mod(value: Expr, by: int) -> Expr:
 def smaller(a: Expr, b: Expr) -> Expr:
     """The smaller of two indices."""
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else T.min(a, b)
+
+
+def larger(a: Expr, b: Expr) -> Expr:
+    """The larger of two indices."""
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else T.max(a, b)
 
 
 def load(buffer: Any, index: Expr, lanes: int = 1) -> Expr:
@@ -100,6 +118,26 @@ def clamp(value: Expr, low: float, high: float, lanes: int) -> Expr:
     if high != float("inf"):
         value = tirx.min(value, splat(high, lanes))
     return value
+
+
+def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    """``yes`` where the condition holds, else ``no``; both are evaluated."""
+    return tirx.Select(condition, *(T.int32(value) if isinstance(value, int) else value for value in (yes, no)))
+
+
+def equal(a: Expr, b: Expr) -> Expr:
+    """``a == b`` as an expression of the kernel."""
+    return tirx.EQ(a, b)
+
+
+def both(first: Expr, second: Expr) -> Expr:
+    """``first and second``."""
+    return tirx.all(first, second)
+
+
+def negate(condition: Expr) -> Expr:
+    """``not condition``."""
+    return tirx.Not(condition)
 
 
 class Registers:

@@ -33,7 +33,10 @@ class GemmTile:
     panels : int
         Panels, the narrower one included.
     block : int
-        Register tiles of one panel done in a row before the next panel: one work item.
+        Register tiles of one panel done in a row: one work item.
+    panels_outside : bool
+        Order of the items: all blocks of a panel (its weights stay in cache) before the next panel, or all panels
+        of a block (its pixels stay in cache) before the next block.
     cycles : float
         Modelled core cycles for the layer on one core, loads from cache included, memory traffic not.
     """
@@ -43,6 +46,7 @@ class GemmTile:
     tail_vectors: int
     panels: int
     block: int
+    panels_outside: bool
     cycles: float
 
 
@@ -88,8 +92,12 @@ def _modelled(
     cycles = full * _tile_cycles(cpu, rows, vectors, reduction)
     cycles += _tile_cycles(cpu, rows, tail, reduction) if tail else 0.0
     panels = full + (1 if tail else 0)
-    block = _block(tiles, panels, reduction)
-    return GemmTile(rows, vectors, tail, panels, block, tiles * cycles)
+    # What does not fit in L1 is read again from further away, for each block or for each panel.
+    block = _block(cpu, tiles, panels, rows, reduction)
+    blocks = math.ceil(tiles / block)
+    weights, pixels = reduction * total * cpu.vector_lanes, reduction * image_rows * image_columns
+    panels_outside = panels * pixels < blocks * weights
+    return GemmTile(rows, vectors, tail, panels, block, panels_outside, tiles * cycles)
 
 
 def _tile_cycles(cpu: CpuSpec, rows: int, vectors: int, reduction: int) -> float:
@@ -99,10 +107,11 @@ def _tile_cycles(cpu: CpuSpec, rows: int, vectors: int, reduction: int) -> float
     return reduction * step + rows * vectors * 2.0 + LOOP_OVERHEAD_CYCLES
 
 
-def _block(tiles: int, panels: int, reduction: int) -> int:
-    """Tiles an item: enough work to hide the item's own overhead, few enough to balance over threads."""
+def _block(cpu: CpuSpec, tiles: int, panels: int, rows: int, reduction: int) -> int:
+    """Tiles an item: their pixels fit in L1 with the panel streaming past, and there are items for every thread."""
     most = max(1, tiles * panels // MIN_ITEMS)
-    wanted = max(1, min(most, 16, 4096 // max(reduction, 1)))
+    fit = max(1, cpu.l1d_kib * 1024 // 2 // (4 * rows * max(reduction, 1)))
+    wanted = max(1, min(most, fit, 16))
     return math.ceil(tiles / math.ceil(tiles / wanted))
 
 

@@ -1,0 +1,310 @@
+"""The fallback rule: any function TVM can express in blocks → plain kernels over ranges of work items.
+
+Each block becomes a kernel of its own, with its spatial loops outside as the work items, its reduction below them and
+the innermost spatial loop last, where it runs over consecutive memory and LLVM turns it into vectors. Where TVM
+cannot prove that the outer loop's iterations are independent, the kernel is one work item.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import ScheduleError
+
+MAX_RUN = 4096
+MAX_LOCAL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class GenericSpec:
+    """A kernel made from a TVM function; equal code makes equal specs.
+
+    Attributes
+    ----------
+    operator : str
+        The ONNX operator it came from.
+    code : str
+        The kernel as TVM script: what equality means.
+    items : int
+        Work items.
+    buffers : tuple of str
+        Names of the kernel's pointer arguments, in order: those read, then those written.
+    outputs : int
+        How many are written.
+    function : tvm.tirx.PrimFunc
+        The kernel, still without a symbol name.
+    """
+
+    operator: str
+    code: str
+    items: int
+    buffers: tuple[str, ...]
+    outputs: int
+    function: Any = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kernel of a function.
+
+    Attributes
+    ----------
+    spec : GenericSpec
+    reads, writes : tuple of str
+        Its buffers: names of the function's parameters (``p0``, ``p1``, …) and of its temporaries.
+    flops, bytes : int
+        Floating-point operations, and bytes of the buffers touched.
+    """
+
+    spec: GenericSpec
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A function as kernels in execution order, and the bytes of each temporary they hand on."""
+
+    stages: tuple[Stage, ...]
+    temporaries: dict[str, int]
+
+
+class NotPlain(Exception):
+    """The function needs something a plain kernel does not have; the text says what."""
+
+
+def by_tvm(work: Callable[[], Any]) -> Any:
+    """Let TVM do something it may not know how to do; its many kinds of error become one."""
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - TVM's errors have no common base below Exception
+        lines = str(error).strip().splitlines()
+        raise NotPlain(lines[-1].strip() if lines else type(error).__name__) from None
+
+
+def generic(name: str, spec: GenericSpec) -> Any:
+    """Give the kernel its symbol; returns its PrimFunc."""
+    attributes = {"global_symbol": name, "calling_conv": 1, "tirx.noalias": True}
+    return spec.function.with_attr(attributes)
+
+
+def stages_of(function: Any, operator: str) -> Stages:
+    """Schedule a TVM function and split it into kernels.
+
+    Parameters
+    ----------
+    function : tvm.tirx.PrimFunc
+        In blocks, as ``relax.transform.LegalizeOps`` makes it.
+    operator : str
+        The ONNX operator, for the specs.
+
+    Raises
+    ------
+    NotPlain
+        It calls a TVM runtime function, or its shapes are not static.
+    """
+    schedule = s_tir.Schedule(tvm.IRModule({"main": function}))
+    _inline(schedule)
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        _schedule_block(schedule, block)
+    return _split(by_tvm(lambda: _LOWERING(schedule.mod)["main"]), operator)
+
+
+_LOWERING = tvm.ir.transform.Sequential(
+    [
+        s_tir.transform.LowerInitBlock(),
+        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+        s_tir.transform.ConvertBlocksToOpaque(),
+        s_tir.transform.LowerMatchBuffer(),
+        s_tir.transform.LowerOpaqueBlock(),
+        tirx.transform.NarrowDataType(32),
+        tirx.transform.StmtSimplify(),
+    ]
+)
+
+
+def _inline(schedule: Any) -> None:
+    """Inline element-wise blocks into their only consumer, unless that one would compute them again and again."""
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        consumers = schedule.get_consumers(block)
+        if len(consumers) != 1 or _has_reduction(schedule, block) or _has_reduction(schedule, consumers[0]):
+            continue
+        try:
+            schedule.compute_inline(block)
+        except ScheduleError:
+            continue
+
+
+def _has_reduction(schedule: Any, block: Any) -> bool:
+    return any(axis.iter_type != tirx.IterVar.DataPar for axis in schedule.get(block).iter_vars)
+
+
+def _schedule_block(schedule: Any, block: Any) -> None:
+    """Work items outside, reduction loops next, a run over consecutive memory innermost."""
+    axes = schedule.get(block).iter_vars
+    loops = schedule.get_loops(block)
+    kinds = [axis.iter_type for axis in axes]
+    known = {tirx.IterVar.DataPar, tirx.IterVar.CommReduce}
+    if len(loops) != len(axes) or not set(kinds) <= known or tirx.IterVar.DataPar not in kinds:
+        return
+    spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
+    reduction = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.CommReduce]
+    try:
+        _reorder(schedule, block, spatial, reduction)
+    except ScheduleError:
+        return  # as written, one work item
+
+
+def _reorder(schedule: Any, block: Any, spatial: list[Any], reduction: list[Any]) -> None:
+    if not reduction and _is_flat(schedule.get(block)):
+        outer, inner = _split_run(schedule, schedule.fuse(*spatial))
+    else:
+        wide = [loop for loop in spatial if int(schedule.get(loop).extent) > 1] or spatial[-1:]
+        rest = [loop for loop in spatial if loop not in wide[-1:]]
+        if reduction and not _is_contiguous(schedule, block, wide[-1]):
+            outer, inner = schedule.fuse(*spatial) if len(spatial) > 1 else spatial[0], None
+        elif math.prod(int(schedule.get(loop).extent) for loop in rest) > 1:
+            schedule.reorder(*rest, wide[-1])
+            outer, inner = schedule.fuse(*rest) if len(rest) > 1 else rest[0], wide[-1]
+        else:
+            outer, inner = _split_run(schedule, wide[-1])
+    schedule.reorder(outer, *reduction, *([inner] if inner is not None else []))
+    schedule.parallel(outer)
+    if reduction:
+        schedule.decompose_reduction(block, reduction[0])
+
+
+def _split_run(schedule: Any, loop: Any) -> tuple[Any, Any]:
+    """Split a long loop into work items of whole runs."""
+    extent = int(schedule.get(loop).extent)
+    fitting = [run for run in range(1, MAX_RUN + 1) if extent % run == 0]
+    run = fitting[-1] if fitting[-1] * 8 >= min(extent, MAX_RUN) else MAX_RUN
+    outer, inner = schedule.split(loop, [None, run])
+    return outer, inner
+
+
+def _is_flat(block: Any) -> bool:
+    """Whether the block maps element i of every buffer to element i, so that its loops are one loop."""
+    axes = [axis.var for axis in block.iter_vars]
+    extents = [int(axis.dom.extent) for axis in block.iter_vars]
+    plain: list[bool] = []
+
+    def visit(buffer: Any, indices: Any) -> None:
+        same = len(indices) == len(axes) and all(map(_same_variable, indices, axes))
+        plain.append(same and [int(extent) for extent in buffer.shape] == extents)
+
+    _walk(
+        block.body,
+        (tvm.ir.TensorLoad, lambda load: visit(load.source, load.indices)),
+        (tirx.BufferStore, lambda store: visit(store.buffer, store.indices)),
+    )
+    return all(plain)
+
+
+def _same_variable(index: Any, variable: Any) -> bool:
+    return bool(index.same_as(variable))
+
+
+def _is_contiguous(schedule: Any, block: Any, loop: Any) -> bool:
+    """Whether neighbouring iterations of a loop read neighbouring elements (or the same), never distant ones."""
+    body = schedule.get(block)
+    position = next(index for index, item in enumerate(schedule.get_loops(block)) if _loop_is(schedule, item, loop))
+    variable = body.iter_vars[position].var
+    last: list[bool] = []
+    others: list[bool] = []
+
+    def uses(index: Any) -> bool:
+        return any(item.same_as(variable) for item in tirx.analysis.undefined_vars(index, []))
+
+    def visit(load: Any) -> None:
+        if load.indices and not any(load.source.same_as(region.source) for region in body.writes):
+            others.extend(uses(index) for index in load.indices[:-1])
+            last.append(uses(load.indices[-1]))
+
+    _walk(body.body, (tvm.ir.TensorLoad, visit))
+    return any(last) and not any(others)
+
+
+def _loop_is(schedule: Any, a: Any, b: Any) -> bool:
+    return bool(schedule.get(a).loop_var.same_as(schedule.get(b).loop_var))
+
+
+def _split(function: Any, operator: str) -> Stages:
+    """Cut the lowered body into its loop nests; what they hand on becomes pointer arguments."""
+    body = list(function.body.seq) if isinstance(function.body, tirx.SeqStmt) else [function.body]
+    names = {parameter: f"p{index}" for index, parameter in enumerate(function.params)}
+    temporaries: dict[str, int] = {}
+    stages = []
+    for statement in body:
+        if isinstance(statement, tirx.AllocBuffer):
+            name = f"t{len(temporaries)}"
+            names[statement.buffer] = name
+            temporaries[name] = _buffer_bytes(statement.buffer)
+        else:
+            stages.append(_stage(statement, names, operator))
+    return Stages(tuple(stages), temporaries)
+
+
+def _stage(statement: Any, names: dict[Any, str], operator: str) -> Stage:
+    _refuse_calls(statement)
+    touched = [buffer for buffer in tirx.analysis.undefined_vars(statement, []) if buffer in names]
+    written: list[Any] = []
+    _walk(statement, (tirx.BufferStore, lambda store: written.append(store.buffer)))
+    writes = tuple(dict.fromkeys(names[buffer] for buffer in written if buffer in names))
+    order = sorted(touched, key=lambda buffer: (names[buffer] in writes, names[buffer]))
+    function, items = _kernel(statement, order)
+    code = function.script()
+    spec = GenericSpec(operator, code, items, tuple(f"b{index}" for index in range(len(order))), len(writes), function)
+    reads = tuple(names[buffer] for buffer in order if names[buffer] not in writes)
+    flops = int(s_tir.analysis.estimate_tir_flops(statement))
+    return Stage(spec, reads, writes, flops, sum(map(_buffer_bytes, order)))
+
+
+def _kernel(statement: Any, buffers: list[Any]) -> tuple[Any, int]:
+    """``void kernel(begin, end, buffers…)`` around one loop nest, and its number of work items."""
+    begin, end, step = (tirx.Var(name, "int32") for name in ("begin", "end", "step"))
+    pointers = [
+        tirx.Var(f"b{index}_ptr", tvm.ir.PointerType(tvm.ir.PrimType(buffer.dtype), "global"))
+        for index, buffer in enumerate(buffers)
+    ]
+    items, body = 1, [statement]
+    if isinstance(statement, tirx.For) and statement.kind == tirx.ForKind.PARALLEL:
+        items, body = int(statement.extent), [tirx.Bind(statement.loop_var, begin + step), statement.body]
+    declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(buffers, pointers, strict=True)]
+    loop = tirx.For(step, 0, end - begin, tirx.ForKind.SERIAL, tirx.stmt_seq(*body))
+    function = tirx.PrimFunc([begin, end, *pointers], tirx.stmt_seq(*declared, loop))
+    return function, items
+
+
+def _walk(root: Any, *entries: tuple[type, Callable[[Any], None]]) -> None:
+    """Call each function on every node of its type."""
+    tvm_ffi.structural_walk(root, list(entries))
+
+
+def _refuse_calls(statement: Any) -> None:
+    def visit(call: Any) -> None:
+        name = getattr(call.op, "name", "")
+        if "packed" in name or "extern" in name or "ffi" in name:
+            raise NotPlain(f"it needs TVM's runtime ({name})")
+
+    def allocation(allocate: Any) -> None:
+        if _buffer_bytes(allocate.buffer) > MAX_LOCAL_BYTES:
+            raise NotPlain(f"it needs {_buffer_bytes(allocate.buffer)} bytes of scratch memory in a loop")
+
+    _walk(statement, (tvm.ir.Call, visit), (tirx.AllocBuffer, allocation))
+
+
+def _buffer_bytes(buffer: Any) -> int:
+    try:
+        count = math.prod(int(extent) for extent in buffer.shape)
+    except TypeError:
+        raise NotPlain("its shapes depend on the data") from None
+    return count * max(1, tvm.DataType(buffer.dtype).bits // 8)

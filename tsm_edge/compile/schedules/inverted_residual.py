@@ -1,0 +1,148 @@
+"""An inverted residual as one kernel: expand, depthwise and project, an output row at a time.
+
+The expanded tensor, six times as wide as the block's input, never exists: the kernel keeps the few expanded rows that
+the depthwise window covers in a ring, a thread's own scratch memory that stays in its L2 cache, makes one new row (or
+two, at stride 2) for every output row, and projects the depthwise row while it is still in L1. A thread makes the
+first rows of its range anew; nothing else is computed twice.
+
+The first layer of MobileNet-V2 (a 3×3 stem on the camera frame, followed by depthwise and projection) is the same
+thing with another convolution in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tsm_edge.compile.schedules import emit
+from tsm_edge.compile.schedules.convolution import (
+    Buffers,
+    ConvolutionSpec,
+    Row,
+    for_panel,
+    register_tile,
+    row_of,
+    tile_start,
+)
+from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, column_run, column_tiles
+from tsm_edge.compile.schedules.emit import Expr
+
+
+@dataclass(frozen=True)
+class InvertedResidualSpec:
+    """Three layers in one kernel.
+
+    Attributes
+    ----------
+    expand : ConvolutionSpec
+        Its target is the ring: as many rows as the depthwise kernel is high, with the left and right border.
+    depthwise : DepthwiseSpec
+        From the ring to one row.
+    project : ConvolutionSpec
+        From that row to the block's output.
+    expanded_height : int
+        Rows the expanded tensor would have.
+    """
+
+    expand: ConvolutionSpec
+    depthwise: DepthwiseSpec
+    project: ConvolutionSpec
+    expanded_height: int
+
+    @property
+    def items(self) -> int:
+        """Work items: output rows."""
+        return self.project.target.height
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the kernel's pointer arguments, in order."""
+        optional = (
+            ("cache", self.expand.cache),
+            ("residual", self.project.residual),
+            ("tap", self.project.tap),
+        )
+        fixed = ("source", "expand_weights", "depthwise_weights", "project_weights", "scratch", "target")
+        return (*fixed, *(name for name, image in optional if image is not None))
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory of a thread: the ring and the depthwise row."""
+        return 4 * (self.expand.target.elements + self.depthwise.target.elements)
+
+
+def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
+    """Write the kernel; returns its PrimFunc."""
+    with emit.kernel(name, spec.buffers) as kernel:
+        buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
+        _zero_side_borders(spec, buffers["scratch"])
+        stride, height = spec.depthwise.strides[0], spec.depthwise.kernel[0]
+        with emit.loop(kernel.end, kernel.begin) as y:
+            top = y * stride - spec.depthwise.pad_top
+            # Rows the previous output row left in the ring are still there; the first of a range finds none.
+            kept = emit.select(emit.equal(y, kernel.begin), 0, height - stride) if height > stride else 0
+            with emit.loop(height, kept) as step:
+                _ring_row(spec, buffers, top + step)
+            _depthwise_row(spec, buffers, top)
+            _project_row(spec, buffers, y)
+    return kernel.function
+
+
+def _slot(spec: InvertedResidualSpec, expanded_row: Expr) -> Expr:
+    """Offset of an expanded row's ring slot (column 0, channel 0)."""
+    ring = spec.expand.target
+    return ring.origin + emit.mod(expanded_row + spec.depthwise.pad_top, ring.height) * ring.row
+
+
+def _zero_side_borders(spec: InvertedResidualSpec, scratch: Any) -> None:
+    ring, lanes = spec.expand.target, spec.expand.lanes
+    columns = (*range(-ring.border.left, 0), *range(ring.width, ring.width + ring.border.right))
+    with emit.loop(ring.height) as row, emit.loop(ring.pixel // lanes) as vector:
+        for column in columns:
+            at = ring.origin + row * ring.row + column * ring.pixel + vector * lanes
+            emit.store(scratch, at, emit.splat(0.0, lanes), lanes)
+
+
+def _ring_row(spec: InvertedResidualSpec, buffers: Buffers, expanded_row: Expr) -> None:
+    """Expand one row into its slot; a row outside the image is zeros."""
+    expand, ring = spec.expand, spec.expand.target
+    slot = _slot(spec, expanded_row)
+    inside = emit.both(expanded_row >= 0, expanded_row < spec.expanded_height)
+    with emit.when(inside):
+        whole = row_of(expand, expanded_row)
+        row = Row(whole.source, whole.kernel_rows, slot, cache=whole.cache)
+        named = {"source": buffers["source"], "weights": buffers["expand_weights"], "target": buffers["scratch"]}
+        if expand.cache is not None:
+            named["cache"] = buffers["cache"]
+        _convolve_row(expand, named, row)
+    with emit.when(emit.negate(inside)), emit.loop(ring.width * ring.pixel // expand.lanes) as vector:
+        emit.store(buffers["scratch"], slot + vector * expand.lanes, emit.splat(0.0, expand.lanes), expand.lanes)
+
+
+def _depthwise_row(spec: InvertedResidualSpec, buffers: Buffers, top: Expr) -> None:
+    depthwise = spec.depthwise
+    row = DepthwiseRow(lambda ky: _slot(spec, top + ky), spec.expand.target.elements)
+    scratch = buffers["scratch"]
+    with column_tiles(depthwise) as x, emit.loop(depthwise.target.pixel // depthwise.lanes) as vector:
+        column_run(depthwise, scratch, buffers["depthwise_weights"], scratch, row, x, vector)
+
+
+def _project_row(spec: InvertedResidualSpec, buffers: Buffers, y: Expr) -> None:
+    project = spec.project
+    whole = row_of(project, y)
+    start = spec.expand.target.elements
+    row = Row(lambda _: start, (0, 1), whole.target, whole.residual, tap=whole.tap)
+    named = {"source": buffers["scratch"], "weights": buffers["project_weights"], "target": buffers["target"]}
+    named |= {name: buffers[name] for name in ("residual", "tap") if name in buffers}
+    _convolve_row(project, named, row)
+
+
+def _convolve_row(spec: ConvolutionSpec, buffers: Buffers, row: Row) -> None:
+    """All register tiles of a row; a panel's weights stay in L1 for the whole row."""
+    with emit.loop(spec.tile.panels) as panel:
+
+        def tiles(at: Expr, vectors: int) -> None:
+            with emit.loop(spec.row_tiles) as step:
+                register_tile(spec, buffers, row, tile_start(spec, step), at, vectors)
+
+        for_panel(spec, panel, tiles)
