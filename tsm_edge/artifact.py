@@ -1,4 +1,4 @@
-"""A compiled artifact on disk: ``model.so``, ``manifest.json``, ``labels.txt`` in one directory."""
+"""A compiled artifact on disk: ``model.so``, ``manifest.json``, ``labels.txt`` and their like in one directory."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ LIBRARY = "model.so"
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
 MODEL_ONNX = "model.onnx"
+RUNNER = "tsm-runner"
+GOLDEN = "golden.bin"
+HEADER_FILE = "tsm_edge.h"
 OUTPUT_FOLDER = Path("out")
 _ABI_VERSION = 1
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tsm_edge.artifact import MODEL_ONNX, Artifact, file_sha256, load_artifact
-from tsm_edge.errors import ArtifactError
+from tsm_edge.artifact import MODEL_ONNX, Artifact, load_artifact
+from tsm_edge.manifest import Manifest
+from tsm_edge.reference import Reference
 from tsm_edge.session import OnlineSession
 
 # float32 sums in another order: a few units of rounding over a few hundred layers.
@@ -88,42 +89,32 @@ def verify_artifact(
     ArtifactError
         The artifact or its ONNX file is missing, or the ONNX file is another than the one compiled.
     """
-    import onnxruntime
-
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
     manifest = artifact.manifest
-    reference_file = onnx or artifact.path / MODEL_ONNX
-    if not reference_file.is_file():
-        raise ArtifactError(f"{reference_file}: no such file", "name the ONNX file with: tsm-edge verify --onnx FILE")
-    if file_sha256(reference_file) != manifest.hashes.get("onnx"):
-        raise ArtifactError(
-            f"{reference_file}: not the file {artifact.path} was compiled from", "compile again with: tsm-edge compile"
-        )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    reference = onnxruntime.InferenceSession(str(reference_file), options, providers=["CPUExecutionProvider"])
-    inputs = [cache.input for cache in manifest.caches]
-    outputs = [manifest.logits.name, *(cache.output for cache in manifest.caches)]
-    names = [manifest.logits.name, f"{manifest.logits.name} (explicit caches)", *outputs[1:]]
-    gather = _Gather(names)
+    reference = Reference(onnx or artifact.path / MODEL_ONNX, manifest)
+    gather = Gather(output_names(manifest))
     random = np.random.default_rng(seed)
     zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
     with OnlineSession(artifact, threads=threads) as session:
-        wanted_caches, found_caches = zeros, zeros
+        caches = zeros
         for index in range(frames):
             if index == frames // 2:
                 session.reset()
-                wanted_caches, found_caches = zeros, zeros
+                reference.reset()
+                caches = zeros
             frame = random.standard_normal(manifest.frame_shape, np.float32)
-            feed = {manifest.frame.name: frame, **dict(zip(inputs, wanted_caches, strict=True))}
-            logits, *wanted_caches = reference.run(outputs, feed)
-            explicit, found_caches = session.step_explicit(frame, found_caches)
-            found = [session.step(frame), explicit, *found_caches]
-            gather.add(found, [logits, logits, *wanted_caches])
+            explicit, caches = session.step_explicit(frame, caches)
+            gather.add([session.step(frame), explicit, *caches], reference.step(frame))
     return VerifyResult(artifact.path, frames, threads, gather.checks())
 
 
-class _Gather:
+def output_names(manifest: Manifest) -> list[str]:
+    """What is compared: the logits of the stream's own caches, those with explicit caches, every next cache."""
+    logits = manifest.logits.name
+    return [logits, f"{logits} (explicit caches)", *(cache.output for cache in manifest.caches)]
+
+
+class Gather:
     """Largest difference and magnitude of each output over the frames."""
 
     def __init__(self, names: list[str]) -> None:
@@ -133,13 +124,15 @@ class _Gather:
         self.shapes: list[tuple[int, ...]] = [()] * len(names)
 
     def add(self, found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
-        for index, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
+        """Compare one frame; ``wanted`` is the reference's outputs, whose logits stand for both of ours."""
+        for index, (ours, theirs) in enumerate(zip(found, [wanted[0], *wanted], strict=True)):
             # fmax would hide a NaN; maximum keeps it.
             self.errors[index] = np.maximum(self.errors[index], np.max(np.abs(ours - theirs), initial=0.0))
             self.magnitudes[index] = np.maximum(self.magnitudes[index], np.max(np.abs(theirs), initial=0.0))
             self.shapes[index] = theirs.shape
 
     def checks(self) -> tuple[TensorCheck, ...]:
+        """The comparison of each output over all frames."""
         rows = zip(self.names, self.shapes, self.magnitudes, self.errors, strict=True)
         return tuple(
             TensorCheck(name, shape, float(magnitude), float(error / magnitude if magnitude else error))

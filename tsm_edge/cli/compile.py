@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.artifact import OUTPUT_FOLDER
+from tsm_edge.artifact import OUTPUT_FOLDER, RUNNER
 from tsm_edge.cards import TemporalMode, load_model, load_target
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 
@@ -41,6 +41,7 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 @click.option("--mode", type=click.Choice(["online", "none"]), help="Temporal mode; by default the model card's.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random weights.")
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
+@click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, the static program with the model inside.")
 @json_option
 def command(
     model: str | None,
@@ -53,6 +54,7 @@ def command(
     mode: TemporalMode | None,
     seed: int,
     keep_intermediates: bool,
+    no_runner: bool,
     as_json: bool,
 ) -> None:
     """Compile MODEL for a target: a directory with model.so, manifest.json and labels.txt.
@@ -77,6 +79,7 @@ def command(
         temporal_mode=mode,
         seed=seed,
         intermediates=folder.with_name(f"{folder.name}-intermediates") if keep_intermediates else None,
+        runner=not no_runner,
     )
     with status(f"compiling {name} for {target_card.name}") as show:
         artifact = compile_model(request, lambda stage: show(f"{name} for {target_card.name}: {stage}"))
@@ -99,6 +102,7 @@ def _print(artifact: Artifact, intermediates: Path | None, as_json: bool) -> Non
         ("workspace", f"{memory.workspace_bytes / 1e6:.1f} MB, planned at compile time"),
         ("kernels", f"{len(manifest.kernels)} calls, {sum(k.flops for k in manifest.kernels) / 1e9:.3f} GFLOP a frame"),
         ("model.so", f"{artifact.library.stat().st_size / 1e6:.1f} MB"),
+        *_runner_row(artifact),
         ("compile time", f"{manifest.compile_seconds:.1f} s"),
     ]
     print_table(str(artifact.path), ("", ""), rows)
@@ -107,3 +111,8 @@ def _print(artifact: Artifact, intermediates: Path | None, as_json: bool) -> Non
     if manifest.random_weights:
         warn("random weights: predictions mean nothing")
     note(f"next: tsm-edge verify {artifact.path}")
+
+
+def _runner_row(artifact: Artifact) -> list[tuple[str, str]]:
+    path = artifact.path / RUNNER
+    return [(RUNNER, f"{path.stat().st_size / 1e6:.1f} MB, static, with the model inside")] if path.exists() else []

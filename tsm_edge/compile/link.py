@@ -31,8 +31,9 @@ _BIONIC = {
     "libm.so": ("erff", "exp2f", "expf", "fmodf", "log2f", "logf", "powf", "roundf", "tanhf"),
 }
 
+_COMPILE = ("-O2", "-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fno-stack-protector")
 # Pages may have 16 KiB: Android from version 15, and Raspberry Pi OS on the Pi 5.
-_COMPILE = ("-O2", "-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fno-stack-protector", "-s", "-Wl,-z,max-page-size=16384")
+_LINK = ("-s", "-Wl,-z,max-page-size=16384")
 
 
 @functools.cache
@@ -93,16 +94,39 @@ def link_library(
     CompileError
         The linker failed; its first message is in the error.
     """
-    inputs = [*SOURCES, *sources, *objects]
     flags = ["-shared", "-Wl,-z,defs", f"-Wl,--version-script={VERSION_SCRIPT}"]
-    if target.libc != "bionic":
-        _link(output, target, [zig_target(target), *flags, "-pthread"], inputs, includes)
-        return
-    # x18 holds Android's shadow call stack; outlined atomics would ask the C library for the CPU's features.
-    flags += ["-nostdlib", "-ffixed-x18", "-mno-outline-atomics", "-Wl,--hash-style=both", "-Wl,--as-needed"]
-    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as folder:
-        stubs = [_bionic_stub(target, Path(folder) / name, symbols) for name, symbols in _BIONIC.items()]
-        _link(output, target, [zig_target(target), *flags], [*inputs, *stubs], includes)
+    inputs = [*SOURCES, *sources, *objects]
+    if target.libc == "bionic":
+        _link_for_android(output, target, flags, inputs, includes)
+    else:
+        _zig(target, [zig_target(target), *_COMPILE, *_LINK, *flags, "-pthread"], inputs, output, includes)
+
+
+def _link_for_android(
+    output: Path, target: TargetCard, flags: Sequence[str], inputs: Sequence[Path], includes: Sequence[Path]
+) -> None:
+    """Compile with musl's headers, then link against Android's libraries alone.
+
+    x18 is kept free because Android has its shadow call stack there. Atomics stay in line because the functions that
+    would stand for them ask the C library what the CPU can do.
+    """
+    machine = zig_target(target)
+    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as scratch:
+        folder = Path(scratch)
+        compiled: list[Path] = []
+        for path in inputs:
+            compiled.append(path if path.suffix == ".o" else folder / f"{len(compiled)}.o")
+            if path.suffix != ".o":
+                options = [machine, *_COMPILE, "-ffixed-x18", "-mno-outline-atomics", "-c"]
+                _zig(target, options, [path], compiled[-1], includes)
+        for name, symbols in _BIONIC.items():
+            source = folder / f"{name}.s"
+            source.write_text("".join(f".globl {symbol}\n.type {symbol},%function\n{symbol}:\n" for symbol in symbols))
+            # Only its name and its symbols' reach the linked file.
+            compiled.append(folder / name)
+            _zig(target, [machine, "-shared", "-nostdlib", f"-Wl,-soname,{name}"], [source], compiled[-1])
+        options = [machine, *_LINK, *flags, "-nostdlib", "-Wl,--hash-style=both", "-Wl,--as-needed"]
+        _zig(target, options, compiled, output)
 
 
 def link_program(output: Path, target: TargetCard, inputs: Sequence[Path]) -> None:
@@ -113,23 +137,15 @@ def link_program(output: Path, target: TargetCard, inputs: Sequence[Path]) -> No
     CompileError
         The linker failed; its first message is in the error.
     """
-    _link(output, target, [static_target(target), "-static"], inputs, [])
+    _zig(target, [static_target(target), *_COMPILE, *_LINK, "-static"], inputs, output)
 
 
-def _bionic_stub(target: TargetCard, path: Path, symbols: Sequence[str]) -> Path:
-    """An empty library that stands for Android's: only its name and its symbols' reach the linked file."""
-    source = path.with_suffix(".s")
-    source.write_text(".text\n" + "".join(f".globl {name}\n.type {name},%function\n{name}:\n" for name in symbols))
-    _link(path, target, [zig_target(target), "-shared", "-nostdlib", f"-Wl,-soname,{path.name}"], [source], [])
-    return path
-
-
-def _link(
-    output: Path, target: TargetCard, flags: Sequence[str], inputs: Sequence[Path], includes: Sequence[Path]
+def _zig(
+    target: TargetCard, flags: Sequence[str], inputs: Sequence[Path], output: Path, includes: Sequence[Path] = ()
 ) -> None:
-    """Run ``zig cc``; the first of ``flags`` is its target."""
+    """Run ``zig cc -target`` and the flags, of which the first is the target."""
     command = [
-        *(*zig_command(), "cc", "-target", *flags, *_COMPILE),
+        *(*zig_command(), "cc", "-target", *flags),
         *(f"-I{folder}" for folder in (RUNTIME_FOLDER, *includes)),
         *(str(path.resolve()) for path in inputs),
         *("-o", str(output.resolve())),

@@ -4,10 +4,11 @@
  * Needs only TVM's public C interface (tvm/ffi/c_api.h). Its one symbol is weak: without TVM in the process the
  * library loads all the same. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <tvm/ffi/c_api.h>
-#include <unistd.h>
 
 #include "model.h"
 #include "tsm_edge.h"
@@ -71,10 +72,14 @@ static float *data_of(const TVMFFIAny *args, int32_t index, const char *name, co
   return NULL;
 }
 
-/* Threads: TSM_EDGE_THREADS, else every core that is online. */
+/* Threads: TSM_EDGE_THREADS, else every core this process may use. Not sysconf, whose numbers differ on Android. */
 static int32_t thread_count(void) {
   const char *wanted = getenv("TSM_EDGE_THREADS");
-  long count = wanted ? strtol(wanted, NULL, 10) : sysconf(_SC_NPROCESSORS_ONLN);
+  cpu_set_t cores; /* 1024 bits in every C library */
+  memset(&cores, 0, sizeof cores);
+  long count = wanted ? strtol(wanted, NULL, 10) : 0;
+  if (!wanted && sched_getaffinity(0, sizeof cores, &cores) == 0)
+    for (size_t i = 0; i < sizeof cores; ++i) count += __builtin_popcount(((const unsigned char *)&cores)[i]);
   return count < 1 ? 1 : count > 64 ? 64 : (int32_t)count;
 }
 

@@ -1,0 +1,87 @@
+"""``golden.bin``: a few frames and what ONNX Runtime makes of them, for ``tsm-runner verify`` on the device.
+
+The layout is described in ``runtime/golden.h``. Frames are bytes, as from a camera, so that the device's own scaling
+and normalising are checked, too.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsm_edge.cards import Preprocess
+from tsm_edge.files import write_atomic
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tsm_edge.manifest import Manifest
+    from tsm_edge.reference import Reference
+
+MAGIC = b"TSMGOLD1"
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Frames and their reference outputs.
+
+    Attributes
+    ----------
+    frames : numpy.ndarray
+        uint8 RGB [frames, height, width, 3].
+    reset : int
+        The caches are zeroed before this frame.
+    outputs : list of list of numpy.ndarray
+        For each frame the logits, then every next cache, float32.
+    """
+
+    frames: NDArray[np.uint8]
+    reset: int
+    outputs: list[list[NDArray[np.float32]]]
+
+
+def make_golden(reference: Reference, manifest: Manifest, frames: int = 4, seed: int = 0) -> Golden:
+    """Run seeded noise through the reference; the caches are reset once, half way."""
+    _, _, height, width = manifest.frame_shape
+    pixels = np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), np.uint8)
+    outputs = []
+    for index, picture in enumerate(pixels):
+        if index in (0, frames // 2):
+            reference.reset()
+        outputs.append(reference.step(network_input(picture, manifest.preprocess)))
+    return Golden(pixels, frames // 2, outputs)
+
+
+def scale_and_offset(card: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Two float32 [3] that turn a byte into the network's input: ``byte * scale + offset``."""
+    mean, std = np.array(card.mean, np.float64), np.array(card.std, np.float64)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def network_input(picture: NDArray[np.uint8], card: Preprocess) -> NDArray[np.float32]:
+    """uint8 RGB [height, width, 3] of the network's size → float32 [1, 3, height, width]."""
+    scale, offset = scale_and_offset(card)
+    pixels = picture.astype(np.float32) * scale + offset
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis])
+
+
+def write_golden(path: Path, golden: Golden) -> None:
+    """Write ``golden.bin``.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    last = golden.outputs[-1]
+    frames, height, width, _ = golden.frames.shape
+    head = struct.pack("<6I", frames, golden.reset, height, width, last[0].size, len(last) - 1)
+    sizes = struct.pack(f"<{len(last) - 1}I", *(cache.size for cache in last[1:]))
+    pixels = golden.frames.tobytes()
+    tensors = [*(outputs[0] for outputs in golden.outputs), *last[1:]]
+    parts = [MAGIC, head, sizes, pixels, b"\0" * (-len(pixels) % 4)]
+    write_atomic(path, b"".join([*parts, *(tensor.astype("<f4").tobytes() for tensor in tensors)]))

@@ -1,0 +1,179 @@
+/* golden.c - does this device compute what ONNX Runtime computed? The file is described in golden.h. */
+#include "golden.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "image.h"
+#include "model.h"
+#include "runner.h"
+#include "tsm_edge.h"
+
+static const double TOLERANCE = 1e-4; /* of the largest magnitude */
+
+static size_t cache_elements(int32_t index) {
+  const tsm_cache *cache = &tsm_the_model.caches[index];
+  return (size_t)cache->channels * (size_t)cache->height * (size_t)cache->width;
+}
+
+typedef struct {
+  tsm_golden_head head;
+  uint8_t *frames;
+  float *logits, **caches;
+} golden;
+
+/* Largest reference value and largest difference of one output over all frames. */
+typedef struct {
+  double magnitude, error;
+} check;
+
+static void compare(check *into, const float *found, const float *wanted, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    double difference = fabs((double)found[i] - (double)wanted[i]), magnitude = fabs((double)wanted[i]);
+    if (isnan(difference) || difference > into->error) into->error = difference; /* once a NaN, always */
+    if (magnitude > into->magnitude) into->magnitude = magnitude;
+  }
+}
+
+static int passes(const check *found) { return found->error <= TOLERANCE * found->magnitude || found->error == 0.0; }
+
+/* golden.bin beside this program. */
+static void default_golden(char *path, size_t size) {
+  static const char name[] = "golden.bin";
+  ssize_t length = readlink("/proc/self/exe", path, size - sizeof name);
+  while (length > 0 && path[length - 1] != '/') --length;
+  memcpy(path + (length > 0 ? length : 0), name, sizeof name);
+}
+
+static int read_golden(golden *into, FILE *file) {
+  const tsm_model *model = &tsm_the_model;
+  tsm_golden_head *head = &into->head;
+  char magic[8];
+  if (fread(magic, sizeof magic, 1, file) != 1 || memcmp(magic, TSM_GOLDEN_MAGIC, sizeof magic) != 0) return 0;
+  if (fread(head, sizeof *head, 1, file) != 1) return 0;
+  if (head->height != (uint32_t)model->frame_shape[2] || head->width != (uint32_t)model->frame_shape[3] ||
+      head->classes != (uint32_t)model->classes || head->n_caches != (uint32_t)model->n_caches || !head->frames ||
+      head->frames > 4096)
+    return 0;
+  into->caches = runner_allocate(sizeof(float *) * head->n_caches);
+  for (uint32_t i = 0; i < head->n_caches; ++i) {
+    uint32_t elements;
+    if (fread(&elements, sizeof elements, 1, file) != 1 || elements != cache_elements((int32_t)i)) return 0;
+    into->caches[i] = runner_allocate(sizeof(float) * elements);
+  }
+  const size_t bytes = (3 * runner_frame_pixels() * head->frames + 3) / 4 * 4;
+  const size_t logits = head->frames * (size_t)head->classes;
+  into->frames = runner_allocate(bytes);
+  into->logits = runner_allocate(sizeof(float) * logits);
+  if (fread(into->frames, 1, bytes, file) != bytes) return 0;
+  if (fread(into->logits, sizeof(float), logits, file) != logits) return 0;
+  for (uint32_t i = 0; i < head->n_caches; ++i)
+    if (fread(into->caches[i], sizeof(float), cache_elements((int32_t)i), file) != cache_elements((int32_t)i)) return 0;
+  return fgetc(file) == EOF;
+}
+
+static int load_golden(golden *into, const runner_options *given) {
+  char beside[4096];
+  const char *path = given->golden;
+  if (!path) {
+    default_golden(beside, sizeof beside);
+    path = beside;
+  }
+  FILE *file = fopen(path, "rb");
+  if (!file) return runner_fail(path, strerror(errno));
+  int good = read_golden(into, file);
+  fclose(file);
+  return good ? RUNNER_OK : runner_fail(path, "not the golden frames of this model");
+}
+
+/* The caches of explicit steps: read one set, write the other. */
+typedef struct {
+  float **read, **write;
+} cache_sets;
+
+static cache_sets new_caches(void) {
+  const int32_t n = tsm_the_model.n_caches;
+  cache_sets sets = {runner_allocate(sizeof(float *) * (size_t)n), runner_allocate(sizeof(float *) * (size_t)n)};
+  for (int32_t i = 0; i < n; ++i) {
+    sets.read[i] = runner_allocate(sizeof(float) * cache_elements(i));
+    sets.write[i] = runner_allocate(sizeof(float) * cache_elements(i));
+  }
+  return sets;
+}
+
+static void zero_caches(cache_sets sets) {
+  for (int32_t i = 0; i < tsm_the_model.n_caches; ++i) memset(sets.read[i], 0, sizeof(float) * cache_elements(i));
+}
+
+/* Every output of a frame, float32: the logits, those with explicit caches, every next cache (NCHW). */
+static void dump(FILE *file, const float *logits, const float *explicit_logits, cache_sets sets) {
+  const tsm_model *model = &tsm_the_model;
+  if (!file) return;
+  fwrite(logits, sizeof(float), (size_t)model->classes, file);
+  fwrite(explicit_logits, sizeof(float), (size_t)model->classes, file);
+  for (int32_t i = 0; i < model->n_caches; ++i) fwrite(sets.write[i], sizeof(float), cache_elements(i), file);
+}
+
+/* Run all golden frames; checks: logits, logits with explicit caches, every cache after the last frame. */
+static int run_golden(const golden *golden, tsm_stream *stream, check *checks, FILE *outputs) {
+  const tsm_model *model = &tsm_the_model;
+  const size_t classes = (size_t)model->classes, pixels = runner_frame_pixels();
+  float *input = runner_allocate(sizeof(float) * 3 * pixels), *logits = runner_allocate(sizeof(float) * 2 * classes);
+  cache_sets sets = new_caches();
+  for (uint32_t i = 0; i < golden->head.frames; ++i) {
+    if (i && i == golden->head.reset) {
+      if (tsm_reset(stream) != TSM_OK) return 0;
+      zero_caches(sets);
+    }
+    tsm_normalise(golden->frames + 3 * pixels * i, pixels, input);
+    const float *const *read = (const float *const *)sets.read;
+    if (tsm_step(stream, input, logits) != TSM_OK) return 0;
+    if (tsm_step_explicit(stream, input, read, logits + classes, sets.write) != TSM_OK) return 0;
+    compare(&checks[0], logits, golden->logits + i * classes, classes);
+    compare(&checks[1], logits + classes, golden->logits + i * classes, classes);
+    dump(outputs, logits, logits + classes, sets);
+    sets = (cache_sets){sets.write, sets.read};
+  }
+  for (int32_t i = 0; i < model->n_caches; ++i)
+    compare(&checks[2 + i], sets.read[i], golden->caches[i], cache_elements(i));
+  return 1;
+}
+
+static void print_check(const char *name, const char *suffix, const check *found, int last) {
+  double error = found->magnitude > 0 ? found->error / found->magnitude : found->error;
+  fputs("{\"name\": ", stdout);
+  runner_print_string(name, suffix);
+  printf(", \"magnitude\": %.6g, \"error\": ", found->magnitude);
+  if (isfinite(error))
+    printf("%.3g", error);
+  else
+    printf("null");
+  printf(", \"passed\": %s}%s", passes(found) ? "true" : "false", last ? "]}\n" : ", ");
+}
+
+int runner_verify(const runner_options *given) {
+  const tsm_model *model = &tsm_the_model;
+  golden golden;
+  if (load_golden(&golden, given) != RUNNER_OK) return RUNNER_USER_ERROR;
+  FILE *outputs = given->outputs ? fopen(given->outputs, "wb") : NULL;
+  if (given->outputs && !outputs) return runner_fail(given->outputs, strerror(errno));
+  tsm_stream *stream = runner_open_stream(given);
+  if (!stream) return RUNNER_USER_ERROR;
+  const int32_t n_checks = 2 + model->n_caches;
+  check *checks = runner_allocate(sizeof *checks * (size_t)n_checks);
+  if (!run_golden(&golden, stream, checks, outputs)) return runner_fail("step", tsm_last_error());
+  tsm_close(stream);
+  if (outputs && fclose(outputs) != 0) return runner_fail(given->outputs, strerror(errno));
+  int passed = 1;
+  for (int32_t i = 0; i < n_checks; ++i) passed &= passes(&checks[i]);
+  printf("{\"passed\": %s, \"frames\": %u, \"threads\": %d, \"tolerance\": %g, \"checks\": [", passed ? "true" : "false",
+         (unsigned)golden.head.frames, (int)given->threads, TOLERANCE);
+  print_check(model->logits_name, "", &checks[0], 0);
+  print_check(model->logits_name, " (explicit caches)", &checks[1], n_checks == 2);
+  for (int32_t i = 2; i < n_checks; ++i) print_check(model->caches[i - 2].output, "", &checks[i], i == n_checks - 1);
+  return passed ? RUNNER_OK : RUNNER_DIFFERS;
+}

@@ -1,0 +1,76 @@
+/* image.c - bilinear resize (half pixel centres, no antialiasing), centre crop, scale and normalise, in one pass. */
+#include "image.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "card.h"
+
+/* Where one row or column of the crop reads the frame: between two of its rows or columns. */
+typedef struct {
+  int32_t first, second;
+  float share; /* of the second */
+} tap;
+
+struct tsm_resizer {
+  int32_t width;
+  int32_t same; /* frames have the crop's size already */
+  tap taps[];   /* rows, then columns */
+};
+
+static void plan_axis(tap *taps, int32_t source, int32_t shorter) {
+  const int32_t crop = tsm_the_card.crop;
+  const int32_t resized = (int32_t)((int64_t)tsm_the_card.short_side * source / shorter);
+  const int32_t start = (int32_t)rint((resized - crop) / 2.0);
+  for (int32_t i = 0; i < crop; ++i) {
+    float at = (float)(start + i + 0.5) * (float)source / (float)resized - 0.5f;
+    at = fminf(fmaxf(at, 0.0f), (float)(source - 1));
+    taps[i].first = (int32_t)at;
+    taps[i].second = taps[i].first + 1 < source ? taps[i].first + 1 : taps[i].first;
+    taps[i].share = at - (float)taps[i].first;
+  }
+}
+
+tsm_resizer *tsm_resizer_open(int32_t width, int32_t height) {
+  const int32_t crop = tsm_the_card.crop;
+  tsm_resizer *resizer = calloc(1, sizeof *resizer + 2 * (size_t)crop * sizeof resizer->taps[0]);
+  if (!resizer) return NULL;
+  const int32_t shorter = width < height ? width : height;
+  resizer->width = width;
+  resizer->same = width == crop && height == crop;
+  plan_axis(resizer->taps, height, shorter);
+  plan_axis(resizer->taps + crop, width, shorter);
+  return resizer;
+}
+
+void tsm_resizer_close(tsm_resizer *resizer) { free(resizer); }
+
+void tsm_resizer_run(const tsm_resizer *resizer, const uint8_t *frame, float *input) {
+  const tsm_card *card = &tsm_the_card;
+  const size_t crop = (size_t)card->crop, row_bytes = 3 * (size_t)resizer->width;
+  if (resizer->same) {
+    tsm_normalise(frame, crop * crop, input);
+    return;
+  }
+  for (size_t y = 0; y < crop; ++y) {
+    const tap *row = &resizer->taps[y];
+    const uint8_t *above = frame + (size_t)row->first * row_bytes, *below = frame + (size_t)row->second * row_bytes;
+    for (size_t x = 0; x < crop; ++x) {
+      const tap *column = &resizer->taps[crop + x];
+      const size_t left = 3 * (size_t)column->first, right = 3 * (size_t)column->second;
+      for (size_t c = 0; c < 3; ++c) {
+        float top = above[left + c] + column->share * (float)(above[right + c] - above[left + c]);
+        float bottom = below[left + c] + column->share * (float)(below[right + c] - below[left + c]);
+        /* Rounded to a byte, as a resized picture is. */
+        float byte = floorf(top + row->share * (bottom - top) + 0.5f);
+        input[(c * crop + y) * crop + x] = byte * card->scale[c] + card->offset[c];
+      }
+    }
+  }
+}
+
+void tsm_normalise(const uint8_t *frame, size_t pixels, float *input) {
+  for (size_t c = 0; c < 3; ++c)
+    for (size_t i = 0; i < pixels; ++i)
+      input[c * pixels + i] = (float)frame[3 * i + c] * tsm_the_card.scale[c] + tsm_the_card.offset[c];
+}

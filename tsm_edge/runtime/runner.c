@@ -1,0 +1,206 @@
+/* runner.c - tsm-runner: one static program with the model inside, for a device that has nothing installed.
+ *
+ * Exit codes: 0 success, 1 a comparison failed, 2 a wrong argument or file. Results are JSON on stdout. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "card.h"
+#include "image.h"
+#include "model.h"
+#include "runner.h"
+#include "tsm_edge.h"
+
+static const char usage[] =
+    "usage: tsm-runner info\n"
+    "       tsm-runner verify [--golden FILE] [--threads N] [--outputs FILE]\n"
+    "       tsm-runner bench [--frames N] [--warmup N] [--threads N]\n"
+    "       tsm-runner stream [--size WIDTHxHEIGHT] [--threads N] < RGB24 frames\n";
+
+int runner_fail(const char *what, const char *why) {
+  fprintf(stderr, "tsm-runner: error: %s: %s\n", what, why);
+  return RUNNER_USER_ERROR;
+}
+
+void *runner_allocate(size_t bytes) {
+  void *memory = calloc(1, bytes ? bytes : 1);
+  if (!memory) exit(runner_fail("memory", "not enough for the model"));
+  return memory;
+}
+
+static uint64_t now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+tsm_stream *runner_open_stream(const runner_options *given) {
+  tsm_stream *stream = tsm_open(given->threads);
+  if (!stream) runner_fail("threads", tsm_last_error());
+  return stream;
+}
+
+size_t runner_frame_pixels(void) { return (size_t)(tsm_the_model.frame_shape[2] * tsm_the_model.frame_shape[3]); }
+
+static void print_escaped(const char *text) {
+  for (const unsigned char *at = (const unsigned char *)text; *at; ++at) {
+    if (*at < 0x20)
+      printf("\\u%04x", *at);
+    else
+      printf(*at == '"' || *at == '\\' ? "\\%c" : "%c", *at);
+  }
+}
+
+void runner_print_string(const char *text, const char *suffix) {
+  putchar('"');
+  print_escaped(text);
+  print_escaped(suffix);
+  putchar('"');
+}
+
+/* info ------------------------------------------------------------------------------------------------------------ */
+
+static int info(const runner_options *given) {
+  (void)given;
+  puts(tsm_manifest());
+  return RUNNER_OK;
+}
+
+/* bench ----------------------------------------------------------------------------------------------------------- */
+
+static int ascending(const void *a, const void *b) {
+  uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+  return (x > y) - (x < y);
+}
+
+static int bench(const runner_options *given) {
+  const size_t floats = 3 * runner_frame_pixels(), frames = (size_t)given->frames;
+  float *input = runner_allocate(sizeof(float) * floats), *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_model.classes);
+  uint64_t *samples = runner_allocate(sizeof *samples * frames), *sorted = runner_allocate(sizeof *sorted * frames);
+  for (size_t i = 0; i < floats; ++i) input[i] = (float)(i * 2654435761u % 1000u) / 250.0f - 2.0f;
+  tsm_stream *stream = runner_open_stream(given);
+  if (!stream) return RUNNER_USER_ERROR;
+  uint64_t sum = 0;
+  for (int64_t i = -(int64_t)given->warmup; i < (int64_t)frames; ++i) {
+    uint64_t started = now();
+    if (tsm_step(stream, input, logits) != TSM_OK) return runner_fail("step", tsm_last_error());
+    if (i >= 0) sum += samples[i] = sorted[i] = now() - started;
+  }
+  tsm_close(stream);
+  qsort(sorted, frames, sizeof *sorted, ascending);
+  uint64_t median = (sorted[(frames - 1) / 2] + sorted[frames / 2]) / 2;
+  printf("{\"frames\": %zu, \"warmup\": %d, \"threads\": %d, \"unit\": \"ns\", \"median\": %llu, \"p90\": %llu, "
+         "\"min\": %llu, \"max\": %llu, \"mean\": %llu, \"samples\": [",
+         frames, (int)given->warmup, (int)given->threads, (unsigned long long)median,
+         (unsigned long long)sorted[(frames * 9 + 9) / 10 - 1], (unsigned long long)sorted[0],
+         (unsigned long long)sorted[frames - 1], (unsigned long long)(sum / frames));
+  for (size_t i = 0; i < frames; ++i) printf("%s%llu", i ? ", " : "", (unsigned long long)samples[i]);
+  puts("]}");
+  return RUNNER_OK;
+}
+
+/* stream ---------------------------------------------------------------------------------------------------------- */
+
+/* One line of JSON: the likeliest class, its softmax probability, and the times. */
+static void print_prediction(size_t frame, const float *logits, uint64_t preprocess, uint64_t step) {
+  const int32_t classes = tsm_the_model.classes;
+  int32_t best = 0;
+  for (int32_t i = 1; i < classes; ++i)
+    if (logits[i] > logits[best]) best = i;
+  double sum = 0;
+  for (int32_t i = 0; i < classes; ++i) sum += exp((double)logits[i] - (double)logits[best]);
+  printf("{\"frame\": %zu, \"index\": %d, \"label\": ", frame, (int)best);
+  if (best < tsm_the_card.n_labels)
+    runner_print_string(tsm_the_card.labels[best], "");
+  else
+    fputs("null", stdout);
+  printf(", \"probability\": %.4f, \"preprocess_ms\": %.3f, \"step_ms\": %.3f}\n", 1.0 / sum,
+         (double)preprocess / 1e6, (double)step / 1e6);
+  fflush(stdout);
+}
+
+static int stream_frames(const runner_options *given) {
+  const int32_t crop = tsm_the_card.crop, width = given->width ? given->width : crop;
+  const int32_t height = given->height ? given->height : crop;
+  const size_t bytes = 3 * (size_t)width * (size_t)height;
+  if ((size_t)crop * (size_t)crop != runner_frame_pixels()) return runner_fail("stream", "the model's input is not square");
+  uint8_t *frame = runner_allocate(bytes);
+  float *input = runner_allocate(sizeof(float) * 3 * runner_frame_pixels());
+  float *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_model.classes);
+  tsm_resizer *resizer = tsm_resizer_open(width, height);
+  tsm_stream *stream = runner_open_stream(given);
+  if (!stream || !resizer) return RUNNER_USER_ERROR;
+  if (tsm_the_card.random_weights) fputs("tsm-runner: warning: random weights: predictions mean nothing\n", stderr);
+  size_t count = 0, got;
+  for (; (got = fread(frame, 1, bytes, stdin)) == bytes && !ferror(stdout); ++count) {
+    uint64_t started = now();
+    tsm_resizer_run(resizer, frame, input);
+    uint64_t prepared = now();
+    if (tsm_step(stream, input, logits) != TSM_OK) return runner_fail("step", tsm_last_error());
+    print_prediction(count, logits, prepared - started, now() - prepared);
+  }
+  tsm_close(stream);
+  tsm_resizer_close(resizer);
+  if (ferror(stdin)) return runner_fail("standard input", strerror(errno));
+  if (got) fprintf(stderr, "tsm-runner: warning: the last %zu bytes are not a whole frame of %zu\n", got, bytes);
+  if (!count) return runner_fail("standard input", "no frame, expected raw RGB24");
+  return RUNNER_OK;
+}
+
+/* Arguments ------------------------------------------------------------------------------------------------------- */
+
+static int number(const char *text, int32_t low, int32_t high, int32_t *into) {
+  char *end;
+  long value = strtol(text, &end, 10);
+  if (end == text || *end || value < low || value > high) return 0;
+  *into = (int32_t)value;
+  return 1;
+}
+
+static int size(const char *text, runner_options *into) {
+  char width[16];
+  const char *sign = strchr(text, 'x');
+  if (!sign || (size_t)(sign - text) >= sizeof width) return 0;
+  memcpy(width, text, (size_t)(sign - text));
+  width[sign - text] = 0;
+  return number(width, 1, 16384, &into->width) && number(sign + 1, 1, 16384, &into->height);
+}
+
+/* Set one option; 0 if the command has none of that name, or the value is impossible. */
+static int set(runner_options *into, const char *command, const char *name, const char *value) {
+  const int verifies = !strcmp(command, "verify"), benches = !strcmp(command, "bench");
+  if (strcmp(command, "info") && !strcmp(name, "--threads")) return number(value, 1, 64, &into->threads);
+  if (verifies && !strcmp(name, "--golden")) return (into->golden = value) != NULL;
+  if (verifies && !strcmp(name, "--outputs")) return (into->outputs = value) != NULL;
+  if (benches && !strcmp(name, "--frames")) return number(value, 1, 10000000, &into->frames);
+  if (benches && !strcmp(name, "--warmup")) return number(value, 0, 10000000, &into->warmup);
+  if (!strcmp(command, "stream") && !strcmp(name, "--size")) return size(value, into);
+  return 0;
+}
+
+typedef int (*runner_command)(const runner_options *);
+
+static runner_command find(const char *name) {
+  if (!strcmp(name, "info")) return info;
+  if (!strcmp(name, "verify")) return runner_verify;
+  if (!strcmp(name, "bench")) return bench;
+  return strcmp(name, "stream") ? NULL : stream_frames;
+}
+
+int main(int argc, char **argv) {
+  runner_options given = {.threads = 1, .frames = 100, .warmup = 10};
+  runner_command run = argc > 1 ? find(argv[1]) : NULL;
+  if (!run) {
+    fputs(usage, stderr);
+    return RUNNER_USER_ERROR;
+  }
+  for (int i = 2; i < argc; i += 2)
+    if (i + 1 == argc || !set(&given, argv[1], argv[i], argv[i + 1]))
+      return runner_fail(argv[i], i + 1 == argc ? "no such option, or no value" : "no such option, or a wrong value");
+  int code = run(&given);
+  if (fflush(stdout) != 0 || ferror(stdout)) return runner_fail("standard output", strerror(errno));
+  return code;
+}

@@ -1,0 +1,36 @@
+/* runner.h - what the commands of tsm-runner share. Internal. */
+#ifndef TSM_RUNNER_H
+#define TSM_RUNNER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tsm_edge.h"
+
+/* Exit codes. */
+enum { RUNNER_OK = 0, RUNNER_DIFFERS = 1, RUNNER_USER_ERROR = 2 };
+
+typedef struct {
+  int32_t threads, frames, warmup, width, height; /* sizes 0: the crop's */
+  const char *golden, *outputs;                   /* files; null: beside the program, none */
+} runner_options;
+
+/* Say what is wrong, on stderr; returns RUNNER_USER_ERROR. */
+int runner_fail(const char *what, const char *why);
+
+/* Zeroed memory; ends the program when there is none. */
+void *runner_allocate(size_t bytes);
+
+/* Null, and said on stderr, when it cannot be opened. */
+tsm_stream *runner_open_stream(const runner_options *given);
+
+/* Pixels of the model's input. */
+size_t runner_frame_pixels(void);
+
+/* The two texts as one JSON string. */
+void runner_print_string(const char *text, const char *suffix);
+
+/* The command `verify` (golden.c). */
+int runner_verify(const runner_options *given);
+
+#endif /* TSM_RUNNER_H */
