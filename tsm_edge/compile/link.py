@@ -31,7 +31,7 @@ _BIONIC = {
     "libm.so": ("erff", "exp2f", "expf", "fmodf", "log2f", "logf", "powf", "roundf", "tanhf"),
 }
 
-_COMPILE = ("-O2", "-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fno-stack-protector")
+_COMPILE = ("-O2", "-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fno-stack-protector", "-Werror=excess-initializers")
 # Pages may have 16 KiB: Android from version 15, and Raspberry Pi OS on the Pi 5.
 _LINK = ("-s", "-Wl,-z,max-page-size=16384")
 

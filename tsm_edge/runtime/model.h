@@ -16,7 +16,7 @@ typedef struct {
 /* Does work items begin ... end - 1; buffers in the kernel's own order. */
 typedef void (*tsm_kernel)(void *const *buffers, int32_t begin, int32_t end);
 
-enum { TSM_MAX_BUFFERS = 8 };
+enum { TSM_MAX_BUFFERS = 12 }; /* a call with more does not compile */
 
 typedef struct {
   tsm_kernel run;
