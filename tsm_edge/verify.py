@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tsm_edge.artifact import MODEL_ONNX, Artifact, load_artifact
+from tsm_edge.artifact import LIBRARY, MODEL_ONNX, Artifact, load_artifact
 from tsm_edge.manifest import Manifest
 from tsm_edge.reference import Reference
 from tsm_edge.session import OnlineSession
@@ -54,12 +54,15 @@ class VerifyResult:
     threads : int
     checks : tuple of TensorCheck
         The logits of the session's own stream, the logits with explicit caches, then every cache.
+    ran : str
+        What was run, and where.
     """
 
     path: Path
     frames: int
     threads: int
     checks: tuple[TensorCheck, ...]
+    ran: str = LIBRARY
 
     @property
     def passed(self) -> bool:

@@ -13,12 +13,19 @@ from tsm_edge.cli.output import json_option, note, print_json, print_table, stat
 @click.command("verify")
 @artifact_argument
 @click.option("--onnx", type=click.Path(path_type=Path), help="The ONNX file, if not the one kept in DIR.")
-@click.option("--frames", type=click.IntRange(min=16), default=16, show_default=True, help="Frames to compare.")
+@click.option("--frames", type=click.IntRange(min=2), help="Frames to compare [16; with --emulate 4].")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU threads of the model.")
+@click.option("--emulate", is_flag=True, help="Run tsm-runner, under QEMU if it is for another machine.")
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, artifact: Path | None, onnx: Path | None, frames: int, threads: int, as_json: bool
+    ctx: click.Context,
+    artifact: Path | None,
+    onnx: Path | None,
+    frames: int | None,
+    threads: int,
+    emulate: bool,
+    as_json: bool,
 ) -> None:
     """Run the compiled model in DIR and its ONNX file side by side, caches fed back, and compare every output.
 
@@ -28,11 +35,17 @@ def command(
 
     path = chosen_artifact(artifact)
     with status(f"verifying {path}"):
-        result = verify_artifact(path, onnx, frames, threads)
+        if emulate:
+            from tsm_edge.emulate import verify_emulated
+
+            result = verify_emulated(path, onnx, frames or 4, threads)
+        else:
+            result = verify_artifact(path, onnx, frames or 16, threads)
     if as_json:
         print_json(
             {
                 "path": result.path,
+                "ran": result.ran,
                 "frames": result.frames,
                 "threads": result.threads,
                 "passed": result.passed,
@@ -44,7 +57,7 @@ def command(
         )
     else:
         print_table(
-            f"{result.path} against ONNX Runtime, {result.frames} frames with cache feedback",
+            f"{result.path}: {result.ran} against ONNX Runtime, {result.frames} frames with cache feedback",
             ("output", "shape", "largest value", "relative error", ""),
             [
                 (c.name, list(c.shape), f"{c.magnitude:.4g}", f"{c.error:.1e}", "ok" if c.passed else "DIFFERS")

@@ -1,0 +1,109 @@
+"""Run a compiled model's ``tsm-runner`` under QEMU and compare all it computes with ONNX Runtime.
+
+Shows that the code for another machine is right and legal on its CPU; QEMU's times say nothing about the device's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact, load_artifact
+from tsm_edge.errors import ArtifactError
+from tsm_edge.golden import make_golden, write_golden
+from tsm_edge.machine import architecture, this_architecture
+from tsm_edge.manifest import Manifest, TargetInfo
+from tsm_edge.reference import Reference
+from tsm_edge.verify import Gather, VerifyResult, output_names
+
+# CPUs that QEMU can be told to be; it then refuses the instructions they lack.
+_AARCH64_CPUS = ("cortex-a35", "cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a76")
+
+
+def emulator_command(target: TargetInfo) -> list[str]:
+    """How to run a program of this target here: nothing where this machine can, else QEMU and its options.
+
+    Raises
+    ------
+    ArtifactError
+        QEMU is not installed.
+    """
+    machine = architecture(target.triple)
+    if machine == this_architecture():
+        return []
+    name = f"qemu-{machine}"
+    program = shutil.which(name) or shutil.which(f"{name}-static")
+    if program is None:
+        raise ArtifactError(f"{name} is not installed, expected it to run code for {target.name}", install_hint())
+    if machine != "aarch64":
+        return [program]
+    return [program, "-cpu", target.cpu if target.cpu in _AARCH64_CPUS else "cortex-a57"]  # else: plain Armv8.0
+
+
+def install_hint() -> str:
+    """How to get QEMU."""
+    return "install it with: apt-get install qemu-user"
+
+
+def verify_emulated(
+    path: Path | Artifact, onnx: Path | None = None, frames: int = 4, threads: int = 1, seed: int = 0
+) -> VerifyResult:
+    """Compare ``tsm-runner`` with ONNX Runtime: logits and every cache of every frame.
+
+    Parameters
+    ----------
+    path : Path or Artifact
+    onnx : Path, optional
+        By default the artifact's own ``model.onnx``.
+    frames : int
+        The caches are reset once, half way.
+    threads : int
+        Of the runner.
+    seed : int
+        Of the frames (noise, bytes).
+
+    Raises
+    ------
+    ArtifactError
+        The artifact, its runner, its ONNX file or QEMU is missing; or the runner stopped on the way.
+    """
+    artifact = path if isinstance(path, Artifact) else load_artifact(path)
+    manifest = artifact.manifest
+    runner = artifact.path / RUNNER
+    if not runner.is_file():
+        raise ArtifactError(f"{artifact.path}: has no {RUNNER}", "compile again without --no-runner")
+    emulator = emulator_command(manifest.target)
+    golden = make_golden(Reference(onnx or artifact.path / MODEL_ONNX, manifest), manifest, frames, seed)
+    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as folder:
+        frames_file, outputs_file = Path(folder) / "frames.bin", Path(folder) / "outputs.bin"
+        write_golden(frames_file, golden)
+        arguments = ["--golden", str(frames_file), "--outputs", str(outputs_file), "--threads", str(threads)]
+        _run([*emulator, str(runner.resolve()), "verify", *arguments], artifact)
+        found = np.fromfile(outputs_file, "<f4")
+    gather = Gather(output_names(manifest))
+    for values, wanted in zip(np.split(found, frames), golden.outputs, strict=True):
+        gather.add(_tensors(values, manifest), wanted)
+    name = Path(emulator[0]).name if emulator else "this machine"
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), f"{RUNNER} on {name}")
+
+
+def _run(command: list[str], artifact: Artifact) -> None:
+    finished = subprocess.run(command, capture_output=True, text=True)
+    code = finished.returncode
+    if code in (0, 1):  # 1: it found a difference itself; the caller finds it again and says where
+        return
+    lines = finished.stderr.strip().splitlines()
+    reason = f"stopped by {signal.Signals(-code).name}" if code < 0 else lines[-1] if lines else f"exit code {code}"
+    raise ArtifactError(f"{artifact.path / RUNNER}: {reason}", "compile again with: tsm-edge compile")
+
+
+def _tensors(values: np.ndarray, manifest: Manifest) -> list[np.ndarray]:
+    """One frame's outputs, in the order of ``output_names``."""
+    shapes = [manifest.logits.shape, manifest.logits.shape, *(cache.shape for cache in manifest.caches)]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]
