@@ -1,0 +1,98 @@
+"""ExecuTorch with the XNNPACK backend, from the ONNX file by way of PyTorch.
+
+Measured with caches as inputs and outputs, in both memory formats, and as the program's own mutable buffers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engines.base import Engine, Floats, OnlineModel, Stepper
+
+
+class _ExecuTorchStepper:
+    def __init__(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> None:
+        import torch
+        from executorch.extension.pybindings import portable_lib
+
+        torch.set_num_threads(1)
+        # Its pool is made when the library loads, one thread a core.
+        portable_lib._unsafe_reset_threadpool(threads)
+        if portable_lib._threadpool_get_thread_count() != threads:
+            raise RuntimeError(f"ExecuTorch keeps {portable_lib._threadpool_get_thread_count()} threads, not {threads}")
+        self._torch = torch
+        self._path = str(folder / f"{variant}.pte")
+        self._load = portable_lib._load_for_executorch
+        self._stateful = variant == "buffers"
+        self._format = torch.channels_last if variant == "channels-last" else torch.contiguous_format
+        self._model = model
+        self._module: Any = None
+        self.reset()
+
+    def reset(self) -> None:
+        # Mutable buffers go back to zero by loading the program anew.
+        if self._module is None or self._stateful:
+            self._module = self._load(self._path)
+        shapes = [] if self._stateful else [cache.shape for cache in self._model.caches]
+        self._caches = [self._torch.zeros(shape).contiguous(memory_format=self._format) for shape in shapes]
+
+    def step(self, frame: Floats) -> Floats:
+        tensor = self._torch.from_numpy(frame).contiguous(memory_format=self._format)
+        logits, *self._caches = self._module.forward([tensor, *self._caches])
+        result: Floats = logits.numpy()
+        return result
+
+
+class _ExecuTorch:
+    packages = ("executorch", "torch")
+    distributions = ("executorch", "torch")
+    variants = ("contiguous", "channels-last", "buffers")
+
+    def prepare(self, model: OnlineModel, folder: Path) -> None:
+        import torch
+
+        from engines.torch_graph import TorchGraph
+
+        network = TorchGraph(model.path).eval()
+        plain = (torch.zeros(model.frame_shape), *(torch.zeros(cache.shape) for cache in model.caches))
+        last = tuple(tensor.contiguous(memory_format=torch.channels_last) for tensor in plain)
+        _write(network, plain, folder / "contiguous.pte")
+        _write(network, last, folder / "channels-last.pte")
+        _write(_with_buffers(network, model), plain[:1], folder / "buffers.pte")
+
+    def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
+        return _ExecuTorchStepper(model, folder, threads, variant)
+
+
+def _write(network: Any, arguments: tuple[Any, ...], path: Path) -> None:
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = torch.export.export(network, arguments, strict=False)
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(lowered.to_executorch().buffer)
+
+
+def _with_buffers(network: Any, model: OnlineModel) -> Any:
+    import torch
+
+    class WithBuffers(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            for index, cache in enumerate(model.caches):
+                self.register_buffer(f"cache_{index}", torch.zeros(cache.shape))
+
+        def forward(self, frame: Any) -> Any:
+            caches = [self.get_buffer(f"cache_{index}") for index in range(len(model.caches))]
+            logits, *following = self.network(frame, *caches)
+            for cache, value in zip(caches, following, strict=True):
+                cache.copy_(value)
+            return logits
+
+    return WithBuffers().eval()
+
+
+ENGINE: Engine = _ExecuTorch()

@@ -1,0 +1,112 @@
+"""LiteRT (TensorFlow Lite), float32 on XNNPACK, from the ONNX file by way of PyTorch; caches kept channels-last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.base import Engine, Floats, OnlineModel, Stepper
+
+FILE = "model.tflite"
+
+
+def _channels_last(shape: tuple[int, ...]) -> Floats:
+    batch, channels, height, width = shape
+    return np.zeros((batch, height, width, channels), np.float32)
+
+
+class _InterpreterStepper:
+    """The classic interpreter: caches copied from outputs to inputs, as its API has no way to share them."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(str(folder / FILE), num_threads=threads)
+        self._interpreter.allocate_tensors()
+        # Tensors are numbered by position: serving_default_args_10 comes after args_9.
+        inputs = sorted(self._interpreter.get_input_details(), key=lambda tensor: _number(tensor["name"], "args_"))
+        outputs = sorted(self._interpreter.get_output_details(), key=lambda tensor: _number(tensor["name"], "output_"))
+        (self._frame, *self._reads) = (self._interpreter.tensor(tensor["index"]) for tensor in inputs)
+        (self._logits, *self._writes) = (self._interpreter.tensor(tensor["index"]) for tensor in outputs)
+
+    def reset(self) -> None:
+        for read in self._reads:
+            read().fill(0)
+
+    def step(self, frame: Floats) -> Floats:
+        np.copyto(self._frame(), frame)
+        self._interpreter.invoke()
+        for read, write in zip(self._reads, self._writes, strict=True):
+            np.copyto(read(), write())
+        return np.array(self._logits())
+
+
+def _number(name: str, prefix: str) -> int:
+    return int(name.rpartition(prefix)[2].partition("_")[0])
+
+
+class _CompiledStepper:
+    """The compiled-model API: two sets of cache buffers used in turn."""
+
+    def __init__(self, model: OnlineModel, folder: Path, threads: int, ynnpack: bool) -> None:
+        from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, HardwareAccelerator, Options
+
+        cpu = CpuOptions(num_threads=threads, enable_ynnpack=ynnpack)
+        options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
+        self._model = CompiledModel.from_file(str(folder / FILE), options=options)
+        signature = self._model.get_signature_by_index(0)
+        self._key, self._classes = signature["key"], model.classes
+        inputs = sorted(signature["inputs"], key=lambda name: _number(name, "args_"))
+        outputs = sorted(signature["outputs"], key=lambda name: _number(name, "output_"))
+        create = self._model.create_input_buffer_by_name
+        self._frame = create(self._key, inputs[0])
+        self._logits = self._model.create_output_buffer_by_name(self._key, outputs[0])
+        self._caches = [[create(self._key, name) for name in inputs[1:]] for _ in range(2)]
+        self._zeros = [_channels_last(cache.shape) for cache in model.caches]
+        self._maps = [
+            (
+                {inputs[0]: self._frame} | dict(zip(inputs[1:], self._caches[turn], strict=True)),
+                {outputs[0]: self._logits} | dict(zip(outputs[1:], self._caches[1 - turn], strict=True)),
+            )
+            for turn in range(2)
+        ]
+        self._turn = 0
+
+    def reset(self) -> None:
+        for buffer, zeros in zip(self._caches[self._turn], self._zeros, strict=True):
+            buffer.write(zeros)
+
+    def step(self, frame: Floats) -> Floats:
+        self._frame.write(frame)
+        self._model.run_by_name(self._key, *self._maps[self._turn])
+        self._turn = 1 - self._turn
+        logits: Floats = self._logits.read(self._classes, np.float32).reshape(1, -1)
+        return logits
+
+
+class _LiteRt:
+    packages = ("ai_edge_litert", "litert_torch")
+    distributions = ("ai-edge-litert", "litert-torch")
+    variants = ("interpreter", "compiled", "compiled-ynnpack")
+
+    def prepare(self, model: OnlineModel, folder: Path) -> None:
+        import litert_torch
+        import torch
+
+        from engines.torch_graph import TorchGraph
+
+        arguments: list[Any] = [torch.zeros(model.frame_shape)]
+        arguments += [torch.from_numpy(_channels_last(cache.shape)) for cache in model.caches]
+        caches = list(range(1, len(arguments)))
+        network = litert_torch.to_channel_last_io(TorchGraph(model.path).eval(), args=caches, outputs=caches)
+        litert_torch.convert(network, tuple(arguments)).export(str(folder / FILE))
+
+    def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
+        if variant == "interpreter":
+            return _InterpreterStepper(folder, threads)
+        return _CompiledStepper(model, folder, threads, ynnpack=variant == "compiled-ynnpack")
+
+
+ENGINE: Engine = _LiteRt()

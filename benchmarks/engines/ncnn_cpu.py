@@ -1,0 +1,66 @@
+"""ncnn, converted from the ONNX file by pnnx; caches go from extractor to extractor as ``ncnn.Mat``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.base import Engine, Floats, OnlineModel, Stepper
+
+
+class _NcnnStepper:
+    def __init__(self, model: OnlineModel, folder: Path, threads: int, winograd: bool) -> None:
+        import ncnn
+
+        self._ncnn = ncnn
+        self._caches = model.caches
+        ncnn.set_omp_num_threads(threads)
+        # Pool allocators are what its own benchmark uses; 16-bit storage would not be float32.
+        self._allocators = (ncnn.UnlockedPoolAllocator(), ncnn.PoolAllocator())
+        self._net = ncnn.Net()
+        options = self._net.opt
+        options.num_threads = threads
+        options.blob_allocator, options.workspace_allocator = self._allocators
+        options.use_winograd_convolution = winograd
+        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+        options.use_bf16_storage = options.use_bf16_packed = False
+        for load, name in ((self._net.load_param, "model.ncnn.param"), (self._net.load_model, "model.ncnn.bin")):
+            if load(str(folder / name)):
+                raise RuntimeError(f"ncnn cannot load {name}")
+        self.reset()
+
+    def reset(self) -> None:
+        self._mats: list[Any] = [self._ncnn.Mat(cache.zeros[0]).clone() for cache in self._caches]
+
+    def step(self, frame: Floats) -> Floats:
+        extractor = self._net.create_extractor()
+        extractor.input("in0", self._ncnn.Mat(frame[0]))
+        for index, mat in enumerate(self._mats):
+            extractor.input(f"in{index + 1}", mat)
+        _, logits = extractor.extract("out0")
+        self._mats = [extractor.extract(f"out{index + 1}")[1] for index in range(len(self._mats))]
+        return np.array(logits, np.float32).reshape(1, -1)
+
+
+class _Ncnn:
+    packages = ("ncnn", "pnnx")
+    distributions = ("ncnn", "pnnx")
+    variants = ("winograd", "direct")
+
+    def prepare(self, model: OnlineModel, folder: Path) -> None:
+        link = folder / "model.onnx"  # pnnx names its files after its input's
+        link.symlink_to(model.path.resolve())
+        command = [str(Path(sys.executable).parent / "pnnx"), link.name, "fp16=0"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if not (folder / "model.ncnn.param").exists():
+            raise RuntimeError(f"pnnx wrote no model: {(done.stderr or done.stdout)[-300:]}")
+
+    def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
+        return _NcnnStepper(model, folder, threads, winograd=variant == "winograd")
+
+
+ENGINE: Engine = _Ncnn()

@@ -1,0 +1,107 @@
+"""One stage of ``peers.py`` in its own process: ``worker.py JOB.json RESULT.json``.
+
+Engines are converted, tried and raced in separate processes, so that none sees another's converter, a crash costs
+one engine only, and the number of threads is set before any runtime starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from engines import load_engine
+from engines.base import OnlineModel, Stepper, read_model
+from interleave import Samples, Schedule, race, relative_error, run, video
+
+FRAMES = 8
+"""Different frames a race goes round; all are checked before."""
+ERROR_LIMIT = 1e-3
+"""Largest relative error: above Winograd's rounding (about 1e-5), below what bfloat16 leaves (about 1e-2)."""
+
+
+def prepare(job: dict[str, Any]) -> dict[str, Any]:
+    """Convert the model for one engine."""
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    load_engine(job["engine"]).prepare(read_model(Path(job["model"])), folder)
+    return {}
+
+
+def probe(job: dict[str, Any]) -> dict[str, Any]:
+    """Check every variant of one engine and find the fastest: {"errors": {...}, "failed": {...}, "variant": ...}."""
+    model = read_model(Path(job["model"]))
+    engine = load_engine(job["engine"])
+    steppers: dict[str, Stepper] = {}
+    errors, failed = {}, {}
+    for variant in engine.variants:
+        try:
+            stepper = engine.open(model, Path(job["folder"]), job["threads"], variant)
+            errors[variant] = _error(stepper, model, job)
+        # Whatever a foreign engine raises is its reason for not taking part.
+        except Exception as error:  # noqa: BLE001
+            failed[variant] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            continue
+        if errors[variant] > ERROR_LIMIT:
+            failed[variant] = f"differs from ONNX Runtime by {errors[variant]:.1e}, allowed {ERROR_LIMIT:.0e}"
+        else:
+            steppers[variant] = stepper
+    samples = race(steppers, video(model.frame_shape, FRAMES), _schedule(job)) if steppers else {}
+    medians = {variant: result.median for variant, result in samples.items()}
+    best = min(medians, key=medians.__getitem__) if medians else None
+    return {"errors": errors, "failed": failed, "medians": medians, "variant": best}
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Race the chosen variants: engine -> {"seconds": [[...]], "cores": x, "error": x}."""
+    model = read_model(Path(job["model"]))
+    steppers = {
+        name: load_engine(name).open(model, Path(entry["folder"]), job["threads"], entry["variant"])
+        for name, entry in job["engines"].items()
+    }
+    errors = {name: _error(stepper, model, job) for name, stepper in steppers.items()}
+    wrong = {name: error for name, error in errors.items() if error > ERROR_LIMIT}
+    if wrong:
+        raise RuntimeError(f"outputs differ from ONNX Runtime beside other engines: {wrong}")
+    rounds = job["rounds"]
+    results = race(
+        steppers, video(model.frame_shape, FRAMES), _schedule(job), lambda turn: _progress(f"round {turn} of {rounds}")
+    )
+    _progress("")
+    return {name: _plain(samples) | {"error": errors[name]} for name, samples in results.items()}
+
+
+def _error(stepper: Stepper, model: OnlineModel, job: dict[str, Any]) -> float:
+    """Run the first frames twice, so that a reset that does not reset is found too."""
+    reference = np.load(job["reference"])
+    frames = video(model.frame_shape, FRAMES)
+    return max(relative_error(run(stepper, frames), reference) for _ in range(2))
+
+
+def _schedule(job: dict[str, Any]) -> Schedule:
+    return Schedule(job["rounds"], job["block"])
+
+
+def _plain(samples: Samples) -> dict[str, Any]:
+    return {"seconds": np.round(samples.seconds, 8).tolist(), "cores": round(samples.cores, 3)}
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:<30}", end="\r" if not text else "", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run the job named on the command line."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    if job["cpus"]:
+        os.sched_setaffinity(0, job["cpus"])
+    stage = {"prepare": prepare, "probe": probe, "measure": measure}[job["stage"]]
+    Path(sys.argv[2]).write_text(json.dumps(stage(job)))
+
+
+if __name__ == "__main__":
+    main()
