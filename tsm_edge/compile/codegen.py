@@ -11,6 +11,8 @@ from tsm_edge.compile.program import Program
 from tsm_edge.compile.schedules import copying, pooling
 from tsm_edge.compile.schedules.convolution import ConvolutionSpec, convolution
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
+from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, elementwise
+from tsm_edge.compile.schedules.generic import GenericSpec, generic
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec, inverted_residual
 
 _WRITERS: Mapping[type, Any] = {
@@ -21,6 +23,8 @@ _WRITERS: Mapping[type, Any] = {
     pooling.AveragePoolSpec: pooling.global_average_pool,
     copying.CopySpec: copying.copy,
     copying.ShiftCopySpec: copying.shift_copy,
+    ElementwiseSpec: elementwise,
+    GenericSpec: generic,
 }
 
 

@@ -61,6 +61,8 @@ class OnlineGraph:
     caches : tuple of CachePair
     sha256 : str
         Of the ONNX file.
+    opset : int
+        ONNX operator set the nodes are written in.
     """
 
     nodes: tuple[Node, ...]
@@ -70,6 +72,7 @@ class OnlineGraph:
     logits: str
     caches: tuple[CachePair, ...]
     sha256: str
+    opset: int
 
     def consumers(self, tensor: str) -> list[Node]:
         """Nodes that read ``tensor``."""
@@ -111,6 +114,7 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
         logits=logits,
         caches=caches,
         sha256=hashlib.sha256(data).hexdigest(),
+        opset=max(item.version for item in simplified.opset_import if item.domain in ("", "ai.onnx")),
     )
 
 

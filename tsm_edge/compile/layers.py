@@ -112,6 +112,32 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
+class Elementwise:
+    """``clamp(operation(operands))``, element by element.
+
+    Attributes
+    ----------
+    operation : str
+        One of ``schedules.elementwise.OPERATIONS``.
+    operands : tuple of str or numpy.ndarray
+        Tensors of the output's shape or [1, C, 1, 1]; constants, float32: [1] or one a channel.
+    parameters : tuple of float
+        Of the operation (ONNX's ``alpha``, ``beta``).
+    """
+
+    operation: str
+    operands: tuple[str | np.ndarray, ...]
+    output: str
+    parameters: tuple[float, ...] = ()
+    clamp: Clamp = Clamp()
+
+    @property
+    def source(self) -> str:
+        """The first tensor among the operands."""
+        return next(operand for operand in self.operands if isinstance(operand, str))
+
+
+@dataclass(frozen=True, eq=False)
 class Generic:
     """An operator no rule knows; compiled by TVM's own legalisation."""
 
@@ -120,7 +146,7 @@ class Generic:
     output: str
 
 
-Layer = Convolution | MaxPool | GlobalAveragePool | CacheTap | ShiftConcat | View | Generic
+Layer = Convolution | MaxPool | GlobalAveragePool | CacheTap | ShiftConcat | View | Elementwise | Generic
 
 
 def fuse(graph: OnlineGraph) -> list[Layer]:
@@ -132,7 +158,7 @@ def fuse(graph: OnlineGraph) -> list[Layer]:
         An operator with several outputs, or in a form nothing here can compile.
     """
     layers = [_layer(graph, node) for node in graph.nodes]
-    for rewrite in (_fuse_residuals, _fuse_clamps, _fuse_shifts):
+    for rewrite in (_fuse_residuals, _fuse_clamps, _fuse_shifts, _read_elementwise):
         layers = rewrite(graph, layers)
     return layers
 
@@ -275,6 +301,8 @@ def layer_sources(layer: Layer) -> tuple[str, ...]:
     """Names of the tensors a layer reads (graph inputs and other layers' outputs)."""
     if isinstance(layer, Generic):
         return layer.sources
+    if isinstance(layer, Elementwise):
+        return tuple(operand for operand in layer.operands if isinstance(operand, str))
     if isinstance(layer, ShiftConcat):
         return (layer.source, layer.cache)
     if isinstance(layer, Convolution):
@@ -360,8 +388,8 @@ def _fuse_shifts(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
 
 
 def _splits(layer: Convolution) -> bool:
-    """Whether the reduction can run over cache and frame: it has no spatial extent, and no groups."""
-    return layer.weight.shape[2:] == (1, 1) and layer.groups == 1
+    """Whether the reduction can run over cache and frame: it has no spatial extent, no padding and no groups."""
+    return layer.weight.shape[2:] == (1, 1) and not any(layer.pads) and layer.groups == 1
 
 
 def _shift(graph: OnlineGraph, node: Node) -> ShiftConcat | None:
@@ -387,3 +415,81 @@ def _without_dead(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
             kept.append(layer)
             needed.update(layer_sources(layer))
     return kept[::-1]
+
+
+def _read_elementwise(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
+    """What is left of element-wise operators, each with the clamp that follows it."""
+    result: list[Layer] = []
+    for layer in layers:
+        made = _elementwise(graph, layer) if isinstance(layer, Generic) else None
+        if made is None:
+            result.append(layer)
+            continue
+        before = next((item for item in result if item.output == made.source), None)
+        alone = _readers_of(layers, made.source) == 1 and not graph.is_output(made.source)
+        if made.operation == "Identity" and isinstance(before, Elementwise) and before.clamp == Clamp() and alone:
+            result[result.index(before)] = replace(before, clamp=made.clamp, output=made.output)
+        else:
+            result.append(made)
+    return result
+
+
+def _elementwise(graph: OnlineGraph, layer: Generic) -> Elementwise | None:
+    node, shape = layer.node, graph.shapes[layer.output]
+    if len(shape) not in (2, 4) or shape[0] != 1 or graph.frame in layer.sources:
+        return None
+    if node.op == "BatchNormalization":
+        return _batch_normalization(graph, node)
+    clamp = _clamp(graph, layer)
+    if clamp is not None:
+        return Elementwise("Identity", layer.sources, layer.output, clamp=clamp)
+    if node.op not in _ELEMENTWISE or len(node.inputs) != _ELEMENTWISE[node.op][0]:
+        return None
+    operands = tuple(operand for name in node.inputs if (operand := _operand(graph, name, shape)) is not None)
+    whole = any(isinstance(operand, str) and graph.shapes[operand] == shape for operand in operands)
+    if len(operands) != len(node.inputs) or not whole:
+        return None
+    parameters = tuple(float(node.attributes.get(name, value)) for name, value in _ELEMENTWISE[node.op][1])
+    return Elementwise(node.op, operands, layer.output, parameters)
+
+
+# Operator: number of operands, and its attributes with ONNX's defaults.
+_ELEMENTWISE: Mapping[str, tuple[int, tuple[tuple[str, float], ...]]] = {
+    "Add": (2, ()),
+    "Sub": (2, ()),
+    "Mul": (2, ()),
+    "Div": (2, ()),
+    "Max": (2, ()),
+    "Min": (2, ()),
+    "PRelu": (2, ()),
+    "LeakyRelu": (1, (("alpha", 0.01),)),
+    "HardSigmoid": (1, (("alpha", 0.2), ("beta", 0.5))),
+    "HardSwish": (1, ()),
+    "Sigmoid": (1, ()),
+}
+
+
+def _operand(graph: OnlineGraph, name: str, shape: tuple[int, ...]) -> str | np.ndarray | None:
+    """An operand that broadcasts in a way the rule knows: not at all, one value a channel, or one value."""
+    channels = (1, shape[1], *(1 for _ in shape[2:]))
+    constant = graph.constants.get(name)
+    if constant is None:
+        return name if graph.shapes[name] in (shape, channels) else None
+    if constant.dtype != np.float32 or constant.ndim > len(shape):
+        return None
+    if constant.size == 1:
+        return constant.reshape(1)
+    aligned = (*(1 for _ in range(len(shape) - constant.ndim)), *constant.shape)
+    return constant.reshape(-1) if aligned == channels else None
+
+
+def _batch_normalization(graph: OnlineGraph, node: Node) -> Elementwise | None:
+    statistics = [graph.constants.get(name) for name in node.inputs[1:]]
+    found = [array.astype(np.float64) for array in statistics if array is not None]
+    if len(found) != 4 or node.attributes.get("training_mode", 0):
+        return None
+    scale, offset, mean, variance = found
+    factor = scale / np.sqrt(variance + float(node.attributes.get("epsilon", 1e-5)))
+    shift = offset - mean * factor
+    operands = (node.inputs[0], factor.astype(np.float32), shift.astype(np.float32))
+    return Elementwise("MultiplyAdd", operands, node.outputs[0])

@@ -11,11 +11,13 @@ import numpy as np
 
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile import layers as ir
-from tsm_edge.compile.graph import OnlineGraph
+from tsm_edge.compile.graph import CachePair, OnlineGraph
+from tsm_edge.compile.legalize import legalize
 from tsm_edge.compile.program import BufferRef, KernelCall, Program, WorkspaceBuffer
 from tsm_edge.compile.schedules.convolution import ConvolutionSpec, pack_weights
 from tsm_edge.compile.schedules.copying import CopySpec, ShiftCopySpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, pack_depthwise
+from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, operand_name
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc, planar
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
 from tsm_edge.compile.schedules.pooling import AveragePoolSpec, MaxPoolSpec
@@ -23,6 +25,8 @@ from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile
 from tsm_edge.errors import CompileError
 
 CACHE_LANES = 4
+# On a dense tensor these change the shape and nothing else.
+RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 NO_BORDER = Border()
 # An expanded tensor larger than this share of the L2 cache is worth the fused kernel.
 FUSE_ABOVE_L2_SHARE = 0.4
@@ -54,13 +58,12 @@ class _Lowering:
         self.cpu = cpu
         self.lanes = cpu.vector_lanes
         self.tensors: dict[str, _Tensor] = {}
+        self.dense: dict[str, BufferRef] = {}  # tensors that also lie there without gaps, in ONNX's own layout
         self.calls: list[KernelCall] = []
         self.images: list[tuple[str, Image]] = []
         self.weights: list[np.ndarray] = []
         self.kernel_names: dict[Any, str] = {}
-        self.cache_images = [
-            nhwc(cache.shape[2], cache.shape[3], cache.shape[1], CACHE_LANES) for cache in graph.caches
-        ]
+        self.cache_images = [_cache_image(cache) for cache in graph.caches]
         self.cache_index = {cache.output: index for index, cache in enumerate(graph.caches)}
         self.borders = _borders(graph, layers)
         self.taps = self._plan_taps()
@@ -362,17 +365,96 @@ class _Lowering:
         self._call("shift", spec, buffers, layer.output, 0, 8 * target.image.elements)
 
     def view(self, layer: ir.View) -> None:
+        if layer.source not in self.tensors:
+            self._set_dense(layer.output, self.dense[layer.source])
+            return
         self.tensors[layer.output] = self.tensors[layer.source]
+        if layer.source in self.dense:
+            self.dense[layer.output] = self.dense[layer.source]
 
     def cache_tap(self, layer: ir.CacheTap) -> None:
         """Written where its source is made; a tap on a graph input is copied here."""
         self._copy_taps(layer.source)
 
-    def generic(self, layer: ir.Generic) -> None:
-        raise CompileError(
-            f"operator {layer.node.op} ({layer.output!r}) is not one tsm-edge can compile",
-            "export the model with tsm-edge export, or open an issue naming the operator",
+    def elementwise(self, layer: ir.Elementwise) -> None:
+        operands: list[Image | float] = []
+        buffers: dict[str, BufferRef] = {}
+        for index, operand in enumerate(layer.operands):
+            if isinstance(operand, str):
+                found = self._vectors(operand)
+                operands.append(found.image)
+                buffers[operand_name(index)] = found.buffer
+            elif operand.size == 1:
+                operands.append(float(operand[0]))
+            else:
+                image = nhwc(1, 1, operand.size, self.lanes)
+                operands.append(image)
+                buffers[operand_name(index)] = self._add_weights(np.pad(operand, (0, image.pixel - operand.size)))
+        target = self._output(layer.output)
+        buffers["target"] = target.buffer
+        spec = ElementwiseSpec(
+            operation=layer.operation,
+            operands=tuple(operands),
+            target=target.image,
+            lanes=self.lanes,
+            parameters=layer.parameters,
+            low=layer.clamp.low,
+            high=layer.clamp.high,
         )
+        images = [image for image in (*operands, target.image) if isinstance(image, Image)]
+        moved = sum(4 * image.height * image.width * image.channels for image in images)
+        self._call("elementwise", spec, buffers, layer.output, spec.flops, moved)
+
+    # Operators without a rule: dense tensors -------------------------------------------------------------------
+
+    def generic(self, layer: ir.Generic) -> None:
+        """Compiled by TVM's own definition of the operator, on dense tensors."""
+        node = layer.node
+        if node.op in RESHAPES:
+            self._set_dense(layer.output, self._dense(node.inputs[0]))
+            return
+        made = legalize(node, self.graph.shapes, self.graph.constants, self.graph.opset)
+        parts = {name: self._dense(name) for name in layer.sources}
+        parts |= {name: self._add_weights(value) for name, value in made.constants.items()}
+        parts |= {name: self._new(name, _flat(size)).buffer for name, size in made.temporaries.items()}
+        for step in made.steps:
+            buffers = {key: parts[name] for key, name in zip(step.spec.buffers, step.arguments, strict=True)}
+            self._call("generic", step.spec, buffers, layer.output, step.flops, step.bytes)
+        self._set_dense(layer.output, parts[made.result])
+
+    def _dense(self, tensor: str) -> BufferRef:
+        """The tensor without gaps, in ONNX's own layout; copied if it does not lie like that."""
+        if tensor not in self.dense:
+            found = self.tensors[tensor]
+            image = found.image
+            plain = planar(image.height, image.width, image.channels)
+            if image == plain or ((image.height, image.width) == (1, 1) and image.border == NO_BORDER):
+                self.dense[tensor] = found.buffer
+            else:
+                made = self._new(f"{tensor} as NCHW", plain)
+                self._repack(f"{tensor} as NCHW", found, made)
+                self.dense[tensor] = made.buffer
+        return self.dense[tensor]
+
+    def _set_dense(self, tensor: str, buffer: BufferRef) -> None:
+        """Note where a dense tensor lies, and copy it to NHWC if a rule will read it."""
+        self.dense[tensor] = buffer
+        shape = self.graph.shapes[tensor]
+        fits = len(shape) in (2, 4) and shape[0] == 1
+        _, channels, height, width = (*shape, 1, 1)[:4] if fits else (1, math.prod(shape), 1, 1)
+        plain = _Tensor(planar(height, width, channels), buffer)
+        readers = {type(layer) for layer in self.layers if tensor in ir.layer_sources(layer)} - {ir.Generic}
+        if fits and readers:
+            self._repack(f"{tensor} as NHWC", plain, self._output(tensor))
+        elif readers - {ir.View}:
+            raise CompileError(f"tensor {tensor!r} is {list(shape)}: expected [1, channels, height, width]")
+        elif fits or tensor == self.graph.logits:
+            self.tensors[tensor] = plain
+
+    def _repack(self, layer: str, source: _Tensor, target: _Tensor) -> None:
+        spec = CopySpec(source.image, target.image, self.lanes)
+        moved = 4 * (source.image.elements + target.image.elements)
+        self._call("repack", spec, {"source": source.buffer, "target": target.buffer}, layer, 0, moved)
 
     def _liveness(self, logits: int) -> tuple[WorkspaceBuffer, ...]:
         first: dict[int, int] = {}
@@ -394,8 +476,20 @@ _LOWER: dict[type, Callable[[_Lowering, Any], None]] = {
     ir.ShiftConcat: _Lowering.shift_concat,
     ir.CacheTap: _Lowering.cache_tap,
     ir.View: _Lowering.view,
+    ir.Elementwise: _Lowering.elementwise,
     ir.Generic: _Lowering.generic,
 }
+
+
+def _cache_image(cache: CachePair) -> Image:
+    if len(cache.shape) != 4 or cache.shape[0] != 1:
+        raise CompileError(f"cache {cache.input!r} is {list(cache.shape)}: expected [1, channels, height, width]")
+    return nhwc(cache.shape[2], cache.shape[3], cache.shape[1], CACHE_LANES)
+
+
+def _flat(size: int) -> Image:
+    """Room for ``size`` bytes."""
+    return planar(1, -(-size // 4), 1)
 
 
 def inverted_residuals(

@@ -38,7 +38,8 @@ def copy(name: str, spec: CopySpec) -> Any:
     """Write the kernel of a copy; returns its PrimFunc."""
     if spec.planar:
         return _copy_planes(name, spec)
-    if spec.source.channel == 1 and spec.target.channel == 1:
+    # A planar image of one pixel has channel stride 1 as well: what tells NHWC images is their whole quads of channels.
+    if all(image.channel == 1 and image.pixel % 4 == 0 for image in (spec.source, spec.target)):
         return _copy_pixels(name, spec)
     return _transpose(name, spec)
 
@@ -108,8 +109,9 @@ def _transpose(name: str, spec: CopySpec) -> Any:
                 value = emit.load(source, read + channel * source_image.channel)
                 emit.store(target, write + channel * image.channel, value)
             if image.channel == 1:
-                with emit.loop(image.pixel, channels) as channel:
-                    emit.store(target, write + channel, emit.splat(0.0, 1))
+                if image.pixel > channels:
+                    with emit.loop(image.pixel, channels) as channel:
+                        emit.store(target, write + channel, emit.splat(0.0, 1))
                 if image.border != Border():
                     zero_border(target, image, y, x, 1, 0, image.pixel, 4, image.width > 1)
     return kernel.function

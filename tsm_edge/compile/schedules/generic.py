@@ -8,7 +8,7 @@ cannot prove that the outer loop's iterations are independent, the kernel is one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,11 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import ScheduleError
 
+# Most buffers of a kernel: as many as the C runtime's tsm_call holds.
+MAX_BUFFERS = 8
+# Longest run of consecutive elements in one work item.
 MAX_RUN = 4096
+# Most memory a kernel may keep on the stack, bytes.
 MAX_LOCAL_BYTES = 4096
 
 
@@ -115,7 +119,19 @@ def stages_of(function: Any, operator: str) -> Stages:
     _inline(schedule)
     for block in schedule.get_child_blocks(schedule.get_sblock("root")):
         _schedule_block(schedule, block)
-    return _split(by_tvm(lambda: _LOWERING(schedule.mod)["main"]), operator)
+    return _split(_lowered(schedule.mod), operator)
+
+
+def _lowered(module: Any) -> Any:
+    """The function as plain loops, with all indices in 32 bits."""
+    loops = by_tvm(lambda: _LOWERING(module))
+    try:
+        narrow = tirx.transform.ForceNarrowIndexToInt32()(loops)
+    except tvm.error.InternalError:
+        # It refuses functions that read int64 tensors (Gather). The other pass leaves index arithmetic in int64 where
+        # its result is used as a number, which 32-bit ARM converts to float by a library call.
+        narrow = tirx.transform.NarrowDataType(32)(loops)
+    return tirx.transform.StmtSimplify()(narrow)["main"]
 
 
 _LOWERING = tvm.ir.transform.Sequential(
@@ -125,8 +141,6 @@ _LOWERING = tvm.ir.transform.Sequential(
         s_tir.transform.ConvertBlocksToOpaque(),
         s_tir.transform.LowerMatchBuffer(),
         s_tir.transform.LowerOpaqueBlock(),
-        tirx.transform.NarrowDataType(32),
-        tirx.transform.StmtSimplify(),
     ]
 )
 
@@ -242,28 +256,54 @@ def _split(function: Any, operator: str) -> Stages:
     body = list(function.body.seq) if isinstance(function.body, tirx.SeqStmt) else [function.body]
     names = {parameter: f"p{index}" for index, parameter in enumerate(function.params)}
     temporaries: dict[str, int] = {}
-    stages = []
+    groups: list[list[Any]] = []
     for statement in body:
         if isinstance(statement, tirx.AllocBuffer):
             name = f"t{len(temporaries)}"
             names[statement.buffer] = name
             temporaries[name] = _buffer_bytes(statement.buffer)
+        elif groups and _may_join(groups[-1], statement, names):
+            groups[-1].append(statement)
         else:
-            stages.append(_stage(statement, names, operator))
-    return Stages(tuple(stages), temporaries)
+            groups.append([statement])
+    return Stages(tuple(_stage(group, names, operator) for group in groups), temporaries)
 
 
-def _stage(statement: Any, names: dict[Any, str], operator: str) -> Stage:
+def _may_join(group: list[Any], statement: Any, names: Mapping[Any, str]) -> bool:
+    """Nests of one work item each are one kernel, as long as it has few buffers."""
+    if _is_parallel(group[-1]) or _is_parallel(statement):
+        return False
+    return len(_buffers(tirx.stmt_seq(*group, statement), names)) <= MAX_BUFFERS
+
+
+def _is_parallel(statement: Any) -> bool:
+    return isinstance(statement, tirx.For) and statement.kind == tirx.ForKind.PARALLEL
+
+
+def _buffers(statement: Any, names: Mapping[Any, str]) -> list[Any]:
+    return [buffer for buffer in tirx.analysis.undefined_vars(statement, []) if buffer in names]
+
+
+def _stage(group: list[Any], names: Mapping[Any, str], operator: str) -> Stage:
+    statement = tirx.stmt_seq(*group)
     _refuse_calls(statement)
-    touched = [buffer for buffer in tirx.analysis.undefined_vars(statement, []) if buffer in names]
     written: list[Any] = []
     _walk(statement, (tirx.BufferStore, lambda store: written.append(store.buffer)))
     writes = tuple(dict.fromkeys(names[buffer] for buffer in written if buffer in names))
-    order = sorted(touched, key=lambda buffer: (names[buffer] in writes, names[buffer]))
+    reads = tuple(names[buffer] for buffer in _buffers(statement, names) if names[buffer] not in writes)
+    if len(reads) + len(writes) > MAX_BUFFERS:
+        raise NotPlain(f"one of its kernels has {len(reads) + len(writes)} buffers, and {MAX_BUFFERS} is the most")
+    by_name = {name: buffer for buffer, name in names.items()}
+    order = [by_name[name] for name in (*reads, *writes)]
     function, items = _kernel(statement, order)
-    code = function.script()
-    spec = GenericSpec(operator, code, items, tuple(f"b{index}" for index in range(len(order))), len(writes), function)
-    reads = tuple(names[buffer] for buffer in order if names[buffer] not in writes)
+    spec = GenericSpec(
+        operator=operator,
+        code=function.script(),
+        items=items,
+        buffers=tuple(f"b{index}" for index in range(len(order))),
+        outputs=len(writes),
+        function=function,
+    )
     flops = int(s_tir.analysis.estimate_tir_flops(statement))
     return Stage(spec, reads, writes, flops, sum(map(_buffer_bytes, order)))
 
@@ -276,8 +316,9 @@ def _kernel(statement: Any, buffers: list[Any]) -> tuple[Any, int]:
         for index, buffer in enumerate(buffers)
     ]
     items, body = 1, [statement]
-    if isinstance(statement, tirx.For) and statement.kind == tirx.ForKind.PARALLEL:
-        items, body = int(statement.extent), [tirx.Bind(statement.loop_var, begin + step), statement.body]
+    if _is_parallel(statement):
+        index = (begin + step).astype(str(statement.loop_var.ty.dtype))
+        items, body = int(statement.extent), [tirx.Bind(statement.loop_var, index), statement.body]
     declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(buffers, pointers, strict=True)]
     loop = tirx.For(step, 0, end - begin, tirx.ForKind.SERIAL, tirx.stmt_seq(*body))
     function = tirx.PrimFunc([begin, end, *pointers], tirx.stmt_seq(*declared, loop))
@@ -307,4 +348,4 @@ def _buffer_bytes(buffer: Any) -> int:
         count = math.prod(int(extent) for extent in buffer.shape)
     except TypeError:
         raise NotPlain("its shapes depend on the data") from None
-    return count * max(1, tvm.DataType(buffer.dtype).bits // 8)
+    return count * max(1, int(tvm.DataType(buffer.dtype).bits) // 8)

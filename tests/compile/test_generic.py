@@ -1,0 +1,266 @@
+"""Operators without a rule of their own, and element-wise ones, against ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from artifacts import sse_target
+from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
+
+from tsm_edge.artifact import Artifact
+from tsm_edge.cards import TargetCard
+from tsm_edge.compile.pipeline import CompileRequest, compile_model
+from tsm_edge.errors import CompileError
+from tsm_edge.session import OnlineSession
+
+SHAPE = (1, 6, 8, 10)
+# Makes a tensor of SHAPE from two of SHAPE: x from a ReLU, y of both signs.
+Operator = Callable[[GraphBuilder, str, str], str]
+
+
+def compiled(model: onnx.ModelProto, folder: Path, target: TargetCard) -> Artifact:
+    """Compile for a target, without the runner."""
+    folder.mkdir(exist_ok=True)
+    onnx.save(model, str(folder / "model.onnx"))
+    return compile_model(CompileRequest(target, folder / "out", onnx=folder / "model.onnx", runner=False))
+
+
+def rules(artifact: Artifact) -> set[str]:
+    return {kernel.rule for kernel in artifact.manifest.kernels}
+
+
+def assert_streams_agree(artifact: Artifact, model: onnx.ModelProto, threads: int) -> None:
+    """Five frames with cache feedback."""
+    reference = Reference(model)
+    frames = reference.frames(5)
+    with OnlineSession(artifact, threads) as session:
+        for frame, expected in zip(frames, reference.stream(frames), strict=True):
+            assert_close(session.step(frame), expected)
+
+
+def integers(graph: GraphBuilder, *values: int) -> str:
+    return graph.constant(list(values), np.int64)
+
+
+def layer_normalization(g: GraphBuilder, x: str, y: str) -> str:
+    t = g.node("Transpose", [y], (1, 8, 10, 6), perm=[0, 2, 3, 1])
+    t = g.node("LayerNormalization", [t, g.random(6), g.random(6)], (1, 8, 10, 6), axis=-1)
+    return g.node("Transpose", [t], SHAPE, perm=[0, 3, 1, 2])
+
+
+def channel_shuffle(g: GraphBuilder, x: str, y: str) -> str:
+    t = g.node("Reshape", [y, integers(g, 1, 2, 3, 8, 10)], (1, 2, 3, 8, 10))
+    t = g.node("Transpose", [t], (1, 3, 2, 8, 10), perm=[0, 2, 1, 3, 4])
+    return g.node("Reshape", [t, integers(g, *SHAPE)], SHAPE)
+
+
+def attention(g: GraphBuilder, x: str, y: str) -> str:
+    t = g.node("Transpose", [x], (1, 6, 10, 8), perm=[0, 1, 3, 2])
+    t = g.node("Softmax", [g.node("MatMul", [y, t], (1, 6, 8, 8))], (1, 6, 8, 8), axis=-1)
+    return g.node("MatMul", [t, x], SHAPE)
+
+
+def matmul_of_a_matrix(g: GraphBuilder, x: str, y: str) -> str:
+    t = g.node("Flatten", [g.node("Squeeze", [y, integers(g, 0)], SHAPE[1:])], (6, 80), axis=1)
+    t = g.node("MatMul", [t, g.random(80, 80, scale=0.1)], (6, 80))
+    return g.node("Reshape", [t, integers(g, *SHAPE)], SHAPE)
+
+
+def up_and_down(g: GraphBuilder, x: str, y: str) -> str:
+    t = g.node("Resize", [y, "", g.constant([1, 1, 2, 2])], (1, 6, 16, 20), mode="linear")
+    return g.node("AveragePool", [t], SHAPE, kernel_shape=[2, 2], strides=[2, 2])
+
+
+def pad_and_slice(g: GraphBuilder, x: str, y: str) -> str:
+    t = g.node("Pad", [y, integers(g, 0, 0, 1, 2, 0, 0, 0, 1)], (1, 6, 9, 13))
+    return g.node("Slice", [t, integers(g, 0, 1), integers(g, 8, 11), integers(g, 2, 3)], SHAPE)
+
+
+def concat_of_thirteen(g: GraphBuilder, x: str, y: str) -> str:
+    t = g.node("Concat", [x, *[g.conv(y, 1)] * 11, g.conv(x, 1)], (1, 18, 8, 10), axis=1)
+    return g.channels(t, 12, 18)
+
+
+def transposed_convolution(g: GraphBuilder, x: str, y: str) -> str:
+    t = g.node("ConvTranspose", [y, g.random(6, 4, 2, 2)], (1, 4, 16, 20), strides=[2, 2])
+    return g.conv(t, 6, 3, 2)
+
+
+def spatial_attention(g: GraphBuilder, x: str, y: str) -> str:
+    return g.node("Mul", [y, g.node("ReduceMax", [x, integers(g, 1)], (1, 1, 8, 10))], SHAPE)
+
+
+def dilated_convolution(g: GraphBuilder, x: str, y: str) -> str:
+    return g.node("Conv", [x, g.random(6, 6, 3, 3)], SHAPE, kernel_shape=[3, 3], pads=[2] * 4, dilations=[2, 2])
+
+
+GENERIC: dict[str, Operator] = {
+    "average pool": lambda g, x, y: g.node("AveragePool", [y], SHAPE, kernel_shape=[3, 3], pads=[1] * 4),
+    "dilated convolution": dilated_convolution,
+    "layer normalization between transposes": layer_normalization,
+    "instance normalization": lambda g, x, y: g.node("InstanceNormalization", [y, g.random(6), g.random(6)], SHAPE),
+    "softmax over channels": lambda g, x, y: g.node("Softmax", [y], SHAPE, axis=1),
+    "resize up, pool down": up_and_down,
+    "pad and slice": pad_and_slice,
+    "gather with negative indices": lambda g, x, y: g.node(
+        "Gather", [y, integers(g, 5, -2, 0, 1, -6, 2)], SHAPE, axis=1
+    ),
+    "channel shuffle": channel_shuffle,
+    "attention": attention,
+    "matmul of a matrix": matmul_of_a_matrix,
+    "concat of 13 tensors": concat_of_thirteen,
+    "transposed convolution": transposed_convolution,
+    "spatial attention": spatial_attention,
+    "dilated max pool": lambda g, x, y: g.node(
+        "MaxPool", [y], SHAPE, kernel_shape=[3, 3], dilations=[2, 2], pads=[2] * 4
+    ),
+    "gelu": lambda g, x, y: g.node("Gelu", [y], SHAPE),
+    "tanh": lambda g, x, y: g.node("Tanh", [y], SHAPE),
+    "exp": lambda g, x, y: g.node("Exp", [y], SHAPE),
+    "add a whole constant": lambda g, x, y: g.node("Add", [y, g.random(*SHAPE)], SHAPE),
+}
+
+ELEMENTWISE: dict[str, Operator] = {
+    "add": lambda g, x, y: g.add(x, y),
+    "add and relu": lambda g, x, y: g.relu(g.add(g.node("Mul", [x, x], SHAPE), y)),
+    "sub from a number": lambda g, x, y: g.node("Sub", [g.constant(1.0), y], SHAPE),
+    "mul": lambda g, x, y: g.node("Mul", [x, y], SHAPE),
+    "mul by a channel's constant": lambda g, x, y: g.node("Mul", [y, g.random(6, 1, 1)], SHAPE),
+    "div": lambda g, x, y: g.node("Div", [y, g.node("Add", [x, g.constant(2.0)], SHAPE)], SHAPE),
+    "max": lambda g, x, y: g.node("Max", [x, y], SHAPE),
+    "min": lambda g, x, y: g.node("Min", [x, y], SHAPE),
+    "relu": lambda g, x, y: g.relu(g.node("Mul", [y, x], SHAPE)),
+    "clip": lambda g, x, y: g.clip(g.add(y, x), 0.25, 0.5),
+    "leaky relu": lambda g, x, y: g.node("LeakyRelu", [y], SHAPE, alpha=0.3),
+    "prelu": lambda g, x, y: g.node("PRelu", [y, g.random(6, 1, 1)], SHAPE),
+    "hard sigmoid": lambda g, x, y: g.node("HardSigmoid", [y], SHAPE),
+    "hard swish": lambda g, x, y: g.node("HardSwish", [y], SHAPE),
+    "sigmoid": lambda g, x, y: g.node("Sigmoid", [y], SHAPE),
+    "sigmoid of large values": lambda g, x, y: g.node("Sigmoid", [g.node("Mul", [y, g.constant(100.0)], SHAPE)], SHAPE),
+    "batch normalization": lambda g, x, y: g.node(
+        "BatchNormalization", [g.add(y, x), *(g.random(6) for _ in range(3)), g.constant(np.arange(1, 7))], SHAPE
+    ),
+    "then padded": lambda g, x, y: g.depthwise(g.node("Sigmoid", [y], SHAPE)),
+}
+
+
+def operators_model(operators: dict[str, Operator]) -> onnx.ModelProto:
+    """All operators on one pair of tensors; each result is a next cache, so that it can be looked at."""
+    graph = GraphBuilder(16, 20)
+    x, y = graph.relu(graph.conv(graph.frame, 6, 3, 2)), graph.conv(graph.frame, 6, 3, 2)
+    for operator in operators.values():
+        graph.feed_back(graph.cache(SHAPE), operator(graph, x, y))
+    return graph.model(graph.head(x, 5))
+
+
+Results = dict[int, dict[str, tuple[Floats, Floats]]]
+
+
+def results(operators: dict[str, Operator], artifact: Artifact, model: onnx.ModelProto) -> Results:
+    """Threads → operator → (ours, ONNX Runtime's)."""
+    reference = Reference(model)
+    frame = reference.frames(1)[0]
+    _, expected = reference.step(frame, reference.zeros())
+    found: Results = {}
+    for threads in (1, 3):
+        with OnlineSession(artifact, threads) as session:
+            _, caches = session.step_explicit(frame, reference.zeros())
+        found[threads] = dict(zip(operators, zip(caches, expected, strict=True), strict=True))
+    return found
+
+
+@pytest.fixture(scope="module")
+def generic_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Results]:
+    model = operators_model(GENERIC)
+    artifact = compiled(model, tmp_path_factory.mktemp("generic"), native)
+    return artifact, results(GENERIC, artifact, model)
+
+
+@pytest.fixture(scope="module", params=["native", "sse"])
+def elementwise_artifact(
+    request: pytest.FixtureRequest, native: TargetCard, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Artifact, Results]:
+    model = operators_model(ELEMENTWISE)
+    target = native if request.param == "native" else sse_target()
+    artifact = compiled(model, tmp_path_factory.mktemp("elementwise"), target)
+    return artifact, results(ELEMENTWISE, artifact, model)
+
+
+@pytest.mark.parametrize("name", GENERIC)
+def test_an_operator_without_a_rule(generic_artifact: tuple[Artifact, Results], name: str) -> None:
+    for by_name in generic_artifact[1].values():
+        assert_close(*by_name[name])
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_an_element_wise_operator(elementwise_artifact: tuple[Artifact, Results], name: str) -> None:
+    for by_name in elementwise_artifact[1].values():
+        assert_close(*by_name[name])
+
+
+def test_element_wise_operators_have_a_rule_and_need_no_other_layout(
+    elementwise_artifact: tuple[Artifact, Results],
+) -> None:
+    found = rules(elementwise_artifact[0])
+    assert "elementwise" in found
+    assert not found & {"generic", "repack"}
+
+
+def test_generic_kernels_are_split_into_work_items(generic_artifact: tuple[Artifact, Results]) -> None:
+    items = [kernel.items for kernel in generic_artifact[0].manifest.kernels if kernel.rule == "generic"]
+    assert max(items) > 8
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_squeeze_and_excite_with_hard_swish(
+    native: TargetCard, tmp_path_factory: pytest.TempPathFactory, threads: int
+) -> None:
+    graph = GraphBuilder()
+    x = graph.conv(graph.frame, 10, 3, 2)
+    x = graph.node("HardSwish", [x], graph.shapes[x])
+    gate = graph.relu(graph.conv(graph.global_average(x), 4))
+    gate = graph.node("HardSigmoid", [graph.conv(gate, 10)], (1, 10, 1, 1))
+    x = graph.depthwise(graph.node("Mul", [x, gate], graph.shapes[x]))
+    logits = graph.head(x, 7)
+    model = graph.model(graph.node("Softmax", [logits], (1, 7), axis=1))
+    artifact = compiled(model, tmp_path_factory.mktemp("se"), native)
+    assert_streams_agree(artifact, model, threads)
+    generic = [kernel.layer for kernel in artifact.manifest.kernels if kernel.rule == "generic"]
+    assert generic == ["logits"]  # only the softmax has no rule
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_whole_tensor_made_without_a_rule_becomes_the_next_cache(
+    native: TargetCard, tmp_path_factory: pytest.TempPathFactory, threads: int
+) -> None:
+    graph = GraphBuilder()
+    x = graph.relu(graph.conv(graph.frame, 6, 3, 2))
+    pooled = graph.node("AveragePool", [x], SHAPE, kernel_shape=[3, 3], pads=[1] * 4)
+    cache = graph.cache(SHAPE)
+    graph.feed_back(cache, pooled)
+    both = graph.concat(graph.conv(cache, 6), x)  # reads all of the last frame's, and some of this frame's
+    model = graph.model(graph.head(graph.conv(both, 9, 3), 5))
+    artifact = compiled(model, tmp_path_factory.mktemp("whole"), native)
+    assert_streams_agree(artifact, model, threads)
+
+
+def test_an_operator_nothing_can_compile_is_named(native: TargetCard, tmp_path: Path) -> None:
+    graph = GraphBuilder()
+    x = graph.conv(graph.frame, 6, 3, 2)
+    summed = graph.node("CumSum", [x, graph.constant(1, np.int64)], SHAPE)
+    with pytest.raises(CompileError, match=r"operator CumSum \('cumsum_1'\) has no rule") as caught:
+        compiled(graph.model(graph.head(summed, 5)), tmp_path / "bad", native)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "bad" / "out").exists()
+
+
+def test_a_tensor_that_is_not_float32_is_refused(native: TargetCard, tmp_path: Path) -> None:
+    graph = GraphBuilder()
+    x = graph.conv(graph.frame, 6, 3, 2)
+    best = graph.node("Cast", [graph.node("ArgMax", [x], (1, 1, 8, 10), axis=1)], (1, 1, 8, 10), to=1)
+    with pytest.raises(CompileError, match=r"ArgMax .* its result is int64"):
+        compiled(graph.model(graph.head(best, 5)), tmp_path / "bad", native)
