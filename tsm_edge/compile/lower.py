@@ -67,6 +67,7 @@ class _Lowering:
         self.cache_index = {cache.output: index for index, cache in enumerate(graph.caches)}
         self.borders = _borders(graph, layers)
         self.taps = self._plan_taps()
+        self.weight_bytes = sum(4 * layer.weight.size for layer in layers if isinstance(layer, ir.Convolution))
         blocks = inverted_residuals(graph, layers, cpu)
         self.fused = {block[-1].output: block for block in blocks}
         self.fused_away = {layer.output for block in blocks for layer in block[:-1]}
@@ -255,8 +256,18 @@ class _Lowering:
             residual=images.get("residual"),
             cache=images.get("cache"),
             tap=images.get("tap"),
+            prefetch=self._far(layer, images),
             guarded=source.channel > 1 and _needed_border(self.graph, layer) != NO_BORDER,
         )
+
+    def _far(self, layer: ir.Convolution, images: Mapping[str, Image]) -> tuple[str, ...]:
+        """Operands too large to be found in the L2 cache."""
+        sizes = {name: 4 * image.elements for name, image in images.items() if name in ("residual", "target")}
+        # Weights are read once a frame: by the time they are needed again, all the others have gone by.
+        sizes["weights"] = self.weight_bytes
+        if layer.weight.shape[2:] == (1, 1) and images["source"].channel == 1:
+            sizes["source"] = 4 * images["source"].elements
+        return tuple(sorted(name for name, size in sizes.items() if size > self.cpu.l2_kib * 1024 // 4))
 
     def _inverted_residual(self, expand: ir.Convolution, depthwise: ir.Convolution, project: ir.Convolution) -> None:
         """Three layers as one kernel, the tensors between them in a thread's scratch memory."""

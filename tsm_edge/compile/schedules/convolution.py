@@ -25,8 +25,10 @@ from tsm_edge.compile.schedules.geometry import Image
 from tsm_edge.compile.schedules.tiles import GemmTile
 
 Buffers = dict[str, Any]
-# A loop over kernel columns and channels is written out when it is this short (a stem: 3 × 3 channels).
-UNROLLED_STEPS = 12
+# Weights are asked for this many k steps ahead: about the latency of the next cache level.
+WEIGHT_DISTANCE = 24
+# float32 values in a cache line.
+LINE = 16
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class ConvolutionSpec:
     guarded : bool
         ``source`` has no border for the padding (the camera frame): rows outside it are skipped, columns outside it
         read as zero.
+    prefetch : tuple of str
+        The operands (``source``, ``weights``, ``target``, ``residual``) that come from beyond the L2 cache and are
+        asked for ahead of their use: weights a few k steps, pixels a register tile, outputs a k loop ahead.
     """
 
     source: Image
@@ -73,6 +78,7 @@ class ConvolutionSpec:
     cache: Image | None = None
     tap: Image | None = None
     guarded: bool = False
+    prefetch: tuple[str, ...] = ()
 
     @property
     def reduction(self) -> int:
@@ -237,7 +243,34 @@ def tile_start(spec: ConvolutionSpec, step: Expr) -> Expr:
 
 
 def register_tile(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, panel: Expr, vectors: int) -> None:
-    """Write one register tile: columns ``x …`` of an output row, one panel of output channels."""
+    """Write one register tile: columns ``x …`` of an output row, one panel of output channels.
+
+    A tile at the edge of a guarded source is written apart, so that the others read without conditions.
+    """
+    if not spec.guarded:
+        _register_tile(spec, buffers, row, x, panel, vectors, edge=False)
+        return
+    first, last = _inner_columns(spec)
+    inside = emit.both(x >= first, x <= last) if not isinstance(x, int) else first <= x <= last
+    if isinstance(inside, bool):
+        _register_tile(spec, buffers, row, x, panel, vectors, edge=not inside)
+        return
+    with emit.when(inside):
+        _register_tile(spec, buffers, row, x, panel, vectors, edge=False)
+    with emit.when(emit.negate(inside)):
+        _register_tile(spec, buffers, row, x, panel, vectors, edge=True)
+
+
+def _inner_columns(spec: ConvolutionSpec) -> tuple[int, int]:
+    """First and last start of a tile all of whose reads are inside the image (none if the first is larger)."""
+    stride = spec.strides[1]
+    reach = (spec.tile.rows - 1) * stride + spec.kernel[1] - 1 - spec.pad_left
+    return -(-spec.pad_left // stride), (spec.source.width - 1 - reach) // stride
+
+
+def _register_tile(
+    spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, panel: Expr, vectors: int, edge: bool
+) -> None:
     lanes, rows, width = spec.lanes, spec.tile.rows, vectors * spec.lanes
     panel_base = panel * ((1 + spec.reduction) * spec.tile.vectors * lanes)
     channel = panel * (spec.tile.vectors * lanes)
@@ -247,16 +280,21 @@ def register_tile(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, pa
         bias = emit.load(weights, panel_base + vector * lanes, lanes)
         for column in range(rows):
             accumulators.set(column * vectors + vector, bias)
+    _prefetch_outputs(spec, buffers, row, x, channel, width)
 
     def step(read: Callable[[int], Expr], weight_row: Expr) -> None:
         """One k of the reduction: ``rows`` broadcasts against ``vectors`` weight vectors."""
+        if "weights" in spec.prefetch:
+            ahead = panel_base + (1 + WEIGHT_DISTANCE + weight_row) * width
+            for line in range(0, width, LINE):
+                emit.prefetch(weights, ahead + line)
         for column in range(rows):
             value = emit.splat(read(column), lanes)
             for vector in range(vectors):
                 weight = emit.load(weights, panel_base + (1 + weight_row) * width + vector * lanes, lanes)
                 accumulators.add(column * vectors + vector, value * weight)
 
-    _reduce(spec, buffers, row, x, channel, step)
+    _reduce(spec, buffers, row, x, channel, step, edge)
 
     for column in range(rows):
         for vector in range(vectors):
@@ -270,15 +308,23 @@ def register_tile(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, pa
     _tap(spec, buffers, row, x, channel, vectors)
 
 
+def _prefetch_outputs(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, width: int) -> None:
+    """Ask for what the epilogue will touch, a k loop ahead."""
+    for name, image, start in (("residual", spec.residual, row.residual), ("target", spec.target, row.target)):
+        if image is not None and name in spec.prefetch:
+            for column in range(spec.tile.rows):
+                for line in range(0, width, LINE):
+                    at = start + (x + column) * image.pixel + channel + line
+                    emit.prefetch(buffers[name], at, to_write=name == "target")
+
+
 _Step = Callable[[Callable[[int], Expr], Expr], None]
 
 
-def _reduce(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, step: _Step) -> None:
+def _reduce(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, step: _Step, edge: bool) -> None:
     """The k loop: kernel rows, kernel columns, channels; the cache's channels first where there is a shift."""
     kernel_width, channels = spec.kernel[1], spec.reduction_channels
-    group = 0
-    if spec.group_vectors:
-        group = emit.div(channel, spec.group_vectors * spec.lanes) * (channels * spec.source.channel)
+    group = emit.div(channel, spec.group_vectors * spec.lanes) * channels if spec.group_vectors else 0
     shifted = 0
     if spec.cache is not None:
         shifted, image = spec.cache.channels, spec.cache
@@ -291,17 +337,37 @@ def _reduce(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel:
 
     source = buffers["source"]
     if spec.kernel == (1, 1):
-        with emit.loop(channels, shifted) as k:
-            step(_reader(source, spec.source, start(0, 0), k, spec), k)
+        _channel_loop(spec, source, start(0, 0), shifted, step)
         return
     first_ky, last_ky = row.kernel_rows
     with emit.loop(last_ky, first_ky) as ky:
-        if spec.guarded or kernel_width * channels <= UNROLLED_STEPS:
+        if edge:
             for kx in range(kernel_width):
                 _channel_steps(spec, source, start(ky, kx), (ky * kernel_width + kx) * channels, step, _Guard(x, kx))
             return
+        # A loop, even where it is short: written out, LLVM would keep pixels for the next column, and spill.
         with emit.loop(kernel_width) as kx:
             _channel_steps(spec, source, start(ky, kx), (ky * kernel_width + kx) * channels, step, None)
+
+
+def _channel_loop(spec: ConvolutionSpec, source: Any, base: Expr, first: int, step: _Step) -> None:
+    """The k loop of a 1×1 convolution from channel ``first``; the next tile's pixels are asked for a line at a time."""
+    image, channels = spec.source, spec.reduction_channels
+    if "source" not in spec.prefetch:
+        with emit.loop(channels, first) as k:
+            step(_reader(source, image, base, k, spec), k)
+        return
+    lines = (channels - first) // LINE
+    ahead = spec.tile.rows * spec.strides[1] * image.pixel
+    with emit.loop(lines) as line:
+        for column in range(spec.tile.rows):
+            at = base + ahead + column * spec.strides[1] * image.pixel + first + line * LINE
+            emit.prefetch(source, at)
+        with emit.loop(LINE) as inner:
+            k = first + line * LINE + inner
+            step(_reader(source, image, base, k, spec), k)
+    with emit.loop(channels, first + lines * LINE) as k:
+        step(_reader(source, image, base, k, spec), k)
 
 
 @dataclass(frozen=True)
@@ -316,7 +382,6 @@ def _channel_steps(
     spec: ConvolutionSpec, source: Any, base: Expr, weight_row: Expr, step: _Step, guard: _Guard | None
 ) -> None:
     """The innermost loop over channels, written out for a stem's few."""
-    guard = guard if spec.guarded else None
     if spec.reduction_channels <= 4:
         for k in range(spec.reduction_channels):
             step(_reader(source, spec.source, base, k, spec, guard), weight_row + k)
@@ -328,7 +393,7 @@ def _channel_steps(
 def _reader(
     source: Any, image: Image, base: Expr, k: Expr, spec: ConvolutionSpec, guard: _Guard | None = None
 ) -> Callable[[int], Expr]:
-    """Tile column → its input value; zero outside the image where the source is guarded."""
+    """Tile column → its input value; zero outside the image where there is a guard."""
 
     def read(column: int) -> Expr:
         value = emit.load(source, base + column * spec.strides[1] * image.pixel + k * image.channel)

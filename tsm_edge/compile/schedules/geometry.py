@@ -70,9 +70,15 @@ class Image:
         return Image(1, pixels, self.channels, self.pixel, pixels * self.pixel, self.channel)
 
 
+# Pixels this many elements apart (2 KiB) fall into the same few sets of an L1 cache; a register tile reads a dozen.
+CONFLICTING_STRIDE = 512
+
+
 def nhwc(height: int, width: int, channels: int, lanes: int, border: Border = Border()) -> Image:
-    """An NHWC image with channels rounded up to ``lanes``."""
+    """An NHWC image with channels rounded up to ``lanes``, and one vector more where pixels would conflict in L1."""
     pixel = -(-channels // lanes) * lanes
+    if pixel % CONFLICTING_STRIDE == 0 and height * width > 1:
+        pixel += lanes
     return Image(height, width, channels, pixel, (width + border.left + border.right) * pixel, border=border)
 
 

@@ -92,12 +92,19 @@ def _modelled(
     cycles = full * _tile_cycles(cpu, rows, vectors, reduction)
     cycles += _tile_cycles(cpu, rows, tail, reduction) if tail else 0.0
     panels = full + (1 if tail else 0)
-    # What does not fit in L1 is read again from further away, for each block or for each panel.
     block = _block(cpu, tiles, panels, rows, reduction)
-    blocks = math.ceil(tiles / block)
-    weights, pixels = reduction * total * cpu.vector_lanes, reduction * image_rows * image_columns
-    panels_outside = panels * pixels < blocks * weights
+    weights = 4 * reduction * total * cpu.vector_lanes
+    pixels = 4 * reduction * image_rows * image_columns
+    panels_outside = _far_bytes(cpu, weights, pixels, panels) < _far_bytes(
+        cpu, pixels, weights, math.ceil(tiles / block)
+    )
     return GemmTile(rows, vectors, tail, panels, block, panels_outside, tiles * cycles)
+
+
+def _far_bytes(cpu: CpuSpec, outer: int, inner: int, times: int) -> float:
+    """Bytes from beyond L2, and a little for those from L2, when ``inner`` is gone through ``times`` over ``outer``."""
+    stays = inner <= cpu.l2_kib * 1024 // 2
+    return outer + inner * (1.0 if stays else times) + 0.1 * inner * times
 
 
 def _tile_cycles(cpu: CpuSpec, rows: int, vectors: int, reduction: int) -> float:
