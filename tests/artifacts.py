@@ -18,15 +18,24 @@ GOLDEN_ONLINE = "online_mobilenetv2_jester27"
 
 
 def compile_onnx(
-    model: onnx.ModelProto, output: Path, target: TargetCard, cache_names: Mapping[str, str] | None = None
+    model: onnx.ModelProto,
+    output: Path,
+    target: TargetCard,
+    cache_names: Mapping[str, str] | None = None,
+    *,
+    runner: bool = False,
+    intermediates: Path | None = None,
 ) -> Artifact:
-    """Save ``model`` beside ``output`` and compile it."""
+    """Save ``model`` beside ``output`` and compile it; ``runner``: with ``tsm-runner``."""
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
     output.parent.mkdir(parents=True, exist_ok=True)
     source = output.parent / f"{output.name}.onnx"
     onnx.save(model, str(source))
-    return compile_model(CompileRequest(target, output, onnx=source, cache_names=cache_names or {}))
+    request = CompileRequest(
+        target, output, onnx=source, cache_names=cache_names or {}, intermediates=intermediates, runner=runner
+    )
+    return compile_model(request)
 
 
 def sse_target() -> TargetCard:

@@ -21,7 +21,7 @@ from tsm_edge.runtime import RUNTIME_FOLDER, SOURCES, VERSION_SCRIPT
 
 # What the C runtime may take from Android's libc.so and the kernels from its libm.so; anything else fails to link. All
 # are in bionic since API level 21, and their types and constants are those of musl's headers on 64-bit Arm.
-_BIONIC = {
+BIONIC = {
     "libc.so": (
         *("calloc", "free", "memcpy", "memmove", "memset", "getenv", "strtol", "snprintf", "vsnprintf"),
         *("clock_gettime", "sched_getaffinity", "sched_yield", "pthread_create", "pthread_join"),
@@ -119,7 +119,7 @@ def _link_for_android(
             if path.suffix != ".o":
                 options = [machine, *_COMPILE, "-ffixed-x18", "-mno-outline-atomics", "-c"]
                 _zig(target, options, [path], compiled[-1], includes)
-        for name, symbols in _BIONIC.items():
+        for name, symbols in BIONIC.items():
             source = folder / f"{name}.s"
             source.write_text("".join(f".globl {symbol}\n.type {symbol},%function\n{symbol}:\n" for symbol in symbols))
             # Only its name and its symbols' reach the linked file.
