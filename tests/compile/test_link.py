@@ -170,5 +170,5 @@ def test_android_code_that_asks_for_more_than_bionic_is_known_to_have_does_not_l
         int more(unsigned *seed) { return rand_r(seed); }
     """)
     includes = [Path(tvm_ffi.libinfo.find_include_path()), Path(tvm_ffi.libinfo.find_dlpack_include_path())]
-    with pytest.raises(CompileError, match="linking for android-arm64 failed: .*undefined symbol: rand_r"):
+    with pytest.raises(CompileError, match=r"linking for android-arm64 failed: .*undefined symbol: rand_r"):
         link.link_library(tmp_path / LIBRARY, load_target("android-arm64"), [source], [], includes)
