@@ -169,7 +169,7 @@ class OnlineSession:
         if len(caches) != len(infos):
             raise ArtifactError(f"step_explicit got {len(caches)} caches, expected {len(infos)}")
         following = [np.empty(info.shape, np.float32) for info in infos]
-        kept = [_checked(cache, info.input, info.shape) for cache, info in zip(caches, infos, strict=True)]
+        kept = [checked_tensor(cache, info.input, info.shape) for cache, info in zip(caches, infos, strict=True)]
         logits = np.empty(self.manifest.logits.shape, np.float32)
         array = _FLOATS * max(1, len(infos))
         self._check(
@@ -185,7 +185,7 @@ class OnlineSession:
 
     def _pointer(self, frame: NDArray[np.float32]) -> Any:
         info = self.manifest.frame
-        return _checked(frame, info.name, info.shape).ctypes.data_as(_FLOATS)
+        return checked_tensor(frame, info.name, info.shape).ctypes.data_as(_FLOATS)
 
     def _open(self) -> int:
         if self._stream is None:
@@ -197,7 +197,14 @@ class OnlineSession:
             raise ArtifactError(f"{self.library.artifact.path}: {self.library.last_error()}")
 
 
-def _checked(array: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def checked_tensor(array: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return ``array`` with its values contiguous.
+
+    Raises
+    ------
+    ArtifactError
+        It is not float32 of this shape.
+    """
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ArtifactError(f"{name} is {found}, expected float32 {list(shape)}")

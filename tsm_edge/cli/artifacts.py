@@ -1,4 +1,4 @@
-"""Which artifact a command works on: the directory given, or the one compiled last."""
+"""Which artifact a command works on (the directory given, or the one compiled last), and on which machine."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def artifact_argument(command: _F) -> _F:
     """Give a click command the optional argument DIR, received as ``artifact``."""
     return click.argument("artifact", metavar="[DIR]", required=False, type=click.Path(path_type=Path))(command)
+
+
+def rpc_options(command: _F) -> _F:
+    """Give a click command ``--rpc``, ``--tracker`` and ``--key``, received under these names."""
+    for option in (
+        click.option("--key", metavar="K", default="", help="Of the device's server; of a tracker's device."),
+        click.option("--tracker", metavar="HOST:PORT", help="Run on a device this tracker knows by --key."),
+        click.option("--rpc", metavar="HOST:PORT", help="Run on the device whose server is there (tsm-edge serve)."),
+    ):
+        command = option(command)
+    return command
 
 
 def chosen_artifact(path: Path | None) -> Path:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact
+from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options
 from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
 
 if TYPE_CHECKING:
+    from tsm_edge.rpc.place import Place
+    from tsm_edge.rpc.session import RemoteSession
     from tsm_edge.run import FrameResult, Manifest, RunRequest, RunSummary
+    from tsm_edge.session import OnlineSession
     from tsm_edge.video.capture import SourceOptions
 
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--gap", metavar="S", type=float, default=1.0, help="Reset the caches after a gap of S seconds.")
 @click.option("--reconnect", metavar="S", type=float, default=0.0, help="Try a lost live source again for S seconds.")
+@rpc_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -43,32 +47,53 @@ def command(
     limit: int | None,
     gap: float,
     reconnect: float,
+    rpc: str | None,
+    tracker: str | None,
+    key: str,
 ) -> None:
     """Predict on every frame of a video with the compiled model in DIR, and say how long each part took.
 
     A live source gives its newest frame each time, so that predictions never lag behind. Ctrl-C ends the run; the
-    annotated video is finished first.
+    annotated video is finished first. With --rpc or --tracker the network runs on another machine: decoding stays
+    here, and step times include the network.
     """
     place = video if camera is None else camera
     if place is None or (video is not None and camera is not None):
         raise click.UsageError("expected either --video FILE|URL or --camera N", ctx)
+    from tsm_edge.rpc.place import chosen_place
     from tsm_edge.run import RunRequest
     from tsm_edge.video.capture import SourceOptions
 
     logs = bool(ctx.obj.debug)
     options = SourceOptions(gap_s=gap, reconnect_s=reconnect, native_logs=logs)
     request = RunRequest(every=every, smooth=smooth, limit=limit, out=out, show=show, native_logs=logs)
-    _run(chosen_artifact(artifact), threads, place, options, request, as_json)
+    device = chosen_place(rpc, tracker, key)
+    with _session(chosen_artifact(artifact), threads, device) as session:
+        _run(session, place, options, request, as_json, "step, with network" if device else "step")
+
+
+def _session(artifact: Path, threads: int, device: Place | None) -> OnlineSession | RemoteSession:
+    if device is None:
+        from tsm_edge.session import OnlineSession
+
+        return OnlineSession(artifact, threads=threads)
+    from tsm_edge.rpc.session import RemoteSession
+
+    return RemoteSession(artifact, device, threads, notify=warn)
 
 
 def _run(
-    artifact: Path, threads: int, place: str | int, options: SourceOptions, request: RunRequest, as_json: bool
+    session: OnlineSession | RemoteSession,
+    place: str | int,
+    options: SourceOptions,
+    request: RunRequest,
+    as_json: bool,
+    step: str,
 ) -> None:
     from tsm_edge.run import RANDOM_WEIGHTS, run
-    from tsm_edge.session import OnlineSession
     from tsm_edge.video.source import open_source
 
-    with OnlineSession(artifact, threads=threads) as session, open_source(place, options) as source:
+    with open_source(place, options) as source:
         if session.manifest.random_weights:
             warn(RANDOM_WEIGHTS)
         width = _label_width(session.manifest)
@@ -80,7 +105,7 @@ def _run(
         finally:
             # Also after Ctrl-C or a lost camera: what was done until then counts.
             summary = results.summary()
-            _print_summary(summary, as_json)
+            _print_summary(summary, as_json, step)
         if not summary.complete:
             warn(f"{summary.source}: {summary.ended}")
 
@@ -104,20 +129,20 @@ def _print_frame(result: FrameResult, width: int, as_json: bool) -> None:
     )
 
 
-def _print_summary(summary: RunSummary, as_json: bool) -> None:
+def _print_summary(summary: RunSummary, as_json: bool, step: str) -> None:
     if as_json:
         print_json_line({"type": "summary", **to_plain(summary)})
     else:
-        _print_tables(summary)
+        _print_tables(summary, step)
 
 
-def _print_tables(summary: RunSummary) -> None:
+def _print_tables(summary: RunSummary, step: str) -> None:
     from tsm_edge.run import RANDOM_WEIGHTS
 
     parts = {
         "decode": summary.decode,
         "preprocess": summary.preprocess,
-        "step": summary.step,
+        step: summary.step,
         "frame to label": summary.latency,
     }
     rows = [(name, f"{timing.median_ms:11.2f}", f"{timing.p90_ms:8.2f}") for name, timing in parts.items() if timing]

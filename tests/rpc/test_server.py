@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from background import Background, Start, served_at
+from conftest import RunProgram
+
+from tsm_edge.artifact import Artifact
+from tsm_edge.errors import RpcError
+from tsm_edge.rpc.device import open_device
+from tsm_edge.rpc.greeting import TVM_FFI_VERSION, TVM_VERSION, Greeting, installed_build, read_greeting, write_greeting
+from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
+from tsm_edge.rpc.server import ServeRequest, reach
+from tsm_edge.rpc.session import RemoteSession
+from tsm_edge.rpc.wire import CODE_ACCEPTED, MAGIC
+from tsm_edge.session import OnlineSession
+
+LIMITS = TimeLimits(connect_s=10.0, answer_s=20.0)
+
+
+def raw_connection(place: Place, hello: bytes = b"") -> socket.socket:
+    stream = socket.create_connection((place.endpoint.host, place.endpoint.port), timeout=10)
+    stream.sendall(hello)
+    return stream
+
+
+def hello(key: str) -> bytes:
+    words = f"client:{key}".encode()
+    return struct.pack("<ii", MAGIC, len(words)) + words
+
+
+def test_it_says_what_it_is(our_server: Background, ours: Place) -> None:
+    output = our_server.output()
+    assert f"serving on {ours.endpoint} with key 'board': x86_64, {installed_build()}" in output
+    assert f"ssh -L {ours.endpoint.port}:127.0.0.1:{ours.endpoint.port} USER@" in output
+    assert f"adb forward tcp:{ours.endpoint.port} tcp:{ours.endpoint.port}" in output
+    assert "warning" not in output
+    device = open_device(ours, LIMITS)
+    assert (device.info.machine, device.info.build) == ("x86_64", installed_build())
+    assert "sse2" in device.info.flags
+    device.close()
+
+
+def test_tvms_own_client_works_with_it(ours: Place, small_artifact: Artifact) -> None:
+    from tvm import rpc, runtime
+
+    frame = np.random.default_rng(0).standard_normal(small_artifact.manifest.frame_shape, np.float32)
+    caches = [np.zeros(info.shape, np.float32) for info in small_artifact.manifest.caches]
+    with OnlineSession(small_artifact) as session:
+        expected, following = session.step_explicit(frame, caches)
+    remote = rpc.connect(ours.endpoint.host, ours.endpoint.port, ours.key, session_timeout=60)
+    remote.upload(str(small_artifact.library))
+    module = remote.load_module("model.so")
+    tensors = [runtime.tensor(value, remote.cpu(0)) for value in (frame, *caches, expected * 0, *caches)]
+    module["step"](*tensors)
+    for tensor, value in zip(tensors[1 + len(caches) :], [expected, *following], strict=True):
+        np.testing.assert_array_equal(tensor.numpy(), value)
+    assert module.time_evaluator("step", remote.cpu(0), number=2)(*tensors).mean > 0
+
+
+def test_clients_that_say_nothing_or_nonsense_hold_up_nobody(our_server: Background, ours: Place) -> None:
+    silent = [raw_connection(ours, part) for part in (b"", b"\x71", hello("board")[:10])]
+    nonsense = [raw_connection(ours, part) for part in (b"GET / HTTP/1.1\r\n\r\n", struct.pack("<ii", MAGIC, 1 << 30))]
+    for stream in nonsense:
+        with stream, contextlib.suppress(ConnectionResetError):
+            assert stream.recv(1) == b""
+    began_s = time.monotonic()
+    open_device(ours, LIMITS).close()
+    assert time.monotonic() - began_s < 4
+    for stream in silent:
+        with stream:
+            assert stream.recv(1) == b""  # shown the door in the end
+    our_server.wait_for("dismissed, said nothing that TVM's RPC begins with", count=3)
+    our_server.wait_for("dismissed, it does not speak TVM's RPC", count=2)
+
+
+def test_a_handshake_in_pieces(ours: Place) -> None:
+    with raw_connection(ours) as stream:
+        for byte in hello("board"):
+            stream.sendall(bytes([byte]))
+            time.sleep(0.002)
+        code, length = struct.unpack("<ii", stream.recv(8, socket.MSG_WAITALL))
+        greeting = read_greeting(stream.recv(length, socket.MSG_WAITALL).decode())
+    assert code == CODE_ACCEPTED
+    assert greeting == Greeting("x86_64", installed_build())
+
+
+def test_a_second_client_is_told_that_the_device_is_busy(ours: Place) -> None:
+    first = open_device(ours, LIMITS)
+    with pytest.raises(RpcError, match="is busy with another session; try again when that has ended"):
+        open_device(ours, LIMITS)
+    first.close()
+    open_device(ours, LIMITS).close()
+
+
+def test_a_crash_ends_only_its_session(our_server: Background, ours: Place) -> None:
+    for _ in range(2):
+        device = open_device(ours, LIMITS)
+        (process,) = psutil.Process(our_server.process.pid).children()
+        process.send_signal(signal.SIGSEGV)
+        with pytest.raises(RpcError, match="closed the connection"):
+            device.call("tvm.rpc.server.download", "x")
+    our_server.wait_for("died of SIGSEGV; serving goes on", count=2)
+
+
+def test_the_time_limit_of_tvms_own_client(our_server: Background, ours: Place) -> None:
+    with raw_connection(ours, hello("board -timeout=0.2")) as stream:
+        while stream.recv(1 << 16):
+            pass
+    our_server.wait_for("was ended: the time limit its client set is over")
+
+
+def test_an_upload_that_was_damaged_is_refused(ours: Place) -> None:
+    device = open_device(ours, LIMITS)
+    device.call("tvm.rpc.server.upload", "model.so", b"damaged")
+    with pytest.raises(RpcError, match=r"the uploaded model\.so has SHA-256 [0-9a-f]{64}, expected 0{64}"):
+        device.call("tsm_edge.keep_upload", "model.so", "0" * 64)
+    assert device.call("tsm_edge.find_upload", "0" * 64) == ""
+    with pytest.raises(RpcError, match="is not a SHA-256"):
+        device.call("tsm_edge.find_upload", "../../etc/passwd")
+    assert json.loads(device.call("tsm_edge.server_info"))["cores"] == os.cpu_count()
+    device.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it_and_the_session_under_way(
+    how: signal.Signals, start: Start, small_artifact: Artifact, tmp_path: Path
+) -> None:
+    server = start("tsm_edge.cli", "serve", "--port", "0", TMPDIR=str(tmp_path))
+    place = Place(served_at(server))
+    with RemoteSession(small_artifact, place, limits=LIMITS) as session:
+        assert len(list(tmp_path.iterdir())) == 1
+        os.kill(server.process.pid, how)
+        assert server.process.wait(10) == 0
+        with pytest.raises(RpcError, match=r"during a step, and connecting again failed: nothing listens on"):
+            session.step(np.zeros(small_artifact.manifest.frame_shape, np.float32))
+    assert server.output().rstrip().endswith("stopped")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sessions_end_with_a_server_that_is_killed(start: Start) -> None:
+    server = start("tsm_edge.cli", "serve", "--port", "0")
+    device = open_device(Place(served_at(server)), LIMITS)
+    (session,) = psutil.Process(server.process.pid).children()
+    server.process.kill()
+    session.wait(10)
+    with pytest.raises(RpcError, match="closed the connection"):
+        device.call("no such function")
+
+
+def test_a_warning_when_other_machines_can_connect(start: Start) -> None:
+    server = start("tsm_edge.cli", "serve", "--host", "0.0.0.0", "--port", "0")
+    served_at(server)
+    assert "warning: other machines can connect to 0.0.0.0:" in server.output()
+    assert "no authentication and no encryption" in server.output()
+    assert server.interrupt() == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.8.8"])
+def test_loopback(host: str) -> None:
+    assert not reach(Endpoint(host, 9090)).exposed
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "no-such-host.invalid", ""])
+def test_beyond_loopback(host: str) -> None:
+    assert reach(Endpoint(host, 9090)).exposed
+
+
+def test_user_mistakes(run_program: RunProgram, ours: Place, tmp_path: Path) -> None:
+    port = str(ours.endpoint.port)
+    taken = run_program("serve", "--port", port)
+    assert taken.returncode == 2
+    message = f"error: 127.0.0.1:{port} cannot be bound (Address already in use); try: --port {int(port) + 1}"
+    assert taken.stderr == f"tsm-edge: {message}\n"
+    foreign = run_program("serve", "--host", "192.0.2.1", "--port", "0")
+    assert foreign.stderr.endswith("(Cannot assign requested address); try: --host 127.0.0.1\n")
+    (tmp_path / "tvm_ffi.py").write_text("raise ImportError('no tvm_ffi here')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).resolve().parents[2]}"}
+    missing = run_program("serve", "--port", "0", env=environment)
+    assert missing.returncode == 2
+    assert missing.stderr.endswith("TVM cannot be loaded (no tvm_ffi here); install it with: pip install apache-tvm\n")
+    with pytest.raises(RpcError, match="a tracker knows devices by their key, and none was given"):
+        ServeRequest(tracker=Endpoint("127.0.0.1", 9190))
+
+
+def test_greetings() -> None:
+    assert read_greeting(write_greeting("k", Greeting("aarch64", "b"))) == Greeting("aarch64", "b")
+    assert read_greeting(write_greeting("", Greeting("aarch64", "b"))) == Greeting("aarch64", "b")
+    assert read_greeting("server:k") == read_greeting("") == Greeting()
+
+
+def test_the_build_spoken_is_the_one_installed() -> None:
+    assert installed_build() == f"tvm-{TVM_VERSION}+ffi-{TVM_FFI_VERSION}"

@@ -1,0 +1,242 @@
+"""A device over RPC: connecting to it, finding out what it is, and putting a compiled model on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tsm_edge.artifact import LIBRARY, Artifact
+from tsm_edge.errors import RpcError
+from tsm_edge.machine import architecture, elf_architecture, missing_features
+from tsm_edge.manifest import TargetInfo
+from tsm_edge.rpc.greeting import (
+    BUILD,
+    FIND_UPLOAD,
+    KEEP_UPLOAD,
+    SERVER_INFO,
+    SET_THREADS,
+    read_greeting,
+)
+from tsm_edge.rpc.place import Place, TimeLimits
+from tsm_edge.rpc.tracker import request_device
+from tsm_edge.rpc.wire import (
+    Connection,
+    ConnectionLost,
+    NoAnswer,
+    RemoteFault,
+    RemoteFunction,
+    RemoteModule,
+    RemoteTensor,
+    allocate_packet,
+    call_packet,
+    connect,
+    find_packet,
+    init_packet,
+)
+
+_FLOAT_BYTES = 4
+# LLVM's description of the machine it runs on: in TVM's wheels, not in a runtime built without the compiler.
+_LLVM_TRIPLE = "target.llvm_get_system_triple"
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What is known of a device.
+
+    Attributes
+    ----------
+    machine : str or None
+        Its architecture (:func:`tsm_edge.machine.architecture`); None: its server does not tell.
+    build : str or None
+        Of its TVM; None: TVM's own server does not tell.
+    flags : tuple of str
+        CPU features; empty: not known.
+    tsm_edge : str or None
+        Version of the tsm-edge that serves; None: TVM's own server.
+    """
+
+    machine: str | None = None
+    build: str | None = None
+    flags: tuple[str, ...] = ()
+    tsm_edge: str | None = None
+
+
+class Device:
+    """A session with a device's server; made by :func:`open_device`.
+
+    Attributes
+    ----------
+    connection : Connection
+    info : DeviceInfo
+    """
+
+    def __init__(self, connection: Connection, limits: TimeLimits) -> None:
+        self.connection = connection
+        self._limit_s = limits.answer_s
+        self.info = DeviceInfo()
+
+    @property
+    def name(self) -> str:
+        """Of the device, for messages."""
+        return self.connection.name
+
+    def close(self) -> None:
+        """End the session; closing twice is allowed."""
+        self.connection.close()
+
+    def find(self, name: str) -> RemoteFunction | None:
+        """A global function of the server, or None."""
+        (handle,) = self.connection.exchange([find_packet(name)], self._limit_s)
+        return RemoteFunction(handle) if handle else None
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a global function of the server.
+
+        Raises
+        ------
+        RpcError
+            There is none of that name, it raised an error, or the connection failed.
+        """
+        function = self.find(name)
+        if function is None:
+            raise RpcError(f"{self.name} has no function {name}", "expected TVM's RPC server or tsm-edge serve there")
+        return self.connection.exchange([call_packet(function, *arguments)], self._limit_s)[0]
+
+    def tensor(self, shape: tuple[int, ...]) -> RemoteTensor:
+        """Allocate a float32 tensor, its values undefined; it lives as long as the session."""
+        count = 1
+        for length in shape:
+            count *= length
+        (handle,) = self.connection.exchange([allocate_packet(count * _FLOAT_BYTES)], self._limit_s)
+        return RemoteTensor(handle, shape)
+
+    def look(self) -> None:
+        """Fill :attr:`info`, without sending any file."""
+        greeting = read_greeting(self.connection.greeting)
+        if greeting.build:
+            table = json.loads(self.call(SERVER_INFO))
+            self.info = DeviceInfo(
+                architecture(greeting.machine), greeting.build, tuple(table["flags"]), table["tsm_edge"]
+            )
+        else:
+            self.info = DeviceInfo(machine=self._machine())
+
+    def _machine(self) -> str | None:
+        """The architecture of a server that does not tell: what its LLVM says, or the program file that serves."""
+        if self.find(_LLVM_TRIPLE) is not None:
+            return architecture(str(self.call(_LLVM_TRIPLE)))
+        try:
+            program = self.call("tvm.rpc.server.download", "/proc/self/exe")
+        except RemoteFault:
+            return None
+        return elf_architecture(program[:20]) if isinstance(program, bytes) else None
+
+    def check_fits(self, target: TargetInfo) -> None:
+        """Refuse a model for another machine.
+
+        Raises
+        ------
+        RpcError
+            It was compiled for another architecture or device, or the CPU lacks what it needs.
+        """
+        wanted, found = architecture(target.triple), self.info.machine
+        hint = f"compile for it with: tsm-edge compile --target T (the targets: tsm-edge targets), T for {found}"
+        if found is not None and found != wanted:
+            raise RpcError(f"{self.name} is {found}, the model is compiled for {target.name} ({wanted})", hint)
+        lacking = missing_features(target.cpu, self.info.flags)
+        if lacking:
+            raise RpcError(
+                f"{self.name}: the model is compiled for {target.name} ({target.cpu}), its CPU lacks "
+                f"{', '.join(lacking)}",
+                hint,
+            )
+
+    def set_threads(self, count: int) -> bool:
+        """Choose the threads of models loaded from now on; False: this server lets nobody choose."""
+        if self.find(SET_THREADS) is None:
+            return False
+        self.call(SET_THREADS, count)
+        return True
+
+    def load(self, artifact: Artifact) -> RemoteFunction:
+        """Put a model on the device and load it; nothing is sent when the server still has it.
+
+        Returns
+        -------
+        RemoteFunction
+            ``step``.
+
+        Raises
+        ------
+        RpcError
+            The copy on the device differs from the file here, or cannot be loaded there.
+        """
+        content = artifact.library.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self._put(content, sha256)
+        try:
+            module = self.call("tvm.rpc.server.load_module", path)
+        except RemoteFault as fault:
+            raise RpcError(
+                f"{fault.problem} (loading the model compiled for {artifact.manifest.target.name})",
+                "compile for that machine and its C library: tsm-edge targets",
+            ) from None
+        step = self.call("tvm.rpc.server.ModuleGetFunction", module, "step", True)
+        if not isinstance(module, RemoteModule) or not isinstance(step, RemoteFunction):
+            raise RpcError(f"{artifact.library} has no function step", "compile again with: tsm-edge compile")
+        return step
+
+    def _put(self, content: bytes, sha256: str) -> str:
+        """Have the library on the device, its content checked; returns what to load."""
+        if self.info.tsm_edge is not None:
+            path = str(self.call(FIND_UPLOAD, sha256))
+            if not path:
+                self.call("tvm.rpc.server.upload", LIBRARY, content)
+                path = str(self.call(KEEP_UPLOAD, LIBRARY, sha256))
+            return path
+        self.call("tvm.rpc.server.upload", LIBRARY, content)
+        # TVM's own server cannot hash: what it has is fetched back.
+        if self.call("tvm.rpc.server.download", LIBRARY) != content:
+            raise RpcError(f"{self.name}: the uploaded model differs from the file here", "try again")
+        return LIBRARY
+
+
+def open_device(place: Place, limits: TimeLimits) -> Device:
+    """Connect to a device and find out what it is.
+
+    Raises
+    ------
+    RpcError
+        It cannot be reached, does not answer, refuses the key, is busy, or has another build of TVM.
+    """
+    endpoint, key, name = place.endpoint, place.key, str(place.endpoint)
+    if place.by_tracker:
+        endpoint, key = request_device(place.endpoint, place.key, limits)
+        name = f"{endpoint} (from tracker {place.endpoint})"
+    device = Device(connect(endpoint, key, limits.connect_s, name), limits)
+    try:
+        _begin(device)
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def _begin(device: Device) -> None:
+    build = read_greeting(device.connection.greeting).build
+    if build and build != BUILD:
+        raise RpcError(
+            f"{device.name} runs another build: {build}, expected {BUILD}",
+            "install the same version of tsm-edge on both machines",
+        )
+    try:
+        device.connection.exchange([init_packet()], device._limit_s)
+        device.look()
+    except (ConnectionLost, NoAnswer) as error:
+        # The handshake is the same in all releases of TVM; what follows is not.
+        raise RpcError(
+            f"{error.problem} at the session's beginning: it is another build of TVM's RPC, or its server failed",
+            f"install {BUILD.replace('+', ' and ')} there",
+        ) from None

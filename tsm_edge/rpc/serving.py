@@ -1,0 +1,163 @@
+"""One session of the server, in a process of its own: TVM's server loop, with the functions a session can call."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tsm_edge import __version__
+from tsm_edge.artifact import file_sha256
+from tsm_edge.machine import cpu_flags, this_architecture
+from tsm_edge.rpc.greeting import FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_THREADS, installed_build
+
+_KEPT_UPLOADS = 8
+THREADS_VARIABLE = "TSM_EDGE_THREADS"  # read by model.so at its first step
+
+
+def serve_session(stream: socket.socket, folder: Path, uploads: Path) -> None:
+    """Serve until the client ends the session.
+
+    Parameters
+    ----------
+    stream : socket
+        Connected, after the handshake, blocking; closed at the end.
+    folder : Path
+        Of this session: uploads without a path go there.
+    uploads : Path
+        Libraries kept for later sessions, by their hash.
+
+    Raises
+    ------
+    Exception
+        The client went away without a word, or sent nonsense.
+    """
+    ffi = load_runtime()
+    os.chdir(folder)
+    library = Uploads(folder, uploads)
+    functions = {
+        # What TVM's own Python server defines.
+        "tvm.rpc.server.workpath": library.path,
+        "tvm.rpc.server.load_module": lambda name: _load_module(library.path(name)),
+        SERVER_INFO: lambda: json.dumps(server_info()),
+        FIND_UPLOAD: library.find,
+        KEEP_UPLOAD: library.keep,
+        SET_THREADS: set_threads,
+    }
+    for name, function in functions.items():
+        ffi.register_global_func(name, function, override=True)
+    ffi.get_global_func("rpc.ServerLoop")(stream.detach())
+
+
+def load_runtime() -> Any:
+    """Load TVM's runtime library; returns the module ``tvm_ffi``.
+
+    Not ``import tvm``, which brings the compiler, and not torch, which ``tvm_ffi`` imports where it finds it: without
+    them a server begins in a fraction of a second and takes a tenth of the memory.
+
+    Raises
+    ------
+    ImportError, OSError, RuntimeError
+        TVM is not installed, or its library cannot be loaded.
+    """
+    hidden = {"torch": None} if "torch" not in sys.modules else {}
+    with _modules(hidden):
+        import tvm_ffi
+    spec = importlib.util.find_spec("tvm")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("no module named tvm")
+    folders = [Path(folder) / "lib" for folder in spec.submodule_search_locations]
+    tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
+    return tvm_ffi
+
+
+@contextlib.contextmanager
+def _modules(hidden: dict[str, None]) -> Iterator[None]:
+    """Make imports of some modules fail for a while."""
+    sys.modules.update(hidden)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def _load_module(path: str) -> Any:
+    if path.endswith((".so", ".dylib", ".dll")):
+        import tvm_ffi
+
+        return tvm_ffi.load_module(path)
+    import tvm  # what TVM's own clients may send: objects and archives, which it links
+
+    return tvm.runtime.load_module(path)
+
+
+def server_info() -> dict[str, object]:
+    """What a client may want to know of this machine."""
+    return {
+        "tsm_edge": __version__,
+        "build": installed_build(),
+        "machine": this_architecture(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cores": os.cpu_count(),
+        "flags": cpu_flags(),
+    }
+
+
+def set_threads(count: int) -> None:
+    """Choose the CPU threads of models this session loads from now on."""
+    os.environ[THREADS_VARIABLE] = str(int(count))
+
+
+class Uploads:
+    """The files of a session, and those kept for the next.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the session.
+    kept : Path
+        Shared by all sessions of the server.
+    """
+
+    def __init__(self, folder: Path, kept: Path) -> None:
+        self._folder = folder
+        self._kept = kept
+
+    def path(self, name: str) -> str:
+        """Where a file that was uploaded as ``name`` lies."""
+        return str(self._folder / name)
+
+    def find(self, sha256: str) -> str:
+        """The path of a kept library with this hash; empty if there is none."""
+        path = self._kept_path(sha256)
+        if not path.is_file() or file_sha256(path) != sha256:
+            return ""
+        path.touch()
+        return str(path)
+
+    def keep(self, name: str, sha256: str) -> str:
+        """Check an uploaded library's hash, keep it for later sessions, and return its path."""
+        uploaded = self._folder / name
+        found = file_sha256(uploaded)
+        if found != sha256:
+            raise ValueError(f"the uploaded {name} has SHA-256 {found}, expected {sha256}")
+        path = self._kept_path(sha256)
+        os.replace(uploaded, path)
+        oldest_last = sorted(self._kept.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in oldest_last[_KEPT_UPLOADS:]:
+            file.unlink()
+        return str(path)
+
+    def _kept_path(self, sha256: str) -> Path:
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise ValueError(f"{sha256!r} is not a SHA-256")
+        return self._kept / f"{sha256}.so"

@@ -1,0 +1,247 @@
+"""Live inference on another machine: only the frame goes there and only the logits come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsm_edge.artifact import Artifact, load_artifact
+from tsm_edge.errors import ArtifactError, RpcError
+from tsm_edge.rpc.device import Device, DeviceInfo, open_device
+from tsm_edge.rpc.place import Place, TimeLimits
+from tsm_edge.rpc.wire import ConnectionLost, RemoteTensor, call_packet, copy_from_packet, copy_to_packet
+from tsm_edge.session import checked_tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tsm_edge.manifest import Manifest
+
+_Caches = tuple[RemoteTensor, ...]
+_WIRE_FLOAT = "<f4"
+
+
+class RemoteSession:
+    """One video stream over a compiled model on another machine; used as :class:`tsm_edge.session.OnlineSession`.
+
+    The model is uploaded once (not at all if tsm-edge's server there still has it) after its architecture has been
+    checked. The shift caches stay on the device. When the connection is lost during a step, one new one is made; the
+    caches are lost with the old one, so they begin from zero, which ``notify`` is told.
+
+    Parameters
+    ----------
+    model : str, Path or Artifact
+        An artifact directory on this machine.
+    place : Place
+        Where the device is.
+    threads : int or None
+        CPU threads of a step there; None: as the device decides (every core).
+    limits : TimeLimits
+    notify : callable
+        Is given one line on what the user should know: a reconnection, a setting without effect.
+
+    Raises
+    ------
+    ArtifactError
+        The artifact is missing or damaged.
+    RpcError
+        The device cannot be reached, does not fit the model, or fails.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Artifact,
+        place: Place,
+        threads: int | None = None,
+        limits: TimeLimits | None = None,
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.artifact = model if isinstance(model, Artifact) else load_artifact(model)
+        if self.artifact.manifest.target.device != "cpu":
+            raise RpcError(f"{self.artifact.path}: only models for CPUs can run over RPC yet")
+        self.place = place
+        self.reconnections = 0
+        self._threads = threads
+        self._limits = limits or TimeLimits()
+        self._notify = notify
+        self._link: _Link | None = self._connect()
+        if threads is not None and not self._link.threads_set:
+            notify(
+                f"{place}: TVM's own server does not take the number of threads; it is TSM_EDGE_THREADS of that "
+                "process, or every core"
+            )
+
+    @property
+    def manifest(self) -> Manifest:
+        """The artifact's manifest."""
+        return self.artifact.manifest
+
+    @property
+    def device(self) -> DeviceInfo:
+        """What is known of the device."""
+        return self._open().device.info
+
+    def __enter__(self) -> RemoteSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session; closing twice is allowed."""
+        if self._link is not None:
+            self._link.device.close()
+            self._link = None
+
+    def reset(self) -> None:
+        """Begin with zero caches: the next frame is the first of a video. Nothing is sent."""
+        self._open().reset()
+
+    def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run one frame; one round trip.
+
+        Parameters
+        ----------
+        frame : numpy.ndarray
+            float32 [1, 3, height, width], normalised RGB.
+
+        Returns
+        -------
+        numpy.ndarray
+            Logits, float32, of the ONNX model's shape ([1, classes]).
+
+        Raises
+        ------
+        ArtifactError
+            The frame has another shape or dtype, or the session is closed.
+        RpcError
+            The device fails, does not answer in time, or was lost and could not be reached again.
+        """
+        checked = checked_tensor(frame, self.manifest.frame.name, self.manifest.frame.shape)
+        link = self._open()
+        try:
+            return link.step(checked)
+        except ConnectionLost as lost:
+            link = self._reconnect(lost)
+        try:
+            return link.step(checked)
+        except ConnectionLost as lost:
+            self.close()
+            raise RpcError(
+                f"{lost.problem} twice on the same frame: the model crashes there",
+                "look at the server's output, and check it with: tsm-edge verify --rpc",
+            ) from None
+
+    def step_explicit(
+        self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Run one frame with the caches in the caller's hands (NCHW), which do go over the network: for checking.
+
+        The session's own caches are neither read nor written. A lost connection is not made again.
+        """
+        infos = self.manifest.caches
+        if len(caches) != len(infos):
+            raise ArtifactError(f"step_explicit got {len(caches)} caches, expected {len(infos)}")
+        checked = [checked_tensor(cache, info.input, info.shape) for cache, info in zip(caches, infos, strict=True)]
+        return self._open().step_explicit(
+            checked_tensor(frame, self.manifest.frame.name, self.manifest.frame.shape), checked
+        )
+
+    def _open(self) -> _Link:
+        if self._link is None:
+            raise ArtifactError("the session is closed", "open another with RemoteSession(...)")
+        return self._link
+
+    def _connect(self) -> _Link:
+        device = open_device(self.place, self._limits)
+        try:
+            return _Link(device, self.artifact, self._threads, self._limits.answer_s)
+        except BaseException:
+            device.close()
+            raise
+
+    def _reconnect(self, lost: ConnectionLost) -> _Link:
+        """One attempt."""
+        self.close()
+        try:
+            self._link = self._connect()
+        except RpcError as error:
+            raise RpcError(
+                f"{lost.problem} during a step, and connecting again failed: {error.problem}", error.hint
+            ) from None
+        self.reconnections += 1
+        self._notify(f"{lost.problem}; connected again, shift caches reset")
+        return self._link
+
+
+class _Link:
+    """A loaded model on a connected device, with its tensors there: three sets of caches, never copied.
+
+    One set holds zeros for ever: a reset reads from it. The other two take turns.
+    """
+
+    def __init__(self, device: Device, artifact: Artifact, threads: int | None, limit_s: float) -> None:
+        manifest = artifact.manifest
+        device.check_fits(manifest.target)
+        self.threads_set = threads is not None and device.set_threads(threads)
+        self.device = device
+        self._limit_s = limit_s
+        self._step = device.load(artifact)
+        self._frame = device.tensor(manifest.frame.shape)
+        self._logits = device.tensor(manifest.logits.shape)
+        self._sets: list[_Caches] = [tuple(device.tensor(info.shape) for info in manifest.caches) for _ in range(3)]
+        zeros = [copy_to_packet(tensor, _bytes(np.zeros(tensor.shape, np.float32))) for tensor in self._sets[0]]
+        device.connection.exchange(zeros, limit_s)
+        self._current = 0
+        self._explicit: tuple[_Caches, _Caches] | None = None
+
+    def reset(self) -> None:
+        self._current = 0
+
+    def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        following = 2 if self._current == 1 else 1
+        logits, _ = self._run(frame, self._sets[self._current], self._sets[following], [])
+        self._current = following
+        return logits
+
+    def step_explicit(
+        self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        if self._explicit is None:
+            shapes = [tensor.shape for tensor in self._sets[0]]
+            before, after = (tuple(self.device.tensor(shape) for shape in shapes) for _ in range(2))
+            self._explicit = before, after
+        return self._run(frame, *self._explicit, caches)
+
+    def _run(
+        self, frame: NDArray[np.float32], before: _Caches, after: _Caches, caches: list[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """All of a step in one exchange; ``caches``, where given, are sent, and the next ones fetched."""
+        fetched = [self._logits, *(after if caches else ())]
+        packets = [
+            copy_to_packet(self._frame, _bytes(frame)),
+            *(copy_to_packet(tensor, _bytes(cache)) for tensor, cache in zip(before, caches, strict=False)),
+            call_packet(self._step, self._frame, *before, self._logits, *after),
+            *(copy_from_packet(tensor, _size(tensor)) for tensor in fetched),
+        ]
+        answers = self.device.connection.exchange(packets, self._limit_s)[-len(fetched) :]
+        logits, *following = (
+            np.frombuffer(answer, _WIRE_FLOAT).reshape(tensor.shape).astype(np.float32)
+            for answer, tensor in zip(answers, fetched, strict=True)
+        )
+        return logits, following
+
+
+def _size(tensor: RemoteTensor) -> int:
+    return int(np.prod(tensor.shape)) * 4
+
+
+def _bytes(array: NDArray[np.float32]) -> memoryview:
+    """The values as the protocol wants them: little-endian."""
+    return array.astype(_WIRE_FLOAT, copy=False).reshape(-1).view(np.uint8).data
