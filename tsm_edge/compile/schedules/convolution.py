@@ -29,6 +29,8 @@ Buffers = dict[str, Any]
 WEIGHT_DISTANCE = 24
 # float32 values in a cache line.
 LINE = 16
+# A panel with more register tiles than this is read so often that its first reading does not matter.
+MOST_SHARING_TILES = 16
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _block(spec: ConvolutionSpec, buffers: Buffers, first: Expr, last: Expr, pan
         step = emit.mod(index, spec.row_tiles) if spec.row_tiles > 1 else 0
         x = tile_start(spec, step)
         row = row_of(spec, y)
-        register_tile(spec, buffers, row, x, panel, vectors)
+        register_tile(spec, buffers, row, x, panel, vectors, index)
         channel, width = panel * (spec.tile.vectors * spec.lanes), vectors * spec.lanes
         zero_border(
             buffers["target"], spec.target, y, x, spec.tile.rows, channel, width, spec.lanes, spec.row_tiles > 1
@@ -242,13 +244,16 @@ def tile_start(spec: ConvolutionSpec, step: Expr) -> Expr:
     return emit.tile_start(spec.target.width, spec.tile.rows, step)
 
 
-def register_tile(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, panel: Expr, vectors: int) -> None:
+def register_tile(
+    spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, panel: Expr, vectors: int, index: Expr | None = None
+) -> None:
     """Write one register tile: columns ``x …`` of an output row, one panel of output channels.
 
-    A tile at the edge of a guarded source is written apart, so that the others read without conditions.
+    A tile at the edge of a guarded source is written apart, so that the others read without conditions. ``index``
+    counts the tiles of a panel, where they follow each other.
     """
     if not spec.guarded:
-        _register_tile(spec, buffers, row, x, panel, vectors, edge=False)
+        _register_tile(spec, buffers, row, x, panel, vectors, edge=False, index=index)
         return
     first, last = _inner_columns(spec)
     inside = emit.both(x >= first, x <= last) if not isinstance(x, int) else first <= x <= last
@@ -269,7 +274,14 @@ def _inner_columns(spec: ConvolutionSpec) -> tuple[int, int]:
 
 
 def _register_tile(
-    spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, panel: Expr, vectors: int, edge: bool
+    spec: ConvolutionSpec,
+    buffers: Buffers,
+    row: Row,
+    x: Expr,
+    panel: Expr,
+    vectors: int,
+    edge: bool,
+    index: Expr | None = None,
 ) -> None:
     lanes, rows, width = spec.lanes, spec.tile.rows, vectors * spec.lanes
     panel_base = panel * ((1 + spec.reduction) * spec.tile.vectors * lanes)
@@ -282,9 +294,19 @@ def _register_tile(
             accumulators.set(column * vectors + vector, bias)
     _prefetch_outputs(spec, buffers, row, x, channel, width)
 
+    share = _panel_share(spec) if index is not None else 0
+
+    def each_line(line: Expr) -> None:
+        """Ask for this tile's share of the next panel, a little with every line of pixels."""
+        lines = (spec.reduction_channels - (spec.cache.channels if spec.cache else 0)) // LINE
+        per_line = -(-share // max(1, lines))
+        start = panel_base + (1 + spec.reduction) * width + index * (share * LINE) + line * (per_line * LINE)
+        for offset in range(per_line):
+            emit.prefetch(weights, start + offset * LINE)
+
     def step(read: Callable[[int], Expr], weight_row: Expr) -> None:
         """One k of the reduction: ``rows`` broadcasts against ``vectors`` weight vectors."""
-        if "weights" in spec.prefetch:
+        if "weights" in spec.prefetch and not share:
             ahead = panel_base + (1 + WEIGHT_DISTANCE + weight_row) * width
             for line in range(0, width, LINE):
                 emit.prefetch(weights, ahead + line)
@@ -294,7 +316,7 @@ def _register_tile(
                 weight = emit.load(weights, panel_base + (1 + weight_row) * width + vector * lanes, lanes)
                 accumulators.add(column * vectors + vector, value * weight)
 
-    _reduce(spec, buffers, row, x, channel, step, edge)
+    _reduce(spec, buffers, row, x, channel, step, each_line if share else None, edge)
 
     for column in range(rows):
         for vector in range(vectors):
@@ -321,7 +343,16 @@ def _prefetch_outputs(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr
 _Step = Callable[[Callable[[int], Expr], Expr], None]
 
 
-def _reduce(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, step: _Step, edge: bool) -> None:
+def _reduce(
+    spec: ConvolutionSpec,
+    buffers: Buffers,
+    row: Row,
+    x: Expr,
+    channel: Expr,
+    step: _Step,
+    each_line: Callable[[Expr], None] | None,
+    edge: bool,
+) -> None:
     """The k loop: kernel rows, kernel columns, channels; the cache's channels first where there is a shift."""
     kernel_width, channels = spec.kernel[1], spec.reduction_channels
     group = emit.div(channel, spec.group_vectors * spec.lanes) * channels if spec.group_vectors else 0
@@ -337,7 +368,7 @@ def _reduce(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel:
 
     source = buffers["source"]
     if spec.kernel == (1, 1):
-        _channel_loop(spec, source, start(0, 0), shifted, step)
+        _channel_loop(spec, source, start(0, 0), shifted, step, each_line)
         return
     first_ky, last_ky = row.kernel_rows
     with emit.loop(last_ky, first_ky) as ky:
@@ -350,24 +381,48 @@ def _reduce(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel:
             _channel_steps(spec, source, start(ky, kx), (ky * kernel_width + kx) * channels, step, None)
 
 
-def _channel_loop(spec: ConvolutionSpec, source: Any, base: Expr, first: int, step: _Step) -> None:
-    """The k loop of a 1×1 convolution from channel ``first``; the next tile's pixels are asked for a line at a time."""
+def _channel_loop(
+    spec: ConvolutionSpec,
+    source: Any,
+    base: Expr,
+    first: int,
+    step: _Step,
+    each_line: Callable[[Expr], None] | None,
+) -> None:
+    """The k loop of a 1×1 convolution from channel ``first``, a cache line of each pixel at a time.
+
+    With every line the same line of the next tile's pixels is asked for, and whatever ``each_line`` asks for.
+    """
     image, channels = spec.source, spec.reduction_channels
-    if "source" not in spec.prefetch:
-        with emit.loop(channels, first) as k:
+    far = "source" in spec.prefetch
+    lines = (channels - first) // LINE if far or each_line else 0
+    if lines:
+        ahead = spec.tile.rows * spec.strides[1] * image.pixel
+        with emit.loop(lines) as line:
+            if each_line:
+                each_line(line)
+            for column in range(spec.tile.rows if far else 0):
+                at = base + ahead + column * spec.strides[1] * image.pixel + first + line * LINE
+                emit.prefetch(source, at)
+            with emit.loop(LINE) as inner:
+                k = first + line * LINE + inner
+                step(_reader(source, image, base, k, spec), k)
+    if channels > first + lines * LINE:
+        with emit.loop(channels, first + lines * LINE) as k:
             step(_reader(source, image, base, k, spec), k)
-        return
-    lines = (channels - first) // LINE
-    ahead = spec.tile.rows * spec.strides[1] * image.pixel
-    with emit.loop(lines) as line:
-        for column in range(spec.tile.rows):
-            at = base + ahead + column * spec.strides[1] * image.pixel + first + line * LINE
-            emit.prefetch(source, at)
-        with emit.loop(LINE) as inner:
-            k = first + line * LINE + inner
-            step(_reader(source, image, base, k, spec), k)
-    with emit.loop(channels, first + lines * LINE) as k:
-        step(_reader(source, image, base, k, spec), k)
+
+
+def _panel_share(spec: ConvolutionSpec) -> int:
+    """Cache lines of the next panel's weights that each register tile asks for; 0: it does not.
+
+    Where all tiles of a panel follow each other and are few, the first of them would wait for the panel's weights:
+    the tiles of the panel before fetch them, each its share.
+    """
+    tiles = spec.target.height * spec.row_tiles
+    few = spec.tile.panels_outside and tiles <= MOST_SHARING_TILES
+    if not few or spec.kernel != (1, 1) or "weights" not in spec.prefetch:
+        return 0
+    return -(-(1 + spec.reduction) * spec.tile.vectors * spec.lanes // (LINE * tiles))
 
 
 @dataclass(frozen=True)
