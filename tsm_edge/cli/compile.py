@@ -9,10 +9,13 @@ import click
 
 from tsm_edge.artifact import OUTPUT_FOLDER, RUNNER
 from tsm_edge.cards import TemporalMode, load_model, load_target
-from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
 
 if TYPE_CHECKING:
     from tsm_edge.artifact import Artifact
+    from tsm_edge.cards import TargetCard
+    from tsm_edge.compile.explain import Explanation
+    from tsm_edge.compile.program import Program
 
 
 def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -41,6 +44,7 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 @click.option("--mode", type=click.Choice(["online", "none"]), help="Temporal mode; by default the model card's.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random weights.")
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
+@click.option("--explain", is_flag=True, help="Show each kernel: rule, tile, FLOP, bytes, modelled time on the target.")
 @click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, the static program with the model inside.")
 @json_option
 def command(
@@ -54,6 +58,7 @@ def command(
     mode: TemporalMode | None,
     seed: int,
     keep_intermediates: bool,
+    explain: bool,
     no_runner: bool,
     as_json: bool,
 ) -> None:
@@ -81,16 +86,44 @@ def command(
         intermediates=folder.with_name(f"{folder.name}-intermediates") if keep_intermediates else None,
         runner=not no_runner,
     )
+    programs: list[Program] = []
     with status(f"compiling {name} for {target_card.name}") as show:
-        artifact = compile_model(request, lambda stage: show(f"{name} for {target_card.name}: {stage}"))
-    _print(artifact, request.intermediates, as_json)
+        artifact = compile_model(
+            request, lambda stage: show(f"{name} for {target_card.name}: {stage}"), programs.append
+        )
+    explanation = None
+    if explain:
+        from tsm_edge.compile.explain import explain as explain_program
 
-
-def _print(artifact: Artifact, intermediates: Path | None, as_json: bool) -> None:
-    manifest = artifact.manifest
+        explanation = explain_program(programs[0], target_card.cpu)
     if as_json:
-        print_json({"path": artifact.path, "manifest": manifest})
+        _print_json(artifact, explanation)
         return
+    _print(artifact)
+    if explanation is not None:
+        _print_explanation(explanation, target_card)
+    if request.intermediates is not None:
+        note(f"intermediates: {request.intermediates}")
+    if artifact.manifest.random_weights:
+        warn("random weights: predictions mean nothing")
+    note(f"next: tsm-edge verify {artifact.path}")
+
+
+def _print_json(artifact: Artifact, explanation: Explanation | None) -> None:
+    table: dict[str, object] = {"path": artifact.path, "manifest": artifact.manifest}
+    if explanation is not None:
+        table["explain"] = {
+            "clock_mhz": explanation.clock_mhz,
+            "peak_gflops": explanation.peak_gflops,
+            "modelled_milliseconds": explanation.milliseconds,
+            "without_rule": explanation.without_rule,
+            "kernels": [{**to_plain(item), "intensity": item.intensity} for item in explanation.kernels],
+        }
+    print_json(table)
+
+
+def _print(artifact: Artifact) -> None:
+    manifest = artifact.manifest
     memory, caches = manifest.memory, len(manifest.caches)
     rows = [
         ("model", manifest.model),
@@ -106,11 +139,36 @@ def _print(artifact: Artifact, intermediates: Path | None, as_json: bool) -> Non
         ("compile time", f"{manifest.compile_seconds:.1f} s"),
     ]
     print_table(str(artifact.path), ("", ""), rows)
-    if intermediates is not None:
-        note(f"intermediates: {intermediates}")
-    if manifest.random_weights:
-        warn("random weights: predictions mean nothing")
-    note(f"next: tsm-edge verify {artifact.path}")
+
+
+def _print_explanation(explanation: Explanation, target: TargetCard) -> None:
+    rows = [
+        (
+            item.layer,
+            item.rule,
+            item.tile,
+            item.items,
+            f"{item.flops / 1e6:.2f}",
+            f"{item.bytes / 1e3:.0f}",
+            f"{item.intensity:.1f}",
+            item.bound,
+            "-" if item.microseconds is None else f"{item.microseconds:.1f}",
+        )
+        for item in explanation.kernels
+    ]
+    columns = ("layer", "rule", "tile", "items", "MFLOP", "kB", "FLOP/byte", "bound by", "model (us)")
+    print_table(f"\nkernels, and their time on one core of {target.name} by a model", columns, rows)
+    if explanation.milliseconds is None:
+        note(f"no modelled time: target card {target.name} has no clock_mhz")
+    else:
+        note(
+            f"modelled, not measured: {explanation.milliseconds:.2f} ms a frame on one core "
+            f"({explanation.clock_mhz} MHz, peak {explanation.peak_gflops:.0f} GFLOP/s); measure with: tsm-edge profile"
+        )
+    if explanation.without_rule:
+        note(f"compiled by the generic fallback: {', '.join(explanation.without_rule)}")
+    else:
+        note("every kernel has a rule")
 
 
 def _runner_row(artifact: Artifact) -> list[tuple[str, str]]:

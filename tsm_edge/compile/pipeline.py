@@ -95,7 +95,11 @@ class CompileRequest:
             raise CompileError(f"target {self.target.name}: device {self.target.device!r} is not supported yet")
 
 
-def compile_model(request: CompileRequest, progress: Progress = lambda text: None) -> Artifact:
+def compile_model(
+    request: CompileRequest,
+    progress: Progress = lambda text: None,
+    inspect: Callable[[Program], None] = lambda program: None,
+) -> Artifact:
     """Compile a model to an artifact directory.
 
     Parameters
@@ -103,6 +107,8 @@ def compile_model(request: CompileRequest, progress: Progress = lambda text: Non
     request : CompileRequest
     progress : callable, optional
         Called with what is being done, before each stage.
+    inspect : callable, optional
+        Called with the lowered program, before code is generated (see ``tsm_edge.compile.explain``).
 
     Raises
     ------
@@ -126,6 +132,7 @@ def compile_model(request: CompileRequest, progress: Progress = lambda text: Non
         graph = load_onnx(onnx_file, request.cache_names)
         progress("lowering and scheduling")
         program = lower(graph, fuse(graph), request.target.cpu)
+        inspect(program)
         plan = plan_memory(program.workspace)
         functions = write_kernels(program)
         progress(f"generating code for {len(functions)} kernels")
@@ -140,7 +147,7 @@ def compile_model(request: CompileRequest, progress: Progress = lambda text: Non
         if request.runner:
             progress(f"linking {RUNNER}")
             link_runner(folder / RUNNER, request.target, manifest, work, sources, [objects])
-            write_golden(folder / GOLDEN, make_golden(Reference(onnx_file, manifest), manifest))
+            write_golden(folder / GOLDEN, make_golden(Reference(folder / MODEL_ONNX, manifest), manifest))
         _write_folder(folder, manifest)
         if request.intermediates is not None:
             _keep(request.intermediates, work, folder / MODEL_ONNX, functions, kernels, program)
@@ -252,11 +259,9 @@ def _foreign_model(request: CompileRequest, graph: OnlineGraph) -> ModelCard | _
 
 
 def _kernel_info(call: KernelCall) -> KernelInfo:
-    tile = getattr(call.spec, "tile", None)
-    shown = ""
-    if tile is not None:
-        shown = ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(tile).items() if key != "cycles")
-    return KernelInfo(call.kernel, call.rule, call.layer, call.items, call.flops, call.bytes, shown)
+    from tsm_edge.compile.explain import tile_text
+
+    return KernelInfo(call.kernel, call.rule, call.layer, call.items, call.flops, call.bytes, tile_text(call))
 
 
 def _write_folder(folder: Path, manifest: Manifest) -> None:

@@ -1,0 +1,45 @@
+"""``tsm-edge compile --explain``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx_graphs import GraphBuilder, small_network
+
+from tsm_edge.cli.compile import command
+
+COLUMNS = "layer rule tile items MFLOP kB FLOP/byte bound by model (us)"
+
+
+def compile_explained(model: onnx.ModelProto, folder: Path, *options: str) -> Result:
+    onnx.save(model, str(folder / "model.onnx"))
+    arguments = ["--onnx", str(folder / "model.onnx"), "-o", str(folder / "out"), "--no-runner", "--explain", *options]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_a_table_of_kernels_follows_the_compile_table(tmp_path: Path) -> None:
+    lines = compile_explained(small_network(), tmp_path, "--target", "x86-64-v3").output.splitlines()
+    start = next(index for index, line in enumerate(lines) if " ".join(line.split()) == COLUMNS)
+    assert any(line.startswith("compile time") for line in lines[:start])
+    assert lines[start + 1].split()[1] == "conv3x3"
+    assert any("modelled, not measured" in line and "ms a frame on one core" in line for line in lines[start:])
+    assert "every kernel has a rule" in lines
+
+
+def test_json_holds_the_explanation_beside_the_manifest(tmp_path: Path) -> None:
+    graph = GraphBuilder()
+    x = graph.relu(graph.conv(graph.frame, 6, 3, 2))
+    model = graph.model(graph.head(graph.node("Tanh", [x], graph.shapes[x]), 5))
+    table = json.loads(compile_explained(model, tmp_path, "--target", "x86-64-v3", "--json").stdout)
+    explained = table["explain"]
+    assert [item["layer"] for item in explained["kernels"]] == [item["layer"] for item in table["manifest"]["kernels"]]
+    assert explained["without_rule"] == ["Tanh (tanh_2)"]
+    assert explained["modelled_milliseconds"] == pytest.approx(
+        sum(item["microseconds"] for item in explained["kernels"]) / 1e3
+    )

@@ -1,0 +1,166 @@
+"""What a compiled step is made of, kernel by kernel, and how long the target card's numbers say each takes.
+
+The time is a model, a roofline: a kernel takes as long as the slower of its arithmetic (at the core's peak) and its
+memory traffic (at the bandwidth of the cache that holds it). Nothing is run; ``tsm-edge profile`` measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tsm_edge.cards import CpuSpec
+from tsm_edge.compile.program import KernelCall, Program
+from tsm_edge.compile.schedules.elementwise import ElementwiseSpec
+from tsm_edge.compile.schedules.generic import GenericSpec
+from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
+from tsm_edge.compile.schedules.tiles import DepthwiseTile, GemmTile
+
+GENERIC_RULE = "generic"
+# Sustained vectors a cycle and core from each cache: two loads a cycle from L1, one from L2 (32 bytes on Haswell and
+# Zen, 16 on Cortex-A72), a quarter from L3 (Intel 64 Optimization Reference Manual; Arm Cortex-A72 TRM).
+_VECTORS_PER_CYCLE = {"L1": 2.0, "L2": 1.0, "L3": 0.25}
+# Where a card does not say: a core of a small board gets about this from DRAM.
+_MEMORY_BYTES_PER_CYCLE = 2.5
+
+
+@dataclass(frozen=True)
+class KernelEstimate:
+    """One kernel call and its modelled time.
+
+    Attributes
+    ----------
+    kernel, rule, layer, tile : str
+        Symbol, schedule rule, the tensor it makes, what the rule chose.
+    items : int
+        Work items it may be split into over threads.
+    flops, bytes : int
+        Floating-point operations; bytes of inputs, weights and outputs, each moved once.
+    bound : str
+        What limits it: ``arithmetic``, or the level its data comes from (``L1``, ``L2``, ``L3``, ``memory``).
+    microseconds : float or None
+        On one core; None when the card has no clock.
+    """
+
+    kernel: str
+    rule: str
+    layer: str
+    tile: str
+    items: int
+    flops: int
+    bytes: int
+    bound: str
+    microseconds: float | None
+
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity, FLOP a byte."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A step's kernels with the machine they were modelled on.
+
+    Attributes
+    ----------
+    kernels : tuple of KernelEstimate
+        In execution order.
+    peak_gflops : float or None
+        Of one core; None when the card has no clock.
+    clock_mhz : int
+    """
+
+    kernels: tuple[KernelEstimate, ...]
+    peak_gflops: float | None
+    clock_mhz: int
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Modelled time of a frame on one core."""
+        times = [kernel.microseconds for kernel in self.kernels]
+        return None if None in times else sum(time for time in times if time is not None) / 1e3
+
+    @property
+    def without_rule(self) -> tuple[str, ...]:
+        """``operator (layer)`` of everything that was compiled by the generic fallback."""
+        names = [f"{item.tile} ({item.layer})" for item in self.kernels if item.rule == GENERIC_RULE]
+        return tuple(dict.fromkeys(names))
+
+
+def explain(program: Program, cpu: CpuSpec) -> Explanation:
+    """Model every kernel call of a program on a CPU.
+
+    Weights are read once a frame, so they come from the level that holds the weights of the whole network;
+    activations come from the level that holds those of the call, which the call before has just written.
+
+    Parameters
+    ----------
+    program : Program
+    cpu : CpuSpec
+        Clock in MHz, caches in KiB, vector lanes and multiply-adds a cycle decide the model.
+    """
+    peak = cpu.vector_lanes * 2 * cpu.fma_per_cycle * cpu.clock_mhz / 1e3
+    weights_from = level(cpu, sum(array.nbytes for array in program.weights))
+    kernels = tuple(_estimate(program, call, cpu, weights_from) for call in program.calls)
+    return Explanation(kernels, peak if cpu.clock_mhz else None, cpu.clock_mhz)
+
+
+def level(cpu: CpuSpec, size: int) -> str:
+    """The smallest cache that holds ``size`` bytes: ``L1``, ``L2``, ``L3``, else ``memory``."""
+    caches = (("L1", cpu.l1d_kib), ("L2", cpu.l2_kib), ("L3", cpu.l3_kib))
+    return next((name for name, kib in caches if size <= kib * 1024), "memory")
+
+
+def bytes_per_cycle(cpu: CpuSpec, where: str) -> float:
+    """Modelled bandwidth of a level for one core, bytes a cycle."""
+    if where != "memory":
+        return _VECTORS_PER_CYCLE[where] * cpu.vector_lanes * 4
+    if cpu.memory_gb_s and cpu.clock_mhz:
+        return cpu.memory_gb_s * 1e3 / cpu.clock_mhz
+    return _MEMORY_BYTES_PER_CYCLE
+
+
+def _estimate(program: Program, call: KernelCall, cpu: CpuSpec, weights_from: str) -> KernelEstimate:
+    weights = sum(program.weights[ref.index].nbytes for ref in call.buffers if ref.space == "weights")
+    activations = max(0, call.bytes - weights)
+    activations_from = level(cpu, activations)
+    traffic = {weights_from: 0.0}
+    for where, size in ((weights_from, weights), (activations_from, activations)):
+        traffic[where] = traffic.get(where, 0.0) + size / bytes_per_cycle(cpu, where)
+    arithmetic = call.flops / (2 * cpu.vector_lanes * cpu.fma_per_cycle)
+    moving = sum(traffic.values())
+    cycles = max(arithmetic, moving)
+    return KernelEstimate(
+        kernel=call.kernel,
+        rule=call.rule,
+        layer=call.layer,
+        tile=tile_text(call),
+        items=call.items,
+        flops=call.flops,
+        bytes=call.bytes,
+        bound="arithmetic" if arithmetic >= moving else max(traffic, key=lambda where: traffic[where]),
+        microseconds=cycles / cpu.clock_mhz if cpu.clock_mhz else None,
+    )
+
+
+def tile_text(call: KernelCall) -> str:
+    """What the rule chose, for people: pixels × output channels of a register tile; for other rules, the operator."""
+    spec = call.spec
+    if isinstance(spec, InvertedResidualSpec):
+        tiles: tuple[GemmTile | DepthwiseTile, ...] = (spec.expand.tile, spec.depthwise.tile, spec.project.tile)
+        names = ("expand", "depthwise", "project")
+        return ", ".join(f"{name} {_tile(tile, spec.expand.lanes)}" for name, tile in zip(names, tiles, strict=True))
+    if isinstance(spec, GenericSpec):
+        return spec.operator
+    if isinstance(spec, ElementwiseSpec):
+        return spec.operation
+    tile = getattr(spec, "tile", None)
+    return _tile(tile, spec.lanes) if tile is not None else ""
+
+
+def _tile(tile: GemmTile | DepthwiseTile, lanes: int) -> str:
+    if isinstance(tile, DepthwiseTile):
+        return f"{tile.columns}×{lanes}"
+    tail = f" (last {tile.tail_vectors * lanes})" if tile.tail_vectors and tile.panels > 1 else ""
+    vectors = tile.vectors if tile.panels > 1 or not tile.tail_vectors else tile.tail_vectors
+    return f"{tile.rows}×{vectors * lanes}{tail}"
