@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from tsm_edge.artifact import LIBRARY, MODEL_ONNX, Artifact, load_artifact
 from tsm_edge.manifest import Manifest
 from tsm_edge.reference import Reference
 from tsm_edge.session import OnlineSession
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # float32 sums in another order: a few units of rounding over a few hundred layers.
 TOLERANCE = 1e-4
@@ -70,6 +74,21 @@ class VerifyResult:
         return all(check.passed for check in self.checks)
 
 
+class ExplicitSession(Protocol):
+    """What is needed of a session: :class:`tsm_edge.session.OnlineSession`, or one like it."""
+
+    def reset(self) -> None:
+        """Forget the frames so far."""
+
+    def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run a frame with the session's own caches."""
+
+    def step_explicit(
+        self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Run a frame with these caches; also return the next ones."""
+
+
 def verify_artifact(
     path: Path | Artifact, onnx: Path | None = None, frames: int = 16, threads: int = 1, seed: int = 0
 ) -> VerifyResult:
@@ -93,22 +112,44 @@ def verify_artifact(
         The artifact or its ONNX file is missing, or the ONNX file is another than the one compiled.
     """
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
+    with OnlineSession(artifact, threads=threads) as session:
+        return verify_session(session, artifact, onnx, frames, threads, seed)
+
+
+def verify_session(
+    session: ExplicitSession,
+    artifact: Artifact,
+    onnx: Path | None = None,
+    frames: int = 16,
+    threads: int = 1,
+    seed: int = 0,
+    ran: str = LIBRARY,
+) -> VerifyResult:
+    """As :func:`verify_artifact`, for a session that is open, here or on another machine; ``ran`` describes it.
+
+    Raises
+    ------
+    ArtifactError
+        The ONNX file is missing, or is another than the one compiled.
+    TsmEdgeError
+        Of the session.
+    """
     manifest = artifact.manifest
     reference = Reference(onnx or artifact.path / MODEL_ONNX, manifest)
     gather = Gather(output_names(manifest))
     random = np.random.default_rng(seed)
     zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
-    with OnlineSession(artifact, threads=threads) as session:
-        caches = zeros
-        for index in range(frames):
-            if index == frames // 2:
-                session.reset()
-                reference.reset()
-                caches = zeros
-            frame = random.standard_normal(manifest.frame_shape, np.float32)
-            explicit, caches = session.step_explicit(frame, caches)
-            gather.add([session.step(frame), explicit, *caches], reference.step(frame))
-    return VerifyResult(artifact.path, frames, threads, gather.checks())
+    caches = zeros
+    session.reset()
+    for index in range(frames):
+        if index == frames // 2:
+            session.reset()
+            reference.reset()
+            caches = zeros
+        frame = random.standard_normal(manifest.frame_shape, np.float32)
+        explicit, caches = session.step_explicit(frame, caches)
+        gather.add([session.step(frame), explicit, *caches], reference.step(frame))
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), ran)
 
 
 def output_names(manifest: Manifest) -> list[str]:

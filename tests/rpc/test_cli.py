@@ -1,4 +1,4 @@
-"""``tsm-edge run --rpc``, as a real process, against a real server."""
+"""``tsm-edge run`` and ``verify`` with ``--rpc``, as real processes, against a real server."""
 
 from __future__ import annotations
 
@@ -46,3 +46,15 @@ def test_one_line_for_a_device_that_is_not_there(run_program: RunProgram, square
     assert result.stderr == (
         "tsm-edge: error: nothing listens on 127.0.0.1:1; start a server there with: tsm-edge serve --port 1\n"
     )
+
+
+def test_verify_on_the_device(run_program: RunProgram, ours: Place, square_artifact: Artifact) -> None:
+    arguments = ("verify", str(square_artifact.path), "--rpc", str(ours.endpoint), "--key", ours.key)
+    result = run_program(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert f"model.so on {ours.endpoint} against ONNX Runtime, 16 frames with cache feedback" in result.stdout
+    assert "all outputs agree" in result.stderr
+    assert result.stdout.count(" ok") == 2 + len(square_artifact.manifest.caches)
+    both = run_program(*arguments, "--emulate")
+    assert (both.returncode, both.stdout) == (2, "")
+    assert "--emulate runs on this machine" in both.stderr

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact
-from tsm_edge.cli.output import json_option, note, print_json, print_table, status
+from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options
+from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 
 
 @click.command("verify")
@@ -16,6 +16,7 @@ from tsm_edge.cli.output import json_option, note, print_json, print_table, stat
 @click.option("--frames", type=click.IntRange(min=2), help="Frames to compare [16; with --emulate 4].")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU threads of the model.")
 @click.option("--emulate", is_flag=True, help="Run tsm-runner, under QEMU if it is for another machine.")
+@rpc_options
 @json_option
 @click.pass_context
 def command(
@@ -25,20 +26,31 @@ def command(
     frames: int | None,
     threads: int,
     emulate: bool,
+    rpc: str | None,
+    tracker: str | None,
+    key: str,
     as_json: bool,
 ) -> None:
     """Run the compiled model in DIR and its ONNX file side by side, caches fed back, and compare every output.
 
     DIR: by default the artifact compiled last below ./out. Exit code 1 when an output differs.
     """
+    from tsm_edge.rpc.place import chosen_place
     from tsm_edge.verify import TOLERANCE, verify_artifact
 
+    device = chosen_place(rpc, tracker, key)
+    if device is not None and emulate:
+        raise click.UsageError("--emulate runs on this machine: expected no --rpc and no --tracker with it", ctx)
     path = chosen_artifact(artifact)
     with status(f"verifying {path}"):
         if emulate:
             from tsm_edge.emulate import verify_emulated
 
             result = verify_emulated(path, onnx, frames or 4, threads)
+        elif device is not None:
+            from tsm_edge.rpc.verify import verify_remote
+
+            result = verify_remote(path, device, onnx, frames or 16, threads, warn)
         else:
             result = verify_artifact(path, onnx, frames or 16, threads)
     if as_json:
