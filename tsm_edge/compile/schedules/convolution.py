@@ -29,6 +29,8 @@ Buffers = dict[str, Any]
 WEIGHT_DISTANCE = 24
 # float32 values in a cache line.
 LINE = 16
+# Up to this many input channels (a stem's) are written out instead of looped over.
+FEW_CHANNELS = 4
 # A panel with more register tiles than this is read so often that its first reading does not matter.
 MOST_SHARING_TILES = 16
 
@@ -245,7 +247,7 @@ def tile_start(spec: ConvolutionSpec, step: Expr) -> Expr:
 
 
 def register_tile(
-    spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, panel: Expr, vectors: int, index: Expr | None = None
+    spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, panel: Expr, vectors: int, index: Expr = None
 ) -> None:
     """Write one register tile: columns ``x …`` of an output row, one panel of output channels.
 
@@ -281,7 +283,7 @@ def _register_tile(
     panel: Expr,
     vectors: int,
     edge: bool,
-    index: Expr | None = None,
+    index: Expr = None,
 ) -> None:
     lanes, rows, width = spec.lanes, spec.tile.rows, vectors * spec.lanes
     panel_base = panel * ((1 + spec.reduction) * spec.tile.vectors * lanes)
@@ -299,6 +301,7 @@ def _register_tile(
     def each_line(line: Expr) -> None:
         """Ask for this tile's share of the next panel, a little with every line of pixels."""
         lines = (spec.reduction_channels - (spec.cache.channels if spec.cache else 0)) // LINE
+        lines *= spec.kernel[0] * spec.kernel[1]
         per_line = -(-share // max(1, lines))
         start = panel_base + (1 + spec.reduction) * width + index * (share * LINE) + line * (per_line * LINE)
         for offset in range(per_line):
@@ -368,17 +371,20 @@ def _reduce(
 
     source = buffers["source"]
     if spec.kernel == (1, 1):
-        _channel_loop(spec, source, start(0, 0), shifted, step, each_line)
+        _channel_loop(spec, source, start(0, 0), shifted, 0, step, each_line)
         return
     first_ky, last_ky = row.kernel_rows
     with emit.loop(last_ky, first_ky) as ky:
         if edge:
             for kx in range(kernel_width):
-                _channel_steps(spec, source, start(ky, kx), (ky * kernel_width + kx) * channels, step, _Guard(x, kx))
+                _channel_steps(spec, source, start(ky, kx), ky * kernel_width + kx, step, _Guard(x, kx))
             return
         # A loop, even where it is short: written out, LLVM would keep pixels for the next column, and spill.
         with emit.loop(kernel_width) as kx:
-            _channel_steps(spec, source, start(ky, kx), (ky * kernel_width + kx) * channels, step, None)
+            if channels <= FEW_CHANNELS:
+                _channel_steps(spec, source, start(ky, kx), ky * kernel_width + kx, step, None)
+            else:
+                _channel_loop(spec, source, start(ky, kx), 0, ky * kernel_width + kx, step, each_line)
 
 
 def _channel_loop(
@@ -386,10 +392,11 @@ def _channel_loop(
     source: Any,
     base: Expr,
     first: int,
+    position: Expr,
     step: _Step,
     each_line: Callable[[Expr], None] | None,
 ) -> None:
-    """The k loop of a 1×1 convolution from channel ``first``, a cache line of each pixel at a time.
+    """The k loop over the channels of one kernel position, from channel ``first``, a cache line at a time.
 
     With every line the same line of the next tile's pixels is asked for, and whatever ``each_line`` asks for.
     """
@@ -400,29 +407,16 @@ def _channel_loop(
         ahead = spec.tile.rows * spec.strides[1] * image.pixel
         with emit.loop(lines) as line:
             if each_line:
-                each_line(line)
+                each_line(position * lines + line)
             for column in range(spec.tile.rows if far else 0):
                 at = base + ahead + column * spec.strides[1] * image.pixel + first + line * LINE
                 emit.prefetch(source, at)
             with emit.loop(LINE) as inner:
                 k = first + line * LINE + inner
-                step(_reader(source, image, base, k, spec), k)
+                step(_reader(source, image, base, k, spec), position * channels + k)
     if channels > first + lines * LINE:
         with emit.loop(channels, first + lines * LINE) as k:
-            step(_reader(source, image, base, k, spec), k)
-
-
-def _panel_share(spec: ConvolutionSpec) -> int:
-    """Cache lines of the next panel's weights that each register tile asks for; 0: it does not.
-
-    Where all tiles of a panel follow each other and are few, the first of them would wait for the panel's weights:
-    the tiles of the panel before fetch them, each its share.
-    """
-    tiles = spec.target.height * spec.row_tiles
-    few = spec.tile.panels_outside and tiles <= MOST_SHARING_TILES
-    if not few or spec.kernel != (1, 1) or "weights" not in spec.prefetch:
-        return 0
-    return -(-(1 + spec.reduction) * spec.tile.vectors * spec.lanes // (LINE * tiles))
+            step(_reader(source, image, base, k, spec), position * channels + k)
 
 
 @dataclass(frozen=True)
@@ -434,15 +428,16 @@ class _Guard:
 
 
 def _channel_steps(
-    spec: ConvolutionSpec, source: Any, base: Expr, weight_row: Expr, step: _Step, guard: _Guard | None
+    spec: ConvolutionSpec, source: Any, base: Expr, position: Expr, step: _Step, guard: _Guard | None
 ) -> None:
-    """The innermost loop over channels, written out for a stem's few."""
-    if spec.reduction_channels <= 4:
-        for k in range(spec.reduction_channels):
-            step(_reader(source, spec.source, base, k, spec, guard), weight_row + k)
+    """The channels of one kernel position, written out for a stem's few."""
+    channels = spec.reduction_channels
+    if channels <= FEW_CHANNELS:
+        for k in range(channels):
+            step(_reader(source, spec.source, base, k, spec, guard), position * channels + k)
         return
-    with emit.loop(spec.reduction_channels) as k:
-        step(_reader(source, spec.source, base, k, spec, guard), weight_row + k)
+    with emit.loop(channels) as k:
+        step(_reader(source, spec.source, base, k, spec, guard), position * channels + k)
 
 
 def _reader(
@@ -470,6 +465,19 @@ def _reader(
         return value
 
     return read
+
+
+def _panel_share(spec: ConvolutionSpec) -> int:
+    """Cache lines of the next panel's weights that each register tile asks for; 0: it does not.
+
+    Where all tiles of a panel follow each other and are few, the first of them would wait for the panel's weights:
+    the tiles of the panel before fetch them, each its share.
+    """
+    tiles = spec.target.height * spec.row_tiles
+    few = spec.tile.panels_outside and tiles <= MOST_SHARING_TILES
+    if not few or spec.reduction_channels < LINE or "weights" not in spec.prefetch:
+        return 0
+    return -(-(1 + spec.reduction) * spec.tile.vectors * spec.lanes // (LINE * tiles))
 
 
 def _tap(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, vectors: int) -> None:

@@ -114,7 +114,8 @@ def store(buffer: Any, index: Expr, value: Expr, lanes: int = 1) -> None:
 def prefetch(buffer: Any, index: Expr, to_write: bool = False) -> None:
     """Ask for the cache line at ``index``, to be read or written soon; any index is allowed."""
     address = tirx.address_of(buffer[index])
-    T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(int(to_write)), T.int32(3), T.int32(1)))
+    write, locality, data = T.int32(int(to_write)), T.int32(3), T.int32(1)
+    T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, write, locality, data))
 
 
 def clamp(value: Expr, low: float, high: float, lanes: int) -> Expr:
