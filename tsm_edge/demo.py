@@ -19,6 +19,7 @@ from tsm_edge.manifest import Manifest
 from tsm_edge.run import RunRequest, RunSummary, run
 from tsm_edge.session import OnlineSession
 from tsm_edge.verify import VerifyResult, verify_artifact
+from tsm_edge.video.capture import SourceOptions, load_opencv
 from tsm_edge.video.source import open_source
 
 Progress = Callable[[str], None]
@@ -128,8 +129,7 @@ def write_clip(path: Path, frames: int = 90, fps: float = 30.0) -> Path:
     VideoError
         The file cannot be written.
     """
-    import cv2
-
+    cv2 = load_opencv(SourceOptions())
     height, width = 240, 320
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
