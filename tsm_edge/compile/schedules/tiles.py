@@ -80,8 +80,21 @@ def gemm_tile(
 
 
 def _fits(cpu: CpuSpec, rows: int, vectors: int) -> bool:
-    """Accumulators, one step's weights and one broadcast value stay in registers."""
+    """Accumulators, one step's weights and one broadcast value stay in registers.
+
+    What LLVM takes beyond that was read off its code (tests/compile/test_assembly.py): 32-bit Arm has no multiply-add
+    by element, so several broadcast values are alive and each pixel needs a pointer; for in-order cores it interleaves
+    several steps.
+    """
+    if _is_32_bit_arm(cpu):
+        return rows * vectors <= 10 and rows <= 7
+    if cpu.in_order and rows * vectors > 21:
+        return False
     return rows * vectors + vectors + 1 <= cpu.vector_registers
+
+
+def _is_32_bit_arm(cpu: CpuSpec) -> bool:
+    return cpu.triple.startswith("arm")
 
 
 def _modelled(
@@ -146,6 +159,8 @@ def depthwise_tile(cpu: CpuSpec, rows: int, columns: int, channels: int, kernel_
     total = math.ceil(channels / cpu.vector_lanes)
     # One kernel row of weights, one input vector and the accumulators share the register file.
     most = max(1, min(8, columns, cpu.vector_registers - kernel_width - 2))
+    if _is_32_bit_arm(cpu):
+        most = min(most, 2)  # LLVM loads so far ahead that more accumulators go to the stack
     best = min(range(1, most + 1), key=lambda width: (math.ceil(columns / width) * (width + 2.0), -width))
     chunks = 1
     while rows * chunks < MIN_ITEMS and chunks * 2 <= total:

@@ -1,0 +1,129 @@
+"""The inner loops LLVM makes of the kernels for Arm boards, which cannot be timed here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from tsm_edge.cards import CpuSpec, load_target
+from tsm_edge.compile.codegen import build_kernels
+from tsm_edge.compile.schedules.convolution import ConvolutionSpec, convolution
+from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
+from tsm_edge.compile.schedules.geometry import Border, nhwc
+from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile
+
+FMA = r"(fmla|vfma\.f32)\b"
+STORE = r"(st[rpu1]|vst|str|push)"
+BOARDS = ["raspberry-pi-4", "raspberry-pi-3", "raspberry-pi-5", "raspberry-pi-3-32bit"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of instructions that is entered and left as a whole."""
+
+    label: str
+    body: tuple[str, ...]
+
+    def count(self, pattern: str) -> int:
+        """Instructions whose text begins with a match."""
+        return sum(bool(re.match(pattern, line)) for line in self.body)
+
+    @property
+    def loops(self) -> bool:
+        """Whether it ends by jumping to its own beginning: an innermost loop."""
+        return bool(self.body) and bool(re.match(rf"(b\.?\w+|cbn?z \w+,) {re.escape(self.label)}$", self.body[-1]))
+
+
+def blocks(assembly: str, function: str) -> list[Block]:
+    """The basic blocks of a function, comments and directives left out."""
+    lines = [" ".join(re.split(r"//|@ ", line)[0].split()) for line in assembly.splitlines()]
+    start = lines.index(f"{function}:")
+    end = next(index for index in range(start, len(lines)) if lines[index].startswith(".size"))
+    found, label, body = [], function, []
+    for line in lines[start + 1 : end]:
+        begins = re.match(r"^(\.LBB\w+):$", line)  # other labels are the debugger's
+        if begins:
+            found.append(Block(label, tuple(body)))
+            label, body = begins[1], []
+        elif line and not line.startswith(".") and not line.endswith(":"):
+            body.append(line)
+            if re.match(r"b(\.?(eq|ne|l[eost]|g[et]|h[is]|mi|pl|cc|cs))? \.L|cbn?z|tbn?z", line):
+                found.append(Block(label, tuple(body)))
+                label, body = "", []
+    return [*found, Block(label, tuple(body))]
+
+
+def pointwise(cpu: CpuSpec) -> ConvolutionSpec:
+    """The expansion of a 14×14 block of MobileNet-V2, 64 to 384 channels."""
+    channels, out, pixels = 64, 384, 14 * 14
+    return ConvolutionSpec(
+        source=nhwc(1, pixels, channels, cpu.vector_lanes),
+        target=nhwc(1, pixels, out, cpu.vector_lanes),
+        kernel=(1, 1),
+        strides=(1, 1),
+        pad_top=0,
+        pad_left=0,
+        reduction_channels=channels,
+        tile=gemm_tile(cpu, 1, pixels, channels, out),
+        lanes=cpu.vector_lanes,
+        low=0.0,
+        high=6.0,
+    )
+
+
+def depthwise3x3(cpu: CpuSpec) -> DepthwiseSpec:
+    """The middle of the same block."""
+    size, channels = 14, 384
+    return DepthwiseSpec(
+        source=nhwc(size, size, channels, cpu.vector_lanes, Border(1, 1, 1, 1)),
+        target=nhwc(size, size, channels, cpu.vector_lanes),
+        kernel=(3, 3),
+        strides=(1, 1),
+        pad_top=1,
+        pad_left=1,
+        tile=depthwise_tile(cpu, size, size, channels, 3),
+        lanes=cpu.vector_lanes,
+        low=0.0,
+        high=6.0,
+    )
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_the_k_loop_of_a_pointwise_convolution_is_multiply_adds_and_loads(board: str) -> None:
+    cpu = load_target(board).cpu
+    spec = pointwise(cpu)
+    assembly = build_kernels({"kernel": convolution("kernel", spec)}, cpu).inspect_source("asm")
+    k_loops = [block for block in blocks(assembly, "kernel") if block.loops and block.count(FMA)]
+    assert k_loops, "no loop multiplies"
+    accumulators = spec.tile.rows * spec.tile.vectors
+    for loop in k_loops:
+        multiplies = loop.count(FMA)
+        assert multiplies % accumulators == 0, "a multiply-add for each accumulator and k"
+        assert loop.count(STORE) == 0, "accumulators are spilled"
+        assert loop.count(r"(fmul|fadd|vmul|vadd)\b") == 0, "not fused"
+        # By-element multiply-adds on 64-bit Arm; on 32-bit every pixel is broadcast by a load of its own.
+        assert multiplies >= (0.55 if cpu.vector_registers == 32 else 0.38) * len(loop.body)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_a_depthwise_tile_is_multiply_adds_on_registers(board: str) -> None:
+    cpu = load_target(board).cpu
+    spec = depthwise3x3(cpu)
+    assembly = build_kernels({"kernel": depthwise("kernel", spec)}, cpu).inspect_source("asm")
+    tile = max(blocks(assembly, "kernel"), key=lambda block: block.count(FMA))
+    repeats, rest = divmod(tile.count(FMA), 9 * spec.tile.columns)
+    assert repeats >= 1
+    assert rest == 0
+    # The results, and nothing else: no accumulator goes to the stack and back.
+    assert tile.count(STORE) <= spec.tile.columns * repeats
+    assert tile.count(r"(fmul|fadd|vmul|vadd)\b") == 0
+    assert tile.count(FMA) >= (0.4 if cpu.vector_registers == 32 else 0.3) * len(tile.body)
+
+
+def test_a_loop_is_found_by_its_jump() -> None:
+    body = "fmla v0.4s, v1.4s, v2.s[0]\n.Ltmp1:\n\tstr q0, [sp]\n\tb.ne\t.LBB0_1\n\tret"
+    text = f"k:\n\tmov x0, #4\n.LBB0_1: // loop\n\t{body}\n.size k\n"
+    (loop,) = [block for block in blocks(text, "k") if block.loops]
+    assert (loop.count(FMA), loop.count(STORE), len(loop.body)) == (1, 1, 3)
