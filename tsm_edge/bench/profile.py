@@ -1,0 +1,202 @@
+"""Where the time of a frame goes: every kernel of a compiled model, timed in place.
+
+Profiled steps (a clock read around each kernel) and plain steps alternate, so that their difference, the clocks, shows;
+the machine's arithmetic peak, where the compiler is installed, is measured between the frames of the same run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsm_edge.artifact import Artifact, load_artifact
+from tsm_edge.bench.peak import PeakMeter
+from tsm_edge.manifest import KernelInfo, Manifest
+from tsm_edge.session import Library, OnlineSession
+
+WARM_UP = 3
+# Frames between two looks at the machine's peak; the first frame after one is not counted.
+BLOCK = 10
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One kernel call of a frame.
+
+    Attributes
+    ----------
+    info : KernelInfo
+    microseconds, fastest : float
+        Median and minimum over the frames.
+    """
+
+    info: KernelInfo
+    microseconds: float
+    fastest: float
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s at the median time; 0 for a kernel without arithmetic."""
+        return _per_microsecond(self.info.flops, self.microseconds) / 1e3
+
+    @property
+    def gigabytes(self) -> float:
+        """GB/s at the median time: inputs, weights and outputs, each moved once, from whichever cache they lie in."""
+        return _per_microsecond(self.info.bytes, self.microseconds) / 1e3
+
+
+@dataclass(frozen=True)
+class RuleTime:
+    """All kernels one schedule rule wrote: calls, summed median time, floating-point operations."""
+
+    rule: str
+    calls: int
+    microseconds: float
+    flops: int
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s over all its kernels."""
+        return _per_microsecond(self.flops, self.microseconds) / 1e3
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A measured frame.
+
+    Attributes
+    ----------
+    path : Path
+        The artifact.
+    manifest : Manifest
+    threads, frames : int
+        Frames timed each way.
+    kernels : tuple of KernelTime
+        In execution order.
+    step_ms, fastest_ms : float
+        Median and minimum time of a whole plain step, milliseconds.
+    profiled_step_ms : float
+        Median time of a step with a clock around each kernel, milliseconds.
+    peak_gflops : float or None
+        The best this machine did, with as many threads, between the frames; None where it was not measured.
+    """
+
+    path: Path
+    manifest: Manifest
+    threads: int
+    frames: int
+    kernels: tuple[KernelTime, ...]
+    step_ms: float
+    fastest_ms: float
+    profiled_step_ms: float
+    peak_gflops: float | None
+
+    @property
+    def kernels_ms(self) -> float:
+        """Sum of the kernels' median times, milliseconds."""
+        return sum(kernel.microseconds for kernel in self.kernels) / 1e3
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s of the whole plain step."""
+        return _per_microsecond(sum(kernel.info.flops for kernel in self.kernels), self.step_ms * 1e3) / 1e3
+
+    def share(self, item: KernelTime | RuleTime) -> float:
+        """Part of the kernels' time, 0 to 1."""
+        return item.microseconds / (self.kernels_ms * 1e3) if self.kernels_ms else 0.0
+
+    def of_peak(self, kernel: KernelTime) -> float | None:
+        """The kernel's fastest run over the machine's fastest, 0 to 1: both free of what else the machine was doing."""
+        if self.peak_gflops is None or not kernel.info.flops:
+            return None
+        return _per_microsecond(kernel.info.flops, kernel.fastest) / 1e3 / self.peak_gflops
+
+    def rules(self) -> tuple[RuleTime, ...]:
+        """Time by schedule rule, the largest first."""
+        groups: dict[str, list[KernelTime]] = {}
+        for kernel in self.kernels:
+            groups.setdefault(kernel.info.rule, []).append(kernel)
+        times = [
+            RuleTime(rule, len(group), sum(k.microseconds for k in group), sum(k.info.flops for k in group))
+            for rule, group in groups.items()
+        ]
+        return tuple(sorted(times, key=lambda item: -item.microseconds))
+
+
+def profile_artifact(
+    artifact: str | Path | Artifact, threads: int = 1, frames: int = 50, measure_peak: bool = False
+) -> Profile:
+    """Time every kernel of a compiled model on random frames.
+
+    Parameters
+    ----------
+    artifact : str, Path or Artifact
+    threads : int
+        CPU threads of the model.
+    frames : int
+        Frames timed with, and as many without, a clock around each kernel.
+    measure_peak : bool
+        Also measure the machine's arithmetic peak (needs the compiler: ``bench.peak.can_measure_peak``).
+
+    Raises
+    ------
+    ArtifactError
+        The artifact cannot be loaded here.
+    CompileError
+        ``measure_peak`` without the compiler.
+    """
+    loaded = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    library = Library(loaded)
+    manifest = library.manifest
+    frame = np.random.default_rng(0).standard_normal(manifest.frame_shape, np.float32)
+    nanoseconds: list[NDArray[np.uint64]] = []
+    plain: list[float] = []
+    profiled: list[float] = []
+    peaks: list[float] = []
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(OnlineSession(library, threads))
+        meter = stack.enter_context(PeakMeter(manifest.target, threads)) if measure_peak else None
+        for _ in range(WARM_UP):
+            session.step(frame)
+        for index in range(frames):
+            if meter is not None and index % BLOCK == 0:
+                peaks += [meter.measure() for _ in range(3)]
+                session.step(frame)
+            started = perf_counter()
+            session.step(frame)
+            between = perf_counter()
+            nanoseconds.append(session.step_profiled(frame)[1])
+            profiled.append(perf_counter() - between)
+            plain.append(between - started)
+    return Profile(
+        path=loaded.path,
+        manifest=manifest,
+        threads=threads,
+        frames=frames,
+        kernels=_kernel_times(manifest.kernels, nanoseconds),
+        step_ms=statistics.median(plain) * 1e3,
+        fastest_ms=min(plain) * 1e3,
+        profiled_step_ms=statistics.median(profiled) * 1e3,
+        peak_gflops=max(peaks) if peaks else None,
+    )
+
+
+def _kernel_times(infos: Sequence[KernelInfo], samples: Sequence[NDArray[np.uint64]]) -> tuple[KernelTime, ...]:
+    table = np.array(samples, np.float64).reshape(len(samples), len(infos)) / 1e3
+    medians, minima = np.median(table, axis=0), np.min(table, axis=0)
+    return tuple(
+        KernelTime(info, float(median), float(fastest))
+        for info, median, fastest in zip(infos, medians, minima, strict=True)
+    )
+
+
+def _per_microsecond(amount: float, microseconds: float) -> float:
+    """1e6 units a second."""
+    return amount / microseconds if microseconds else 0.0

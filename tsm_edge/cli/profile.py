@@ -1,0 +1,126 @@
+"""``tsm-edge profile``: the measured time of every kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact
+from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain
+
+if TYPE_CHECKING:
+    from tsm_edge.bench.profile import KernelTime, Profile
+
+
+@click.command("profile")
+@artifact_argument
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU threads of the model.")
+@click.option("--frames", type=click.IntRange(min=1), default=50, show_default=True, help="Frames to time.")
+@click.option("--no-peak", is_flag=True, help="Do not measure the machine's peak (which needs the compiler).")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a report: one HTML file.")
+@json_option
+def command(artifact: Path | None, threads: int, frames: int, no_peak: bool, html: Path | None, as_json: bool) -> None:
+    """Time every kernel of the compiled model in DIR, on random frames.
+
+    DIR: by default the artifact compiled last below ./out. Times are medians over the frames. Where the compiler is
+    installed, each kernel's fastest run is also given as a share of what this machine can do at most.
+    """
+    from tsm_edge.bench.peak import can_measure_peak
+    from tsm_edge.bench.profile import profile_artifact
+
+    path = chosen_artifact(artifact)
+    measure_peak = not no_peak and can_measure_peak()
+    with status(f"profiling {path}"):
+        profile = profile_artifact(path, threads, frames, measure_peak)
+    if as_json:
+        print_json(_as_json(profile))
+    else:
+        _print(profile)
+        if not no_peak and not measure_peak:
+            note("the machine's peak was not measured: the compiler (tvm, ziglang) is not installed here")
+    if html is not None:
+        _write_report(html, profile)
+
+
+def _write_report(path: Path, profile: Profile) -> None:
+    from tsm_edge.bench.report import write_report
+
+    try:
+        write_report(path, profile)
+    except OSError as error:
+        raise click.BadParameter(f"{path} cannot be written ({error.strerror})", param_hint="--html") from None
+    note(f"report: {path}")
+
+
+def _print(profile: Profile) -> None:
+    threads = f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
+    print_table(
+        f"{profile.path}: {profile.manifest.model}, {threads}, {profile.frames} frames",
+        ("layer", "rule", "tile", "items", "time (us)", "fastest (us)", "share (%)", "GFLOP/s", "peak (%)", "GB/s"),
+        [_row(profile, kernel) for kernel in profile.kernels],
+    )
+    print_table(
+        "\nby rule",
+        ("rule", "calls", "time (ms)", "share (%)", "GFLOP/s"),
+        [
+            (item.rule, item.calls, f"{item.microseconds / 1e3:.3f}", _percent(profile.share(item)), _rate(item.gflops))
+            for item in profile.rules()
+        ],
+    )
+    note(
+        f"step {profile.step_ms:.3f} ms ({profile.gflops:.1f} GFLOP/s), at best {profile.fastest_ms:.3f} ms; "
+        f"kernels together {profile.kernels_ms:.3f} ms; with a clock around each {profile.profiled_step_ms:.3f} ms"
+    )
+    if profile.peak_gflops is not None:
+        note(
+            f"machine peak {profile.peak_gflops:.1f} GFLOP/s with {threads}, measured between the frames; "
+            "peak (%) compares fastest runs"
+        )
+
+
+def _row(profile: Profile, kernel: KernelTime) -> tuple[object, ...]:
+    info = kernel.info
+    return (
+        *(info.layer, info.rule, info.tile, info.items, f"{kernel.microseconds:.1f}", f"{kernel.fastest:.1f}"),
+        *(_percent(profile.share(kernel)), _rate(kernel.gflops), _percent(profile.of_peak(kernel))),
+        _rate(kernel.gigabytes),
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.1f}" if value else "-"
+
+
+def _as_json(profile: Profile) -> dict[str, object]:
+    return {
+        "path": profile.path,
+        "model": profile.manifest.model,
+        "target": profile.manifest.target.name,
+        "threads": profile.threads,
+        "frames": profile.frames,
+        "step_milliseconds": profile.step_ms,
+        "fastest_step_milliseconds": profile.fastest_ms,
+        "profiled_step_milliseconds": profile.profiled_step_ms,
+        "kernels_milliseconds": profile.kernels_ms,
+        "gflops": profile.gflops,
+        "peak_gflops": profile.peak_gflops,
+        "kernels": [
+            {
+                **to_plain(kernel.info),
+                "microseconds": kernel.microseconds,
+                "fastest_microseconds": kernel.fastest,
+                "share": profile.share(kernel),
+                "gflops": kernel.gflops,
+                "of_peak": profile.of_peak(kernel),
+                "gigabytes_per_second": kernel.gigabytes,
+            }
+            for kernel in profile.kernels
+        ],
+        "rules": [{**to_plain(item), "share": profile.share(item), "gflops": item.gflops} for item in profile.rules()],
+    }
