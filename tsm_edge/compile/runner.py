@@ -47,7 +47,7 @@ def _card_source(manifest: Manifest) -> str:
             '#include "card.h"',
             "",
             "static const char *const labels[] = {",
-            *(f"    {_c_string(label)}," for label in labels),
+            *(f"    {c_string(label)}," for label in labels),
             "};",
             "",
             "const tsm_card tsm_the_card = {",
@@ -64,7 +64,7 @@ def _card_source(manifest: Manifest) -> str:
     )
 
 
-def _c_string(text: str) -> str:
+def c_string(text: str) -> str:
     """A C string literal; every byte that is not plain is written in octal (a question mark could be a trigraph)."""
     plain = b"".join(bytes([byte]) if _is_plain(byte) else b"\\%03o" % byte for byte in text.encode("utf-8"))
     return f'"{plain.decode("ascii")}"'

@@ -174,6 +174,7 @@ int runner_verify(const runner_options *given) {
          (unsigned)golden.head.frames, (int)given->threads, TOLERANCE);
   print_check(model->logits_name, "", &checks[0], 0);
   print_check(model->logits_name, " (explicit caches)", &checks[1], n_checks == 2);
-  for (int32_t i = 2; i < n_checks; ++i) print_check(model->caches[i - 2].output, "", &checks[i], i == n_checks - 1);
+  for (int32_t i = 0; i < model->n_caches; ++i)
+    print_check(model->caches[i].output, "", &checks[2 + i], i + 1 == model->n_caches);
   return passed ? RUNNER_OK : RUNNER_DIFFERS;
 }

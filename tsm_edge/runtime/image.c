@@ -14,8 +14,7 @@ typedef struct {
 
 struct tsm_resizer {
   int32_t width;
-  int32_t same; /* frames have the crop's size already */
-  tap taps[];   /* rows, then columns */
+  tap taps[]; /* rows, then columns */
 };
 
 static void plan_axis(tap *taps, int32_t source, int32_t shorter) {
@@ -37,7 +36,6 @@ tsm_resizer *tsm_resizer_open(int32_t width, int32_t height) {
   if (!resizer) return NULL;
   const int32_t shorter = width < height ? width : height;
   resizer->width = width;
-  resizer->same = width == crop && height == crop;
   plan_axis(resizer->taps, height, shorter);
   plan_axis(resizer->taps + crop, width, shorter);
   return resizer;
@@ -48,10 +46,6 @@ void tsm_resizer_close(tsm_resizer *resizer) { free(resizer); }
 void tsm_resizer_run(const tsm_resizer *resizer, const uint8_t *frame, float *input) {
   const tsm_card *card = &tsm_the_card;
   const size_t crop = (size_t)card->crop, row_bytes = 3 * (size_t)resizer->width;
-  if (resizer->same) {
-    tsm_normalise(frame, crop * crop, input);
-    return;
-  }
   for (size_t y = 0; y < crop; ++y) {
     const tap *row = &resizer->taps[y];
     const uint8_t *above = frame + (size_t)row->first * row_bytes, *below = frame + (size_t)row->second * row_bytes;

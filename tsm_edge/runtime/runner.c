@@ -18,7 +18,8 @@ static const char usage[] =
     "usage: tsm-runner info\n"
     "       tsm-runner verify [--golden FILE] [--threads N] [--outputs FILE]\n"
     "       tsm-runner bench [--frames N] [--warmup N] [--threads N]\n"
-    "       tsm-runner stream [--size WIDTHxHEIGHT] [--threads N] < RGB24 frames\n";
+    "       tsm-runner stream [--size WIDTHxHEIGHT] [--threads N] < RGB24 frames\n"
+    "With --size frames are resized and cropped as the model card says; without, they are cropped already.\n";
 
 int runner_fail(const char *what, const char *why) {
   fprintf(stderr, "tsm-runner: error: %s: %s\n", what, why);
@@ -78,7 +79,8 @@ static int ascending(const void *a, const void *b) {
 
 static int bench(const runner_options *given) {
   const size_t floats = 3 * runner_frame_pixels(), frames = (size_t)given->frames;
-  float *input = runner_allocate(sizeof(float) * floats), *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_model.classes);
+  float *input = runner_allocate(sizeof(float) * floats);
+  float *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_model.classes);
   uint64_t *samples = runner_allocate(sizeof *samples * frames), *sorted = runner_allocate(sizeof *sorted * frames);
   for (size_t i = 0; i < floats; ++i) input[i] = (float)(i * 2654435761u % 1000u) / 250.0f - 2.0f;
   tsm_stream *stream = runner_open_stream(given);
@@ -123,21 +125,24 @@ static void print_prediction(size_t frame, const float *logits, uint64_t preproc
 }
 
 static int stream_frames(const runner_options *given) {
-  const int32_t crop = tsm_the_card.crop, width = given->width ? given->width : crop;
-  const int32_t height = given->height ? given->height : crop;
-  const size_t bytes = 3 * (size_t)width * (size_t)height;
-  if ((size_t)crop * (size_t)crop != runner_frame_pixels()) return runner_fail("stream", "the model's input is not square");
+  const size_t crop = (size_t)tsm_the_card.crop, pixels = runner_frame_pixels();
+  const size_t bytes = 3 * (given->width ? (size_t)given->width * (size_t)given->height : pixels);
+  if (crop * crop != pixels) return runner_fail("stream", "the model's input is not square");
   uint8_t *frame = runner_allocate(bytes);
-  float *input = runner_allocate(sizeof(float) * 3 * runner_frame_pixels());
+  float *input = runner_allocate(sizeof(float) * 3 * pixels);
   float *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_model.classes);
-  tsm_resizer *resizer = tsm_resizer_open(width, height);
+  tsm_resizer *resizer = given->width ? tsm_resizer_open(given->width, given->height) : NULL;
   tsm_stream *stream = runner_open_stream(given);
-  if (!stream || !resizer) return RUNNER_USER_ERROR;
+  if (given->width && !resizer) return runner_fail("memory", "not enough for the frames");
+  if (!stream) return RUNNER_USER_ERROR;
   if (tsm_the_card.random_weights) fputs("tsm-runner: warning: random weights: predictions mean nothing\n", stderr);
   size_t count = 0, got;
   for (; (got = fread(frame, 1, bytes, stdin)) == bytes && !ferror(stdout); ++count) {
     uint64_t started = now();
-    tsm_resizer_run(resizer, frame, input);
+    if (resizer)
+      tsm_resizer_run(resizer, frame, input);
+    else
+      tsm_normalise(frame, pixels, input);
     uint64_t prepared = now();
     if (tsm_step(stream, input, logits) != TSM_OK) return runner_fail("step", tsm_last_error());
     print_prediction(count, logits, prepared - started, now() - prepared);

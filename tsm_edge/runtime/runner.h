@@ -11,7 +11,7 @@
 enum { RUNNER_OK = 0, RUNNER_DIFFERS = 1, RUNNER_USER_ERROR = 2 };
 
 typedef struct {
-  int32_t threads, frames, warmup, width, height; /* sizes 0: the crop's */
+  int32_t threads, frames, warmup, width, height; /* width 0: frames have the crop's size */
   const char *golden, *outputs;                   /* files; null: beside the program, none */
 } runner_options;
 

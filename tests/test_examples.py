@@ -1,0 +1,66 @@
+"""The C example, compiled as its own comment says, against nothing but the header and the library of an artifact."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from artifacts import compile_onnx
+from onnx_graphs import Floats, Reference, assert_close, small_network
+
+from tsm_edge.artifact import HEADER_FILE, LIBRARY, MODEL_ONNX, Artifact
+from tsm_edge.cards import load_target
+from tsm_edge.compile.link import zig_command, zig_target
+from tsm_edge.session import OnlineSession
+
+SOURCE = Path(__file__).resolve().parents[1] / "examples" / "step.c"
+
+
+def build(artifact: Artifact, folder: Path, *options: str) -> Path:
+    """Compile the example in a folder that has the header and the library only."""
+    for name in (HEADER_FILE, LIBRARY):
+        shutil.copy(artifact.path / name, folder)
+    line = re.search(r"^ \* +cc (.*?-o DIR/step)", SOURCE.read_text(), re.MULTILINE)
+    assert line is not None
+    arguments = [word.replace("DIR", str(folder)).strip("'") for word in line[1].replace("'", "").split()]
+    arguments = [str(SOURCE) if word == "step.c" else word for word in arguments]
+    command = [*zig_command(), "cc", *options, "-Wall", "-Wextra", "-Werror", *arguments]
+    subprocess.run(command, check=True)
+    return folder / "step"
+
+
+def run(command: list[str | Path], frames: list[Floats]) -> Floats:
+    """Logits the example prints, [frames, classes]."""
+    data = b"".join(frame.tobytes() for frame in frames)
+    done = subprocess.run(command, input=data, capture_output=True, check=True)
+    return np.array([line.split() for line in done.stdout.decode().splitlines()], np.float32)
+
+
+def test_the_example_computes_what_the_session_computes(small_artifact: Artifact, tmp_path: Path) -> None:
+    frames = Reference(small_artifact.path / MODEL_ONNX).frames(4)
+    found = run([build(small_artifact, tmp_path)], frames)
+    with OnlineSession(small_artifact) as session:
+        assert np.array_equal(found, np.concatenate([session.step(frame) for frame in frames]))
+
+
+def test_the_example_runs_on_another_machine(tmp_path: Path) -> None:
+    emulator, system = "qemu-aarch64", "/usr/aarch64-linux-gnu"
+    if not shutil.which(emulator) or not Path(system, "lib/libc.so.6").exists():
+        pytest.skip(f"needs {emulator} and a C library below {system}: apt-get install qemu-user libc6-arm64-cross")
+    card = load_target("raspberry-pi-4")
+    artifact = compile_onnx(small_network(), tmp_path / "model", card)
+    folder = tmp_path / "device"
+    folder.mkdir()
+    program = build(artifact, folder, "-target", zig_target(card))
+    reference = Reference(artifact.path / MODEL_ONNX)
+    frames = reference.frames(3)
+    found = run([emulator, "-L", system, program], frames)
+    assert_close(found, np.concatenate(reference.stream(frames)))
+
+
+def test_the_example_is_short() -> None:
+    assert len(SOURCE.read_text().splitlines()) <= 40

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsm_edge.artifact import MODEL_ONNX, Artifact
+from tsm_edge.cards import Preprocess
+from tsm_edge.errors import ArtifactError
+from tsm_edge.golden import MAGIC, make_golden, network_input, write_golden
+from tsm_edge.reference import Reference
+from tsm_edge.video.preprocess import Preprocessor
+
+
+def test_the_file_is_as_golden_h_describes_it(small_artifact: Artifact, tmp_path: Path) -> None:
+    manifest = small_artifact.manifest
+    golden = make_golden(Reference(small_artifact.path / MODEL_ONNX, manifest), manifest, frames=3, seed=7)
+    write_golden(tmp_path / "golden.bin", golden)
+    data = (tmp_path / "golden.bin").read_bytes()
+    _, _, height, width = manifest.frame_shape
+    caches = len(manifest.caches)
+    assert data[:8] == MAGIC
+    assert struct.unpack_from("<6I", data, 8) == (3, 1, height, width, manifest.classes, caches)
+    sizes = struct.unpack_from(f"<{caches}I", data, 32)
+    assert sizes == tuple(int(np.prod(cache.shape)) for cache in manifest.caches)
+    at = 32 + 4 * caches
+    pixels = np.frombuffer(data, np.uint8, golden.frames.size, at)
+    assert np.array_equal(pixels.reshape(golden.frames.shape), golden.frames)
+    at += -(-golden.frames.size // 4) * 4
+    values = np.frombuffer(data, "<f4", offset=at)
+    assert values.size == 3 * manifest.classes + sum(sizes)
+    assert np.array_equal(values[: manifest.classes], golden.outputs[0][0].ravel())
+    assert np.array_equal(values[-sizes[-1] :], golden.outputs[-1][-1].ravel())
+
+
+def test_the_caches_are_reset_half_way(small_artifact: Artifact) -> None:
+    manifest = small_artifact.manifest
+    reference = Reference(small_artifact.path / MODEL_ONNX, manifest)
+    golden = make_golden(reference, manifest, frames=4)
+    assert golden.reset == 2
+    third = network_input(golden.frames[2], manifest.preprocess)
+    reference.reset()
+    assert np.array_equal(reference.step(third)[0], golden.outputs[2][0])
+    assert not np.array_equal(reference.step(third)[0], golden.outputs[2][0])
+
+
+def test_bytes_become_the_input_that_video_frames_become() -> None:
+    card = Preprocess(short_side=24, crop=24, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 1.0))
+    picture = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    np.testing.assert_allclose(network_input(picture, card), Preprocessor(card)(picture), rtol=1e-6, atol=1e-6)
+
+
+def test_the_reference_refuses_another_file(small_artifact: Artifact, other_artifact: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"not the file other for .* was compiled from"):
+        Reference(small_artifact.path / MODEL_ONNX, other_artifact.manifest)
+    with pytest.raises(ArtifactError, match="no such file"):
+        Reference(tmp_path / "missing.onnx", small_artifact.manifest)
