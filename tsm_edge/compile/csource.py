@@ -90,7 +90,7 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
         "",
         "static const tsm_call calls[] = {",
         *(
-            f"    {{run_{call.kernel}, {call.items}, {len(call.buffers)}, "
+            f"    {{run_{call.kernel}, {call.items}, {call.grain}, {len(call.buffers)}, "
             f"{{{', '.join(_ref(ref, offsets) for ref in call.buffers)}}}}}, /* {_comment(call.layer)} */"
             for call in program.calls
         ),

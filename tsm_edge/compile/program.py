@@ -64,6 +64,11 @@ class KernelCall:
         return int(self.spec.items)
 
     @property
+    def grain(self) -> int:
+        """Fewest work items worth giving to a thread at a time."""
+        return int(getattr(self.spec, "grain", 1))
+
+    @property
     def scratch_bytes(self) -> int:
         """Scratch memory it needs for each thread."""
         return int(getattr(self.spec, "scratch_bytes", 0))

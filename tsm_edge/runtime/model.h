@@ -21,6 +21,7 @@ enum { TSM_MAX_BUFFERS = 12 }; /* a call with more does not compile */
 typedef struct {
   tsm_kernel run;
   int32_t items;
+  int32_t grain; /* fewest items worth taking at a time */
   int32_t n_buffers;
   tsm_ref buffers[TSM_MAX_BUFFERS];
 } tsm_call;

@@ -2,6 +2,7 @@
 #include "tsm_edge.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,21 +18,18 @@ struct tsm_stream {
   int32_t newest;       /* which of the two cache sets the next frame reads */
   unsigned char *block; /* as allocated */
   unsigned char *workspace;
-  unsigned char *scratch; /* scratch_bytes for each thread */
-  unsigned char *caches[2];   /* read one, write the other: no kernel can see a half-written cache */
+  unsigned char *scratch;        /* scratch_bytes for each thread */
+  unsigned char *caches[2];      /* read one, write the other: no kernel can see a half-written cache */
   unsigned char *explicit_block; /* the caller's caches in our layout, allocated on first use */
   unsigned char *explicit_caches[2];
   tsm_pool *pool; /* null for one thread */
+  /* The run in progress. A worker may come late and find the fields of a later run: it has the number of its own,
+   * under which nothing is left to do. */
+  _Atomic(unsigned char *) frame;
+  _Atomic(unsigned char *) cache;
+  _Atomic(unsigned char *) next_cache;
+  uint64_t *nanoseconds; /* null: do not time; for thread 0 alone */
 };
-
-/* One walk over the program. */
-typedef struct {
-  const tsm_stream *stream;
-  const float *frame;
-  unsigned char *cache;
-  unsigned char *next_cache;
-  uint64_t *nanoseconds; /* null: do not time */
-} tsm_walk;
 
 static char last_error[256];
 
@@ -55,6 +53,16 @@ static unsigned char *align_up(unsigned char *pointer) {
   return (unsigned char *)(((uintptr_t)pointer + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
 }
 
+static tsm_pool *open_pool(int32_t threads) {
+  const tsm_model *model = &tsm_the_model;
+  int32_t *items = malloc(sizeof *items * (size_t)model->n_calls);
+  if (!items) return NULL;
+  for (int32_t i = 0; i < model->n_calls; ++i) items[i] = model->calls[i].items;
+  tsm_pool *pool = tsm_pool_open(threads, model->n_calls, items);
+  free(items);
+  return pool;
+}
+
 tsm_stream *tsm_open(int32_t threads) {
   const tsm_model *model = &tsm_the_model;
   if (threads < 1 || threads > MAX_THREADS) {
@@ -75,7 +83,7 @@ tsm_stream *tsm_open(int32_t threads) {
   stream->workspace = stream->caches[1] + cache;
   stream->scratch = stream->workspace + workspace;
   stream->threads = threads;
-  if (threads > 1 && !(stream->pool = tsm_pool_open(threads))) {
+  if (threads > 1 && !(stream->pool = open_pool(threads))) {
     tsm_close(stream);
     tsm_fail(TSM_ERROR_THREAD, "tsm_open: %d threads cannot be started", (int)threads);
     return NULL;
@@ -103,46 +111,65 @@ static uint64_t now(void) {
   return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-/* Every thread walks all calls, does its share of each, and waits for the others before the next. */
-static void walk(void *context, int32_t thread, int32_t threads) {
-  const tsm_walk *job = context;
-  const tsm_stream *stream = job->stream;
+static void do_items(const tsm_call *call, unsigned char *const *spaces, int32_t begin, int32_t end) {
+  void *buffers[TSM_MAX_BUFFERS];
+  for (int32_t k = 0; k < call->n_buffers; ++k) buffers[k] = spaces[call->buffers[k].space] + call->buffers[k].offset;
+  call->run(buffers, begin, end);
+}
+
+/* Take items of one call until none is left, and wait until those the others took are done; 0: the run is over. */
+static int do_call(const tsm_stream *stream, int32_t index, unsigned char *const *spaces, int32_t thread,
+                   uint32_t run) {
+  const tsm_call *call = &tsm_the_model.calls[index];
+  int32_t quarter = (call->items + 4 * stream->threads - 1) / (4 * stream->threads);
+  int32_t grain = quarter > call->grain ? quarter : call->grain, begin, end;
+  while (tsm_pool_take(stream->pool, run, index, thread, grain, &begin, &end)) {
+    do_items(call, spaces, begin, end);
+    tsm_pool_done(stream->pool, index, end - begin);
+  }
+  return tsm_pool_await(stream->pool, run, index);
+}
+
+/* Every thread walks all calls in order. */
+static void walk(void *context, int32_t thread, uint32_t run) {
+  tsm_stream *stream = context;
   const tsm_model *model = &tsm_the_model;
   unsigned char *const spaces[] = {
-      [TSM_FRAME] = (unsigned char *)(uintptr_t)job->frame, [TSM_WORKSPACE] = stream->workspace,
-      [TSM_WEIGHTS] = (unsigned char *)(uintptr_t)model->weights, [TSM_CACHE] = job->cache,
-      [TSM_NEXT_CACHE] = job->next_cache, [TSM_SCRATCH] = stream->scratch + (size_t)thread * aligned(model->scratch_bytes),
+      [TSM_FRAME] = atomic_load_explicit(&stream->frame, memory_order_relaxed),
+      [TSM_WORKSPACE] = stream->workspace,
+      [TSM_WEIGHTS] = (unsigned char *)(uintptr_t)model->weights,
+      [TSM_CACHE] = atomic_load_explicit(&stream->cache, memory_order_relaxed),
+      [TSM_NEXT_CACHE] = atomic_load_explicit(&stream->next_cache, memory_order_relaxed),
+      [TSM_SCRATCH] = stream->scratch + (size_t)thread * aligned(model->scratch_bytes),
   };
+  uint64_t *nanoseconds = thread == 0 ? stream->nanoseconds : NULL;
   for (int32_t i = 0; i < model->n_calls; ++i) {
-    const tsm_call *call = &model->calls[i];
-    uint64_t started = job->nanoseconds && thread == 0 ? now() : 0;
-    int32_t begin = (int32_t)((int64_t)call->items * thread / threads);
-    int32_t end = (int32_t)((int64_t)call->items * (thread + 1) / threads);
-    if (begin < end) {
-      void *buffers[TSM_MAX_BUFFERS];
-      for (int32_t k = 0; k < call->n_buffers; ++k)
-        buffers[k] = spaces[call->buffers[k].space] + call->buffers[k].offset;
-      call->run(buffers, begin, end);
-    }
-    if (threads > 1) tsm_pool_barrier(stream->pool);
-    if (job->nanoseconds && thread == 0) job->nanoseconds[i] = now() - started;
+    uint64_t started = nanoseconds ? now() : 0;
+    if (!stream->pool)
+      do_items(&model->calls[i], spaces, 0, model->calls[i].items);
+    else if (!do_call(stream, i, spaces, thread, run))
+      return;
+    if (nanoseconds) nanoseconds[i] = now() - started;
   }
 }
 
-static void run(tsm_walk *job, float *logits) {
-  const tsm_stream *stream = job->stream;
+static void run_frame(tsm_stream *stream, const float *frame, unsigned char *cache, unsigned char *next_cache,
+                      float *logits, uint64_t *nanoseconds) {
+  atomic_store_explicit(&stream->frame, (unsigned char *)(uintptr_t)frame, memory_order_relaxed);
+  atomic_store_explicit(&stream->cache, cache, memory_order_relaxed);
+  atomic_store_explicit(&stream->next_cache, next_cache, memory_order_relaxed);
+  stream->nanoseconds = nanoseconds;
   if (stream->pool)
-    tsm_pool_run(stream->pool, walk, job);
+    tsm_pool_run(stream->pool, walk, stream);
   else
-    walk(job, 0, 1);
+    walk(stream, 0, 0);
   memcpy(logits, stream->workspace + tsm_the_model.logits_offset, sizeof(float) * (size_t)tsm_the_model.classes);
 }
 
 int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds) {
   if (!stream || !frame || !logits)
     return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step: %s is null", !stream ? "stream" : !frame ? "frame" : "logits");
-  tsm_walk job = {stream, frame, stream->caches[stream->newest], stream->caches[1 - stream->newest], nanoseconds};
-  run(&job, logits);
+  run_frame(stream, frame, stream->caches[stream->newest], stream->caches[1 - stream->newest], logits, nanoseconds);
   stream->newest = 1 - stream->newest;
   return TSM_OK;
 }
@@ -183,8 +210,7 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
   unsigned char *const *sets = stream->explicit_caches;
   for (int32_t i = 0; i < model->n_caches; ++i)
     import_cache(&model->caches[i], shift[i], (float *)(void *)(sets[0] + model->caches[i].offset));
-  tsm_walk job = {stream, frame, sets[0], sets[1], NULL};
-  run(&job, logits);
+  run_frame(stream, frame, sets[0], sets[1], logits, NULL);
   for (int32_t i = 0; i < model->n_caches; ++i)
     export_cache(&model->caches[i], (const float *)(void *)(sets[1] + model->caches[i].offset), shift_next[i]);
   return TSM_OK;

@@ -55,6 +55,11 @@ class InvertedResidualSpec:
         return self.project.target.height
 
     @property
+    def grain(self) -> int:
+        """Rows a thread takes at a time: the first of them expands two rows more than the others."""
+        return min(28, self.items)
+
+    @property
     def buffers(self) -> tuple[str, ...]:
         """Names of the kernel's pointer arguments, in order."""
         optional = (
