@@ -530,7 +530,8 @@ def inverted_residuals(
         project = only_reader(depthwise.output)
         if not isinstance(project, ir.Convolution) or project.source != depthwise.output or project.shift is not None:
             continue
-        plain = project.weight.shape[2:] == (1, 1) and project.strides == (1, 1) and project.groups == 1
+        pointwise = project.weight.shape[2:] == (1, 1) and project.strides == (1, 1)
+        plain = pointwise and project.groups == 1 and not any(project.pads)
         stays = 4 * math.prod(graph.shapes[expand.output]) <= cpu.l2_kib * 1024 * FUSE_ABOVE_L2_SHARE
         if plain and not stays and depthwise.strides[0] <= depthwise.weight.shape[2]:
             blocks.append((expand, depthwise, project))

@@ -358,7 +358,9 @@ def _reduce(
 ) -> None:
     """The k loop: kernel rows, kernel columns, channels; the cache's channels first where there is a shift."""
     kernel_width, channels = spec.kernel[1], spec.reduction_channels
-    group = emit.div(channel, spec.group_vectors * spec.lanes) * channels if spec.group_vectors else 0
+    group: Expr = 0
+    if spec.group_vectors:
+        group = emit.div(channel, spec.group_vectors * spec.lanes) * (channels * spec.source.channel)
     shifted = 0
     if spec.cache is not None:
         shifted, image = spec.cache.channels, spec.cache

@@ -1,0 +1,322 @@
+"""What the kernels compute, against ONNX Runtime: one case a branch of a graph, one graph for each image size."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from artifacts import compile_onnx, sse_target
+from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
+
+from tsm_edge.cards import TargetCard, load_target
+from tsm_edge.session import Library, OnlineSession
+
+
+class Branches(GraphBuilder):
+    """A graph of independent branches; each ends in a next cache, so that all of its values can be compared."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__(height, width)
+        self._sources: dict[tuple[int, bool], str] = {}
+
+    def source(self, channels: int, padded: bool = True) -> str:
+        """An image of the frame's size with values of both signs; shared, and with a border where one is ``padded``."""
+        if (channels, padded) not in self._sources:
+            self._sources[channels, padded] = self.conv(self.frame, channels)
+        return self._sources[channels, padded]
+
+    def end(self, tensor: str) -> None:
+        """Make ``tensor`` an output."""
+        self.feed_back(self.cache(self.shapes[tensor]), tensor)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A branch.
+
+    Attributes
+    ----------
+    build : callable
+        Returns the tensor to compare.
+    everywhere : bool
+        In every run, not only the first: its code depends on tile and vector sizes.
+    """
+
+    build: Callable[[Branches], str]
+    everywhere: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A target, and the frame's height and width, pixels."""
+
+    target: str
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.target} {self.height}x{self.width}"
+
+    def cases(self) -> list[str]:
+        """Names of the cases it has."""
+        return [name for name, case in CASES.items() if case.everywhere or self == RUNS[0]]
+
+
+# Odd sides; rows of several tiles; other vector sizes; one pixel; a cache so small that whole blocks are fused.
+RUNS = (
+    Run("native", 5, 7),
+    Run("native", 2, 70),
+    Run("x86-64", 13, 9),
+    Run("sse", 1, 1),
+    Run("small cache", 9, 11),
+)
+
+
+def convolution(
+    channels: int,
+    out: int,
+    kernel: int | tuple[int, int] = 1,
+    stride: int | tuple[int, int] = 1,
+    pads: tuple[int, ...] | None = None,
+    groups: int = 1,
+    everywhere: bool = False,
+) -> Case:
+    padded = kernel != 1 or pads is not None
+    return Case(lambda g: g.conv(g.source(channels, padded), out, kernel, stride, pads, groups), everywhere)
+
+
+def clipped(low: float | None, high: float | None) -> Case:
+    return Case(lambda g: g.clip(g.conv(g.source(6), 5), low, high))
+
+
+def residual(g: Branches) -> str:
+    x = g.source(13)
+    return g.relu(g.add(g.conv(x, 13, 3), x))
+
+
+def residual_of_cache(g: Branches) -> str:
+    x = g.conv(g.source(5), 9)
+    cache = g.cache(g.shapes[x])
+    y = g.add(x, cache)
+    g.feed_back(cache, y)
+    return g.clip(g.conv(y, 7, 3), -0.5, 0.5)
+
+
+def bottleneck(g: Branches) -> str:
+    x = g.relu(g.conv(g.frame, 10))
+    y = g.relu(g.conv(g.shift(x, 3), 6))
+    y = g.relu(g.conv(y, 6, 3))
+    return g.relu(g.add(g.conv(y, 10), x))
+
+
+def shifted(
+    channels: int,
+    total: int,
+    kernel: int,
+    stride: int = 1,
+    pads: tuple[int, ...] | None = None,
+    everywhere: bool = False,
+) -> Case:
+    return Case(lambda g: g.conv(g.shift(g.source(total), channels), 11, kernel, stride, pads), everywhere)
+
+
+def shift_in_place(g: Branches) -> str:
+    x = g.shift(g.relu(g.conv(g.frame, 12)), 3)
+    return g.add(g.conv(x, 12), x)
+
+
+def shift_of_everything(g: Branches) -> str:
+    x = g.source(6)
+    cache = g.cache(g.shapes[x])
+    g.feed_back(cache, x)
+    return g.conv(cache, 5, 3)
+
+
+def inverted_residual(
+    channels: int,
+    expanded: int,
+    kernel: int = 3,
+    stride: int = 1,
+    pads: tuple[int, ...] | None = None,
+    expansion: int = 1,
+    everywhere: bool = False,
+) -> Case:
+    """With a shift and, where the size stays, the identity; clamps on both inner tensors."""
+
+    def build(g: Branches) -> str:
+        x = g.relu(g.conv(g.frame, channels))
+        y = g.clip(g.conv(g.shift(x, channels // 4) if channels >= 4 else x, expanded, expansion), 0, 6)
+        y = g.conv(g.clip(g.depthwise(y, kernel, stride, pads), -0.5, 0.75), channels)
+        return g.add(y, x) if g.shapes[y] == g.shapes[x] else y
+
+    return Case(build, everywhere)
+
+
+def projection_with_pads(g: Branches) -> str:
+    """Zeros around the projected image are not the bias."""
+    y = g.relu(g.depthwise(g.relu(g.conv(g.frame, 24))))
+    return g.conv(y, 5, 1, 1, (1, 0, 2, 1))
+
+
+def borders_of_two_readers(g: Branches) -> str:
+    x = g.relu(g.conv(g.frame, 7))
+    return g.add(g.conv(x, 4, 3), g.conv(x, 4, 5))
+
+
+def max_pool(kernel: int, stride: int, pads: tuple[int, ...], channels: int = 10) -> Case:
+    """Of an image below zero, so that padding read as zero would win."""
+    return Case(lambda g: g.max_pool(g.clip(g.conv(g.frame, channels), None, -0.25), kernel, stride, pads))
+
+
+def pool_between_convolutions(g: Branches) -> str:
+    return g.conv(g.max_pool(g.conv(g.source(5), 6, 3), 3, 2, (1, 1, 1, 1)), 7, 3)
+
+
+CASES = {
+    "pointwise 1 to 1": convolution(1, 1),
+    "pointwise 3 to 17": convolution(3, 17),
+    "pointwise 33 to 5": convolution(33, 5, everywhere=True),
+    "pointwise 40 to 130": convolution(40, 130, everywhere=True),
+    "pointwise stride 2": convolution(17, 33, 1, 2, everywhere=True),
+    "pointwise with pads": convolution(5, 6, 1, 1, (1, 0, 2, 1)),
+    "3x3": convolution(5, 17, 3, everywhere=True),
+    "3x3 from 1": convolution(1, 3, 3),
+    "3x3 stride 2": convolution(17, 5, 3, 2, everywhere=True),
+    "3x3 without pads": convolution(4, 6, 3, 1, (0, 0, 0, 0)),
+    "3x3 pads to one side": convolution(6, 9, 3, 1, (2, 0, 0, 2)),
+    "3x3 stride 2, pads at the end": convolution(8, 8, 3, 2, (0, 0, 1, 1)),
+    "3x3 far pads": convolution(3, 4, 3, 2, (3, 4, 5, 2), everywhere=True),
+    "5x5 stride 2": convolution(3, 33, 5, 2),
+    "7x7 stride 2": convolution(5, 17, 7, 2),
+    "1x3 stride 1x2": convolution(5, 6, (1, 3), (1, 2)),
+    "5x1": convolution(9, 3, (5, 1)),
+    "frame 3x3 stride 2": Case(lambda g: g.conv(g.frame, 17, 3, 2)),
+    "frame 7x7 stride 2": Case(lambda g: g.conv(g.frame, 24, 7, 2), everywhere=True),
+    "frame 5x5 pads to one side": Case(lambda g: g.conv(g.frame, 1, 5, 1, (4, 1, 0, 3)), everywhere=True),
+    "frame depthwise": Case(lambda g: g.depthwise(g.frame)),
+    "frame in 3 groups": Case(lambda g: g.conv(g.frame, 48, 3, groups=3)),
+    "depthwise 3x3": Case(lambda g: g.depthwise(g.source(17)), everywhere=True),
+    "depthwise 3x3 of 1": Case(lambda g: g.conv(g.source(1), 1, 3)),
+    "depthwise 3x3 of 40, stride 2": Case(lambda g: g.depthwise(g.source(40), 3, 2)),
+    "depthwise 5x5": Case(lambda g: g.relu(g.depthwise(g.source(5), 5))),
+    "depthwise 7x7 stride 2": Case(lambda g: g.depthwise(g.source(33), 7, 2), everywhere=True),
+    "depthwise pads to one side": Case(lambda g: g.depthwise(g.source(3), 3, 1, (0, 2, 2, 0))),
+    "groups of 16": convolution(32, 32, 3, groups=2),
+    "groups of 8": convolution(32, 32, 3, 2, groups=4, everywhere=True),
+    "groups of 4": convolution(32, 64, 1, groups=16),
+    "groups that widen": convolution(8, 64, 3, groups=4, everywhere=True),
+    "depthwise doubled": convolution(16, 32, 3, groups=16),
+    "no bias": Case(lambda g: g.conv(g.source(5), 6, 3, bias=False)),
+    "relu": Case(lambda g: g.relu(g.conv(g.source(5), 9, 3))),
+    "clip to 6": clipped(0, 6),
+    "clip to odd bounds": clipped(-0.37, 0.11),
+    "clip from below": clipped(0.25, None),
+    "clip from above": clipped(None, -0.125),
+    "residual": Case(residual, everywhere=True),
+    "residual of a cache": Case(residual_of_cache, everywhere=True),
+    "bottleneck": Case(bottleneck, everywhere=True),
+    "inverted residual": inverted_residual(10, 40, everywhere=True),
+    "inverted residual 33": inverted_residual(33, 70, 5, everywhere=True),
+    "inverted residual stride 2": inverted_residual(6, 20, 3, 2, everywhere=True),
+    "inverted residual pads to one side": inverted_residual(8, 36, 3, 1, (2, 0, 0, 2)),
+    "inverted residual after a stem": inverted_residual(3, 32, expansion=3),
+    "projection with pads": Case(projection_with_pads, everywhere=True),
+    "borders of two readers": Case(borders_of_two_readers, everywhere=True),
+    "shift 1 of 9 into 1x1": shifted(1, 9, 1),
+    "shift 5 of 10 into 1x1": shifted(5, 10, 1, everywhere=True),
+    "shift 4 of 32 into 1x1": shifted(4, 32, 1),
+    "shift into 1x1 stride 2": shifted(3, 12, 1, 2, everywhere=True),
+    "shift into 1x1 with pads": shifted(2, 16, 1, 1, (1, 2, 1, 0)),
+    "shift 2 of 17 into 3x3": shifted(2, 17, 3),
+    "shift 9 of 18 into 3x3 stride 2": shifted(9, 18, 3, 2, everywhere=True),
+    "shift in place": Case(shift_in_place, everywhere=True),
+    "shift of everything": Case(shift_of_everything),
+    "max pool 2 stride 2": max_pool(2, 2, (0, 0, 0, 0)),
+    "max pool 3 stride 1": max_pool(3, 1, (1, 1, 1, 1), 17),
+    "max pool 3 stride 2": max_pool(3, 2, (1, 1, 1, 1), 33),
+    "max pool 3 pads at the end": max_pool(3, 2, (0, 0, 1, 1), 1),
+    "pool between convolutions": Case(pool_between_convolutions, everywhere=True),
+    "global average": Case(lambda g: g.global_average(g.source(21))),
+    "dense": Case(lambda g: g.conv(g.global_average(g.source(33)), 17)),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All cases of one image size on one target: next caches by case name, found ones by number of threads too."""
+
+    expected: dict[str, list[Floats]]
+    found: dict[int, dict[str, list[Floats]]]
+
+
+THREADS = (1, 3)
+
+
+def card(target: str) -> TargetCard:
+    native = load_target("native")
+    if target == "native":
+        return native
+    if target == "small cache":
+        return dataclasses.replace(native, cpu=dataclasses.replace(native.cpu, l2_kib=1))
+    found = sse_target() if target == "sse" else load_target(target)
+    if native.cpu.triple != found.cpu.triple or native.cpu.vector_lanes < found.cpu.vector_lanes:
+        pytest.skip(f"target {target} does not run on this CPU, {native.cpu.cpu}")
+    return found
+
+
+def compile_and_run(run: Run, folder: Path) -> Batch:
+    graph, outputs = Branches(run.height, run.width), {}
+    for name in run.cases():
+        first = len(graph.caches)
+        graph.end(CASES[name].build(graph))
+        outputs[name] = slice(first, len(graph.caches))
+    model = graph.model(graph.head(graph.source(9), 3))
+    reference = Reference(model)
+    generator = np.random.default_rng(2)
+    frame = generator.normal(0, 1, reference.frame_shape).astype(np.float32)
+    caches = [generator.normal(0, 1, shape).astype(np.float32) for shape in reference.cache_shapes]
+    logits, following = reference.step(frame, caches)
+    expected = {name: following[part] for name, part in outputs.items()} | {"head": [logits]}
+    library = Library(compile_onnx(model, folder, card(run.target)))
+    found = {}
+    for threads in THREADS:
+        with OnlineSession(library, threads) as session:
+            logits, following = session.step_explicit(frame, caches)
+        found[threads] = {name: following[part] for name, part in outputs.items()} | {"head": [logits]}
+    return Batch(expected, found)
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Run], Batch]:
+    """:func:`compile_and_run`, once a run; a run that fails is not tried again for its other cases."""
+    done: dict[Run, Batch | Exception] = {}
+
+    def get(run: Run) -> Batch:
+        if run not in done:
+            try:
+                done[run] = compile_and_run(run, tmp_path_factory.mktemp("kernels") / "branches")
+            except Exception as error:
+                done[run] = error
+                raise
+        result = done[run]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("run", "name"), [pytest.param(run, name, id=f"{run} {name}") for run in RUNS for name in [*run.cases(), "head"]]
+)
+def test_equals_onnx_runtime(batch: Callable[[Run], Batch], run: Run, name: str) -> None:
+    result = batch(run)
+    one, several = THREADS
+    for index, expected in enumerate(result.expected[name]):
+        found = result.found[one][name][index]
+        assert_close(found, expected)
+        np.testing.assert_array_equal(result.found[several][name][index], found, "depends on the number of threads")
