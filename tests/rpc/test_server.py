@@ -76,7 +76,7 @@ def test_clients_that_say_nothing_or_nonsense_hold_up_nobody(our_server: Backgro
             assert stream.recv(1) == b""
     began_s = time.monotonic()
     open_device(ours, LIMITS).close()
-    assert time.monotonic() - began_s < 4
+    assert time.monotonic() - began_s < 12  # one after the other they would take 15 s
     for stream in silent:
         with stream:
             assert stream.recv(1) == b""  # shown the door in the end

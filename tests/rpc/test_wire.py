@@ -128,7 +128,7 @@ def test_a_server_that_misbehaves_ends_in_one_line_and_in_time(script: Script, m
         began_s = time.monotonic()
         with pytest.raises(RpcError) as caught:
             open_device(Place(endpoint, "k"), SHORT)
-        assert time.monotonic() - began_s < 3
+        assert time.monotonic() - began_s < 5
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(endpoint))
     assert "\n" not in str(caught.value)

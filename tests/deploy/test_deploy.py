@@ -1,0 +1,300 @@
+"""``tsm-edge deploy`` as a real process, to a real sshd and to a stand-in for adb."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RunProgram
+
+from tsm_edge.deploy.ssh import SshDestination, parse_destination
+from tsm_edge.errors import DeployError
+
+Json = dict[str, Any]
+Result = subprocess.CompletedProcess[str]
+NAMES = ["golden.bin", "manifest.json", "model.so", "tsm-runner", "tsm_edge.h"]
+
+
+@pytest.fixture
+def over_ssh(run_program: RunProgram, board: Any, model: Path) -> Callable[..., Result]:
+    """Deploy the model to the board."""
+
+    def deploy(*options: str, to: str = "board", **settings: Any) -> Result:
+        return run_program("deploy", str(model), to, "--ssh-config", str(board.config), *options, **settings)
+
+    return deploy
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def expected(model: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((model / name).read_bytes()).hexdigest() for name in NAMES}
+
+
+def told(result: Result) -> Json:
+    assert result.returncode == 0, result.stderr
+    found: Json = json.loads(result.stdout)
+    return found
+
+
+def refusal(result: Result) -> str:
+    assert result.returncode == 2, result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("tsm-edge: error: ")
+    return line.removeprefix("tsm-edge: error: ")
+
+
+def test_everything_is_copied_and_verified_with_the_real_runner(
+    over_ssh: Callable[..., Result], board: Any, model: Path
+) -> None:
+    result = over_ssh(to="board-anew")
+    assert result.returncode == 0, result.stderr
+    there = board.home / "tsm-edge/gestures"
+    assert content(there) == expected(model)
+    assert os.access(there / "tsm-runner", os.X_OK)
+    assert result.stdout.startswith("board-anew (x86_64): tsm-edge/gestures\n")
+    assert '{"passed": true, "frames": ' in result.stdout
+    assert re.search(r"5 of 5 files copied in \d+\.\d s; verified there", result.stderr)
+
+
+def test_what_is_there_is_not_copied_again(over_ssh: Callable[..., Result], board: Any, model: Path) -> None:
+    folder = f"{board.home}/some folder/with 'quotes' & $HOME"
+    assert sorted(told(over_ssh("--json", to=f"board:{folder}"))["copied"]) == NAMES
+    assert told(over_ssh("--json", to=f"board:{folder}"))["copied"] == []
+    (Path(folder) / "model.so").write_bytes(b"damaged")
+    (Path(folder) / ".model.so.0123456789ab.part").write_bytes(b"left over from another model")
+    report = told(over_ssh("--json", to=f"board:{folder}"))
+    assert report["copied"] == ["model.so"]
+    assert (report["verified"], report["machine"], report["folder"]) == (True, "x86_64", folder)
+    assert content(Path(folder)) == expected(model)
+
+
+def test_a_copy_that_was_cut_off_goes_on(over_ssh: Callable[..., Result], board: Any, model: Path) -> None:
+    there = board.home / "tsm-edge/gestures"
+    # The connection breaks in the middle of the second file: a header and padding of 512 bytes come with each.
+    size = (model / "model.so").stat().st_size + 2000
+    board.add_program("tar", f'head -c {size} | /bin/tar "$@" 2>/dev/null; kill -9 $(ps -o ppid= $PPID)')
+    problem = refusal(over_ssh(to="board-anew"))
+    assert problem.startswith(("board-anew: ssh failed (", "board-anew cannot be reached (", "board-anew: copying to "))
+    assert not any(path.name in NAMES for path in there.iterdir())
+    (board.programs / "tar").unlink()
+    assert sorted(told(over_ssh("--json"))["copied"]) == sorted(set(NAMES) - {"model.so"})
+    assert content(there) == expected(model)
+
+
+def test_a_disk_that_fills_up(over_ssh: Callable[..., Result], board: Any) -> None:
+    board.add_program(
+        "tar", 'head -c 70000 | /bin/tar "$@" 2>/dev/null; echo "tar: No space left on device" >&2; exit 2'
+    )
+    assert refusal(over_ssh()) == (
+        "board: the disk of tsm-edge/gestures is full; make room there, or name another folder"
+    )
+    assert list((board.home / "tsm-edge/gestures").iterdir()) == []
+    board.add_program("df", "echo Filesystem; echo '/dev/root 100 90 10 90% /'")
+    assert re.fullmatch(
+        r"board: 0\.0 MB are free in tsm-edge/gestures, the model needs \d+\.\d MB; make room there, .*",
+        refusal(over_ssh()),
+    )
+
+
+def test_a_copy_that_arrives_damaged_is_not_used(over_ssh: Callable[..., Result], board: Any) -> None:
+    board.add_program("tar", '/bin/tar "$@"; for f in .model.so.*.part; do echo more >> $f; done')
+    problem = refusal(over_ssh())
+    assert problem == "board: tsm-edge/gestures/model.so does not have the hash of the file here; deploy again"
+    assert not (board.home / "tsm-edge/gestures/model.so").exists()
+
+
+def test_another_machine_is_refused_before_anything_is_written(over_ssh: Callable[..., Result], board: Any) -> None:
+    board.add_program("uname", "echo aarch64")
+    message = r"board is aarch64, the model is compiled for native \(x86_64\); see the targets with: .*"
+    assert re.fullmatch(message, refusal(over_ssh()))
+    board.add_program("getconf", "echo 32")
+    assert "board is arm, " in refusal(over_ssh())
+    (board.programs / "uname").unlink()
+    board.add_program("grep", "echo 'flags : fpu sse2'")
+    assert re.search(r"is compiled for native \(x86-64-v\d\), its CPU lacks ", refusal(over_ssh()))
+    assert list(board.home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("stranger", "stranger: its host key is not known here; look at it and accept it once with: ssh stranger"),
+        ("changed", "changed: its host key is not the one known here: another machine, or a new system on it; "),
+        ("locked", "locked: permission denied: no key of yours is accepted, and passwords are not asked for; "),
+        ("off", "off cannot be reached (connect to host 127.0.0.1 port 1: Connection refused); "),
+        ("nobody@no-such-host.invalid", "nobody@no-such-host.invalid: the host name is unknown; "),
+    ],
+)
+def test_one_line_for_every_way_not_to_get_in(over_ssh: Callable[..., Result], host: str, message: str) -> None:
+    assert refusal(over_ssh(to=host)).startswith(message)
+
+
+def test_folders_that_cannot_be_used(over_ssh: Callable[..., Result], board: Any) -> None:
+    (board.home / "file").touch()
+    assert "board: file/below cannot be written (mkdir: " in refusal(over_ssh(to="board:file/below"))
+    assert refusal(over_ssh(to="board:.")).startswith(
+        "board: . has files in it and is not a deployed model; name another folder: USER@HOST:PATH"
+    )
+    assert [path.name for path in board.home.iterdir()] == ["file"]
+
+
+def test_a_runner_that_finds_a_difference_ends_in_exit_code_1(
+    over_ssh: Callable[..., Result], board: Any, model: Path
+) -> None:
+    replace_runner(model, "#!/bin/sh\necho '{\"passed\": false}'\nexit 1\n")
+    result = over_ssh()
+    assert result.returncode == 1
+    assert "verifying there FAILED" in result.stderr
+    replace_runner(model, "#!/no/such/interpreter\n")
+    problem = refusal(over_ssh())
+    assert "everything is in tsm-edge/gestures, but tsm-runner verify does not run there (exit code 12" in problem
+    result = over_ssh("--no-verify")
+    assert result.returncode == 0
+    assert "not verified there" in result.stderr
+
+
+def test_a_model_without_a_runner_replaces_one_with(over_ssh: Callable[..., Result], board: Any, model: Path) -> None:
+    told(over_ssh("--json"))
+    for name in ("tsm-runner", "golden.bin"):
+        forget(model, name)
+    report = told(over_ssh("--json"))
+    assert (report["copied"], report["verified"]) == (["manifest.json"], None)
+    there = board.home / "tsm-edge/gestures"
+    assert sorted(path.name for path in there.iterdir()) == ["manifest.json", "model.so", "tsm_edge.h"]
+
+
+def test_a_dry_run_contacts_nothing(run_program: RunProgram, model: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": str(tmp_path / "no-programs")}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    result = run_program("deploy", str(model), "pi@board:x", "--dry-run", "--json", env=environment)
+    plan = told(result)
+    assert (plan["device"], plan["folder"]) == ("pi@board", "x")
+    assert sorted(file["name"] for file in plan["files"]) == NAMES
+    assert len(plan["commands"]) == 5
+    assert all("ssh -o BatchMode=yes " in line and " -- pi@board " in line for line in plan["commands"])
+    text = run_program("deploy", str(model), "--dry-run", "--adb", env=environment).stdout
+    assert "Android device: /data/local/tmp/tsm-edge/gestures (nothing is contacted)" in text
+    assert f"adb push {model}/model.so /data/local/tmp/tsm-edge/gestures/.model.so." in text
+
+
+def test_over_adb(run_program: RunProgram, adb: Any, model: Path) -> None:
+    first = told(run_program("deploy", str(model), "--json", "--adb", env=adb.environment))
+    assert sorted(first["copied"]) == NAMES
+    assert (first["verified"], first["device"]) == (True, "Android device emulator-5554")
+    there = adb.root / "data/local/tmp/tsm-edge/gestures"
+    assert content(there) == expected(model)
+    calls = [call.split() for call in adb.calls]
+    assert calls[0] == ["devices"]
+    assert [call[:3] for call in calls[1:]] == (
+        [["-s", "emulator-5554", "shell"]] * 2
+        + [["-s", "emulator-5554", "push"]] * len(NAMES)
+        + [["-s", "emulator-5554", "shell"]] * 2
+    )
+    again = told(run_program("deploy", str(model), "--json", "--adb", "emulator-5554", env=adb.environment))
+    assert (again["copied"], again["verified"]) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("devices", "serial", "message"),
+    [
+        ([], [], "adb has no Android device; plug one in, and turn on USB debugging in its developer options"),
+        (["a\tdevice", "b\toffline"], [], "adb has 2 devices: a (device), b (offline); choose one with: --adb SERIAL"),
+        (["a\tdevice"], ["b"], "no Android device 'b', adb has: a (device); look with: adb devices"),
+        (["a\tunauthorized"], [], "Android device a does not trust this machine; unlock it and accept its question"),
+        (["a\toffline"], [], "Android device a is not ready (offline); plug it in again"),
+        (["a\tno permissions (missing udev rules?)"], ["a"], "Android device a is not ready (no permissions (missing"),
+    ],
+)
+def test_android_devices_that_cannot_be_used(
+    run_program: RunProgram, adb: Any, model: Path, devices: list[str], serial: list[str], message: str
+) -> None:
+    adb.set_devices(*devices)
+    problem = refusal(run_program("deploy", str(model), "--adb", *serial, env=adb.environment))
+    assert problem.startswith(message)
+    assert adb.calls == ["devices"]
+
+
+def test_android_failures(run_program: RunProgram, adb: Any, model: Path) -> None:
+    adb.add_program("uname", "echo aarch64")
+    problem = refusal(run_program("deploy", str(model), "--adb", env=adb.environment))
+    assert problem.startswith("Android device emulator-5554 is aarch64, the model is compiled for native (x86_64); ")
+    adb.add_program("uname", "echo x86_64")
+    shutil.rmtree(adb.root / "data/local")
+    (adb.root / "data/local").touch()
+    problem = refusal(run_program("deploy", str(model), "--adb", env=adb.environment))
+    assert "tsm-edge/gestures cannot be written (mkdir: " in problem
+
+
+def test_programs_that_are_not_installed(run_program: RunProgram, model: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    ssh = refusal(run_program("deploy", str(model), "board", env=environment))
+    assert ssh.startswith("the program ssh is not installed here; install it, ")
+    adb = refusal(run_program("deploy", str(model), "--adb", env=environment))
+    assert adb.startswith("the program adb is not installed here; install Android's platform tools, ")
+
+
+def test_wrong_arguments(run_program: RunProgram, model: Path, tmp_path: Path) -> None:
+    assert refusal(run_program("deploy")).startswith("expected a destination: USER@HOST[:PATH], --adb [SERIAL] or ")
+    assert refusal(run_program("deploy", str(model))).startswith(f"{model} is a folder here: expected a destination")
+    assert refusal(run_program("deploy", str(model), "board", "--adb")).startswith("expected one destination: ")
+    assert refusal(run_program("deploy", str(model), "--bundle", "a.tar.gz", "--adb")).startswith("expected one dest")
+    assert "is not a destination, expected [USER@]HOST[:PATH]" in refusal(
+        run_program("deploy", str(model), "--", "-oX")
+    )
+    missing = refusal(run_program("deploy", str(tmp_path / "none"), "board"))
+    assert missing.startswith(f"{tmp_path}/none: no such directory, expected a compiled artifact")
+    (model / "model.so").write_bytes(b"changed")
+    assert "does not match its manifest" in refusal(run_program("deploy", str(model), "board"))
+
+
+@pytest.mark.parametrize(
+    ("text", "destination"),
+    [
+        ("pi", SshDestination("pi")),
+        ("pi@10.0.0.2:", SshDestination("pi@10.0.0.2")),
+        ("pi@board:/opt/a b", SshDestination("pi@board", "/opt/a b")),
+        ("pi@board:~/models/x", SshDestination("pi@board", "models/x")),
+        ("pi@[fe80::1]:x", SshDestination("pi@fe80::1", "x")),
+        ("[::1]", SshDestination("::1")),
+        ("pi@board:~root/x", None),
+        ("-oProxyCommand=x", None),
+        ("@board", None),
+        ("pi@", None),
+        ("", None),
+        ("[::1", None),
+        ("my board:x", None),
+        ("board:x\ny", None),
+    ],
+)
+def test_destinations(text: str, destination: SshDestination | None) -> None:
+    if destination is not None:
+        assert parse_destination(text) == destination
+    else:
+        with pytest.raises(DeployError):
+            parse_destination(text)
+
+
+def replace_runner(model: Path, script: str) -> None:
+    (model / "tsm-runner").write_text(script)
+    manifest = json.loads((model / "manifest.json").read_text())
+    manifest["files"]["tsm-runner"] = hashlib.sha256(script.encode()).hexdigest()
+    (model / "manifest.json").write_text(json.dumps(manifest))
+
+
+def forget(model: Path, name: str) -> None:
+    (model / name).unlink()
+    manifest = json.loads((model / "manifest.json").read_text())
+    del manifest["files"][name]
+    (model / "manifest.json").write_text(json.dumps(manifest))

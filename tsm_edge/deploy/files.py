@@ -1,0 +1,51 @@
+"""Which files of an artifact go to a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsm_edge.artifact import GOLDEN, HEADER_FILE, LABELS, LIBRARY, MANIFEST, RUNNER, Artifact, file_sha256
+
+# model.onnx stays here: it is the reference of `tsm-edge verify`, which runs here.
+NAMES = (LIBRARY, RUNNER, GOLDEN, LABELS, HEADER_FILE, MANIFEST)
+
+
+@dataclass(frozen=True)
+class DeployFile:
+    """A file to copy.
+
+    Attributes
+    ----------
+    name : str
+        Its name on the device.
+    path : Path
+        Here.
+    size : int
+        Bytes.
+    sha256 : str
+        Hexadecimal.
+    """
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+
+    @property
+    def mode(self) -> int:
+        """Its permissions on the device."""
+        return 0o755 if self.name in (LIBRARY, RUNNER) else 0o644
+
+    @property
+    def part(self) -> str:
+        """Its name on the device until all files are there; the same file has the same one, so that it is found."""
+        return f".{self.name}.{self.sha256[:12]}.part"
+
+
+def files_of(artifact: Artifact) -> tuple[DeployFile, ...]:
+    """The files of an artifact that go to a device, those that there are."""
+    paths = [artifact.path / name for name in NAMES]
+    return tuple(
+        DeployFile(path.name, path, path.stat().st_size, file_sha256(path)) for path in paths if path.is_file()
+    )
