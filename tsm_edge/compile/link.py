@@ -23,8 +23,9 @@ from tsm_edge.runtime import RUNTIME_FOLDER, SOURCES, VERSION_SCRIPT
 # are in bionic since API level 21, and their types and constants are those of musl's headers on 64-bit Arm.
 BIONIC = {
     "libc.so": (
-        *("calloc", "free", "memcpy", "memmove", "memset", "getenv", "strtol", "snprintf", "vsnprintf"),
-        *("clock_gettime", "sched_getaffinity", "sched_yield", "pthread_create", "pthread_join"),
+        *("malloc", "calloc", "realloc", "posix_memalign", "free", "memcpy", "memmove", "memset", "memcmp", "strlen"),
+        *("getenv", "strtol", "snprintf", "vsnprintf", "clock_gettime", "nanosleep", "syscall"),
+        *("sched_getaffinity", "sched_yield", "pthread_create", "pthread_join", "pthread_self"),
         *("pthread_mutex_init", "pthread_mutex_destroy", "pthread_mutex_lock", "pthread_mutex_unlock"),
         *("pthread_cond_init", "pthread_cond_destroy", "pthread_cond_wait", "pthread_cond_broadcast"),
     ),

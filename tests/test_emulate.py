@@ -1,0 +1,136 @@
+"""Code for Arm, run under QEMU and compared with ONNX Runtime; skipped, and said so, where QEMU is not installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from artifacts import compile_onnx
+from onnx_graphs import small_network
+
+from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact
+from tsm_edge.cards import NetworkSpec, Preprocess, TargetCard, load_model, load_target
+from tsm_edge.compile.pipeline import CompileRequest, compile_model
+from tsm_edge.emulate import emulator_command, verify_emulated
+from tsm_edge.errors import ArtifactError
+from tsm_edge.export import ExportRequest, export_onnx
+from tsm_edge.machine import architecture
+from tsm_edge.manifest import TargetInfo
+
+RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def target_info(name: str) -> TargetInfo:
+    """A shipped target as a manifest has it."""
+    card = load_target(name)
+    return TargetInfo(card.name, card.description, card.device, card.cpu.triple, card.cpu.cpu, card.libc)
+
+
+def need_qemu(name: str) -> None:
+    """Skip the test where the emulator of a target is missing."""
+    program = f"qemu-{architecture(load_target(name).cpu.triple)}"
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed: apt-get install qemu-user")
+
+
+@pytest.fixture(scope="module")
+def small_mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MobileNet-V2 as ONNX, narrow and for small frames: QEMU is slow."""
+    network = NetworkSpec("mobilenet-v2", 27, width=0.35, frame_size=64)
+    card = dataclasses.replace(
+        load_model("mobilenetv2-jester"), name="small", network=network, preprocess=Preprocess(short_side=72, crop=64)
+    )
+    path = tmp_path_factory.mktemp("emulate") / MODEL_ONNX
+    export_onnx(ExportRequest(card, path))
+    return path
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4-32bit", "android-arm64", "jetson-nano-cpu"])
+def test_mobilenet_on_a_board(name: str, small_mobilenet: Path, tmp_path: Path) -> None:
+    need_qemu(name)
+    artifact = compile_model(CompileRequest(load_target(name), tmp_path / name, onnx=small_mobilenet))
+    result = verify_emulated(artifact, frames=6, threads=2)
+    assert result.ran == f"tsm-runner on qemu-{architecture(artifact.manifest.target.triple)}"
+    assert len(result.checks) == 12
+    assert result.passed, result.checks
+    assert all(check.magnitude > 0 for check in result.checks)
+
+
+def test_full_size_mobilenet_on_a_raspberry_pi_4(golden_artifact: tuple[Artifact, Path], tmp_path: Path) -> None:
+    need_qemu("raspberry-pi-4")
+    onnx = golden_artifact[0].path / MODEL_ONNX
+    artifact = compile_model(CompileRequest(load_target("raspberry-pi-4"), tmp_path / "pi", onnx=onnx))
+    result = verify_emulated(artifact, frames=2)
+    assert artifact.manifest.frame_shape == (1, 3, 224, 224)
+    assert result.passed, result.checks
+
+
+@pytest.fixture(scope="module")
+def native_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A small model for this machine, with its runner."""
+    return compile_onnx(small_network(), tmp_path_factory.mktemp("native") / "model", native, runner=True)
+
+
+def test_code_for_this_machine_runs_without_an_emulator(native_artifact: Artifact, run_program: RunProgram) -> None:
+    done = run_program("verify", str(native_artifact.path), "--emulate", "--frames", "5", "--threads", "2")
+    assert done.returncode == 0, done.stderr
+    assert "tsm-runner on this machine against ONNX Runtime, 5 frames" in " ".join(done.stdout.split())
+    assert done.stderr.splitlines()[-1].startswith("all outputs agree")
+
+
+def test_a_runner_that_computes_something_else_fails(
+    native_artifact: Artifact, native: TargetCard, tmp_path: Path
+) -> None:
+    other = compile_onnx(small_network(seed=9), tmp_path / "other", native, runner=True)
+    shutil.copytree(native_artifact.path, tmp_path / "mixed")
+    shutil.copy(other.path / RUNNER, tmp_path / "mixed" / RUNNER)
+    result = verify_emulated(Artifact(tmp_path / "mixed", native_artifact.manifest))
+    assert not result.passed
+    assert [check.name for check in result.checks if not check.passed][:2] == ["logits", "logits (explicit caches)"]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [("kill -ILL $$", "stopped by SIGILL"), ("echo no >&2; exit 2", "tsm-runner: no"), ("exit 3", "exit code 3")],
+)
+def test_a_runner_that_stops_is_named(native_artifact: Artifact, tmp_path: Path, script: str, message: str) -> None:
+    shutil.copytree(native_artifact.path, tmp_path / "broken")
+    (tmp_path / "broken" / RUNNER).write_text(f"#!/bin/sh\n{script}\n")
+    with pytest.raises(ArtifactError, match=message):
+        verify_emulated(Artifact(tmp_path / "broken", native_artifact.manifest))
+
+
+def test_an_artifact_without_a_runner(small_artifact: Artifact, run_program: RunProgram) -> None:
+    done = run_program("verify", str(small_artifact.path), "--emulate")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("has no tsm-runner; compile again without --no-runner")
+
+
+def test_a_missing_emulator_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, program in (("raspberry-pi-4", "qemu-aarch64"), ("raspberry-pi-3-32bit", "qemu-arm")):
+        with pytest.raises(ArtifactError, match=f"{program} is not installed.*apt-get install qemu-user"):
+            emulator_command(target_info(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("raspberry-pi-3", ["qemu-aarch64", "-cpu", "cortex-a53"]),
+        ("raspberry-pi-5", ["qemu-aarch64", "-cpu", "cortex-a76"]),
+        ("android-pixel-1", ["qemu-aarch64", "-cpu", "cortex-a57"]),
+        ("raspberry-pi-4-32bit", ["qemu-arm"]),
+    ],
+)
+def test_the_emulator_lacks_what_the_cpu_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, options: list[str]
+) -> None:
+    program = tmp_path / options[0]
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert emulator_command(target_info(name)) == [str(program), *options[1:]]
