@@ -14,8 +14,6 @@ from tsm_edge.bench.profile import KernelTime, Profile
 from tsm_edge.bench.report import colour, render, write_report
 from tsm_edge.manifest import KernelInfo
 
-VOID = {"meta", "rect", "line", "circle"}
-
 
 class Reader(HTMLParser):
     """Checks that elements nest, and keeps tags, attributes and text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from artifacts import sse_target
 from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
 
 from tsm_edge.artifact import Artifact
-from tsm_edge.cards import TargetCard
+from tsm_edge.cards import TargetCard, load_target
+from tsm_edge.compile.codegen import build_kernels
+from tsm_edge.compile.graph import Node
+from tsm_edge.compile.legalize import legalize
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
+from tsm_edge.compile.schedules.generic import generic
 from tsm_edge.errors import CompileError
 from tsm_edge.session import OnlineSession
 
@@ -246,6 +251,20 @@ def test_a_whole_tensor_made_without_a_rule_becomes_the_next_cache(
     model = graph.model(graph.head(graph.conv(both, 9, 3), 5))
     artifact = compiled(model, tmp_path_factory.mktemp("whole"), native)
     assert_streams_agree(artifact, model, threads)
+
+
+@pytest.mark.parametrize(
+    ("card", "vector"),
+    [("x86-64-v3", r"vfmadd\w+ps\s.*%ymm"), ("raspberry-pi-4", r"fmla\s+v\d+\.4s"), ("raspberry-pi-3-32bit", "")],
+)
+def test_the_exponential_is_inline_and_in_vectors(card: str, vector: str) -> None:
+    shapes = {"x": (1, 400), "y": (1, 400)}
+    (step,) = legalize(Node("Softmax", ("x",), ("y",), {"axis": 1}), shapes, {}, opset=18).steps
+    kernels = build_kernels({"softmax": generic("softmax", step.spec)}, load_target(card).cpu)
+    assembly = kernels.inspect_source("asm")
+    # Not a call of expf for every element. (LLVM makes no NEON vectors of float32 loops for 32-bit Arm.)
+    assert not re.search(r"\b(callq?|blx?)\s", assembly)
+    assert re.search(vector, assembly)
 
 
 def test_an_operator_nothing_can_compile_is_named(native: TargetCard, tmp_path: Path) -> None:

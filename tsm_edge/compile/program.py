@@ -99,7 +99,7 @@ class Program:
         In execution order.
     workspace : tuple of WorkspaceBuffer
     weights : tuple of numpy.ndarray
-        Packed, float32, 1-D.
+        Packed, float32, 1-D; constants of operators without a rule as they are.
     caches : tuple of Image
         Layout of each shift cache inside a stream.
     logits : int
