@@ -320,7 +320,11 @@ def _fuse_residuals(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
         shapes = {graph.shapes[name] for name in (*layer.sources, layer.output)}
         if len(shapes) != 1 or layer.sources[0] == layer.sources[1]:
             continue
-        producers = {item.output: item for item in result if isinstance(item, Convolution) and item.residual is None}
+        producers = {
+            item.output: item
+            for item in result
+            if isinstance(item, Convolution) and item.residual is None and not item.depthwise
+        }
         # The later of two convolutions takes the addition: its other operand is then already there.
         candidates = sorted(
             (result.index(producers[name]), name)

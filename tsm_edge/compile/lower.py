@@ -309,15 +309,15 @@ class _Lowering:
         self._call("inverted_residual", spec, buffers, project.output, flops + _flops(target.image, project), moved)
 
     def _group_split(self, layer: ir.Convolution, out_per_group: int, in_per_group: int) -> tuple[int, int]:
-        """Reduction channels and vectors of a panel's group; several narrow groups share one vector."""
-        if out_per_group % self.lanes == 0:
-            return in_per_group, out_per_group // self.lanes
-        if self.lanes % out_per_group == 0 and layer.weight.shape[0] % self.lanes == 0:
-            return in_per_group * (self.lanes // out_per_group), 1
-        raise CompileError(
-            f"grouped convolution {layer.output!r} has {out_per_group} channels a group, "
-            f"expected a multiple or a divisor of the {self.lanes} vector lanes"
-        )
+        """Reduction channels and vectors of a panel's group.
+
+        Groups that do not fill vectors are taken together until they do, with zero weights between them; if the
+        number of groups does not allow that, all of them.
+        """
+        together = self.lanes // math.gcd(out_per_group, self.lanes)
+        if layer.groups % together:
+            together = layer.groups
+        return in_per_group * together, math.ceil(out_per_group * together / self.lanes)
 
     def _depthwise(self, layer: ir.Convolution) -> None:
         if layer.residual is not None:
