@@ -1,0 +1,296 @@
+"""Artifacts on disk: what is checked before anything is loaded, and how one replaces another."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from artifacts import compile_onnx
+from onnx_graphs import GraphBuilder, Reference, assert_close
+
+from tsm_edge.artifact import (
+    HEADER_FILE,
+    LIBRARY,
+    MANIFEST,
+    MODEL_ONNX,
+    Artifact,
+    file_sha256,
+    latest_artifact,
+    load_artifact,
+    open_library,
+    writing_artifact,
+)
+from tsm_edge.cards import TargetCard
+from tsm_edge.compile.link import zig_command
+from tsm_edge.errors import ArtifactError
+from tsm_edge.session import OnlineSession
+
+HASHED = (LIBRARY, HEADER_FILE)
+
+
+@pytest.fixture
+def folder(small_artifact: Artifact, tmp_path: Path) -> Path:
+    """A copy of the small artifact, to damage."""
+    return Path(shutil.copytree(small_artifact.path, tmp_path / "copy"))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest as a table."""
+    table = json.loads((folder / MANIFEST).read_text("utf-8"))
+    change(table)
+    (folder / MANIFEST).write_text(json.dumps(table), "utf-8")
+
+
+def replace_library(folder: Path, content: Path) -> None:
+    """Another ``model.so`` under a manifest that agrees with it."""
+    shutil.copy(content, folder / LIBRARY)
+    edit(folder, lambda table: table["files"].update({LIBRARY: file_sha256(folder / LIBRARY)}))
+
+
+@pytest.mark.parametrize("form", [str, Path, lambda path: path / LIBRARY], ids=["text", "folder", "library"])
+def test_load(form: Callable[[Path], str | Path], folder: Path, small_artifact: Artifact) -> None:
+    artifact = load_artifact(form(folder))
+    assert artifact.path == folder
+    assert artifact.library == folder / LIBRARY
+    assert artifact.manifest == small_artifact.manifest
+
+
+def test_every_file_is_hashed(small_artifact: Artifact) -> None:
+    """But the manifest itself, and the reference model, which running does not need."""
+    names = {path.name for path in small_artifact.path.iterdir()}
+    assert set(small_artifact.manifest.files) == names - {MANIFEST, MODEL_ONNX}
+    assert set(HASHED) <= set(small_artifact.manifest.files)
+
+
+def test_the_reference_model_may_be_missing(folder: Path) -> None:
+    (folder / MODEL_ONNX).unlink()
+    with OnlineSession(folder) as session:
+        session.step(np.zeros(session.manifest.frame_shape, np.float32))
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"absent: no such directory, expected a compiled artifact; make one with"):
+        load_artifact(tmp_path / "absent")
+
+
+def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
+        load_artifact(tmp_path)
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_a_missing_file(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=f"{name} is missing or unreadable"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_a_half_copied_file(name: str, folder: Path) -> None:
+    os.truncate(folder / name, (folder / name).stat().st_size // 2)
+    with pytest.raises(ArtifactError, match=f"{name}: does not match its manifest"):
+        load_artifact(folder)
+
+
+def test_one_changed_byte(folder: Path) -> None:
+    content = bytearray((folder / LIBRARY).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / LIBRARY).write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.so: does not match its manifest"):
+        OnlineSession(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a readable manifest"),
+        (b'{"format": 1, "model": "x"', "not a readable manifest"),
+        (b"[1, 2]", "not a readable manifest"),
+        (b'{"format": 1}', "not a readable manifest .*frame"),
+        (b'{"format": 99}', r"manifest format is 99, expected 1; compile it again"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ],
+    ids=["empty", "cut off", "a list", "keys missing", "newer", "not text"],
+)
+def test_a_damaged_manifest(content: bytes, message: str, folder: Path) -> None:
+    (folder / MANIFEST).write_bytes(content)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        load_artifact(folder)
+    assert str(folder / MANIFEST) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_key_in_the_manifest(folder: Path) -> None:
+    edit(folder, lambda table: table.update(colour="red"))
+    with pytest.raises(ArtifactError, match=r"not a readable manifest .*colour"):
+        load_artifact(folder)
+
+
+def test_labels_for_another_number_of_classes(folder: Path) -> None:
+    edit(folder, lambda table: table.update(labels=["one", "two"]))
+    with pytest.raises(ArtifactError, match=r"2 labels, expected 7 \(one a class\)"):
+        load_artifact(folder)
+
+
+def test_another_architecture(folder: Path) -> None:
+    edit(folder, lambda table: table["target"].update(name="board", triple="riscv64-unknown-linux-gnu"))
+    with pytest.raises(ArtifactError, match=r"compiled for board \(riscv64\), this machine is \w+; .*--target native"):
+        OnlineSession(folder)
+
+
+def test_a_cpu_that_lacks_something(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(folder, lambda table: table["target"].update(cpu="x86-64-v3", triple="x86_64-unknown-linux-gnu"))
+    monkeypatch.setattr("tsm_edge.artifact.this_architecture", lambda: "x86_64")
+    monkeypatch.setattr("tsm_edge.artifact.cpu_flags", lambda: frozenset({"sse2", "avx2", "bmi2", "f16c"}))
+    with pytest.raises(ArtifactError, match=r"this CPU lacks fma\b"):
+        open_library(load_artifact(folder))
+
+
+def test_a_library_that_is_none(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a library")
+    replace_library(folder, tmp_path / "text")
+    with pytest.raises(ArtifactError, match=r"model\.so: cannot be loaded \("):
+        OnlineSession(folder)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("int answer(void) { return 42; }", r"cannot be loaded \(.*tsm_"),
+        (
+            'const char *tsm_manifest(void) { return ""; } int tsm_abi_version(void) { return 2; }',
+            "ABI version 2, expected 1",
+        ),
+    ],
+    ids=["something else", "newer"],
+)
+def test_a_library_of_another_kind(source: str, message: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.c").write_text(source)
+    library = tmp_path / "other.so"
+    subprocess.run([*zig_command(), "cc", "-shared", str(tmp_path / "other.c"), "-o", str(library)], check=True)
+    replace_library(folder, library)
+    with pytest.raises(ArtifactError, match=message):
+        OnlineSession(folder)
+
+
+def test_compiled_again_to_the_same_folder(native: TargetCard, tmp_path: Path) -> None:
+    """The system's loader would give the library it knows by that path."""
+    for seed in (1, 2):
+        graph = GraphBuilder(8, 8, seed)
+        model = graph.model(graph.head(graph.conv(graph.frame, 4, 3), 3))
+        reference = Reference(model)
+        with OnlineSession(compile_onnx(model, tmp_path / "model", native)) as session:
+            for frame, expected in zip(reference.frames(2), reference.stream(reference.frames(2)), strict=True):
+                assert_close(session.step(frame), expected)
+
+
+def fill(path: Path, content: str) -> None:
+    """Write something that counts as an artifact."""
+    with writing_artifact(path) as folder:
+        (folder / "data").write_text(content)
+        (folder / MANIFEST).write_text("{}")
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writing(tmp_path: Path) -> None:
+    fill(tmp_path / "deep" / "er" / "new", "one")
+    assert listing(tmp_path / "deep" / "er") == ["new"]
+    assert (tmp_path / "deep" / "er" / "new" / "data").read_text() == "one"
+    assert (tmp_path / "deep" / "er" / "new").stat().st_mode & 0o777 == 0o755
+
+
+def test_replacing(tmp_path: Path) -> None:
+    fill(tmp_path / "model", "one")
+    (tmp_path / "model" / "extra").write_text("of the old one")
+    fill(tmp_path / "model", "two")
+    assert listing(tmp_path) == ["model"]
+    assert listing(tmp_path / "model") == ["data", MANIFEST]
+    assert (tmp_path / "model" / "data").read_text() == "two"
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    fill(tmp_path / "model", "one")
+    assert listing(tmp_path / "model") == ["data", MANIFEST]
+
+
+@pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", ["one", None], ids=["over an artifact", "new"])
+def test_a_failure_on_the_way(stop: type[BaseException], before: str | None, tmp_path: Path) -> None:
+    if before:
+        fill(tmp_path / "model", before)
+    with contextlib.suppress(stop), writing_artifact(tmp_path / "model") as folder:
+        (folder / "data").write_text("two")
+        raise stop
+    assert listing(tmp_path) == (["model"] if before else [])
+    if before:
+        assert (tmp_path / "model" / "data").read_text() == before
+
+
+def test_readers_never_see_half_of_one(tmp_path: Path) -> None:
+    fill(tmp_path / "model", "one")
+    with writing_artifact(tmp_path / "model") as folder:
+        (folder / "data").write_text("tw")
+        assert (tmp_path / "model" / "data").read_text() == "one"
+
+
+def test_other_peoples_folders_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("1")
+    with (
+        pytest.raises(ArtifactError, match=r"thesis: exists and is not a compiled artifact; choose another directory"),
+        writing_artifact(tmp_path / "thesis"),
+    ):
+        pytest.fail("begun")
+    assert listing(tmp_path) == ["thesis"]
+    assert (tmp_path / "thesis" / "chapter").read_text() == "1"
+
+
+def test_a_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(ArtifactError, match="exists and is not"), writing_artifact(tmp_path / "model"):
+        pytest.fail("begun")
+    assert (tmp_path / "model").read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ArtifactError, match=r"model: cannot be written \("),
+        writing_artifact(tmp_path / "file" / "model"),
+    ):
+        pytest.fail("begun")
+
+
+def test_latest_artifact(tmp_path: Path) -> None:
+    for age, name in ((30, "old"), (10, "newest"), (20, "newer"), (0, ".newest.part")):
+        fill(tmp_path / name, name)
+        seconds = (tmp_path / name / MANIFEST).stat().st_mtime - age
+        os.utime(tmp_path / name / MANIFEST, (seconds, seconds))
+    assert latest_artifact(tmp_path) == tmp_path / "newest"
+
+
+def test_no_latest_artifact(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no compiled artifact below .*; make one with: tsm-edge compile"):
+        latest_artifact(tmp_path / "out")
+
+
+def test_the_manifest_survives_its_file(small_artifact: Artifact) -> None:
+    """What is read equals what was written, types included."""
+    manifest = load_artifact(small_artifact.path).manifest
+    assert json.loads(manifest.to_json()) == json.loads((small_artifact.path / MANIFEST).read_text("utf-8"))
+    assert dataclasses.replace(manifest) == small_artifact.manifest
+    assert isinstance(manifest.caches[0].shape, tuple)
+    assert isinstance(manifest.preprocess.mean, tuple)
