@@ -71,6 +71,10 @@ class _Lowering:
         blocks = inverted_residuals(graph, layers, cpu)
         self.fused = {block[-1].output: block for block in blocks}
         self.fused_away = {layer.output for block in blocks for layer in block[:-1]}
+        self.position = {layer.output: index for index, layer in enumerate(layers)}
+        for block in blocks:  # a fused block reads everything when it ends
+            self.position |= {layer.output: self.position[block[-1].output] for layer in block}
+        self.last_read = self._last_reads()
 
     def run(self) -> Program:
         _, _, height, width = self.graph.shapes[self.graph.frame]
@@ -100,12 +104,15 @@ class _Lowering:
         return made
 
     def _output(self, tensor: str) -> _Tensor:
+        return self._new(tensor, self._output_image(tensor))
+
+    def _output_image(self, tensor: str) -> Image:
         shape = self.graph.shapes[tensor]
         batch, channels, height, width = shape if len(shape) == 4 else (*shape, 1, 1)[:4]
         if batch != 1:
             raise CompileError(f"tensor {tensor!r} has batch {batch}; an online model has batch 1")
         border = self.borders.get(tensor, NO_BORDER)
-        return self._new(tensor, nhwc(height, width, channels, self.lanes, border))
+        return nhwc(height, width, channels, self.lanes, border)
 
     def _add_weights(self, packed: np.ndarray) -> BufferRef:
         self.weights.append(packed)
@@ -166,6 +173,14 @@ class _Lowering:
                 taps.setdefault(output, []).append((index, self.graph.caches[index].shape[1]))
         return taps
 
+    def _last_reads(self) -> dict[str, int]:
+        """Tensor → position of its last reader; outputs are read after the end."""
+        reads = {self.graph.logits: len(self.layers)}
+        for layer in self.layers:
+            for source in () if isinstance(layer, ir.CacheTap) else ir.layer_sources(layer):
+                reads[source] = max(reads.get(source, 0), self.position[layer.output])
+        return reads
+
     def _take_tap(self, tensor: str) -> int | None:
         """A cache the kernel that makes ``tensor`` can write itself."""
         waiting = self.taps.get(tensor)
@@ -197,15 +212,20 @@ class _Lowering:
 
     def _convolution(self, layer: ir.Convolution) -> None:
         inputs = self._inputs(layer)
-        target = self._output(layer.output)
+        target_image = self._output_image(layer.output)
         tap = self._take_tap(layer.output)
-        images = {name: tensor.image for name, tensor in inputs.items()} | {"target": target.image}
+        images = {name: tensor.image for name, tensor in inputs.items()} | {"target": target_image}
         if tap is not None:
             images["tap"] = self.cache_images[tap]
         pointwise = layer.weight.shape[2:] == (1, 1) and layer.strides == (1, 1) and layer.pads == (0, 0, 0, 0)
         if pointwise and all(image.dense_rows for image in images.values()):
             images = {name: image.flat() for name, image in images.items()}
         spec = self._convolution_spec(layer, images)
+        if self._can_overwrite_residual(layer, spec, inputs, target_image):
+            spec = replace(spec, in_place=True)
+            target = self.tensors[layer.output] = inputs["residual"]
+        else:
+            target = self._new(layer.output, target_image)
         buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
             "target": target.buffer,
             "weights": self._add_weights(pack_weights(spec, layer.weight, layer.bias, layer.groups)),
@@ -214,6 +234,23 @@ class _Lowering:
             buffers["tap"] = BufferRef("next_cache", tap)
         moved = _bytes_read(inputs["source"].image, layer) + _bytes_written(target.image, layer)
         self._call(_rule_name(layer), spec, buffers, layer.output, _flops(target.image, layer), moved)
+
+    def _can_overwrite_residual(
+        self, layer: ir.Convolution, spec: ConvolutionSpec, inputs: Mapping[str, _Tensor], target: Image
+    ) -> bool:
+        """Whether the sum may take the place of the residual, which then need not come from memory twice.
+
+        Nobody may read the residual afterwards, and no register tile may be computed twice (the last tile of a row is
+        moved back where the row is not a multiple of it).
+        """
+        residual = inputs.get("residual")
+        if residual is None or residual.image != target or spec.target.width % spec.tile.rows:
+            return False
+        if residual.buffer.space != "workspace" or residual.buffer == inputs["source"].buffer:
+            return False
+        now = self.position[layer.output]
+        names = [name for name, tensor in self.tensors.items() if tensor.buffer == residual.buffer]
+        return not any(self.last_read.get(name, 0) > now or self.taps.get(name) for name in names)
 
     def _inputs(self, layer: ir.Convolution) -> dict[str, _Tensor]:
         """The tensors a convolution reads, by the names of its kernel's arguments."""

@@ -58,6 +58,8 @@ class ConvolutionSpec:
         Shift cache; its channels replace the first channels of ``source``.
     tap : Image or None
         The next shift cache, filled with the first channels of the result.
+    in_place : bool
+        The result takes the residual's place: they are one buffer, ``target``.
     guarded : bool
         ``source`` has no border for the padding (the camera frame): rows outside it are skipped, columns outside it
         read as zero.
@@ -81,6 +83,7 @@ class ConvolutionSpec:
     residual: Image | None = None
     cache: Image | None = None
     tap: Image | None = None
+    in_place: bool = False
     guarded: bool = False
     prefetch: tuple[str, ...] = ()
 
@@ -112,7 +115,8 @@ class ConvolutionSpec:
     @property
     def buffers(self) -> tuple[str, ...]:
         """Names of the kernel's pointer arguments, in order."""
-        optional = (("residual", self.residual), ("cache", self.cache), ("tap", self.tap))
+        residual = None if self.in_place else self.residual
+        optional = (("residual", residual), ("cache", self.cache), ("tap", self.tap))
         return ("source", "weights", "target", *(name for name, image in optional if image is not None))
 
 
@@ -327,7 +331,7 @@ def _register_tile(
             offset = channel + vector * lanes
             if spec.residual is not None:
                 at = row.residual + (x + column) * spec.residual.pixel + offset
-                value = value + emit.load(buffers["residual"], at, lanes)
+                value = value + emit.load(buffers["target" if spec.in_place else "residual"], at, lanes)
             value = emit.clamp(value, spec.low, spec.high, lanes)
             emit.store(buffers["target"], row.target + (x + column) * spec.target.pixel + offset, value, lanes)
     _tap(spec, buffers, row, x, channel, vectors)
@@ -336,7 +340,7 @@ def _register_tile(
 def _prefetch_outputs(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, width: int) -> None:
     """Ask for what the epilogue will touch, a k loop ahead."""
     for name, image, start in (("residual", spec.residual, row.residual), ("target", spec.target, row.target)):
-        if image is not None and name in spec.prefetch:
+        if image is not None and name in spec.prefetch and not (spec.in_place and name == "residual"):
             for column in range(spec.tile.rows):
                 for line in range(0, width, LINE):
                     at = start + (x + column) * image.pixel + channel + line
