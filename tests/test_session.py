@@ -1,0 +1,301 @@
+"""The live session: the reference's numbers, independent streams, refusals in words, and what it does not import."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import golden
+import numpy as np
+import pytest
+from artifacts import GOLDEN_ONLINE
+from onnx_graphs import Floats, Reference, assert_close
+
+from tsm_edge.artifact import MODEL_ONNX, Artifact
+from tsm_edge.errors import ArtifactError
+from tsm_edge.session import Library, OnlineSession
+
+
+@pytest.fixture(scope="module")
+def reference(small_artifact: Artifact) -> Reference:
+    return Reference(small_artifact.path / MODEL_ONNX)
+
+
+@pytest.fixture(scope="module")
+def frames(reference: Reference) -> list[Floats]:
+    return reference.frames(6)
+
+
+@pytest.fixture(scope="module")
+def expected(small_artifact: Artifact, frames: list[Floats]) -> list[Floats]:
+    """The session's own logits, alone and on one thread."""
+    with OnlineSession(small_artifact) as session:
+        return [session.step(frame) for frame in frames]
+
+
+def test_equals_onnx_runtime(expected: list[Floats], reference: Reference, frames: list[Floats]) -> None:
+    for found, wanted in zip(expected, reference.stream(frames), strict=True):
+        assert found.dtype == np.float32
+        assert found.shape == wanted.shape
+        assert_close(found, wanted)
+
+
+def test_the_past_matters(expected: list[Floats], small_artifact: Artifact, frames: list[Floats]) -> None:
+    """Or the tests of reset, streams and caches would compare nothing."""
+    with OnlineSession(small_artifact) as session:
+        alone = session.step(frames[-1])
+    assert np.abs(alone - expected[-1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_threads_do_not_change_a_bit(
+    threads: int, small_artifact: Artifact, frames: list[Floats], expected: list[Floats]
+) -> None:
+    with OnlineSession(small_artifact, threads) as session:
+        for frame, logits in zip(frames, expected, strict=True):
+            np.testing.assert_array_equal(session.step(frame), logits)
+
+
+def test_reset(small_artifact: Artifact, frames: list[Floats], expected: list[Floats]) -> None:
+    """After an odd and an even number of frames: the two sets of caches take turns."""
+    with OnlineSession(small_artifact) as session:
+        for count in (1, 2, 3):
+            for frame, logits in zip(frames[:count], expected, strict=False):
+                np.testing.assert_array_equal(session.step(frame), logits)
+            session.reset()
+
+
+def test_earlier_results_stay(small_artifact: Artifact, frames: list[Floats], expected: list[Floats]) -> None:
+    with OnlineSession(small_artifact) as session:
+        kept = [session.step(frame) for frame in frames]
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_explicit_caches_equal_kept_ones(
+    small_artifact: Artifact, reference: Reference, frames: list[Floats], expected: list[Floats]
+) -> None:
+    ours, theirs = reference.zeros(), reference.zeros()
+    with OnlineSession(small_artifact, threads=2) as session:
+        for frame, logits in zip(frames, expected, strict=True):
+            found, ours = session.step_explicit(frame, ours)
+            _, theirs = reference.step(frame, theirs)
+            np.testing.assert_array_equal(found, logits)
+            for one, other in zip(ours, theirs, strict=True):
+                assert_close(one, other)
+
+
+def test_explicit_steps_leave_the_sessions_own_caches(
+    small_artifact: Artifact, reference: Reference, frames: list[Floats], expected: list[Floats]
+) -> None:
+    noise = [np.full(shape, 7, np.float32) for shape in reference.cache_shapes]
+    with OnlineSession(small_artifact) as session:
+        for frame, logits in zip(frames, expected, strict=True):
+            session.step_explicit(frames[0], noise)
+            np.testing.assert_array_equal(session.step(frame), logits)
+
+
+def test_profiled_steps_are_steps(small_artifact: Artifact, frames: list[Floats], expected: list[Floats]) -> None:
+    with OnlineSession(small_artifact, threads=2) as session:
+        for frame, logits in zip(frames, expected, strict=True):
+            found, times = session.step_profiled(frame)
+            np.testing.assert_array_equal(found, logits)
+            assert times.dtype == np.uint64
+            assert times.shape == (len(small_artifact.manifest.kernels),)
+            assert 0 < times.sum() < 60e9
+
+
+def test_frames_need_not_be_contiguous(small_artifact: Artifact, frames: list[Floats], expected: list[Floats]) -> None:
+    turned = np.asfortranarray(frames[0])
+    assert not turned.flags.c_contiguous
+    with OnlineSession(small_artifact) as session:
+        np.testing.assert_array_equal(session.step(turned), expected[0])
+
+
+def test_two_models_and_four_streams(small_artifact: Artifact, other_artifact: Artifact) -> None:
+    """Interleaved, in one process: each stream gives what it gives alone."""
+    streams: list[tuple[OnlineSession, list[Floats], list[Floats]]] = []
+    for artifact in (small_artifact, other_artifact):
+        library = Library(artifact)
+        engine = Reference(artifact.path / MODEL_ONNX)
+        for seed, threads in ((10, 1), (11, 2)):
+            frames = engine.frames(4, seed)
+            with OnlineSession(library, threads) as alone:
+                expected = [alone.step(frame) for frame in frames]
+            streams.append((OnlineSession(library, threads), frames, expected))
+            assert_close(expected[-1], engine.stream(frames)[-1])
+    for step in range(4):
+        for session, frames, expected in streams:
+            np.testing.assert_array_equal(session.step(frames[step]), expected[step])
+    for session, _, _ in streams:
+        session.close()
+
+
+def test_four_streams_in_four_threads(small_artifact: Artifact, reference: Reference) -> None:
+    library = Library(small_artifact)
+    clips = [reference.frames(25, seed) for seed in range(4)]
+    expected = []
+    for clip in clips:
+        with OnlineSession(library) as session:
+            expected.append([session.step(frame) for frame in clip])
+    found: list[list[Floats]] = [[] for _ in clips]
+
+    def run(index: int) -> None:
+        with OnlineSession(library, threads=1 + index % 2) as session:
+            found[index] = [session.step(frame) for frame in clips[index]]
+
+    workers = [threading.Thread(target=run, args=(index,)) for index in range(len(clips))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_one_library_for_one_artifact_loaded_twice(small_artifact: Artifact, frames: list[Floats]) -> None:
+    with OnlineSession(small_artifact) as one, OnlineSession(str(small_artifact.path)) as other:
+        one.step(frames[0])
+        np.testing.assert_array_equal(other.step(frames[0]), OnlineSession(small_artifact).step(frames[0]))
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.zeros((1, 3, 20, 24), np.float32), r"frame is float32 \[1, 3, 20, 24\], expected float32 \[1, 3, 24, 20\]"),
+        (np.zeros((3, 24, 20), np.float32), r"frame is float32 \[3, 24, 20\], expected float32 \[1, 3, 24, 20\]"),
+        (np.zeros((1, 24, 20, 3), np.float32), r"frame is float32 \[1, 24, 20, 3\], expected"),
+        (np.zeros((1, 3, 24, 20)), r"frame is float64 \[1, 3, 24, 20\], expected float32"),
+        (np.zeros((1, 3, 24, 20), np.uint8), r"frame is uint8 \[1, 3, 24, 20\], expected float32"),
+        (np.zeros((1, 3, 24, 20), ">f4"), r"frame is >f4 \[1, 3, 24, 20\], expected float32"),
+        ([[[[0.0]]]], "frame is list, expected float32"),
+        (None, "frame is NoneType, expected float32"),
+    ],
+    ids=["turned", "no batch", "NHWC", "double", "bytes", "big-endian", "list", "nothing"],
+)
+def test_wrong_frames(
+    frame: Any, message: str, small_artifact: Artifact, frames: list[Floats], expected: list[Floats]
+) -> None:
+    """Refused in words, and the stream goes on as if nothing had happened."""
+    with OnlineSession(small_artifact) as session:
+        np.testing.assert_array_equal(session.step(frames[0]), expected[0])
+        for step in (session.step, session.step_profiled):
+            with pytest.raises(ArtifactError, match=message):
+                step(frame)
+        with pytest.raises(ArtifactError, match=message):
+            session.step_explicit(frame, [np.zeros(info.shape, np.float32) for info in session.manifest.caches])
+        np.testing.assert_array_equal(session.step(frames[1]), expected[1])
+
+
+def test_wrong_caches(small_artifact: Artifact, reference: Reference, frames: list[Floats]) -> None:
+    with OnlineSession(small_artifact) as session:
+        with pytest.raises(ArtifactError, match="got 2 caches, expected 3"):
+            session.step_explicit(frames[0], reference.zeros()[:2])
+        swapped = reference.zeros()[::-1]
+        with pytest.raises(
+            ArtifactError, match=r"shift_0 is float32 \[1, 2, 6, 5\], expected float32 \[1, 2, 12, 10\]"
+        ):
+            session.step_explicit(frames[0], swapped)
+
+
+def test_a_closed_session(small_artifact: Artifact, frames: list[Floats]) -> None:
+    with OnlineSession(small_artifact, threads=2) as session:
+        session.step(frames[0])
+    session.close()
+    calls: list[Callable[[], Any]] = [session.reset, lambda: session.step(frames[0])]
+    for call in calls:
+        with pytest.raises(ArtifactError, match="the session is closed; open another"):
+            call()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 65, 1 << 20])
+def test_impossible_threads(threads: int, small_artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match=f"threads is {threads}, expected 1 to 64"):
+        OnlineSession(small_artifact, threads)
+
+
+def thread_count() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_closing_ends_the_threads(small_artifact: Artifact, frames: list[Floats]) -> None:
+    library = Library(small_artifact)
+    with OnlineSession(library, threads=4) as session:
+        session.step(frames[0])
+        before = thread_count()
+    assert thread_count() == before - 3
+    session = OnlineSession(library, threads=3)
+    opened = thread_count()
+    del session
+    gc.collect()
+    assert thread_count() == opened - 2
+
+
+# Nothing of the compiler or the network library may be needed where a model only runs.
+_LIGHT = """
+import importlib.abc, json, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"tvm", "tvm_ffi", "torch", "onnx", "onnxruntime", "onnxscript", "ziglang", "cv2"}:
+            raise ImportError(f"{name} is not on this device")
+
+sys.meta_path.insert(0, Absent())
+import numpy as np
+from tsm_edge.session import OnlineSession
+
+frames = np.load(sys.argv[2])
+with OnlineSession(sys.argv[1], threads=2) as session:
+    logits = [session.step(frame).tolist() for frame in frames]
+print(json.dumps({"logits": logits, "modules": sorted(sys.modules)}))
+"""
+
+
+def run_script(script: str, *arguments: str | Path, **environment: str) -> Any:
+    """What a Python process that knows nothing of this one prints, as JSON."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def frames_file(frames: list[Floats], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("frames") / "frames.npy"
+    np.save(path, np.stack(frames))
+    return path
+
+
+def test_neither_compiler_nor_torch_at_run_time(
+    small_artifact: Artifact, frames_file: Path, expected: list[Floats]
+) -> None:
+    import tsm_edge
+
+    parent = str(Path(tsm_edge.__file__).resolve().parents[1])
+    found = run_script(_LIGHT, small_artifact.path, frames_file, PYTHONPATH=parent)
+    np.testing.assert_array_equal(np.array(found["logits"], np.float32), expected)
+    assert not {"tvm", "torch", "onnx", "tsm_edge.compile"} & set(found["modules"])
+
+
+def test_the_golden_checkpoint(golden_artifact: tuple[Artifact, Path]) -> None:
+    """Upstream's own implementation, on upstream's format of weights: logits of 12 frames, and the last caches."""
+    artifact, _ = golden_artifact
+    case = golden.load(GOLDEN_ONLINE)
+    outputs = case.expected()
+    caches = [np.zeros(info.shape, np.float32) for info in artifact.manifest.caches]
+    with OnlineSession(artifact, threads=2) as session:
+        kept = [session.step(frame[None]) for frame in case.frames()]
+        explicit = []
+        for frame in case.frames():
+            logits, caches = session.step_explicit(frame[None], caches)
+            explicit.append(logits)
+    np.testing.assert_array_equal(kept, explicit)
+    assert len(kept) == 12
+    assert_close(np.concatenate(kept), outputs["logits"].reshape(12, -1), tolerance=1e-4)
+    for index, cache in enumerate(caches):
+        assert_close(cache, outputs[f"cache_{index}"].reshape(cache.shape), tolerance=1e-4)
