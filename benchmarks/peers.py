@@ -8,10 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -21,9 +18,10 @@ from typing import Any
 import numpy as np
 from engines import MODULES, load_engine
 from engines.base import OnlineModel, read_model
-from interleave import Samples, reference_logits, video
+from interleave import Samples, Schedule, reference_logits, video
 from paired import Ratio, paired_ratio
 from report import SHARED, describe, machine_info, physical_cpus, table, write_json
+from stages import ANYWHERE, Place, StageError, results_of, run_stage
 from worker import FRAMES
 
 from tsm_edge.cards import load_model
@@ -35,17 +33,15 @@ PREPARE_SECONDS = 900
 PROBE_SECONDS = 300
 PROBE_ROUNDS, PROBE_BLOCK = 6, 6
 
-
-class StageError(Exception):
-    """A worker process failed; the message says why."""
+Entries = dict[str, dict[str, Any]]
+"""Engine -> what a worker needs to open it."""
 
 
 @dataclass(frozen=True)
 class Race:
-    """One race: a number of threads, everyone who took part, and why the others did not."""
+    """One race: where it ran (a thread a CPU), everyone who took part, and why the others did not."""
 
-    threads: int
-    cpus: list[int]
+    place: Place
     variants: dict[str, str]
     errors: dict[str, float]
     samples: dict[str, Samples]
@@ -59,37 +55,6 @@ class Race:
     def ratio(self, name: str) -> Ratio:
         """Return the engine's time over the base's."""
         return paired_ratio(self.samples[name].seconds, self.samples[self.base].seconds)
-
-
-def run_stage(job: dict[str, Any], scratch: Path, timeout: float | None) -> dict[str, Any]:
-    """Run one job in a worker process and return its result.
-
-    Raises
-    ------
-    StageError
-        It failed, crashed or took longer than ``timeout`` seconds.
-    """
-    job_file, result_file, log = scratch / "job.json", scratch / "result.json", scratch / "log.txt"
-    job_file.write_text(json.dumps(job))
-    result_file.unlink(missing_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(job_file), str(result_file)]
-    threads = str(len(job["cpus"]) or 1)
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    quiet = job["stage"] != "measure" or not sys.stderr.isatty()
-    with log.open("w") as output:
-        try:
-            done = subprocess.run(
-                command, env=environment, stdout=output, stderr=output if quiet else None, timeout=timeout, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise StageError(f"{job['stage']} took more than {timeout:.0f} s") from None
-    if done.returncode < 0:
-        raise StageError(f"{job['stage']} crashed with signal {-done.returncode}")
-    if done.returncode:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise StageError(f"{job['stage']}: {lines[-1][:300] if lines else 'no message'}")
-    result: dict[str, Any] = json.loads(result_file.read_text())
-    return result
 
 
 def missing_packages(name: str) -> list[str]:
@@ -117,9 +82,9 @@ def prepare_engines(
             if name == US and artifact is not None:
                 shutil.copytree(artifact, folder / "artifact")
             _say(f"{name}: converting")
-            job = {"stage": "prepare", "engine": name, "model": str(model.path), "folder": str(folder), "cpus": []}
+            job = {"stage": "prepare", "engine": name, "model": str(model.path), "folder": str(folder)}
             try:
-                run_stage(job, work, PREPARE_SECONDS)
+                run_stage(job, ANYWHERE, work, PREPARE_SECONDS)
             except StageError as error:
                 absent[name] = str(error)
                 continue
@@ -128,42 +93,39 @@ def prepare_engines(
     return ready
 
 
-def race_engines(
-    model: OnlineModel, names: list[str], work: Path, cpus: list[int], size: tuple[int, int], absent: dict[str, str]
-) -> Race:
-    """Check and try every engine on these CPUs, one thread each, then race all that are right.
-
-    ``size`` is the number of rounds and of timed frames a turn.
-    """
-    threads, (rounds, block) = len(cpus), size
-    absent = dict(absent)
-    common = {"model": str(model.path), "threads": threads, "cpus": cpus, "reference": str(work / "reference.npy")}
-    chosen: dict[str, dict[str, str]] = {}
+def choose_variants(model: OnlineModel, names: list[str], work: Path, place: Place, absent: dict[str, str]) -> Entries:
+    """Check every variant of every engine; return the fastest of each engine, and add the rest to ``absent``."""
+    chosen: Entries = {}
     for name in names:
-        _say(f"{name}: checking outputs, {threads} thread(s)")
-        job = {"stage": "probe", "engine": name, "folder": str(work / name), "rounds": PROBE_ROUNDS}
+        _say(f"{name}: checking outputs, {len(place.cpus)} thread(s)")
+        entry = {
+            "engine": name,
+            "model": str(model.path),
+            "folder": str(work / name),
+            "reference": str(work / "reference.npy"),
+        }
+        job = {"stage": "probe", "rounds": PROBE_ROUNDS, "block": PROBE_BLOCK} | entry
         try:
-            result = run_stage(common | job | {"block": PROBE_BLOCK}, work, PROBE_SECONDS)
+            result = run_stage(job, place, work, PROBE_SECONDS)
         except StageError as error:
             absent[name] = str(error)
             continue
         for variant, reason in result["failed"].items():
             absent[f"{name} ({variant})"] = reason
         if result["variant"] is not None:
-            chosen[name] = {"variant": result["variant"], "folder": str(work / name)}
-    if not chosen:
+            chosen[name] = entry | {"variant": result["variant"]}
+    return chosen
+
+
+def race_engines(entries: Entries, work: Path, place: Place, schedule: Schedule, absent: dict[str, str]) -> Race:
+    """Race these engines with one thread a CPU."""
+    if not entries:
         raise StageError("no engine could be measured: " + "; ".join(f"{k}: {v}" for k, v in absent.items()))
-    _say(f"racing {', '.join(chosen)}: {rounds} rounds of {block} frames, {threads} thread(s)")
-    job = {"stage": "measure", "engines": chosen, "rounds": rounds, "block": block}
-    results = run_stage(common | job, work, None)
-    return Race(
-        threads,
-        cpus,
-        {name: entry["variant"] for name, entry in chosen.items()},
-        {name: result["error"] for name, result in results.items()},
-        {name: Samples(np.array(result["seconds"]), result["cores"]) for name, result in results.items()},
-        absent,
-    )
+    _say(f"racing {', '.join(entries)}: {schedule.rounds} rounds of {schedule.block} frames")
+    results = run_stage({"stage": "measure", "entries": entries} | vars(schedule), place, work)
+    variants = {name: entry["variant"] for name, entry in entries.items()}
+    errors = {name: result["error"] for name, result in results.items()}
+    return Race(place, variants, errors, results_of(results), absent)
 
 
 def print_race(result: Race) -> None:
@@ -184,7 +146,8 @@ def print_race(result: Race) -> None:
             )
         )
     columns = ("engine", "median ms", "p90 ms", "min ms", f"x {result.base}", "95 %", "cores used", "error")
-    print(f"\n{result.threads} thread(s), CPUs {result.cpus}, float32, batch 1, one online step with cache feedback")
+    cpus = list(result.place.cpus)
+    print(f"\n{len(cpus)} thread(s), CPUs {cpus}, float32, batch 1, one online step with cache feedback")
     print(table(columns, rows))
     for name, reason in result.absent.items():
         print(f"not measured: {name}: {reason}")
@@ -197,8 +160,9 @@ def print_race(result: Race) -> None:
 def race_json(result: Race) -> dict[str, Any]:
     """Return a race as plain data, with every sample."""
     return {
-        "threads": result.threads,
-        "cpus": result.cpus,
+        "threads": len(result.place.cpus),
+        "cpus": list(result.place.cpus),
+        "nice": result.place.nice,
         "ratio_to": result.base,
         "engines": {
             name: {
@@ -231,6 +195,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--threads", nargs="+", type=int, default=[1, 2], help="one race for each (%(default)s)")
     add("--rounds", type=int, default=40, help="turns of each engine (%(default)s)")
     add("--block", type=int, default=8, help="timed frames of a turn (%(default)s)")
+    add("--nice", type=int, default=0, help="niceness of the timed processes; below 0 only as root (%(default)s)")
     add("--json", type=Path, help="write all samples here")
     add("--work", type=Path, help="keep other engines' converted models in this folder and use them again")
     return parser.parse_args(arguments)
@@ -244,10 +209,12 @@ def _run(options: argparse.Namespace, folder: Path) -> None:
     np.save(work / "reference.npy", reference_logits(model, video(model.frame_shape, FRAMES)))
     absent: dict[str, str] = {}
     ready = prepare_engines(model, options.engines, work, options.artifact, absent)
-    races = [
-        race_engines(model, ready, work, physical_cpus(threads), (options.rounds, options.block), absent)
-        for threads in options.threads
-    ]
+    schedule = Schedule(options.rounds, options.block)
+    races = []
+    for threads in options.threads:
+        place, unfit = Place(physical_cpus(threads), options.nice), dict(absent)
+        entries = choose_variants(model, ready, work, place, unfit)
+        races.append(race_engines(entries, work, place, schedule, unfit))
     machine = machine_info(name for engine in ready for name in load_engine(engine).distributions)
     print(f"{options.artifact or options.onnx or options.model}\n{describe(machine)}\n{SHARED}")
     for result in races:

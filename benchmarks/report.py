@@ -33,7 +33,7 @@ def machine_info(distributions: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def physical_cpus(count: int) -> list[int]:
+def physical_cpus(count: int) -> tuple[int, ...]:
     """Return ``count`` usable logical CPUs, on different cores where there are enough.
 
     Raises
@@ -49,7 +49,7 @@ def physical_cpus(count: int) -> list[int]:
     for cpu in usable:
         first.setdefault(_read(Path(topology.format(cpu))) or str(cpu), cpu)
     cores = list(first.values())
-    return (cores + [cpu for cpu in usable if cpu not in cores])[:count]
+    return tuple((cores + [cpu for cpu in usable if cpu not in cores])[:count])
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""One stage of ``peers.py`` in its own process: ``worker.py JOB.json RESULT.json``.
+"""One stage of a benchmark in its own process: ``worker.py JOB.json RESULT.json``, started by ``stages.py``.
 
 Engines are converted, tried and raced in separate processes, so that none sees another's converter, a crash costs
 one engine only, and the number of threads is set before any runtime starts.
@@ -56,27 +56,26 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Race the chosen variants: engine -> {"seconds": [[...]], "cores": x, "error": x}."""
-    model = read_model(Path(job["model"]))
+    """Race the job's entries: name -> {"seconds": [[...]], "cores": x, "error": x}."""
+    models = {name: read_model(Path(entry["model"])) for name, entry in job["entries"].items()}
     steppers = {
-        name: load_engine(name).open(model, Path(entry["folder"]), job["threads"], entry["variant"])
-        for name, entry in job["engines"].items()
+        name: load_engine(entry["engine"]).open(models[name], Path(entry["folder"]), job["threads"], entry["variant"])
+        for name, entry in job["entries"].items()
     }
-    errors = {name: _error(stepper, model, job) for name, stepper in steppers.items()}
+    errors = {name: _error(stepper, models[name], job["entries"][name]) for name, stepper in steppers.items()}
     wrong = {name: error for name, error in errors.items() if error > ERROR_LIMIT}
     if wrong:
-        raise RuntimeError(f"outputs differ from ONNX Runtime beside other engines: {wrong}")
+        raise RuntimeError(f"outputs differ from ONNX Runtime in the common process: {wrong}")
+    (shape,) = {model.frame_shape for model in models.values()}
     rounds = job["rounds"]
-    results = race(
-        steppers, video(model.frame_shape, FRAMES), _schedule(job), lambda turn: _progress(f"round {turn} of {rounds}")
-    )
+    results = race(steppers, video(shape, FRAMES), _schedule(job), lambda turn: _progress(f"round {turn} of {rounds}"))
     _progress("")
     return {name: _plain(samples) | {"error": errors[name]} for name, samples in results.items()}
 
 
-def _error(stepper: Stepper, model: OnlineModel, job: dict[str, Any]) -> float:
+def _error(stepper: Stepper, model: OnlineModel, entry: dict[str, Any]) -> float:
     """Run the first frames twice, so that a reset that does not reset is found too."""
-    reference = np.load(job["reference"])
+    reference = np.load(entry["reference"])
     frames = video(model.frame_shape, FRAMES)
     return max(relative_error(run(stepper, frames), reference) for _ in range(2))
 
@@ -94,13 +93,26 @@ def _progress(text: str) -> None:
         print(f"\r{text:<30}", end="\r" if not text else "", file=sys.stderr, flush=True)
 
 
+def _be_nice(level: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, level)
+    # Linux may schedule sessions as groups; niceness then only counts among the processes of one session.
+    group = Path("/proc/self/autogroup")
+    if group.exists():
+        group.write_text(f"{level}\n")
+
+
 def main() -> None:
     """Run the job named on the command line."""
     job = json.loads(Path(sys.argv[1]).read_text())
     if job["cpus"]:
         os.sched_setaffinity(0, job["cpus"])
+    if job["nice"]:
+        _be_nice(job["nice"])
     stage = {"prepare": prepare, "probe": probe, "measure": measure}[job["stage"]]
     Path(sys.argv[2]).write_text(json.dumps(stage(job)))
+    sys.stdout.flush()
+    # Some engines crash when their objects are destroyed in the interpreter's order: the figures are in.
+    os._exit(0)
 
 
 if __name__ == "__main__":

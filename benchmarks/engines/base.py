@@ -66,12 +66,17 @@ class Stepper(Protocol):
 class Engine(Protocol):
     """One inference engine."""
 
-    packages: tuple[str, ...]
-    """Modules that must be importable for the engine to count as installed."""
-    distributions: tuple[str, ...]
-    """Distributions whose versions are reported."""
-    variants: tuple[str, ...]
-    """Ways of calling it; a short race among them decides which one is measured."""
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Modules that must be importable for the engine to count as installed."""
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """Distributions whose versions are reported."""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Ways of calling it; a short race among them decides which one is measured."""
 
     def prepare(self, model: OnlineModel, folder: Path) -> None:
         """Convert the model to the engine's own files in ``folder``; may be slow and import anything."""

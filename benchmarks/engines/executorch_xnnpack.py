@@ -1,6 +1,6 @@
 """ExecuTorch with the XNNPACK backend, from the ONNX file by way of PyTorch.
 
-Measured with caches as inputs and outputs, in both memory formats, and as the program's own mutable buffers.
+Measured with caches as inputs and outputs, and as the program's own mutable buffers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ class _ExecuTorchStepper:
         self._path = str(folder / f"{variant}.pte")
         self._load = portable_lib._load_for_executorch
         self._stateful = variant == "buffers"
-        self._format = torch.channels_last if variant == "channels-last" else torch.contiguous_format
         self._model = model
         self._module: Any = None
         self.reset()
@@ -35,11 +34,10 @@ class _ExecuTorchStepper:
         if self._module is None or self._stateful:
             self._module = self._load(self._path)
         shapes = [] if self._stateful else [cache.shape for cache in self._model.caches]
-        self._caches = [self._torch.zeros(shape).contiguous(memory_format=self._format) for shape in shapes]
+        self._caches = [self._torch.zeros(shape) for shape in shapes]
 
     def step(self, frame: Floats) -> Floats:
-        tensor = self._torch.from_numpy(frame).contiguous(memory_format=self._format)
-        logits, *self._caches = self._module.forward([tensor, *self._caches])
+        logits, *self._caches = self._module.forward([self._torch.from_numpy(frame), *self._caches])
         result: Floats = logits.numpy()
         return result
 
@@ -47,7 +45,7 @@ class _ExecuTorchStepper:
 class _ExecuTorch:
     packages = ("executorch", "torch")
     distributions = ("executorch", "torch")
-    variants = ("contiguous", "channels-last", "buffers")
+    variants = ("inputs", "buffers")
 
     def prepare(self, model: OnlineModel, folder: Path) -> None:
         import torch
@@ -56,9 +54,7 @@ class _ExecuTorch:
 
         network = TorchGraph(model.path).eval()
         plain = (torch.zeros(model.frame_shape), *(torch.zeros(cache.shape) for cache in model.caches))
-        last = tuple(tensor.contiguous(memory_format=torch.channels_last) for tensor in plain)
-        _write(network, plain, folder / "contiguous.pte")
-        _write(network, last, folder / "channels-last.pte")
+        _write(network, plain, folder / "inputs.pte")
         _write(_with_buffers(network, model), plain[:1], folder / "buffers.pte")
 
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:

@@ -50,10 +50,10 @@ def _number(name: str, prefix: str) -> int:
 class _CompiledStepper:
     """The compiled-model API: two sets of cache buffers used in turn."""
 
-    def __init__(self, model: OnlineModel, folder: Path, threads: int, ynnpack: bool) -> None:
+    def __init__(self, model: OnlineModel, folder: Path, threads: int) -> None:
         from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, HardwareAccelerator, Options
 
-        cpu = CpuOptions(num_threads=threads, enable_ynnpack=ynnpack)
+        cpu = CpuOptions(num_threads=threads)
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
         self._model = CompiledModel.from_file(str(folder / FILE), options=options)
         signature = self._model.get_signature_by_index(0)
@@ -89,7 +89,7 @@ class _CompiledStepper:
 class _LiteRt:
     packages = ("ai_edge_litert", "litert_torch")
     distributions = ("ai-edge-litert", "litert-torch")
-    variants = ("interpreter", "compiled", "compiled-ynnpack")
+    variants = ("interpreter", "compiled")
 
     def prepare(self, model: OnlineModel, folder: Path) -> None:
         import litert_torch
@@ -106,7 +106,7 @@ class _LiteRt:
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
         if variant == "interpreter":
             return _InterpreterStepper(folder, threads)
-        return _CompiledStepper(model, folder, threads, ynnpack=variant == "compiled-ynnpack")
+        return _CompiledStepper(model, folder, threads)
 
 
 ENGINE: Engine = _LiteRt()

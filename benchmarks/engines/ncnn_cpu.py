@@ -13,19 +13,17 @@ from engines.base import Engine, Floats, OnlineModel, Stepper
 
 
 class _NcnnStepper:
-    def __init__(self, model: OnlineModel, folder: Path, threads: int, winograd: bool) -> None:
+    def __init__(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> None:
         import ncnn
 
         self._ncnn = ncnn
         self._caches = model.caches
         ncnn.set_omp_num_threads(threads)
-        # Pool allocators are what its own benchmark uses; 16-bit storage would not be float32.
-        self._allocators = (ncnn.UnlockedPoolAllocator(), ncnn.PoolAllocator())
         self._net = ncnn.Net()
         options = self._net.opt
         options.num_threads = threads
-        options.blob_allocator, options.workspace_allocator = self._allocators
-        options.use_winograd_convolution = winograd
+        options.use_winograd_convolution = variant != "no-winograd"
+        # 16-bit storage would not be float32.
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
         options.use_bf16_storage = options.use_bf16_packed = False
         for load, name in ((self._net.load_param, "model.ncnn.param"), (self._net.load_model, "model.ncnn.bin")):
@@ -34,7 +32,9 @@ class _NcnnStepper:
         self.reset()
 
     def reset(self) -> None:
-        self._mats: list[Any] = [self._ncnn.Mat(cache.zeros[0]).clone() for cache in self._caches]
+        # A Mat made from an array does not keep the array alive.
+        zeros = [cache.zeros[0] for cache in self._caches]
+        self._mats: list[Any] = [self._ncnn.Mat(array).clone() for array in zeros]
 
     def step(self, frame: Floats) -> Floats:
         extractor = self._net.create_extractor()
@@ -49,7 +49,7 @@ class _NcnnStepper:
 class _Ncnn:
     packages = ("ncnn", "pnnx")
     distributions = ("ncnn", "pnnx")
-    variants = ("winograd", "direct")
+    variants = ("winograd", "no-winograd")
 
     def prepare(self, model: OnlineModel, folder: Path) -> None:
         link = folder / "model.onnx"  # pnnx names its files after its input's
@@ -60,7 +60,7 @@ class _Ncnn:
             raise RuntimeError(f"pnnx wrote no model: {(done.stderr or done.stdout)[-300:]}")
 
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
-        return _NcnnStepper(model, folder, threads, winograd=variant == "winograd")
+        return _NcnnStepper(model, folder, threads, variant)
 
 
 ENGINE: Engine = _Ncnn()

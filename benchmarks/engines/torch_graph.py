@@ -51,7 +51,10 @@ def _slice(attributes: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes
 
 
 def _reduce_mean(attributes: Attributes, x: Tensor, axes: Tensor) -> Tensor:
-    return x.mean(axes.tolist(), keepdim=bool(attributes.get("keepdims", 1)))
+    # XNNPACK takes a mean over an image only with its dimensions kept.
+    dimensions = [axis % x.ndim for axis in axes.tolist()]
+    mean = x.mean(dimensions, keepdim=True)
+    return mean if attributes.get("keepdims", 1) else mean.squeeze(dimensions)
 
 
 def _gemm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
