@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 WARM_FRAMES = 2
 """Untimed frames at the head of each turn: they bring weights and code back into the caches."""
 SETTLE_SECONDS = 0.004
-"""Pause before each turn: worker threads of the engine before may spin for milliseconds after their last frame."""
+"""Before each turn: once the process has used next to no CPU for this long, ..."""
+SETTLE_LIMIT = 2.0
+"""... or after this long. Worker threads of the engine before may spin for many milliseconds after their last frame,
+which would take a core from the next."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def race(
     try:
         for turn in range(schedule.rounds):
             for name in _order(names, turn):
-                time.sleep(SETTLE_SECONDS)
+                _settle()
                 seconds[name][turn], usage = _turn(steppers[name], frames, schedule.block)
                 spent[name] += usage
             progress(turn + 1)
@@ -130,6 +133,15 @@ def _order(names: list[str], turn: int) -> list[str]:
     shift = turn % len(names)
     order = names[shift:] + names[:shift]
     return order[::-1] if turn % 2 else order
+
+
+def _settle() -> None:
+    end = time.perf_counter() + SETTLE_LIMIT
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(SETTLE_SECONDS)
+        if time.process_time() - before < SETTLE_SECONDS / 10:
+            return
 
 
 def _turn(stepper: Stepper, frames: Sequence[Floats], block: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
