@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,9 +36,9 @@ def write_sources(
     weight_offsets, _ = _write_weights(folder / WEIGHTS_FILE, program.weights)
     (folder / MANIFEST_FILE).write_bytes(manifest.encode("utf-8") + b"\0")
     constants = folder / "constants.s"
-    constants.write_text(_CONSTANTS.format(weights=folder / WEIGHTS_FILE, manifest=folder / MANIFEST_FILE))
+    constants.write_text(_CONSTANTS.format(weights=folder / WEIGHTS_FILE, manifest=folder / MANIFEST_FILE), "utf-8")
     source = folder / "model.c"
-    source.write_text(_model_source(graph, program, plan, weight_offsets))
+    source.write_text(_model_source(graph, program, plan, weight_offsets), "utf-8")
     return source, constants
 
 
@@ -74,7 +73,7 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
     offsets = {"workspace": plan.offsets, "weights": weight_offsets, "cache": cache_offsets}
     kernels = {call.kernel: len(call.buffers) for call in program.calls}
     caches = [
-        f"    {{{_string(pair.input)}, {_string(pair.output)}, {image.channels}, {image.height}, {image.width}, "
+        f"    {{{c_string(pair.input)}, {c_string(pair.output)}, {image.channels}, {image.height}, {image.width}, "
         f"{image.pixel}, {offset}u}},"
         for pair, image, offset in zip(graph.caches, program.caches, cache_offsets, strict=True)
     ]
@@ -102,8 +101,8 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
         "",
         "const tsm_model tsm_the_model = {",
         "    .manifest = tsm_manifest_json,",
-        f"    .frame_name = {_string(graph.frame)},",
-        f"    .logits_name = {_string(graph.logits)},",
+        f"    .frame_name = {c_string(graph.frame)},",
+        f"    .logits_name = {c_string(graph.logits)},",
         f"    .frame_shape = {{{', '.join(map(str, graph.shapes[graph.frame]))}}},",
         f"    .logits_shape = {{{', '.join(map(str, logits_shape))}}},",
         f"    .logits_rank = {len(logits_shape)},",
@@ -147,9 +146,14 @@ def _ref(ref: BufferRef, offsets: dict[str, Sequence[int]]) -> str:
     return f"{{{_SPACES[ref.space]}, {table[ref.index] if table else 0}u}}"
 
 
-def _string(text: str) -> str:
-    """A C string literal (JSON's escapes, plain ASCII, are C's)."""
-    return json.dumps(text)
+def c_string(text: str) -> str:
+    """A C string literal; every byte that is not plain is written in octal (a question mark could be a trigraph)."""
+    plain = b"".join(bytes([byte]) if _is_plain(byte) else b"\\%03o" % byte for byte in text.encode("utf-8"))
+    return f'"{plain.decode("ascii")}"'
+
+
+def _is_plain(byte: int) -> bool:
+    return 0x20 <= byte < 0x7F and byte not in b'"\\?'
 
 
 def _comment(text: str) -> str:

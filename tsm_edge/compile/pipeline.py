@@ -286,8 +286,8 @@ def _keep(
     """Copy every stage's result: the ONNX file, the calls, TIR, LLVM IR, assembly, generated C, weights."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(onnx_file, folder / MODEL_ONNX)
-    (folder / "program.txt").write_text("".join(f"{call}\n\n" for call in program.calls))
-    (folder / "kernels.tir.py").write_text("\n".join(function.script() for function in functions.values()))
+    (folder / "program.txt").write_text("".join(f"{call}\n\n" for call in program.calls), "utf-8")
+    (folder / "kernels.tir.py").write_text("\n".join(function.script() for function in functions.values()), "utf-8")
     for kind, name in (("ll", "kernels.ll"), ("asm", "kernels.s")):
-        (folder / name).write_text(kernels.inspect_source(kind))
+        (folder / name).write_text(kernels.inspect_source(kind), "utf-8")
     shutil.copytree(work, folder, dirs_exist_ok=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tsm_edge.cards import TargetCard
+from tsm_edge.compile.csource import c_string
 from tsm_edge.compile.link import link_program
 from tsm_edge.golden import scale_and_offset
 from tsm_edge.manifest import Manifest
@@ -62,13 +63,3 @@ def _card_source(manifest: Manifest) -> str:
             "",
         ]
     )
-
-
-def c_string(text: str) -> str:
-    """A C string literal; every byte that is not plain is written in octal (a question mark could be a trigraph)."""
-    plain = b"".join(bytes([byte]) if _is_plain(byte) else b"\\%03o" % byte for byte in text.encode("utf-8"))
-    return f'"{plain.decode("ascii")}"'
-
-
-def _is_plain(byte: int) -> bool:
-    return 0x20 <= byte < 0x7F and byte not in b'"\\?'

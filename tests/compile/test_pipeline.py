@@ -1,0 +1,374 @@
+"""A whole compilation: what lies in the artifact, what its manifest says, and what is left when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import golden
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from artifacts import GOLDEN_ONLINE, compile_onnx
+from onnx_graphs import GraphBuilder, Reference, assert_close, small_network
+
+import tsm_edge
+from tsm_edge.artifact import HEADER_FILE, LABELS, LIBRARY, MANIFEST, MODEL_ONNX, Artifact, file_sha256, load_artifact
+from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard, load_model
+from tsm_edge.compile.pipeline import CompileRequest, compile_model
+from tsm_edge.errors import ArtifactError, CardError, CompileError, ModelFileError, TsmEdgeError
+from tsm_edge.networks import build_network
+from tsm_edge.onnx_metadata import read_metadata
+from tsm_edge.session import Library, OnlineSession
+
+Golden = tuple[Artifact, Path]
+
+
+def tiny(seed: int = 0, names: dict[str, str] | None = None, size: int = 8) -> onnx.ModelProto:
+    """The least that has a cache."""
+    graph = GraphBuilder(size, size, seed)
+    x = graph.relu(graph.conv(graph.frame, 8, 3, 2))
+    return graph.model(graph.head(graph.conv(graph.shift(x, 2), 6), 3), names)
+
+
+def assert_equals_onnx_runtime(artifact: Artifact, model: onnx.ModelProto, count: int = 3) -> None:
+    reference = Reference(model)
+    frames = reference.frames(count)
+    with OnlineSession(artifact) as session:
+        for frame, expected in zip(frames, reference.stream(frames), strict=True):
+            assert_close(session.step(frame), expected)
+
+
+# A model by its card -----------------------------------------------------------------------------------------------
+
+
+def test_files(golden_artifact: Golden) -> None:
+    artifact, _ = golden_artifact
+    names = {path.name for path in artifact.path.iterdir()}
+    assert {LIBRARY, MANIFEST, LABELS, MODEL_ONNX, HEADER_FILE} <= names
+    for name, digest in artifact.manifest.files.items():
+        assert hashlib.sha256((artifact.path / name).read_bytes()).hexdigest() == digest
+    assert LABELS in artifact.manifest.files
+
+
+def test_nothing_else_is_left(golden_artifact: Golden) -> None:
+    artifact, intermediates = golden_artifact
+    assert {path.name for path in artifact.path.parent.iterdir()} == {artifact.path.name, intermediates.name}
+
+
+def test_labels(golden_artifact: Golden) -> None:
+    artifact, _ = golden_artifact
+    card = load_model("mobilenetv2-jester")
+    assert (artifact.path / LABELS).read_text("utf-8").splitlines() == list(card.labels)
+    assert artifact.manifest.labels == card.labels
+
+
+def test_manifest_of_the_model(golden_artifact: Golden, golden_checkpoint: Path) -> None:
+    manifest, card = golden_artifact[0].manifest, load_model("mobilenetv2-jester")
+    assert (manifest.model, manifest.description) == (card.name, card.description)
+    assert (manifest.preprocess, manifest.smoothing) == (card.preprocess, card.smoothing)
+    assert (manifest.frame.name, manifest.frame_shape) == ("frame", (1, 3, 224, 224))
+    assert (manifest.logits.name, manifest.logits.shape, manifest.classes) == ("logits", (1, 27), 27)
+    assert [cache.shape for cache in manifest.caches] == list(build_network(card.network).cache_shapes)
+    assert [(cache.input, cache.output) for cache in manifest.caches] == [
+        (f"shift_{index}", f"shift_{index}_next") for index in range(10)
+    ]
+    assert not manifest.random_weights
+    assert golden_checkpoint.name in manifest.weights
+    assert manifest.hashes == {
+        "onnx": file_sha256(golden_artifact[0].path / MODEL_ONNX),
+        "checkpoint": file_sha256(golden_checkpoint),
+    }
+
+
+def test_manifest_of_the_target(golden_artifact: Golden, native: TargetCard) -> None:
+    manifest = golden_artifact[0].manifest
+    assert (manifest.target.name, manifest.target.device, manifest.target.libc) == ("native", "cpu", native.libc)
+    assert (manifest.target.triple, manifest.target.cpu) == (native.cpu.triple, native.cpu.cpu)
+    assert manifest.target.vector_lanes == native.cpu.vector_lanes
+    assert manifest.versions["tsm_edge"] == tsm_edge.__version__
+    assert manifest.versions["tvm"].startswith("0.27")
+    assert {"zig", "abi"} <= set(manifest.versions)
+    made = datetime.fromisoformat(manifest.created)
+    assert timedelta(0) <= datetime.now(timezone.utc) - made < timedelta(hours=1)
+    assert 0 < manifest.compile_seconds < 3600
+
+
+def test_manifest_of_the_kernels(golden_artifact: Golden) -> None:
+    """The work is that of the network, however it is cut into kernels."""
+    artifact, _ = golden_artifact
+    manifest = artifact.manifest
+    graph = onnx.load(str(artifact.path / MODEL_ONNX)).graph
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    parameters = sum(np.prod(weights[node.input[1]]) for node in graph.node if node.op_type in ("Conv", "Gemm"))
+    macs = 0.2995e9 + 27 * 1280  # DESIGN: MobileNet-V2 at 224 px, and the smaller classifier
+    assert sum(kernel.flops for kernel in manifest.kernels) == pytest.approx(2 * macs, rel=0.05)
+    assert sum(kernel.bytes for kernel in manifest.kernels) > 4 * parameters
+    assert all(kernel.items >= 1 and kernel.rule and kernel.layer for kernel in manifest.kernels)
+    memory = manifest.memory
+    cache_floats = sum(int(np.prod(cache.shape)) for cache in manifest.caches)
+    assert memory.cache_bytes >= 2 * 4 * cache_floats
+    assert memory.weight_bytes >= 4 * parameters
+    assert 1e6 < memory.workspace_bytes < 16e6
+
+
+def test_the_manifest_is_inside_the_library(golden_artifact: Golden) -> None:
+    artifact, _ = golden_artifact
+    embedded = json.loads(Library(artifact).tsm_manifest())
+    on_disk = json.loads((artifact.path / MANIFEST).read_text("utf-8"))
+    assert on_disk.pop("files")
+    assert embedded.pop("files") == {}
+    assert embedded == on_disk
+
+
+def test_the_reference_model_is_the_exported_one(golden_artifact: Golden) -> None:
+    artifact, _ = golden_artifact
+    metadata = read_metadata(artifact.path / MODEL_ONNX)
+    assert metadata is not None
+    assert metadata.card.network == load_model("mobilenetv2-jester").network
+    expected = golden.load(GOLDEN_ONLINE).expected()["logits"].reshape(12, -1)
+    frame = golden.load(GOLDEN_ONLINE).frames()[:1]
+    assert_close(Reference(artifact.path / MODEL_ONNX).stream([frame])[0], expected[:1], tolerance=1e-4)
+
+
+def test_intermediates(golden_artifact: Golden) -> None:
+    """Every stage can be looked at, and is that of the artifact."""
+    artifact, folder = golden_artifact
+    kernels = {kernel.kernel for kernel in artifact.manifest.kernels}
+    assert (folder / MODEL_ONNX).read_bytes() == (artifact.path / MODEL_ONNX).read_bytes()
+    for name in ("kernels.tir.py", "kernels.ll", "kernels.s", "model.c"):
+        content = (folder / name).read_text("utf-8")
+        assert [kernel for kernel in sorted(kernels) if kernel not in content] == [], name
+    assert "@T.prim_func" in (folder / "kernels.tir.py").read_text("utf-8")
+    calls = (folder / "program.txt").read_text("utf-8")
+    assert [kernel.layer for kernel in artifact.manifest.kernels if kernel.layer not in calls] == []
+    assert (folder / "kernels.o").read_bytes().startswith(b"\x7fELF")
+    assert (folder / "weights.bin").stat().st_size >= artifact.manifest.memory.weight_bytes
+
+
+# The frame-by-frame baseline ---------------------------------------------------------------------------------------
+
+
+def test_without_a_shift(native: TargetCard, tmp_path: Path) -> None:
+    """TSN: no caches, the past does not matter; and random weights are called that."""
+    import torch
+
+    card = ModelCard("tsn", "", "", NetworkSpec("resnet-18", 5, frame_size=32), Preprocess(36, 32))
+    artifact = compile_model(
+        CompileRequest(native, tmp_path / "tsn", card, temporal_mode="none", seed=3, runner=False),
+    )
+    manifest = artifact.manifest
+    assert manifest.caches == ()
+    assert manifest.random_weights
+    assert manifest.weights == "random, seed 3"
+    assert "checkpoint" not in manifest.hashes
+    assert (manifest.labels, (artifact.path / LABELS).exists()) == ((), False)
+    network = build_network(dataclasses.replace(card.network, temporal_mode="none"), seed=3)
+    frames = Reference(artifact.path / MODEL_ONNX).frames(2)
+    with torch.inference_mode(), OnlineSession(artifact, threads=2) as session:
+        expected = [network(torch.from_numpy(frame)).numpy() for frame in frames]
+        for frame, logits in zip(frames * 2, expected * 2, strict=True):
+            assert_close(session.step(frame), logits)
+        assert_close(session.step_explicit(frames[0], [])[0], expected[0])
+
+
+# Foreign files -----------------------------------------------------------------------------------------------------
+
+
+def test_a_foreign_file_gives_the_same_logits(small_artifact: Artifact, native: TargetCard, tmp_path: Path) -> None:
+    names = {"frame": "x", "logits": "y"} | {f"shift_{i}": f"in.{i}" for i in range(3)}
+    names |= {f"shift_{index}_next": f"out.{index}" for index in range(3)}
+    artifact = compile_onnx(small_network(names=names), tmp_path / "foreign", native)
+    assert (artifact.manifest.frame.name, artifact.manifest.logits.name) == ("x", "y")
+    assert [(cache.input, cache.output) for cache in artifact.manifest.caches] == [
+        ("in.0", "out.0"),
+        ("in.1", "out.1"),
+        ("in.2", "out.2"),
+    ]
+    assert artifact.manifest.model == "foreign"
+    frames = Reference(small_artifact.path / MODEL_ONNX).frames(4)
+    with OnlineSession(artifact) as foreign, OnlineSession(small_artifact) as ours:
+        for frame in frames:
+            np.testing.assert_array_equal(foreign.step(frame), ours.step(frame))
+
+
+def test_named_caches(native: TargetCard, tmp_path: Path) -> None:
+    """Two of one shape whose outputs are listed the other way round."""
+    graph = GraphBuilder(6, 8)
+    x = graph.relu(graph.conv(graph.shift(graph.relu(graph.conv(graph.frame, 8)), 2), 8))
+    logits = graph.head(graph.conv(graph.shift(x, 2), 8), 3)
+    ours = graph.model(logits)
+    foreign = graph.model(logits, {"shift_0": "a", "shift_1": "b", "shift_0_next": "q", "shift_1_next": "p"})
+    outputs = {value.name: value for value in foreign.graph.output}
+    del foreign.graph.output[:]
+    foreign.graph.output.extend(outputs[name] for name in ("p", "logits", "q"))
+    artifact = compile_onnx(foreign, tmp_path / "named", native, {"b": "p", "a": "q"})
+    assert_equals_onnx_runtime(artifact, ours)
+
+
+NAMES = ['say "frame"', "back\\slash", "new\nline", "Bild 🖼 кадр", "*/ int x; /*", "what??/", "%s%n", "${HOME} $(id)"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_only_names(name: str, native: TargetCard, tmp_path: Path) -> None:
+    """Whatever an exporter calls a tensor reaches the C sources as text."""
+    names = {"frame": name, "shift_0": f"{name} a", "shift_0_next": f"{name} b", "logits": f"{name} c"}
+    model = tiny(names=names)
+    artifact = compile_onnx(model, tmp_path / "named", native)
+    assert artifact.manifest.frame.name == name
+    assert json.loads(Library(artifact).tsm_manifest())["caches"][0]["output"] == f"{name} b"
+    assert_equals_onnx_runtime(artifact, model)
+
+
+def test_weights_in_another_file(native: TargetCard, tmp_path: Path) -> None:
+    """As torch.onnx.export writes them; the artifact's reference model has them inside."""
+    source = tmp_path / "model.onnx"
+    onnx.save(tiny(), str(source), save_as_external_data=True, location="weights.data", size_threshold=0)
+    artifact = compile_model(CompileRequest(native, tmp_path / "out" / "model", onnx=source))
+    (tmp_path / "weights.data").unlink()
+    assert artifact.manifest.hashes["onnx"] == file_sha256(artifact.path / MODEL_ONNX)
+    onnxruntime.InferenceSession(str(artifact.path / MODEL_ONNX), providers=["CPUExecutionProvider"])
+    assert_equals_onnx_runtime(artifact, tiny())
+
+
+def test_a_card_gives_a_foreign_file_its_preprocessing(native: TargetCard, tmp_path: Path) -> None:
+    onnx.save(tiny(size=32), str(tmp_path / "tiny.onnx"))
+    card = ModelCard(
+        "mine",
+        "three moves",
+        "",
+        NetworkSpec("mobilenet-v2", 3),
+        Preprocess(mean=(0.1, 0.2, 0.3)),
+        labels=("a", "b", "c"),
+    )
+    request = CompileRequest(native, tmp_path / "mine", card, onnx=tmp_path / "tiny.onnx", runner=False)
+    manifest = compile_model(request).manifest
+    assert (manifest.model, manifest.labels) == ("mine", ("a", "b", "c"))
+    assert manifest.preprocess.mean == (0.1, 0.2, 0.3)
+    assert manifest.preprocess.crop == 32
+
+
+def test_a_card_with_labels_for_other_classes(native: TargetCard, tmp_path: Path) -> None:
+    onnx.save(tiny(size=32), str(tmp_path / "tiny.onnx"))
+    request = CompileRequest(
+        native, tmp_path / "mine", load_model("mobilenetv2-jester"), onnx=tmp_path / "tiny.onnx", runner=False
+    )
+    with pytest.raises(CardError, match="27 labels, expected 3"):
+        compile_model(request)
+    assert not (tmp_path / "mine").exists()
+
+
+# Output ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_relative_output(native: TargetCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(tiny(), "tiny.onnx")
+    artifact = compile_model(CompileRequest(native, Path("out/tiny"), onnx=Path("tiny.onnx")))
+    assert artifact.path == Path("out/tiny")
+    assert_equals_onnx_runtime(load_artifact(tmp_path / "out" / "tiny"), tiny())
+
+
+def broken_linker() -> tuple[str, ...]:
+    return (sys.executable, "-c", "import sys; sys.exit('ld: error: no space left on device')")
+
+
+@pytest.mark.parametrize("stage", ["reading", "linking"])
+@pytest.mark.parametrize("before", [True, False], ids=["over an artifact", "new"])
+def test_a_failure_leaves_what_was_there(
+    stage: str, before: bool, native: TargetCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, output = tmp_path / "out", tmp_path / "out" / "model"
+    source = tmp_path / "tiny.onnx"
+    onnx.save(tiny(), str(source))
+    if before:
+        compile_model(CompileRequest(native, output, onnx=source, runner=False))
+    old = {path.name: path.read_bytes() for path in output.iterdir()} if before else {}
+    expected: type[TsmEdgeError] = ModelFileError
+    if stage == "reading":
+        source.write_bytes(b"not a model")
+    else:
+        monkeypatch.setattr("tsm_edge.compile.link.zig_command", broken_linker)
+        expected = CompileError
+    with pytest.raises(expected) as caught:
+        compile_model(CompileRequest(native, output, onnx=source, runner=False))
+    if stage == "linking":
+        assert "no space left on device" in str(caught.value)
+    assert [path.name for path in folder.iterdir()] == (["model"] if before else [])
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == old if before else not output.exists()
+
+
+def test_an_artifact_is_replaced_whole(native: TargetCard, tmp_path: Path) -> None:
+    first = compile_onnx(tiny(1), tmp_path / "model", native)
+    (first.path / "notes.txt").write_text("of the first")
+    second = compile_onnx(tiny(2), tmp_path / "model", native)
+    assert not (second.path / "notes.txt").exists()
+    assert second.manifest.hashes != first.manifest.hashes
+    assert_equals_onnx_runtime(second, tiny(2))
+
+
+def test_other_peoples_folders_are_refused_before_any_work(native: TargetCard, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    stages: list[str] = []
+    with pytest.raises(ArtifactError, match="photos: exists and is not a compiled artifact"):
+        compile_model(CompileRequest(native, tmp_path / "photos", load_model("mobilenetv2-jester")), stages.append)
+    assert stages == []
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+def test_progress(native: TargetCard, tmp_path: Path) -> None:
+    onnx.save(tiny(), str(tmp_path / "tiny.onnx"))
+    stages: list[str] = []
+    compile_model(CompileRequest(native, tmp_path / "a", onnx=tmp_path / "tiny.onnx", runner=False), stages.append)
+    assert stages[0] == f"reading {tmp_path / 'tiny.onnx'}"
+    assert stages[-1] == "linking for native"
+    assert len(stages) >= 4
+
+
+# Requests ----------------------------------------------------------------------------------------------------------
+
+ONLINE = ModelCard("m", "", "", NetworkSpec("resnet-18", 5, frame_size=32), Preprocess(36, 32))
+OFFLINE = dataclasses.replace(ONLINE, network=dataclasses.replace(ONLINE.network, temporal_mode="offline"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda target: CompileRequest(target, Path("x")), "nothing to compile: expected a model name or --onnx FILE"),
+        (
+            lambda target: CompileRequest(target, Path("x"), onnx=Path("m.onnx"), checkpoint=Path("c.pth")),
+            "--onnx already has its weights",
+        ),
+        (lambda target: CompileRequest(target, Path("x"), OFFLINE), "an offline network looks at future frames"),
+        (lambda target: CompileRequest(target, Path("x"), ONLINE, temporal_mode="offline"), "an offline network"),
+        (
+            lambda target: CompileRequest(dataclasses.replace(target, device="cuda"), Path("x"), ONLINE),
+            "device 'cuda' is not supported yet",
+        ),
+    ],
+    ids=["nothing", "weights twice", "offline card", "offline by option", "gpu"],
+)
+def test_impossible_requests(make: Callable[[TargetCard], CompileRequest], message: str, native: TargetCard) -> None:
+    with pytest.raises(CompileError, match=message):
+        make(native)
+
+
+def test_no_such_onnx_file(native: TargetCard, tmp_path: Path) -> None:
+    """The message names the file the user named, not a copy of it."""
+    with pytest.raises(ModelFileError, match=f"{tmp_path / 'absent.onnx'}: no such file"):
+        compile_model(CompileRequest(native, tmp_path / "model", onnx=tmp_path / "absent.onnx"))
+
+
+def test_a_bad_onnx_file_is_named(native: TargetCard, tmp_path: Path) -> None:
+    model = tiny()
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, str(tmp_path / "moving.onnx"))
+    with pytest.raises(ModelFileError, match=f"{tmp_path / 'moving.onnx'}: 'frame' has a dynamic shape"):
+        compile_model(CompileRequest(native, tmp_path / "model", onnx=tmp_path / "moving.onnx"))
