@@ -211,6 +211,19 @@ def test_shift_into_a_pointwise_convolution(built: Built) -> None:
     assert (last.shift.cache, last.shift.channels) == ("shift_0", 2)
 
 
+def test_shift_of_old_operator_sets(tmp_path: Path) -> None:
+    """Slice had attributes before operator set 10."""
+    built = Built(tmp_path, opset=9)
+    x = built.relu(built.conv(built.frame, 8))
+    cache = built.cache((1, 2, 8, 10))
+    tap = built.node("Slice", [x], (1, 2, 8, 10), axes=[1], starts=[0], ends=[2])
+    rest = built.node("Slice", [x], (1, 6, 8, 10), axes=[1], starts=[2], ends=[2**31 - 1])
+    built.feed_back(cache, tap)
+    layers = built.layers(built.relu(built.conv(built.concat(cache, rest), 12)))
+    assert sorted(kinds(layers)) == ["CacheTap", "Convolution", "Convolution"]
+    assert convolutions(layers)[-1].shift is not None
+
+
 @pytest.mark.parametrize(
     ("kernel", "pads", "groups"),
     [(3, (1, 1, 1, 1), 1), (1, (1, 1, 1, 1), 1), (1, (0, 0, 0, 0), 2)],

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 from artifacts import GOLDEN_ONLINE, compile_onnx
+from onnx import helper
 from onnx_graphs import GraphBuilder, Reference, assert_close, small_network
 
 import tsm_edge
@@ -210,6 +211,35 @@ def test_named_caches(native: TargetCard, tmp_path: Path) -> None:
     foreign.graph.output.extend(outputs[name] for name in ("p", "logits", "q"))
     artifact = compile_onnx(foreign, tmp_path / "named", native, {"b": "p", "a": "q"})
     assert_equals_onnx_runtime(artifact, ours)
+
+
+class OldExporter(GraphBuilder):
+    """Operator set 9, as PyTorch wrote it in upstream's days: attributes where there are inputs now."""
+
+    def channels(self, source: str, start: int, stop: int) -> str:
+        _, _, height, width = self.shapes[source]
+        return self.node("Slice", [source], (1, stop - start, height, width), axes=[1], starts=[start], ends=[stop])
+
+
+def test_a_file_of_an_old_exporter(native: TargetCard, tmp_path: Path) -> None:
+    """Upstream's own demo: mean(3).mean(2), constants among the inputs."""
+    graph = OldExporter(9, 12, opset=9)
+    x = graph.relu(graph.conv(graph.frame, 8, 3))
+    x = graph.conv(graph.shift(x, 2), 12)
+    x = graph.node("Clip", [x], graph.shapes[x], min=0.0, max=6.0)
+    x = graph.node("ReduceMean", [x], (1, 12, 9), axes=[3], keepdims=0)
+    x = graph.node("ReduceMean", [x], (1, 12), axes=[2], keepdims=0)
+    model = graph.model(graph.dense(x, 3))
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    artifact = compile_onnx(model, tmp_path / "old", native)
+    assert [cache.input for cache in artifact.manifest.caches] == ["shift_0"]
+    modern = onnx.ModelProto()
+    modern.CopyFrom(model)
+    del modern.graph.input[2:]
+    modern.ir_version = 4
+    assert_equals_onnx_runtime(artifact, modern)
 
 
 NAMES = ['say "frame"', "back\\slash", "new\nline", "Bild 🖼 кадр", "*/ int x; /*", "what??/", "%s%n", "${HOME} $(id)"]

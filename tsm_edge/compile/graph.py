@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import onnx
 
 Shape = tuple[int, ...]
+# The first in which everything read here takes the form it has now.
+OLDEST_OPSET = 13
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
     """
     model, data = read_onnx(path)
     _drop_constant_inputs(model)
+    model = _modernised(model)
     inputs = _io_shapes(path, model, model.graph.input)
     outputs = _io_shapes(path, model, model.graph.output, infer=True)
     caches = _pair_caches(path, inputs, outputs, cache_names)
@@ -114,7 +117,7 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
         logits=logits,
         caches=caches,
         sha256=hashlib.sha256(data).hexdigest(),
-        opset=max(item.version for item in simplified.opset_import if item.domain in ("", "ai.onnx")),
+        opset=_opset(simplified),
     )
 
 
@@ -156,6 +159,23 @@ def _drop_constant_inputs(model: onnx.ModelProto) -> None:
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, 4)
+
+
+def _modernised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in operator set 13 if it is in an older one: Slice, Clip and others had attributes for inputs there."""
+    import onnx
+    import onnx.version_converter
+
+    if _opset(model) >= OLDEST_OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OLDEST_OPSET)
+    except RuntimeError:  # an operator it cannot convert: it may be one that did not change
+        return model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
 
 
 def _io_shapes(path: Path, model: onnx.ModelProto, values: Any, infer: bool = False) -> dict[str, Shape]:
