@@ -174,8 +174,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", nargs="+", default=["mobilenetv2-kinetics", "resnet50-kinetics"], help="model cards (%(default)s)")
     add("--threads", nargs="+", type=int, default=[1], help="one sweep for each (%(default)s)")
-    add("--rounds", type=int, default=60, help="turns of each case (%(default)s)")
-    add("--block", type=int, default=8, help="timed frames of a turn (%(default)s)")
+    add("--rounds", type=int, default=150, help="turns of each case (%(default)s)")
+    add("--block", type=int, default=2, help="timed frames of a turn (%(default)s)")
     add("--nice", type=int, default=0, help="niceness of the timed processes; below 0 only as root (%(default)s)")
     add("--json", type=Path, help="write all samples here")
     add("--plot", type=Path, help="write an SVG plot here")

@@ -54,7 +54,9 @@ def _reduce_mean(attributes: Attributes, x: Tensor, axes: Tensor) -> Tensor:
     # XNNPACK takes a mean over an image only with its dimensions kept.
     dimensions = [axis % x.ndim for axis in axes.tolist()]
     mean = x.mean(dimensions, keepdim=True)
-    return mean if attributes.get("keepdims", 1) else mean.squeeze(dimensions)
+    if attributes.get("keepdims", 1):
+        return mean
+    return mean.reshape([size for axis, size in enumerate(mean.shape) if axis not in dimensions])
 
 
 def _gemm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
