@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pytest
-from background import Background
+from background import Background, Start
 from relay import Relay
 
 from tsm_edge.artifact import Artifact
@@ -136,14 +136,6 @@ def test_a_cpu_that_lacks_something_is_refused(
     monkeypatch.setattr(device_module, "missing_features", lambda cpu, flags: [cpu] if "sse2" in flags else [])
     with pytest.raises(RpcError, match=r"its CPU lacks x86-64-v9; compile for it"):
         RemoteSession(for_target(small_artifact, cpu="x86-64-v9"), ours, limits=LIMITS)
-
-
-def test_a_stock_server_without_the_compiler_is_known_by_its_program_file(
-    stock: Place, small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(device_module, "_LLVM_TRIPLE", "no.such.function")
-    with RemoteSession(small_artifact, stock, limits=LIMITS) as session:
-        assert session.device.machine == "x86_64"
 
 
 def test_threads(ours: Place, stock: Place, small_artifact: Artifact) -> None:
@@ -276,13 +268,17 @@ def test_a_tracker_and_a_device_mistaken_for_each_other(
         RemoteSession(small_artifact, Place(tracked, "board"), limits=short)
 
 
-# Last: TVM's own server serves nobody after a session's process was killed.
-def test_a_stock_server_killed_in_a_step(stock_server: Background, stock: Place, small_artifact: Artifact) -> None:
+def test_a_stock_server_killed_in_a_step(start: Start, small_artifact: Artifact) -> None:
+    # Its own, because it serves nobody afterwards; without the compiler, so that it is known by its program file.
+    arguments = ("--host", "127.0.0.1", "--port", "9500", "--port-end", "9599")
+    server = start("tvm.exec.rpc_server", *arguments, TVM_USE_RUNTIME_LIB="1")
+    place = Place(Endpoint("127.0.0.1", int(server.wait_for(r"bind to 127\.0\.0\.1:(\d+)")[1])))
     frame = frames(small_artifact, 1)[0]
     limits = dataclasses.replace(LIMITS, connect_s=2.0)
-    with RemoteSession(small_artifact, stock, limits=limits) as session:
+    with RemoteSession(small_artifact, place, limits=limits) as session:
+        assert session.device.machine == "x86_64"
         session.step(frame)
         with pytest.raises(RpcError, match=r"closed the connection .* during a step, and connecting again failed: "):
-            kill_in_step(stock_server, session, frame)
+            kill_in_step(server, session, frame)
         with pytest.raises(ArtifactError, match="the session is closed"):
             session.step(frame)

@@ -37,6 +37,7 @@ from tsm_edge.rpc.wire import (
 )
 
 _FLOAT_BYTES = 4
+_SLOWEST_BYTES_PER_S = 100_000.0
 # LLVM's description of the machine it runs on: in TVM's wheels, not in a runtime built without the compiler.
 _LLVM_TRIPLE = "target.llvm_get_system_triple"
 
@@ -91,8 +92,8 @@ class Device:
         (handle,) = self.connection.exchange([find_packet(name)], self._limit_s)
         return RemoteFunction(handle) if handle else None
 
-    def call(self, name: str, *arguments: Any) -> Any:
-        """Call a global function of the server.
+    def call(self, name: str, *arguments: Any, more_s: float = 0.0) -> Any:
+        """Call a global function of the server; ``more_s`` seconds more than usual may pass until it answers.
 
         Raises
         ------
@@ -102,7 +103,7 @@ class Device:
         function = self.find(name)
         if function is None:
             raise RpcError(f"{self.name} has no function {name}", "expected TVM's RPC server or tsm-edge serve there")
-        return self.connection.exchange([call_packet(function, *arguments)], self._limit_s)[0]
+        return self.connection.exchange([call_packet(function, *arguments)], self._limit_s + more_s)[0]
 
     def tensor(self, shape: tuple[int, ...]) -> RemoteTensor:
         """Allocate a float32 tensor, its values undefined; it lives as long as the session."""
@@ -193,14 +194,18 @@ class Device:
         if self.info.tsm_edge is not None:
             path = str(self.call(FIND_UPLOAD, sha256))
             if not path:
-                self.call("tvm.rpc.server.upload", LIBRARY, content)
+                self._upload(content)
                 path = str(self.call(KEEP_UPLOAD, LIBRARY, sha256))
             return path
-        self.call("tvm.rpc.server.upload", LIBRARY, content)
+        self._upload(content)
         # TVM's own server cannot hash: what it has is fetched back.
         if self.call("tvm.rpc.server.download", LIBRARY) != content:
             raise RpcError(f"{self.name}: the uploaded model differs from the file here", "try again")
         return LIBRARY
+
+    def _upload(self, content: bytes) -> None:
+        # What this machine has sent may wait in buffers on the way for as long as a slow network takes.
+        self.call("tvm.rpc.server.upload", LIBRARY, content, more_s=len(content) / _SLOWEST_BYTES_PER_S)
 
 
 def open_device(place: Place, limits: TimeLimits) -> Device:

@@ -331,8 +331,9 @@ class Server:
         if self._announcement is not None:
             self._announcement.close()
         if self._session is not None:
-            os.kill(self._session.process, signal.SIGKILL)
-            os.waitpid(self._session.process, 0)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # interrupted while it was being buried
+                os.kill(self._session.process, signal.SIGKILL)
+                os.waitpid(self._session.process, 0)
             self._finish(self._session)
         for guest in [*self._guests.values(), *(guest for guest, _ in self._waiting)]:
             guest.stream.close()
