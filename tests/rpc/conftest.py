@@ -23,7 +23,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     folder = tmp_path_factory.mktemp("background")
     (folder / "torch.py").write_text("raise ImportError('not on this machine')\n")
     package_parent = str(Path(tsm_edge.__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": f"{folder}:{package_parent}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{folder}:{package_parent}",
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(folder),
+    }
     running: list[Background] = []
 
     def run(*arguments: str, **variables: str) -> Background:
