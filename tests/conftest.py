@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,10 @@ import pytest
 from artifacts import golden_artifact, golden_checkpoint, native, other_artifact, small_artifact  # noqa: F401
 
 import tsm_edge
+
+# A shell that starts the tests in the background has Ctrl-C ignored in them and in every program they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 

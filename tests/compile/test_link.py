@@ -153,7 +153,7 @@ def test_names_of_targets(name: str, dynamic: str, static: str) -> None:
 
 def test_bionic_is_for_64_bit_arm(tmp_path: Path) -> None:
     card = tmp_path / "old-phone.toml"
-    text = (Path(link.__file__).parents[2] / "targets/raspberry-pi-4-32bit.toml").read_text()
+    text = (Path(__file__).resolve().parents[2] / "targets/raspberry-pi-4-32bit.toml").read_text()
     card.write_text(text.replace('libc = "glibc-2.27"', 'libc = "bionic"'))
     with pytest.raises(CompileError, match="expected 64-bit Arm on Android"):
         link.zig_target(load_target(card))
