@@ -82,7 +82,7 @@ static int32_t share_start(const tsm_pool *pool, int32_t call, int32_t thread) {
   return (int32_t)((int64_t)pool->calls[call].items * thread / pool->threads);
 }
 
-tsm_pool *tsm_pool_open(int32_t threads, int32_t n_calls, const int32_t *items) {
+tsm_pool *tsm_pool_open(int32_t threads, int32_t n_calls, const int32_t *items, tsm_task task, void *context) {
   tsm_pool *pool = calloc(1, sizeof *pool + (size_t)threads * sizeof pool->workers[0]);
   size_t calls = (size_t)n_calls;
   void *block = calloc(1, CACHE_LINE + calls * sizeof(call_state) + calls * (size_t)threads * sizeof(share));
@@ -91,6 +91,8 @@ tsm_pool *tsm_pool_open(int32_t threads, int32_t n_calls, const int32_t *items) 
     free(block);
     return NULL;
   }
+  pool->task = task;
+  pool->context = context;
   pool->block = block;
   pool->calls = (call_state *)(((uintptr_t)block + CACHE_LINE - 1) & ~(uintptr_t)(CACHE_LINE - 1));
   pool->shares = (share *)(pool->calls + calls);
@@ -112,11 +114,9 @@ tsm_pool *tsm_pool_open(int32_t threads, int32_t n_calls, const int32_t *items) 
   return pool;
 }
 
-void tsm_pool_run(tsm_pool *pool, tsm_task task, void *context) {
+void tsm_pool_run(tsm_pool *pool) {
   /* Nobody is inside a call of the run before: it would not be over. Workers still between calls find new numbers. */
   unsigned run = current_run(pool) + 1;
-  pool->task = task;
-  pool->context = context;
   for (int32_t call = 0; call < pool->n_calls; ++call) {
     atomic_store_explicit(&pool->calls[call].done, 0, memory_order_relaxed);
     for (int32_t thread = 0; thread < pool->threads; ++thread) {
@@ -126,7 +126,7 @@ void tsm_pool_run(tsm_pool *pool, tsm_task task, void *context) {
     }
   }
   start_run(pool, run);
-  task(context, 0, run);
+  pool->task(pool->context, 0, run);
 }
 
 int tsm_pool_take(tsm_pool *pool, uint32_t run, int32_t call, int32_t thread, int32_t grain, int32_t *begin,

@@ -13,12 +13,13 @@ typedef struct tsm_pool tsm_pool;
 /* Walks the calls as `thread`, in run number `run`. */
 typedef void (*tsm_task)(void *context, int32_t thread, uint32_t run);
 
-/* threads - 1 workers for lists of n_calls calls, call i having items[i]; null when one cannot be started. */
-tsm_pool *tsm_pool_open(int32_t threads, int32_t n_calls, const int32_t *items);
+/* threads - 1 workers for lists of n_calls calls, call i having items[i]; null when one cannot be started. The context,
+ * handed to task, must live as long as the pool. */
+tsm_pool *tsm_pool_open(int32_t threads, int32_t n_calls, const int32_t *items, tsm_task task, void *context);
 
-/* Run task on the calling thread as thread 0 and on those workers that come in time; returns when the caller has
- * walked to the end. The context must live as long as the pool. */
-void tsm_pool_run(tsm_pool *pool, tsm_task task, void *context);
+/* Run the task on the calling thread as thread 0 and on those workers that come in time; returns when the caller has
+ * walked to the end. */
+void tsm_pool_run(tsm_pool *pool);
 
 /* Take up to `grain` items of a call that nobody has taken; 0: none is left. */
 int tsm_pool_take(tsm_pool *pool, uint32_t run, int32_t call, int32_t thread, int32_t grain, int32_t *begin,

@@ -53,12 +53,14 @@ static unsigned char *align_up(unsigned char *pointer) {
   return (unsigned char *)(((uintptr_t)pointer + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
 }
 
-static tsm_pool *open_pool(int32_t threads) {
+static void walk(void *context, int32_t thread, uint32_t run);
+
+static tsm_pool *open_pool(tsm_stream *stream) {
   const tsm_model *model = &tsm_the_model;
   int32_t *items = malloc(sizeof *items * (size_t)model->n_calls);
   if (!items) return NULL;
   for (int32_t i = 0; i < model->n_calls; ++i) items[i] = model->calls[i].items;
-  tsm_pool *pool = tsm_pool_open(threads, model->n_calls, items);
+  tsm_pool *pool = tsm_pool_open(stream->threads, model->n_calls, items, walk, stream);
   free(items);
   return pool;
 }
@@ -83,7 +85,7 @@ tsm_stream *tsm_open(int32_t threads) {
   stream->workspace = stream->caches[1] + cache;
   stream->scratch = stream->workspace + workspace;
   stream->threads = threads;
-  if (threads > 1 && !(stream->pool = open_pool(threads))) {
+  if (threads > 1 && !(stream->pool = open_pool(stream))) {
     tsm_close(stream);
     tsm_fail(TSM_ERROR_THREAD, "tsm_open: %d threads cannot be started", (int)threads);
     return NULL;
@@ -160,7 +162,7 @@ static void run_frame(tsm_stream *stream, const float *frame, unsigned char *cac
   atomic_store_explicit(&stream->next_cache, next_cache, memory_order_relaxed);
   stream->nanoseconds = nanoseconds;
   if (stream->pool)
-    tsm_pool_run(stream->pool, walk, stream);
+    tsm_pool_run(stream->pool);
   else
     walk(stream, 0, 0);
   memcpy(logits, stream->workspace + tsm_the_model.logits_offset, sizeof(float) * (size_t)tsm_the_model.classes);
