@@ -175,6 +175,41 @@ print(json.dumps({"empty": empty, "refused": refused}))
     ]
 
 
+@pytest.mark.parametrize("which", ["small_artifact", "other_artifact"])
+@pytest.mark.parametrize("edge", ["start", "end"])
+def test_nothing_outside_the_callers_arrays_is_touched(which: str, edge: str, request: pytest.FixtureRequest) -> None:
+    """Each lies against a page that may be neither read nor written."""
+    artifact: Artifact = request.getfixturevalue(which)
+    script = """
+import mmap
+libc, page = ctypes.CDLL(None), mmap.PAGESIZE
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+kept = []
+
+def guarded(shape):
+    size = 4 * int(np.prod(shape))
+    inner = -(-size // page) * page
+    area = mmap.mmap(-1, inner + 2 * page)
+    kept.append(area)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    for guard in (start, start + page + inner):
+        assert libc.mprotect(guard, page, 0) == 0
+    offset = page if sys.argv[2] == "start" else page + inner - size
+    return np.frombuffer(area, np.float32, size // 4, offset).reshape(shape)
+
+frame, logits = guarded(manifest["frame"]["shape"]), guarded([classes])
+caches, following = [guarded(shape) for shape in shapes], [guarded(shape) for shape in shapes]
+for threads in (1, 3):
+    stream = opened(threads)
+    assert library.tsm_step(stream, pointer(frame), pointer(logits)) == 0
+    code = library.tsm_step_explicit(stream, pointer(frame), pointers(caches), pointer(logits), pointers(following))
+    assert code == 0
+print(json.dumps("intact"), flush=True)
+os._exit(0)
+"""
+    assert run(script, artifact.path / LIBRARY, edge) == "intact"
+
+
 def test_more_threads_than_cores(small_artifact: Artifact, frames_file: Path) -> None:
     """Hundreds of steps in a row, on any number of threads, give the same bits and end."""
     script = """
