@@ -25,7 +25,6 @@ from tsm_edge.compile.schedules.pooling import AveragePoolSpec, MaxPoolSpec
 from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile
 from tsm_edge.errors import CompileError
 
-CACHE_LANES = 4
 # On a dense tensor these change the shape and nothing else.
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 NO_BORDER = Border()
@@ -62,7 +61,7 @@ class _Lowering:
         self.images: list[tuple[str, Image]] = []
         self.weights: list[np.ndarray] = []
         self.kernel_names: dict[Any, str] = {}
-        self.cache_images = [_cache_image(cache) for cache in graph.caches]
+        self.cache_images = [_cache_image(cache, self.lanes) for cache in graph.caches]
         self.cache_index = {cache.output: index for index, cache in enumerate(graph.caches)}
         self.borders = _borders(graph, layers)
         self.taps = self._plan_taps()
@@ -192,7 +191,7 @@ class _Lowering:
             return
         for index, _ in self.taps.pop(tensor, []):
             image = self.cache_images[index]
-            spec = CopySpec(found.image, image, CACHE_LANES)
+            spec = CopySpec(found.image, image, self.lanes)
             buffers = {"source": found.buffer, "target": BufferRef("next_cache", index)}
             self._call("cache", spec, buffers, self.graph.caches[index].output, 0, 8 * image.elements)
 
@@ -528,10 +527,10 @@ _LOWER: dict[type, Callable[[_Lowering, Any], None]] = {
 }
 
 
-def _cache_image(cache: CachePair) -> Image:
+def _cache_image(cache: CachePair, lanes: int) -> Image:
     if len(cache.shape) != 4 or cache.shape[0] != 1:
         raise CompileError(f"cache {cache.input!r} is {list(cache.shape)}: expected [1, channels, height, width]")
-    return nhwc(cache.shape[2], cache.shape[3], cache.shape[1], CACHE_LANES)
+    return nhwc(cache.shape[2], cache.shape[3], cache.shape[1], lanes)
 
 
 def _flat(size: int) -> Image:

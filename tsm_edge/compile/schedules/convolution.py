@@ -11,6 +11,7 @@ the shift cache, the others from the current frame. Nothing is concatenated.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ Buffers = dict[str, Any]
 WEIGHT_DISTANCE = 24
 # float32 values in a cache line.
 LINE = 16
-# Up to this many input channels (a stem's) are written out instead of looped over.
+# Up to this many input channels (a stem's, a small shift cache's) are written out instead of looped over.
 FEW_CHANNELS = 4
 # A panel with more register tiles than this is read so often that its first reading does not matter.
 MOST_SHARING_TILES = 16
@@ -368,8 +369,13 @@ def _reduce(
     shifted = 0
     if spec.cache is not None:
         shifted, image = spec.cache.channels, spec.cache
-        with emit.loop(shifted) as k:
-            step(_reader(buffers["cache"], image, row.cache + x * spec.strides[1] * image.pixel, k, spec), k)
+        cached = row.cache + x * spec.strides[1] * image.pixel
+        if shifted <= FEW_CHANNELS:
+            for k in range(shifted):
+                step(_reader(buffers["cache"], image, cached, k, spec), k)
+        else:
+            with emit.loop(shifted) as k:
+                step(_reader(buffers["cache"], image, cached, k, spec), k)
 
     def start(ky: Expr, kx: Expr) -> Expr:
         column = x * spec.strides[1] + kx - spec.pad_left
@@ -487,13 +493,14 @@ def _panel_share(spec: ConvolutionSpec) -> int:
 
 
 def _tap(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, vectors: int) -> None:
-    """Copy the first channels of the finished tile, still in L1, to the next shift cache."""
-    if spec.tap is None or (isinstance(channel, int) and channel >= spec.tap.pixel):
+    """Copy the first channels of the finished tile, still in the store buffer, to the next shift cache."""
+    if spec.tap is None:
         return
-    # Quads of channels of the cache that this panel holds; panels beyond the cache loop zero times.
-    first = emit.div(channel, 4)
-    last = emit.smaller(first + vectors * spec.lanes // 4, spec.tap.pixel // 4)
-    with emit.loop(spec.tile.rows) as column, emit.loop(last, first) as quad:
-        read = row.target + (x + column) * spec.target.pixel + quad * 4
-        write = row.tap + (x + column) * spec.tap.pixel + quad * 4
-        emit.store(buffers["tap"], write, emit.load(buffers["target"], read, 4), 4)
+    for vector in range(vectors):
+        offset = channel + vector * spec.lanes
+        if isinstance(offset, int) and offset >= spec.tap.pixel:
+            return
+        with contextlib.nullcontext() if isinstance(offset, int) else emit.when(offset < spec.tap.pixel):
+            for column in range(spec.tile.rows):
+                value = emit.load(buffers["target"], row.target + (x + column) * spec.target.pixel + offset, spec.lanes)
+                emit.store(buffers["tap"], row.tap + (x + column) * spec.tap.pixel + offset, value, spec.lanes)
