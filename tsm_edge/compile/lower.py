@@ -22,7 +22,7 @@ from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, operand_name
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc, planar
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
 from tsm_edge.compile.schedules.pooling import AveragePoolSpec, MaxPoolSpec
-from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile
+from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile, pixel_lanes
 from tsm_edge.errors import CompileError
 
 # On a dense tensor these change the shape and nothing else.
@@ -292,6 +292,7 @@ class _Lowering:
             cache=images.get("cache"),
             tap=images.get("tap"),
             prefetch=self._far(layer, images),
+            pixel_lanes=pixel_lanes(self.cpu),
             guarded=source.channel > 1 and _needed_border(self.graph, layer) != NO_BORDER,
         )
 

@@ -67,6 +67,8 @@ class ConvolutionSpec:
     prefetch : tuple of str
         The operands (``source``, ``weights``, ``target``, ``residual``) that come from beyond the L2 cache and are
         asked for ahead of their use: weights a few k steps, pixels a register tile, outputs a k loop ahead.
+    pixel_lanes : int
+        Values of a pixel loaded at once; more than 1 where multiply-adds can take one lane of a vector.
     """
 
     source: Image
@@ -87,6 +89,7 @@ class ConvolutionSpec:
     in_place: bool = False
     guarded: bool = False
     prefetch: tuple[str, ...] = ()
+    pixel_lanes: int = 1
 
     @property
     def reduction(self) -> int:
@@ -423,12 +426,32 @@ def _channel_loop(
             for column in range(spec.tile.rows if far else 0):
                 at = base + ahead + column * spec.strides[1] * image.pixel + first + line * LINE
                 emit.prefetch(source, at)
-            with emit.loop(LINE) as inner:
-                k = first + line * LINE + inner
-                step(_reader(source, image, base, k, spec), position * channels + k)
-    if channels > first + lines * LINE:
-        with emit.loop(channels, first + lines * LINE) as k:
+            _steps(spec, source, base, first + line * LINE, LINE, position, step)
+    done = first + lines * LINE
+    _steps(spec, source, base, done, channels - done, position, step)
+
+
+def _steps(
+    spec: ConvolutionSpec, source: Any, base: Expr, first: Expr, count: int, position: Expr, step: _Step
+) -> None:
+    """``count`` k steps from channel ``first`` of one kernel position, several at once where pixels are read so."""
+    image, channels, wide = spec.source, spec.reduction_channels, spec.pixel_lanes
+    together = count // wide if wide > 1 and image.channel == 1 else 0
+    if together:
+        with emit.loop(together) as group:
+            k = first + group * wide
+            for index in range(wide):
+                step(_lane_reader(source, image, base + k, index, spec), position * channels + k + index)
+    if count > together * wide:
+        with emit.loop(count - together * wide) as rest:
+            k = first + together * wide + rest
             step(_reader(source, image, base, k, spec), position * channels + k)
+
+
+def _lane_reader(source: Any, image: Image, base: Expr, index: int, spec: ConvolutionSpec) -> Callable[[int], Expr]:
+    """Tile column → its ``index``-th input value from ``base``, out of a vector that is loaded once for all of them."""
+    pixel, wide = spec.strides[1] * image.pixel, spec.pixel_lanes
+    return lambda column: emit.lane(emit.load(source, base + column * pixel, wide), index)
 
 
 @dataclass(frozen=True)

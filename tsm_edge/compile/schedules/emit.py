@@ -106,6 +106,11 @@ def splat(value: Expr, lanes: int) -> Expr:
     return value if lanes == 1 else T.Broadcast(value, lanes)
 
 
+def lane(vector: Expr, index: int) -> Expr:
+    """One value of a vector."""
+    return tirx.Shuffle([vector], [tirx.const(index, "int32")])
+
+
 def store(buffer: Any, index: Expr, value: Expr, lanes: int = 1) -> None:
     """Write ``lanes`` consecutive values from ``index``."""
     T.buffer_store(buffer, value, [index if lanes == 1 else T.ramp(index, 1, lanes)])

@@ -83,14 +83,18 @@ def _fits(cpu: CpuSpec, rows: int, vectors: int) -> bool:
     """Accumulators, one step's weights and one broadcast value stay in registers.
 
     What LLVM takes beyond that was read off its code (tests/compile/test_assembly.py): 32-bit Arm has no multiply-add
-    by element, so several broadcast values are alive and each pixel needs a pointer; for in-order cores it interleaves
-    several steps.
+    by element, so several broadcast values are alive and each pixel needs a pointer; for in-order cores it loads ahead.
     """
     if _is_32_bit_arm(cpu):
         return rows * vectors <= 10 and rows <= 7
-    if cpu.in_order and rows * vectors > 21:
-        return False
+    if pixel_lanes(cpu) > 1:  # a vector of every pixel instead of the one value
+        return rows * vectors + vectors + rows <= cpu.vector_registers - (4 if cpu.in_order else 1)
     return rows * vectors + vectors + 1 <= cpu.vector_registers
+
+
+def pixel_lanes(cpu: CpuSpec) -> int:
+    """Values of a pixel worth loading at once: 64-bit Arm multiplies by a lane of a vector, others broadcast."""
+    return 4 if cpu.triple.startswith("aarch64") else 1
 
 
 def _is_32_bit_arm(cpu: CpuSpec) -> bool:
