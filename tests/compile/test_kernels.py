@@ -156,6 +156,15 @@ def inverted_residual(
     return Case(build, everywhere)
 
 
+def inverted_residual_before_3x3(g: Branches) -> str:
+    """Two in a row, the second's result read with a border."""
+    x = g.relu(g.conv(g.frame, 6))
+    for _ in range(2):
+        y = g.relu(g.depthwise(g.relu(g.conv(g.shift(x, 1), 20))))
+        x = g.add(g.conv(y, 6), x)
+    return g.conv(x, 7, 3)
+
+
 def projection_with_pads(g: Branches) -> str:
     """Zeros around the projected image are not the bias."""
     y = g.relu(g.depthwise(g.relu(g.conv(g.frame, 24))))
@@ -224,6 +233,7 @@ CASES = {
     "inverted residual stride 2": inverted_residual(6, 20, 3, 2, everywhere=True),
     "inverted residual pads to one side": inverted_residual(8, 36, 3, 1, (2, 0, 0, 2)),
     "inverted residual after a stem": inverted_residual(3, 32, expansion=3),
+    "inverted residuals before 3x3": Case(inverted_residual_before_3x3, everywhere=True),
     "projection with pads": Case(projection_with_pads, everywhere=True),
     "borders of two readers": Case(borders_of_two_readers, everywhere=True),
     "shift 1 of 9 into 1x1": shifted(1, 9, 1),

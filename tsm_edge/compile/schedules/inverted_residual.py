@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsm_edge.compile.schedules import emit
+from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.convolution import (
     Buffers,
     ConvolutionSpec,
@@ -90,6 +91,8 @@ def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
                 _ring_row(spec, buffers, top + step)
             _depthwise_row(spec, buffers, top)
             _project_row(spec, buffers, y)
+            target = spec.project.target
+            zero_border(buffers["target"], target, y, 0, target.width, 0, target.pixel, spec.project.lanes, False)
     return kernel.function
 
 
