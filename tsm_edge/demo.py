@@ -91,7 +91,8 @@ def run_demo(request: DemoRequest, progress: Progress = lambda text: None) -> De
     card = load_model(request.model)
     target = load_target("native")
     folder = request.output / f"{card.name}-native"
-    artifact = compile_model(CompileRequest(target, folder, card, request.checkpoint), progress)
+    # tsm-runner is for devices, and its first link takes most of a minute.
+    artifact = compile_model(CompileRequest(target, folder, card, request.checkpoint, runner=False), progress)
     progress("verifying against ONNX Runtime")
     verified = verify_artifact(artifact)
     if not verified.passed:
