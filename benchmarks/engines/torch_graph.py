@@ -76,7 +76,7 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-class TorchGraph(nn.Module):
+class TorchGraph(nn.Module):  # type: ignore[misc]  # PyTorch is not followed
     """``forward(frame, *caches) -> (logits, *next_caches)``, node by node as in the ONNX file.
 
     Parameters
