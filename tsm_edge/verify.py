@@ -100,7 +100,7 @@ def verify_artifact(
     onnx : Path, optional
         By default the artifact's own ``model.onnx``.
     frames : int
-        At least 16, so that every cache has gone round many times.
+        16 or more let every cache go round many times.
     threads : int
         Of the artifact.
     seed : int

@@ -62,6 +62,13 @@ def test_info_is_the_manifest(artifact: Artifact, runner: Run) -> None:
     assert parse_manifest(done.stdout.decode(), "info").hashes == artifact.manifest.hashes
 
 
+def test_the_manifest_has_the_hashes_of_what_goes_to_a_device(artifact: Artifact, small_artifact: Artifact) -> None:
+    assert set(artifact.manifest.files) == {"model.so", "labels.txt", "tsm_edge.h", RUNNER, GOLDEN}
+    # Compiled without a runner, and without labels.
+    assert set(small_artifact.manifest.files) == {"model.so", "tsm_edge.h"}
+    assert not (small_artifact.path / RUNNER).exists()
+
+
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_verify_passes_on_the_golden_frames_beside_it(artifact: Artifact, runner: Run, threads: str) -> None:
     done = runner("verify", "--threads", threads)
