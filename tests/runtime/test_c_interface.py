@@ -214,6 +214,7 @@ def test_more_threads_than_cores(small_artifact: Artifact, frames_file: Path) ->
     """Hundreds of steps in a row, on any number of threads, give the same bits and end."""
     script = """
 frames = np.load(sys.argv[2])
+before = len(os.listdir("/proc/self/task"))  # NumPy may have threads of its own
 streams = [opened(threads) for threads in (1, 2, 3, 4, 8)]
 for index in range(200):
     frame = frames[index % len(frames)]
@@ -221,9 +222,9 @@ for index in range(200):
     assert all(logits == found[0] for logits in found), index
 for stream in streams:
     library.tsm_close(stream)
-print(json.dumps(len(os.listdir("/proc/self/task"))))
+print(json.dumps(len(os.listdir("/proc/self/task")) - before))
 """
-    assert run(script, small_artifact.path / LIBRARY, frames_file) == 1
+    assert run(script, small_artifact.path / LIBRARY, frames_file) == 0
 
 
 def test_streams_in_several_threads_at_once(small_artifact: Artifact, frames_file: Path) -> None:
@@ -269,6 +270,7 @@ print(json.dumps(time.process_time() - busy))
 def test_opening_and_closing_leaks_nothing(small_artifact: Artifact, frames_file: Path) -> None:
     script = """
 frame = np.load(sys.argv[2])[0]
+others = len(os.listdir("/proc/self/task"))  # NumPy may have threads of its own
 
 def cycle(times):
     for index in range(times):
@@ -277,14 +279,14 @@ def cycle(times):
             step(stream, frame)
         library.tsm_close(stream)
     kib = int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
-    return len(os.listdir("/proc/self/task")), kib
+    return len(os.listdir("/proc/self/task")) - others, kib
 
 threads, before = cycle(60)
 _, after = cycle(300)
 print(json.dumps([threads, after - before]))
 """
     threads, grown_kib = run(script, small_artifact.path / LIBRARY, frames_file)
-    assert threads == 1
+    assert threads == 0
     # A stream of this model is about 100 KiB: 300 lost ones would be 30 MiB.
     assert grown_kib < 4096
 
