@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,8 @@ def _copy_planes(name: str, spec: CopySpec) -> Any:
                 emit.store(target, write + x, emit.splat(0.0, 1))
             for rows, at, start in ((border.top, 0, -border.top), (border.bottom, image.height - 1, image.height)):
                 if rows:
-                    with emit.when(y == at), emit.loop(rows * total) as x:
+                    only_row = image.height == 1
+                    with contextlib.nullcontext() if only_row else emit.when(y == at), emit.loop(rows * total) as x:
                         base = image.origin + channel * image.channel + start * image.row - border.left
                         emit.store(target, base + x, emit.splat(0.0, 1))
     return kernel.function
