@@ -15,6 +15,11 @@ from tsm_edge.cards import CpuSpec
 MAX_TILE_VECTORS = 6
 # Below this many items a kernel cannot be balanced over 8 threads.
 MIN_ITEMS = 48
+# A panel read for no more register tiles than this costs as much to fetch as to use: then each thread should fetch
+# its own panels, and not all of them.
+FEW_TILES = 8
+# A block may leave the last one this much shorter, of all tiles: the threads' shares are counted in whole blocks.
+MAX_UNEVEN = 0.04
 LOOP_OVERHEAD_CYCLES = 12.0
 
 
@@ -36,7 +41,8 @@ class GemmTile:
         Register tiles of one panel done in a row: one work item.
     panels_outside : bool
         Order of the items: all blocks of a panel (its weights stay in cache) before the next panel, or all panels
-        of a block (its pixels stay in cache) before the next block.
+        of a block (its pixels stay in cache) before the next block. The second gives each thread a run of pixels,
+        which it finds in its own caches if it made them in the layer before.
     cycles : float
         Modelled core cycles for the layer on one core, loads from cache included, memory traffic not.
     """
@@ -111,17 +117,8 @@ def _modelled(
     panels = full + (1 if tail else 0)
     block = _block(cpu, tiles, panels, rows, reduction)
     weights = 4 * reduction * total * cpu.vector_lanes
-    pixels = 4 * reduction * image_rows * image_columns
-    panels_outside = _far_bytes(cpu, weights, pixels, panels) < _far_bytes(
-        cpu, pixels, weights, math.ceil(tiles / block)
-    )
+    panels_outside = tiles <= FEW_TILES or weights > cpu.l2_kib * 1024
     return GemmTile(rows, vectors, tail, panels, block, panels_outside, tiles * cycles)
-
-
-def _far_bytes(cpu: CpuSpec, outer: int, inner: int, times: int) -> float:
-    """Bytes from beyond L2, and a little for those from L2, when ``inner`` is gone through ``times`` over ``outer``."""
-    stays = inner <= cpu.l2_kib * 1024 // 2
-    return outer + inner * (1.0 if stays else times) + 0.1 * inner * times
 
 
 def _tile_cycles(cpu: CpuSpec, rows: int, vectors: int, reduction: int) -> float:
@@ -136,7 +133,8 @@ def _block(cpu: CpuSpec, tiles: int, panels: int, rows: int, reduction: int) -> 
     most = max(1, tiles * panels // MIN_ITEMS)
     fit = max(1, cpu.l1d_kib * 1024 // 2 // (4 * rows * max(reduction, 1)))
     wanted = max(1, min(most, fit, 16))
-    return math.ceil(tiles / math.ceil(tiles / wanted))
+    even = (block for block in range(wanted, 0, -1) if -tiles % block <= MAX_UNEVEN * tiles)
+    return next(even)
 
 
 @dataclass(frozen=True)
