@@ -111,6 +111,7 @@ def test_raspberry_pi_4_without_cache_files(machine: Machine) -> None:
         cores=4,
         clock_mhz=1800,
         fma_per_cycle=1.0,
+        l2_shared=True,
     )
 
 

@@ -222,6 +222,8 @@ class CpuSpec:
         Sustained memory bandwidth of the whole chip, GB/s; 0: unknown.
     in_order : bool
         An in-order core: loads must run ahead of their use.
+    l2_shared : bool
+        All cores share the L2 cache; else each has its own.
     """
 
     triple: str
@@ -238,6 +240,7 @@ class CpuSpec:
     fma_per_cycle: float = 1.0
     memory_gb_s: float = 0.0
     in_order: bool = False
+    l2_shared: bool = False
 
     def __post_init__(self) -> None:
         if self.vector_lanes not in (4, 8, 16):

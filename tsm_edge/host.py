@@ -49,23 +49,24 @@ _ARM_FEATURES = {
 
 @dataclass(frozen=True)
 class _ArmCore:
-    """A core Arm designed: 128-bit FMLA a cycle, whether it runs in order, and the cache sizes boards have it with."""
+    """A core Arm designed: 128-bit FMLA a cycle, whether it runs in order, the caches boards have it with."""
 
     fma_per_cycle: float
     in_order: bool
     l1d_kib: int
     l2_kib: int
+    l2_shared: bool = False
 
 
 # By "CPU part". FMLA throughput: Arm's Software Optimization Guides of the cores (those of the A57 and A72 count two
 # 64-bit halves). Caches: the sizes of the common boards (Pi 3, Pi 4, Jetson, Pi 5); used only where the kernel of a
 # board does not report them.
 _ARM_CORES = {
-    0xD03: _ArmCore(1.0, True, 32, 512),  # Cortex-A53
+    0xD03: _ArmCore(1.0, True, 32, 512, l2_shared=True),  # Cortex-A53
     0xD05: _ArmCore(1.0, True, 32, 128),  # Cortex-A55
-    0xD07: _ArmCore(1.0, False, 32, 2048),  # Cortex-A57
-    0xD08: _ArmCore(1.0, False, 32, 1024),  # Cortex-A72
-    0xD09: _ArmCore(1.0, False, 32, 1024),  # Cortex-A73
+    0xD07: _ArmCore(1.0, False, 32, 2048, l2_shared=True),  # Cortex-A57
+    0xD08: _ArmCore(1.0, False, 32, 1024, l2_shared=True),  # Cortex-A72
+    0xD09: _ArmCore(1.0, False, 32, 1024, l2_shared=True),  # Cortex-A73
     0xD0B: _ArmCore(2.0, False, 64, 512),  # Cortex-A76
     0xD0C: _ArmCore(2.0, False, 64, 1024),  # Neoverse N1
     0xD0D: _ArmCore(2.0, False, 64, 256),  # Cortex-A77
@@ -179,6 +180,7 @@ def _arm_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> C
         clock_mhz=_clock_mhz(root, processors, cpus),
         fma_per_cycle=core.fma_per_cycle,
         in_order=core.in_order,
+        l2_shared=core.l2_shared,
     )
 
 

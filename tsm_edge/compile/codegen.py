@@ -14,11 +14,13 @@ from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
 from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, elementwise
 from tsm_edge.compile.schedules.generic import GenericSpec, generic
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec, inverted_residual
+from tsm_edge.compile.schedules.winograd import WinogradSpec, winograd
 
 _WRITERS: Mapping[type, Any] = {
     ConvolutionSpec: convolution,
     DepthwiseSpec: depthwise,
     InvertedResidualSpec: inverted_residual,
+    WinogradSpec: winograd,
     pooling.MaxPoolSpec: pooling.max_pool,
     pooling.AveragePoolSpec: pooling.global_average_pool,
     copying.CopySpec: copying.copy,

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile.program import KernelCall, Program
+from tsm_edge.compile.roofline import bytes_per_cycle, level
 from tsm_edge.compile.schedules.elementwise import ElementwiseSpec
 from tsm_edge.compile.schedules.generic import GenericSpec
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
 from tsm_edge.compile.schedules.tiles import DepthwiseTile, GemmTile
+from tsm_edge.compile.schedules.winograd import WinogradSpec
 
 GENERIC_RULE = "generic"
-# Sustained vectors a cycle and core from each cache: two loads a cycle from L1, one from L2 (32 bytes on Haswell and
-# Zen, 16 on Cortex-A72), a quarter from L3 (Intel 64 Optimization Reference Manual; Arm Cortex-A72 TRM).
-_VECTORS_PER_CYCLE = {"L1": 2.0, "L2": 1.0, "L3": 0.25}
-# Where a card does not say: a core of a small board gets about this from DRAM.
-_MEMORY_BYTES_PER_CYCLE = 2.5
 
 
 @dataclass(frozen=True)
@@ -105,21 +102,6 @@ def explain(program: Program, cpu: CpuSpec) -> Explanation:
     return Explanation(kernels, peak if cpu.clock_mhz else None, cpu.clock_mhz)
 
 
-def level(cpu: CpuSpec, size: int) -> str:
-    """The smallest cache that holds ``size`` bytes: ``L1``, ``L2``, ``L3``, else ``memory``."""
-    caches = (("L1", cpu.l1d_kib), ("L2", cpu.l2_kib), ("L3", cpu.l3_kib))
-    return next((name for name, kib in caches if size <= kib * 1024), "memory")
-
-
-def bytes_per_cycle(cpu: CpuSpec, where: str) -> float:
-    """Modelled bandwidth of a level for one core, bytes a cycle."""
-    if where != "memory":
-        return _VECTORS_PER_CYCLE[where] * cpu.vector_lanes * 4
-    if cpu.memory_gb_s and cpu.clock_mhz:
-        return cpu.memory_gb_s * 1e3 / cpu.clock_mhz
-    return _MEMORY_BYTES_PER_CYCLE
-
-
 def _estimate(program: Program, call: KernelCall, cpu: CpuSpec, weights_from: str) -> KernelEstimate:
     weights = sum(program.weights[ref.index].nbytes for ref in call.buffers if ref.space == "weights")
     activations = max(0, call.bytes - weights)
@@ -150,6 +132,8 @@ def tile_text(call: KernelCall) -> str:
         tiles: tuple[GemmTile | DepthwiseTile, ...] = (spec.expand.tile, spec.depthwise.tile, spec.project.tile)
         names = ("expand", "depthwise", "project")
         return ", ".join(f"{name} {_tile(tile, spec.expand.lanes)}" for name, tile in zip(names, tiles, strict=True))
+    if isinstance(spec, WinogradSpec):
+        return f"F({spec.outputs}×{spec.outputs}, 3×3) of {spec.block}, {_tile(spec.product.tile, spec.lanes)}"
     if isinstance(spec, GenericSpec):
         return spec.operator
     if isinstance(spec, ElementwiseSpec):

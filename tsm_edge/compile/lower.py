@@ -11,6 +11,7 @@ import numpy as np
 
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile import layers as ir
+from tsm_edge.compile.algorithms import winograd_layers
 from tsm_edge.compile.blocks import inverted_residuals
 from tsm_edge.compile.graph import CachePair, OnlineGraph
 from tsm_edge.compile.legalize import legalize
@@ -22,7 +23,8 @@ from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, operand_name
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc, planar
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
 from tsm_edge.compile.schedules.pooling import AveragePoolSpec, MaxPoolSpec
-from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile, pixel_lanes
+from tsm_edge.compile.schedules.tiles import WinogradTile, depthwise_tile, gemm_tile, pixel_lanes
+from tsm_edge.compile.schedules.winograd import WinogradSpec, pack_winograd, transformed_images, winograd_border
 from tsm_edge.errors import CompileError
 
 # On a dense tensor these change the shape and nothing else.
@@ -63,12 +65,14 @@ class _Lowering:
         self.kernel_names: dict[Any, str] = {}
         self.cache_images = [_cache_image(cache, self.lanes) for cache in graph.caches]
         self.cache_index = {cache.output: index for index, cache in enumerate(graph.caches)}
-        self.borders = _borders(graph, layers)
         self.taps = self._plan_taps()
         self.weight_bytes = sum(4 * layer.weight.size for layer in layers if isinstance(layer, ir.Convolution))
         blocks = inverted_residuals(graph, layers, cpu)
         self.fused = {block[-1].output: block for block in blocks}
         self.fused_away = {layer.output for block in blocks for layer in block[:-1]}
+        apart = [layer for layer in layers if layer.output not in self.fused and layer.output not in self.fused_away]
+        self.winograd_tiles = winograd_layers(graph, apart, cpu)
+        self.borders = self._borders()
         self.position = {layer.output: index for index, layer in enumerate(layers)}
         for block in blocks:  # a fused block reads everything when it ends
             self.position |= {layer.output: self.position[block[-1].output] for layer in block}
@@ -100,6 +104,32 @@ class _Lowering:
         made = _Tensor(image, BufferRef("workspace", len(self.images) - 1))
         self.tensors[tensor] = made
         return made
+
+    def _borders(self) -> dict[str, Border]:
+        """The border each tensor is to be made with: what its widest reader needs."""
+        borders: dict[str, Border] = {}
+        for layer in self.layers:
+            if isinstance(layer, ir.Convolution):
+                need, have = self._needed_border(layer), borders.get(layer.source, NO_BORDER)
+                borders[layer.source] = Border(
+                    max(need.top, have.top),
+                    max(need.left, have.left),
+                    max(need.bottom, have.bottom),
+                    max(need.right, have.right),
+                )
+        return borders
+
+    def _needed_border(self, layer: ir.Convolution) -> Border:
+        """Zeros the convolution reads around its source."""
+        _, _, height, width = (*self.graph.shapes[layer.source], 1, 1)[:4]
+        _, _, out_height, out_width = (*self.graph.shapes[layer.output], 1, 1)[:4]
+        top, left, _, _ = layer.pads
+        tile = self.winograd_tiles.get(layer.output)
+        if tile is not None:
+            return winograd_border((height, width), (out_height, out_width), (top, left), tile.outputs)
+        bottom = (out_height - 1) * layer.strides[0] + layer.weight.shape[2] - top - height
+        right = (out_width - 1) * layer.strides[1] + layer.weight.shape[3] - left - width
+        return Border(top, left, max(0, bottom), max(0, right))
 
     def _output(self, tensor: str) -> _Tensor:
         return self._new(tensor, self._output_image(tensor))
@@ -205,6 +235,8 @@ class _Lowering:
             self._inverted_residual(*block)
         elif layer.depthwise:
             self._depthwise(layer)
+        elif layer.output in self.winograd_tiles:
+            self._winograd(layer, self.winograd_tiles[layer.output])
         else:
             self._convolution(layer)
 
@@ -254,7 +286,7 @@ class _Lowering:
         """The tensors a convolution reads, by the names of its kernel's arguments."""
         plain = self.tensors[layer.source]
         # The camera frame is read as it is, with guards at its edges: a padded copy would cost more than they do.
-        needed = NO_BORDER if plain.image.channel > 1 else _needed_border(self.graph, layer)
+        needed = NO_BORDER if plain.image.channel > 1 else self._needed_border(layer)
         inputs = {"source": self._source(layer.source, needed)}
         if layer.residual is not None:
             inputs["residual"] = self._vectors(layer.residual)
@@ -293,7 +325,7 @@ class _Lowering:
             tap=images.get("tap"),
             prefetch=self._far(layer, images),
             pixel_lanes=pixel_lanes(self.cpu),
-            guarded=source.channel > 1 and _needed_border(self.graph, layer) != NO_BORDER,
+            guarded=source.channel > 1 and self._needed_border(layer) != NO_BORDER,
         )
 
     def _far(self, layer: ir.Convolution, images: Mapping[str, Image]) -> tuple[str, ...]:
@@ -305,13 +337,59 @@ class _Lowering:
             sizes["source"] = 4 * images["source"].elements
         return tuple(sorted(name for name, size in sizes.items() if size > self.cpu.l2_kib * 1024 // 4))
 
+    def _winograd(self, layer: ir.Convolution, tile: WinogradTile) -> None:
+        source = self._vectors(layer.source, self._needed_border(layer))
+        residual = self._vectors(layer.residual) if layer.residual is not None else None
+        target = self._output(layer.output)
+        channels, vectors = layer.weight.shape[1], tile.product.vectors
+        block, products = transformed_images(tile.outputs, tile.block, channels, vectors, self.lanes)
+        product = ConvolutionSpec(
+            source=block,
+            target=products,
+            kernel=(1, 1),
+            strides=(1, 1),
+            pad_top=0,
+            pad_left=0,
+            reduction_channels=channels,
+            tile=tile.product,
+            lanes=self.lanes,
+            low=-math.inf,
+            high=math.inf,
+            prefetch=("weights",),
+            pixel_lanes=pixel_lanes(self.cpu),
+        )
+        spec = WinogradSpec(
+            source=source.image,
+            target=target.image,
+            pad_top=layer.pads[0],
+            pad_left=layer.pads[1],
+            outputs=tile.outputs,
+            block=tile.block,
+            product=product,
+            low=layer.clamp.low,
+            high=layer.clamp.high,
+            residual=None if residual is None else residual.image,
+        )
+        packed = pack_winograd(spec, layer.weight, layer.bias)
+        buffers = {
+            "source": source.buffer,
+            "weights": self._add_weights(packed),
+            "scratch": BufferRef("scratch"),
+            "target": target.buffer,
+        }
+        if residual is not None:
+            buffers["residual"] = residual.buffer
+        moved = 4 * source.image.height * source.image.width * channels + packed.nbytes
+        flops = 2 * spec.tiles * spec.side**2 * channels * layer.weight.shape[0]
+        self._call("winograd", spec, buffers, layer.output, flops, moved + _bytes_written(target.image, layer))
+
     def _inverted_residual(self, expand: ir.Convolution, depthwise: ir.Convolution, project: ir.Convolution) -> None:
         """Three layers as one kernel, the tensors between them in a thread's scratch memory."""
         inputs = self._inputs(expand)
         residual = self._vectors(project.residual) if project.residual is not None else None
         _, channels, height, width = self.graph.shapes[expand.output]
         _, _, row_height, row_width = self.graph.shapes[depthwise.output]
-        border = _needed_border(self.graph, depthwise)
+        border = self._needed_border(depthwise)
         kernel_rows = depthwise.weight.shape[2]
         ring = nhwc(kernel_rows, width, channels, self.lanes, Border(left=border.left, right=border.right))
         row = nhwc(1, row_width, channels, self.lanes)
@@ -358,7 +436,7 @@ class _Lowering:
     def _depthwise(self, layer: ir.Convolution) -> None:
         if layer.residual is not None:
             raise CompileError(f"depthwise convolution {layer.output!r} has a residual, which no rule covers")
-        source = self._vectors(layer.source, _needed_border(self.graph, layer))
+        source = self._vectors(layer.source, self._needed_border(layer))
         target = self._output(layer.output)
         spec = self._depthwise_spec(layer, source.image, target.image)
         buffers = {
@@ -558,28 +636,3 @@ def _rule_name(layer: ir.Convolution) -> str:
         return "grouped"
     height, width = layer.weight.shape[2:]
     return "pointwise" if (height, width) == (1, 1) else f"conv{height}x{width}"
-
-
-def _needed_border(graph: OnlineGraph, layer: ir.Convolution) -> Border:
-    """Zeros the convolution reads around its source."""
-    _, _, height, width = (*graph.shapes[layer.source], 1, 1)[:4]
-    _, _, out_height, out_width = (*graph.shapes[layer.output], 1, 1)[:4]
-    top, left, _, _ = layer.pads
-    bottom = (out_height - 1) * layer.strides[0] + layer.weight.shape[2] - top - height
-    right = (out_width - 1) * layer.strides[1] + layer.weight.shape[3] - left - width
-    return Border(top, left, max(0, bottom), max(0, right))
-
-
-def _borders(graph: OnlineGraph, layers: list[ir.Layer]) -> dict[str, Border]:
-    """The border each tensor is to be made with: what its widest reader needs."""
-    borders: dict[str, Border] = {}
-    for layer in layers:
-        if isinstance(layer, ir.Convolution):
-            need, have = _needed_border(graph, layer), borders.get(layer.source, NO_BORDER)
-            borders[layer.source] = Border(
-                max(need.top, have.top),
-                max(need.left, have.left),
-                max(need.bottom, have.bottom),
-                max(need.right, have.right),
-            )
-    return borders

@@ -56,6 +56,22 @@ def zero_border(
             edge(start, rows)
 
 
+def zero_whole_border(buffer: Any, image: Image, channel: Expr, channels: int, lanes: int) -> None:
+    """Zero the border of ``image`` in some of its channels, by one work item for all tiles."""
+    border, height, width = image.border, image.height, image.width
+    across = border.left + width + border.right
+    for first_row, rows, first_column, columns in (
+        (-border.top, border.top, -border.left, across),
+        (height, border.bottom, -border.left, across),
+        (0, height, -border.left, border.left),
+        (0, height, width, border.right),
+    ):
+        if rows and columns:
+            with emit.loop(rows) as i, emit.loop(columns) as j, emit.loop(channels // lanes) as vector:
+                at = image.origin + (first_row + i) * image.row + (first_column + j) * image.pixel
+                emit.store(buffer, at + channel + vector * lanes, emit.splat(0.0, lanes), lanes)
+
+
 class _Always:
     def __enter__(self) -> None: ...
 

@@ -147,6 +147,11 @@ def both(first: Expr, second: Expr) -> Expr:
     return tirx.all(first, second)
 
 
+def either(first: Expr, second: Expr) -> Expr:
+    """``first or second``."""
+    return tirx.any(first, second)
+
+
 def negate(condition: Expr) -> Expr:
     """``not condition``."""
     return tirx.Not(condition)
@@ -178,4 +183,11 @@ def when(condition: Expr) -> Iterator[None]:
     if isinstance(condition, bool):
         raise TypeError("decide constant conditions in Python, not in the kernel")
     with T.If(condition), T.Then():
+        yield
+
+
+@contextlib.contextmanager
+def when_all(*conditions: Expr) -> Iterator[None]:
+    """``if`` all of them hold; no ``if`` at all where there are none."""
+    with contextlib.nullcontext() if not conditions else when(tirx.all(*conditions)):
         yield

@@ -8,11 +8,12 @@ file, weighed against what it wastes at the edges of the layer.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tsm_edge.cards import CpuSpec
 
 MAX_TILE_VECTORS = 6
+MAX_TILE_ROWS = 16
 # Below this many items a kernel cannot be balanced over 8 threads.
 MIN_ITEMS = 48
 # A panel read for no more register tiles than this costs as much to fetch as to use: then each thread should fetch
@@ -20,6 +21,7 @@ MIN_ITEMS = 48
 FEW_TILES = 8
 # A block may leave the last one this much shorter, of all tiles: the threads' shares are counted in whole blocks.
 MAX_UNEVEN = 0.04
+BLOCK_COUNTS_TRIED = 8
 LOOP_OVERHEAD_CYCLES = 12.0
 
 
@@ -57,7 +59,7 @@ class GemmTile:
 
 
 def gemm_tile(
-    cpu: CpuSpec, image_rows: int, image_columns: int, reduction: int, channels: int, max_rows: int = 16
+    cpu: CpuSpec, image_rows: int, image_columns: int, reduction: int, channels: int, even: bool = False
 ) -> GemmTile:
     """Choose the register tile of a convolution.
 
@@ -70,12 +72,14 @@ def gemm_tile(
         Multiply-adds an output: input channels × kernel height × kernel width.
     channels : int
         Output channels.
+    even : bool
+        All panels must be equally wide.
     """
     total = math.ceil(channels / cpu.vector_lanes)
     best: GemmTile | None = None
     for vectors in range(1, min(MAX_TILE_VECTORS, total) + 1):
-        for rows in range(1, min(max_rows, image_columns) + 1):
-            if not _fits(cpu, rows, vectors):
+        for rows in range(1, min(MAX_TILE_ROWS, image_columns) + 1):
+            if not _fits(cpu, rows, vectors) or (even and total % vectors):
                 continue
             tile = _modelled(cpu, rows, vectors, image_rows, image_columns, reduction, total)
             if best is None or tile.cycles < best.cycles:
@@ -124,7 +128,10 @@ def _modelled(
 def _tile_cycles(cpu: CpuSpec, rows: int, vectors: int, reduction: int) -> float:
     """Cycles of one register tile: the busier of the multiply-add and load pipes, or the multiply-add latency."""
     latency = 4.0
-    step = max(rows * vectors / cpu.fma_per_cycle, (rows + vectors) / 2.0, latency)
+    arithmetic = rows * vectors / cpu.fma_per_cycle
+    # Cores that issue two multiply-adds a cycle also load twice: x86 since Haswell, Cortex-A76; those before once.
+    loads = (rows / pixel_lanes(cpu) + vectors) / max(1.0, cpu.fma_per_cycle)
+    step = arithmetic + loads if cpu.in_order else max(arithmetic, loads, latency)
     return reduction * step + rows * vectors * 2.0 + LOOP_OVERHEAD_CYCLES
 
 
@@ -135,6 +142,65 @@ def _block(cpu: CpuSpec, tiles: int, panels: int, rows: int, reduction: int) -> 
     wanted = max(1, min(most, fit, 16))
     even = (block for block in range(wanted, 0, -1) if -tiles % block <= MAX_UNEVEN * tiles)
     return next(even)
+
+
+@dataclass(frozen=True)
+class WinogradTile:
+    """Work split of a Winograd convolution.
+
+    Attributes
+    ----------
+    outputs : int
+        m of F(m×m, 3×3).
+    block : int
+        Tiles transformed together.
+    product : GemmTile
+        Register tile of one position's matrix product over a block.
+    cycles : float
+        Modelled core cycles of the layer on one core, memory traffic not included.
+    weight_bytes : float
+        Transformed weights that come from beyond the L2 cache, re-reading included.
+    """
+
+    outputs: int
+    block: int
+    product: GemmTile
+    cycles: float
+    weight_bytes: float
+
+
+def winograd_tile(
+    cpu: CpuSpec, height: int, width: int, in_channels: int, out_channels: int, outputs: int
+) -> WinogradTile | None:
+    """Choose the tiles of F(``outputs``×``outputs``, 3×3); None: not even one tile fits the L2 cache."""
+    positions = (outputs + 2) ** 2
+    tiles = math.ceil(height / outputs) * math.ceil(width / outputs)
+    room = l2_share(cpu) * 0.625
+    # A block is there once for every position and input channel; the products of a panel, two vectors or so, beside it.
+    most = int(room // (4 * positions * (in_channels + 2 * cpu.vector_lanes)))
+    if most < 1:
+        return None
+    weights = 4.0 * positions * in_channels * out_channels
+    vectors = math.ceil(in_channels / cpu.vector_lanes), math.ceil(out_channels / cpu.vector_lanes)
+    # In vectors: loads and stores of both transforms, and their additions, two a cycle.
+    transforms = positions * (vectors[0] * 4 + vectors[1] * 3.5) / 2
+    fewest = math.ceil(tiles / most)
+    best: WinogradTile | None = None
+    for blocks in range(fewest, min(fewest + BLOCK_COUNTS_TRIED, tiles + 1)):
+        block = math.ceil(tiles / blocks)
+        product = gemm_tile(cpu, 1, block, in_channels, out_channels, even=True)
+        cycles = blocks * (positions * product.cycles + block * transforms)
+        far = weights * (blocks if weights > room else 1)
+        product = replace(product, panels_outside=blocks == 1)
+        tile = WinogradTile(outputs, block, product, cycles, far)
+        if best is None or (tile.weight_bytes, tile.cycles) < (best.weight_bytes, best.cycles):
+            best = tile
+    return best
+
+
+def l2_share(cpu: CpuSpec) -> float:
+    """Bytes of the L2 cache a core has for itself when all work."""
+    return cpu.l2_kib * 1024 / (cpu.cores if cpu.l2_shared else 1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""Which algorithm computes a convolution: the direct sum or Winograd's, whichever the card's numbers favour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from tsm_edge.cards import CpuSpec
+from tsm_edge.compile import layers as ir
+from tsm_edge.compile.graph import OnlineGraph
+from tsm_edge.compile.roofline import bytes_per_cycle, level
+from tsm_edge.compile.schedules.tiles import WinogradTile, gemm_tile, winograd_tile
+
+# Outputs a side of a tile: F(2×2) rounds like the direct sum, F(4×4) ten times worse.
+OUTPUTS = (2, 4)
+# Share of the direct algorithm's time from which the transforms are worth it: the model does not see all of their cost.
+WORTH = 0.85
+
+
+def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], cpu: CpuSpec) -> dict[str, WinogradTile]:
+    """Output tensor → tile of the convolutions that Winograd's algorithm makes faster on this CPU."""
+    convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
+    weights_from = level(cpu, sum(4 * layer.weight.size for layer in convolutions))
+    found = {}
+    for layer in convolutions:
+        if not _fits(graph, layer):
+            continue
+        _, _, height, width = graph.shapes[layer.output]
+        outputs, channels = layer.weight.shape[:2]
+
+        def cycles(arithmetic: float, weight_bytes: float) -> float:
+            """One frame on all cores: the memory is theirs together, caches are their own."""
+            moving = weight_bytes / bytes_per_cycle(cpu, weights_from)
+            return max(arithmetic / cpu.cores, moving / (1 if weights_from == "memory" else cpu.cores))
+
+        direct = gemm_tile(cpu, height, width, 9 * channels, outputs)
+        best, fewest = None, WORTH * cycles(direct.cycles, 4.0 * layer.weight.size)
+        for side in OUTPUTS:
+            tile = winograd_tile(cpu, height, width, channels, outputs, side)
+            if tile is not None and cycles(tile.cycles, tile.weight_bytes) < fewest:
+                best, fewest = tile, WORTH * cycles(tile.cycles, tile.weight_bytes)
+        if best is not None:
+            found[layer.output] = best
+    return found
+
+
+def _fits(graph: OnlineGraph, layer: ir.Convolution) -> bool:
+    if layer.weight.shape[2:] != (3, 3) or layer.strides != (1, 1) or layer.groups > 1 or layer.shift is not None:
+        return False
+    shape = graph.shapes[layer.source]
+    return layer.source != graph.frame and len(shape) == 4 and math.prod(shape[2:]) > 1
