@@ -144,7 +144,7 @@ def tile_text(call: KernelCall) -> str:
 
 def _tile(tile: GemmTile | DepthwiseTile, lanes: int) -> str:
     if isinstance(tile, DepthwiseTile):
-        return f"{tile.columns}×{lanes}"
+        return f"{tile.rows}×{tile.columns}×{lanes}" if tile.rows > 1 else f"{tile.columns}×{lanes}"
     tail = f" (last {tile.tail_vectors * lanes})" if tile.tail_vectors and tile.panels > 1 else ""
     vectors = tile.vectors if tile.panels > 1 or not tile.tail_vectors else tile.tail_vectors
     return f"{tile.rows}×{vectors * lanes}{tail}"

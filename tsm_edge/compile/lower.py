@@ -458,7 +458,7 @@ class _Lowering:
             strides=layer.strides,
             pad_top=layer.pads[0],
             pad_left=layer.pads[1],
-            tile=depthwise_tile(self.cpu, target.height, target.width, channels, kernel[1]),
+            tile=depthwise_tile(self.cpu, target.height, target.width, channels, (kernel[0], kernel[1]), layer.strides),
             lanes=self.lanes,
             low=layer.clamp.low,
             high=layer.clamp.high,

@@ -36,8 +36,8 @@ class DepthwiseSpec:
 
     @property
     def items(self) -> int:
-        """Work items: (image row, chunk of channels) pairs, the chunk running fastest."""
-        return self.target.height * self.tile.chunks
+        """Work items: (run of rows, chunk of channels) pairs, the chunk running fastest."""
+        return -(-self.target.height // self.tile.rows) * self.tile.chunks
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -57,28 +57,29 @@ def pack_depthwise(spec: DepthwiseSpec, weight: np.ndarray, bias: np.ndarray) ->
 
 def depthwise(name: str, spec: DepthwiseSpec) -> Any:
     """Write the kernel of a depthwise convolution; returns its PrimFunc."""
-    image, tile = spec.source, spec.tile
-    total = spec.target.pixel // spec.lanes
+    image, target, tile = spec.source, spec.target, spec.tile
+    total = target.pixel // spec.lanes
     with emit.kernel(name, spec.buffers) as kernel:
-        source, weights, target = kernel.buffers
+        source, weights, result = kernel.buffers
         with emit.loop(kernel.end, kernel.begin) as item:
-            y = emit.div(item, tile.chunks)
+            y = emit.smaller(emit.div(item, tile.chunks) * tile.rows, target.height - tile.rows)
             first = emit.mod(item, tile.chunks) * tile.vectors
             last = emit.smaller(first + tile.vectors, total)
             top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row
-            row = DepthwiseRow(lambda ky: top + ky * image.row, spec.target.origin + y * spec.target.row)
+            row = DepthwiseRow(lambda ky: top + ky * image.row, target.origin + y * target.row)
             with column_tiles(spec) as x:
                 with emit.loop(last, first) as vector:
-                    column_run(spec, source, weights, target, row, x, vector)
+                    column_run(spec, source, weights, result, row, x, vector, tile.rows)
                 channel, channels = first * spec.lanes, (last - first) * spec.lanes
-                many = spec.target.width > tile.columns
-                zero_border(target, spec.target, y, x, tile.columns, channel, channels, spec.lanes, many)
+                many = target.width > tile.columns
+                for below in range(tile.rows):
+                    zero_border(result, target, y + below, x, tile.columns, channel, channels, spec.lanes, many)
     return kernel.function
 
 
 @dataclass(frozen=True)
 class DepthwiseRow:
-    """Offsets of the input row of each kernel row, and of the output row (column 0, channel 0)."""
+    """Offsets of the input rows, by their distance from the first, and of the output row (column 0, channel 0)."""
 
     source: Callable[[int], Expr]
     target: Expr
@@ -90,25 +91,28 @@ def column_tiles(spec: DepthwiseSpec) -> Any:
 
 
 def column_run(
-    spec: DepthwiseSpec, source: Any, weights: Any, target: Any, row: DepthwiseRow, x: Expr, vector: Expr
+    spec: DepthwiseSpec, source: Any, weights: Any, target: Any, row: DepthwiseRow, x: Expr, vector: Expr, rows: int = 1
 ) -> None:
-    """``columns`` outputs of one row for one vector of channels."""
-    lanes, columns = spec.lanes, spec.tile.columns
+    """``rows`` × ``columns`` outputs for one vector of channels; ``row`` is the first row's place."""
+    lanes, columns, (down, right) = spec.lanes, spec.tile.columns, spec.strides
     kernel_height, kernel_width = spec.kernel
     base = vector * ((1 + kernel_height * kernel_width) * lanes)
-    accumulators = emit.Registers(columns, lanes)
+    accumulators = emit.Registers(rows * columns, lanes)
     bias = emit.load(weights, base, lanes)
-    for column in range(columns):
-        accumulators.set(column, bias)
-    left = (x * spec.strides[1] - spec.pad_left) * spec.source.pixel + vector * lanes
-    for ky in range(kernel_height):
-        for read in range((columns - 1) * spec.strides[1] + kernel_width):
-            value = emit.load(source, row.source(ky) + left + read * spec.source.pixel, lanes)
-            for kx in range(kernel_width):
-                column, rest = divmod(read - kx, spec.strides[1])
-                if rest == 0 and 0 <= column < columns:
-                    weight = emit.load(weights, base + (1 + ky * kernel_width + kx) * lanes, lanes)
-                    accumulators.add(column, value * weight)
-    for column in range(columns):
-        value = emit.clamp(accumulators.get(column), spec.low, spec.high, lanes)
-        emit.store(target, row.target + (x + column) * spec.target.pixel + vector * lanes, value, lanes)
+    for index in range(rows * columns):
+        accumulators.set(index, bias)
+    left = (x * right - spec.pad_left) * spec.source.pixel + vector * lanes
+    for read_row in range((rows - 1) * down + kernel_height):
+        for read in range((columns - 1) * right + kernel_width):
+            value = emit.load(source, row.source(read_row) + left + read * spec.source.pixel, lanes)
+            for y in range(rows):
+                for column in range(columns):
+                    ky, kx = read_row - y * down, read - column * right
+                    if 0 <= ky < kernel_height and 0 <= kx < kernel_width:
+                        weight = emit.load(weights, base + (1 + ky * kernel_width + kx) * lanes, lanes)
+                        accumulators.add(y * columns + column, value * weight)
+    for y in range(rows):
+        for column in range(columns):
+            value = emit.clamp(accumulators.get(y * columns + column), spec.low, spec.high, lanes)
+            at = row.target + y * spec.target.row + (x + column) * spec.target.pixel + vector * lanes
+            emit.store(target, at, value, lanes)

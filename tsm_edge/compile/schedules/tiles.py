@@ -205,33 +205,39 @@ def l2_share(cpu: CpuSpec) -> float:
 
 @dataclass(frozen=True)
 class DepthwiseTile:
-    """Tile of a depthwise convolution: ``columns`` outputs of a row × one vector of channels in registers.
+    """Tile of a depthwise convolution: some outputs × one vector of channels in registers.
 
     Attributes
     ----------
-    columns : int
-        Output columns computed together.
+    rows, columns : int
+        Output rows and columns computed together; the last run of rows is moved back to end with the image.
     vectors : int
         Channel vectors of one work item.
     chunks : int
-        Work items an image row.
+        Work items a run of rows.
     """
 
+    rows: int
     columns: int
     vectors: int
     chunks: int
 
 
-def depthwise_tile(cpu: CpuSpec, rows: int, columns: int, channels: int, kernel_width: int) -> DepthwiseTile:
+def depthwise_tile(
+    cpu: CpuSpec, rows: int, columns: int, channels: int, kernel: tuple[int, int], strides: tuple[int, int]
+) -> DepthwiseTile:
     """Choose the tile of a depthwise convolution over ``rows`` × ``columns`` outputs."""
     total = math.ceil(channels / cpu.vector_lanes)
-    # One kernel row of weights, one input vector and the accumulators share the register file.
-    most = max(1, min(8, columns, cpu.vector_registers - kernel_width - 2))
+    # Two rows share the input rows between them, if there are any and their accumulators fit beside the weights.
+    together = 2 if rows > 1 and kernel[0] > strides[0] == 1 and cpu.vector_registers == 32 else 1
+    weights = kernel[1] * min(together, kernel[0])
+    most = max(1, min(8, columns, (cpu.vector_registers - weights - 2) // together))
     if _is_32_bit_arm(cpu):
         most = min(most, 2)  # LLVM loads so far ahead that more accumulators go to the stack
     best = min(range(1, most + 1), key=lambda width: (math.ceil(columns / width) * (width + 2.0), -width))
+    runs = math.ceil(rows / together)
     chunks = 1
-    while rows * chunks < MIN_ITEMS and chunks * 2 <= total:
+    while runs * chunks < MIN_ITEMS and chunks * 2 <= total:
         chunks *= 2
     vectors = math.ceil(total / chunks)
-    return DepthwiseTile(best, vectors, math.ceil(total / vectors))
+    return DepthwiseTile(together, best, vectors, math.ceil(total / vectors))
