@@ -63,7 +63,7 @@ class _Lowering:
         self.images: list[tuple[str, Image]] = []
         self.weights: list[np.ndarray] = []
         self.kernel_names: dict[Any, str] = {}
-        self.cache_images = [_cache_image(cache, self.lanes) for cache in graph.caches]
+        self.cache_images = [_cache_image(cache) for cache in graph.caches]
         self.cache_index = {cache.output: index for index, cache in enumerate(graph.caches)}
         self.taps = self._plan_taps()
         self.weight_bytes = sum(4 * layer.weight.size for layer in layers if isinstance(layer, ir.Convolution))
@@ -606,10 +606,12 @@ _LOWER: dict[type, Callable[[_Lowering, Any], None]] = {
 }
 
 
-def _cache_image(cache: CachePair, lanes: int) -> Image:
+def _cache_image(cache: CachePair) -> Image:
+    """A cache without gaps between pixels: few channels rounded up to vectors would be mostly air."""
     if len(cache.shape) != 4 or cache.shape[0] != 1:
         raise CompileError(f"cache {cache.input!r} is {list(cache.shape)}: expected [1, channels, height, width]")
-    return nhwc(cache.shape[2], cache.shape[3], cache.shape[1], lanes)
+    _, channels, height, width = cache.shape
+    return Image(height, width, channels, channels, width * channels)
 
 
 def _flat(size: int) -> Image:

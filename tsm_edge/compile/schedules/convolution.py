@@ -303,6 +303,7 @@ def _register_tile(
         for column in range(rows):
             accumulators.set(column * vectors + vector, bias)
     _prefetch_outputs(spec, buffers, row, x, channel, width)
+    _prefetch_caches(spec, buffers, row, x, channel)
 
     share = _panel_share(spec) if index is not None else 0
 
@@ -349,6 +350,35 @@ def _prefetch_outputs(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr
                 for line in range(0, width, LINE):
                     at = start + (x + column) * image.pixel + channel + line
                     emit.prefetch(buffers[name], at, to_write=name == "target")
+
+
+def _prefetch_caches(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr) -> None:
+    """Ask for the shift caches' pixels: a whole frame has gone by since they were last touched.
+
+    What the epilogue writes is asked for now, what is read one tile ahead, with the first panel that reads it.
+    """
+    rows = spec.tile.rows
+    if spec.tap is not None and not _beyond(channel, spec.tap.pixel):
+        with contextlib.nullcontext() if isinstance(channel, int) else emit.when(channel < spec.tap.pixel):
+            for offset in _lines(rows, spec.tap.pixel, spec.tile.vectors * spec.lanes):
+                emit.prefetch(buffers["tap"], row.tap + x * spec.tap.pixel + channel + offset, to_write=True)
+    if spec.cache is not None and not _beyond(channel, 1):
+        pixel = spec.strides[1] * spec.cache.pixel
+        with contextlib.nullcontext() if isinstance(channel, int) else emit.when(emit.equal(channel, 0)):
+            for offset in _lines(rows, pixel, spec.cache.channels):
+                emit.prefetch(buffers["cache"], row.cache + (x + rows) * pixel + offset)
+
+
+def _lines(pixels: int, pixel: int, channels: int) -> list[int]:
+    """Offsets of the cache lines of the first ``channels`` of some pixels, ``pixel`` elements apart."""
+    if channels >= pixel:
+        return list(range(0, pixels * pixel, LINE))
+    return [column * pixel + line for column in range(pixels) for line in range(0, channels, LINE)]
+
+
+def _beyond(channel: Expr, end: int) -> bool:
+    """Whether the first channel of a panel is known to lie at or after ``end``."""
+    return isinstance(channel, int) and channel >= end
 
 
 _Step = Callable[[Callable[[int], Expr], Expr], None]
@@ -519,11 +549,30 @@ def _tap(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Ex
     """Copy the first channels of the finished tile, still in the store buffer, to the next shift cache."""
     if spec.tap is None:
         return
+    image, target = spec.tap, spec.target
+
+    def copy(offset: Expr, width: int) -> None:
+        for column in range(spec.tile.rows):
+            value = emit.load(buffers["target"], row.target + (x + column) * target.pixel + offset, width)
+            emit.store(buffers["tap"], row.tap + (x + column) * image.pixel + offset, value, width)
+
+    whole = image.pixel - image.pixel % spec.lanes
     for vector in range(vectors):
         offset = channel + vector * spec.lanes
-        if isinstance(offset, int) and offset >= spec.tap.pixel:
-            return
-        with contextlib.nullcontext() if isinstance(offset, int) else emit.when(offset < spec.tap.pixel):
-            for column in range(spec.tile.rows):
-                value = emit.load(buffers["target"], row.target + (x + column) * spec.target.pixel + offset, spec.lanes)
-                emit.store(buffers["tap"], row.tap + (x + column) * spec.tap.pixel + offset, value, spec.lanes)
+        if not _beyond(offset, whole):
+            with contextlib.nullcontext() if isinstance(offset, int) else emit.when(offset < whole):
+                copy(offset, spec.lanes)
+        if whole < image.pixel and (not isinstance(offset, int) or offset == whole):
+            with contextlib.nullcontext() if isinstance(offset, int) else emit.when(emit.equal(offset, whole)):
+                for start, width in _powers_of_two(image.pixel - whole):
+                    copy(offset + start, width)
+
+
+def _powers_of_two(count: int) -> list[tuple[int, int]]:
+    """``count`` elements as (start, width) of vectors: no other width is loaded whole."""
+    pieces, start = [], 0
+    for bit in reversed(range(count.bit_length())):
+        if count >> bit & 1:
+            pieces.append((start, 1 << bit))
+            start += 1 << bit
+    return pieces
