@@ -27,6 +27,7 @@ from tsm_edge.errors import ArtifactError, CardError, CompileError, ModelFileErr
 from tsm_edge.networks import build_network
 from tsm_edge.onnx_metadata import read_metadata
 from tsm_edge.session import Library, OnlineSession
+from tsm_edge.verify import verify_artifact
 
 Golden = tuple[Artifact, Path]
 
@@ -151,6 +152,17 @@ def test_intermediates(golden_artifact: Golden) -> None:
     assert [kernel.layer for kernel in artifact.manifest.kernels if kernel.layer not in calls] == []
     assert (folder / "kernels.o").read_bytes().startswith(b"\x7fELF")
     assert (folder / "weights.bin").stat().st_size >= artifact.manifest.memory.weight_bytes
+
+
+@pytest.mark.parametrize(("width", "size"), [(0.5, 160), (0.75, 192), (1.4, 256)])
+def test_other_widths_and_frame_sizes(width: float, size: int, native: TargetCard, tmp_path: Path) -> None:
+    """Channels that fill no vectors, and rows that fill no register tiles."""
+    card = load_model("mobilenetv2-jester")
+    network = dataclasses.replace(card.network, width=width, frame_size=size)
+    card = dataclasses.replace(card, network=network, preprocess=Preprocess(short_side=size, crop=size))
+    artifact = compile_model(CompileRequest(native, tmp_path / "out", card, runner=False))
+    result = verify_artifact(artifact, frames=3, threads=2)
+    assert result.passed, result.checks
 
 
 # The frame-by-frame baseline ---------------------------------------------------------------------------------------
