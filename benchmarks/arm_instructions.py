@@ -3,8 +3,8 @@
 python benchmarks/arm_instructions.py --target raspberry-pi-4 --json arm.json
 
 QEMU's times say nothing about a device, but the instructions it executes are those a device would. Each program is
-run with a few frames and with more; the difference is what a frame takes. Needs Debian or Ubuntu (apt-get fetches an
-Arm Python into a folder of its own, nothing is installed), qemu-user, and the engines' converters on this machine.
+run with a few frames and with more; the difference is what a frame takes. Needs Debian (apt-get fetches an Arm Python
+into a folder of its own, nothing is installed), a qemu-user with plugins, and the engines' converters on this machine.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -26,85 +27,135 @@ from engines import MODULES, load_engine
 from engines.base import OnlineModel, read_model
 from interleave import reference_logits, relative_error, video
 from peers import US, prepare_engines
-from report import describe, machine_info, table, write_json
+from report import machine_info, table, write_json
 from stages import StageError
 from worker import ERROR_LIMIT
 
 from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact
-from tsm_edge.cards import load_model, load_target
+from tsm_edge.cards import CpuSpec, load_model, load_target
 from tsm_edge.compile.link import zig_command
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
-from tsm_edge.emulate import emulator_command
+from tsm_edge.emulate import emulator_command, verify_emulated
 from tsm_edge.errors import TsmEdgeError
 
 HERE = Path(__file__).resolve().parent
-WARM_UP, MEASURED = 1, 1
+WARM_UP, MEASURED = 2, 4
 """Frames of the short run, and how many more the long one has."""
 SECONDS = 1800
 PEERS = ("onnxruntime", "ncnn", "litert", "mnn")
-# The runtime of each engine as pip knows it, in the version that is installed here or another that Debian 12's QEMU
-# does not crash in. ExecuTorch's needs PyTorch, which is too much for an emulator.
-WHEELS = {"onnxruntime": "onnxruntime==1.22.1", "ncnn": "ncnn", "litert": "ai-edge-litert", "mnn": "mnn"}
+# The runtime of each engine as pip knows it. ExecuTorch's needs PyTorch, which is too much for an emulator.
+WHEELS = {"onnxruntime": "onnxruntime", "ncnn": "ncnn", "litert": "ai-edge-litert", "mnn": "mnn"}
 DEBIAN = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1", "zlib1g")
+# "CPU part" of the CPUs that QEMU is told to be, from their technical reference manuals (MIDR_EL1).
+PARTS = {
+    "cortex-a35": 0xD04,
+    "cortex-a53": 0xD03,
+    "cortex-a55": 0xD05,
+    "cortex-a57": 0xD07,
+    "cortex-a72": 0xD08,
+    "cortex-a76": 0xD0B,
+}
+
+
+@dataclass(frozen=True)
+class Executed:
+    """Instructions, and how many of them were vector multiply-adds (FMLA): what every engine has to execute."""
+
+    instructions: int
+    multiply_adds: int
 
 
 @dataclass(frozen=True)
 class Count:
-    """Instructions of one step, and how far the logits are from ONNX Runtime's on this machine."""
+    """What one step executes, and how far the logits are from ONNX Runtime's on this machine."""
 
     variant: str
     instructions: int
+    multiply_adds: int
     error: float
+
+
+def per_frame(variant: str, short: Executed, long: Executed, error: float) -> Count:
+    """What a frame adds to a run."""
+    instructions = (long.instructions - short.instructions) // MEASURED
+    return Count(variant, instructions, (long.multiply_adds - short.multiply_adds) // MEASURED, error)
 
 
 @dataclass(frozen=True)
 class Emulator:
     """QEMU with the counting plugin."""
 
-    command: tuple[str, ...]
+    qemu: tuple[str, ...]
+    plugin: Path
 
-    def count(self, program: list[str]) -> int:
-        """Run a program; return the instructions it executed.
+    @property
+    def cpu(self) -> str:
+        """The CPU that QEMU is told to be."""
+        return self.qemu[self.qemu.index("-cpu") + 1]
+
+    @property
+    def version(self) -> str:
+        """What QEMU says it is."""
+        done = subprocess.run([self.qemu[0], "--version"], capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()[0]
+
+    def count(self, program: list[str]) -> Executed:
+        """Run a program; return what it executed.
 
         Raises
         ------
         StageError
             It failed.
         """
-        done = subprocess.run([*self.command, *program], capture_output=True, text=True, timeout=SECONDS, check=False)
-        found = re.search(r"^instructions: (\d+)$", done.stderr, re.MULTILINE)
-        if done.returncode != 0 or found is None:
-            lines = [line for line in done.stderr.splitlines() if not line.startswith("instructions")]
-            raise StageError(f"{Path(program[0]).name}: {lines[-1][:300] if lines else done.returncode}")
-        return int(found[1])
+        command = [*self.qemu, "-plugin", str(self.plugin), *program]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise StageError(f"took more than {SECONDS} s") from None
+        found = dict(re.findall(r"^(instructions|multiply-adds): (\d+)$", done.stderr, re.MULTILINE))
+        if done.returncode != 0 or len(found) != 2:
+            lines = [line.strip(" \0") for line in done.stderr.splitlines() if line.partition(":")[0] not in found]
+            raise StageError("; ".join(lines[-2:])[:300] or f"exit code {done.returncode}")
+        return Executed(int(found["instructions"]), int(found["multiply-adds"]))
 
 
 def open_emulator(artifact: Artifact, folder: Path) -> Emulator:
     """Build the plugin for the installed QEMU (its interface has had several versions)."""
-    qemu = emulator_command(artifact.manifest.target)
-    for version in range(1, 7):
+    qemu = tuple(emulator_command(artifact.manifest.target))
+    if "-cpu" not in qemu:
+        raise StageError(f"{artifact.manifest.target.name}: expected a 64-bit Arm target that this machine is not")
+    for version in range(6, 0, -1):
         plugin = folder / f"count{version}.so"
         source = str(HERE / "count_instructions.c")
         build = [*zig_command(), "cc", "-O2", "-shared", "-fPIC", f"-DAPI={version}", source, "-o", str(plugin)]
         subprocess.run(build, check=True)
-        emulator = Emulator((*qemu, "-plugin", str(plugin)))
+        emulator = Emulator(qemu, plugin)
         try:
             emulator.count([str(artifact.path / RUNNER), "info"])
         except StageError as error:
             problem = error
             continue
         return emulator
-    raise StageError(f"QEMU cannot load the counting plugin: {problem}")
+    raise StageError(f"{emulator.version} cannot load the counting plugin: {problem}")
 
 
 def count_ours(emulator: Emulator, artifact: Artifact) -> Count:
-    """Count the artifact's own runner."""
+    """Count the artifact's own runner.
 
-    def bench(frames: int) -> int:
+    Raises
+    ------
+    StageError
+        It computes something else.
+    """
+    error = max(check.error for check in verify_emulated(artifact).checks)
+    if not error <= ERROR_LIMIT:
+        raise StageError(f"{US} differs from ONNX Runtime by {error:.1e}")
+
+    def bench(frames: int) -> Executed:
         program = str(artifact.path / RUNNER)
         return emulator.count([program, "bench", "--warmup", "0", "--frames", str(frames)])
 
-    return Count(RUNNER, (bench(WARM_UP + MEASURED) - bench(WARM_UP)) // MEASURED, 0.0)
+    return per_frame(RUNNER, bench(WARM_UP), bench(WARM_UP + MEASURED), error)
 
 
 @dataclass(frozen=True)
@@ -142,22 +193,44 @@ class ArmPython:
             subprocess.run(["dpkg", "-x", package, self.root], check=True)
         (self.root / "complete").touch()
 
-    def fetch_wheels(self, engine: str, qemu: list[str]) -> Path:
-        """Install the aarch64 wheel of an engine."""
-        site = self.folder / engine
+    def describe_cpu(self, name: str, cpu: CpuSpec) -> None:
+        """Write what Linux says of the CPU there, where QEMU finds it before this machine's own.
+
+        QEMU of Debian 12 shows this machine's, and the library that ONNX Runtime and LiteRT look for the CPU with
+        crashes when it is not Arm's. ncnn takes its tiles from the cache sizes.
+        """
+        fields = f"Features\t: fp asimd\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: {PARTS[name]:#05x}\n"
+        cores = range(cpu.cores)
+        folder = "sys/devices/system/cpu"
+        files = {"proc/cpuinfo": "\n".join(f"processor\t: {core}\n{fields}" for core in cores)}
+        files |= {f"{folder}/{name}": f"0-{cores[-1]}\n" for name in ("possible", "present", "online")}
+        caches = (("Data", 1, cpu.l1d_kib), ("Instruction", 1, cpu.l1d_kib), ("Unified", 2, cpu.l2_kib))
+        for core in cores:
+            for index, (kind, level, size) in enumerate(caches):
+                values = {"type": kind, "level": level, "size": f"{size}K"}
+                files |= {f"{folder}/cpu{core}/cache/index{index}/{key}": f"{values[key]}\n" for key in values}
+        for path, text in files.items():
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / path).write_text(text)
+
+    def fetch_wheels(self, engine: str, qemu: tuple[str, ...]) -> Path:
+        """Install the aarch64 wheel of an engine, in the version that is installed here."""
+        name = WHEELS[engine]
+        wheel = f"{name}=={importlib.metadata.version(name)}"
+        site = self.folder / wheel
         if site.exists():
             return site
         program = "import sys; print('%d.%d' % sys.version_info[:2])"
         command = [*qemu, *self.command([]), "-c", program]
         version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         platforms = [f"manylinux_2_{minor}_aarch64" for minor in (17, 24, 26, 27, 28)] + ["manylinux2014_aarch64"]
-        wheel = WHEELS[engine]
-        wheel = wheel if "==" in wheel else f"{wheel}=={importlib.metadata.version(wheel)}"
-        pip = [sys.executable, "-m", "pip", "--quiet", "install", "--target", str(site), "--only-binary=:all:"]
-        pip += ["--python-version", version, "--implementation", "cp"]
-        subprocess.run(
-            [*pip, *(word for name in platforms for word in ("--platform", name)), wheel, "numpy"], check=True
-        )
+        part = self.folder / f"{wheel}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "--quiet", "install", "--no-warn-conflicts", "--target", str(part)]
+        pip += ["--only-binary=:all:", "--python-version", version, "--implementation", "cp"]
+        pip += [word for platform in platforms for word in ("--platform", platform)]
+        subprocess.run([*pip, wheel, "numpy"], check=True)
+        part.rename(site)
         return site
 
     def command(self, path: list[Path]) -> list[str]:
@@ -174,37 +247,34 @@ class ArmPython:
 
 
 def count_peer(
-    emulator: Emulator, python: ArmPython, model: OnlineModel, engine: str, work: Path, reference: np.ndarray
-) -> Count:
-    """Count every variant of an engine; return the best that computes the same.
-
-    Raises
-    ------
-    StageError
-        None could be counted.
-    """
-    qemu = list(emulator.command[: emulator.command.index("-plugin")])
-    site = python.fetch_wheels(engine, qemu)
-    found, problems = [], []
+    emulator: Emulator,
+    python: ArmPython,
+    model: OnlineModel,
+    engine: str,
+    work: Path,
+    reference: np.ndarray,
+    absent: dict[str, str],
+) -> Count | None:
+    """Count every variant of an engine; return the best that computes the same, and add the others to ``absent``."""
+    site = python.fetch_wheels(engine, emulator.qemu)
+    found = []
     for variant in load_engine(engine).variants:
-        counts = []
+        executed = []
         try:
             for frames in (WARM_UP, WARM_UP + MEASURED):
                 job = work / f"{engine}-{variant}-{frames}.json"
                 job.write_text(json.dumps(_job(model, engine, variant, work, frames)))
                 worker = [*python.command([HERE, site]), str(HERE / "arm_worker.py"), str(job)]
-                counts.append(emulator.count(worker))
-        except (StageError, subprocess.TimeoutExpired) as error:
-            problems.append(f"{variant}: {error}")
+                executed.append(emulator.count(worker))
+        except StageError as error:
+            absent[f"{engine} ({variant})"] = str(error)
             continue
-        error = relative_error(np.load(work / "logits.npy"), reference)
-        if error > ERROR_LIMIT:
-            problems.append(f"{variant}: differs from ONNX Runtime by {error:.1e}")
-            continue
-        found.append(Count(variant, (counts[1] - counts[0]) // MEASURED, error))
-    if not found:
-        raise StageError("; ".join(problems))
-    return min(found, key=lambda count: count.instructions)
+        difference = relative_error(np.load(work / "logits.npy"), reference)
+        if difference > ERROR_LIMIT:
+            absent[f"{engine} ({variant})"] = f"differs from ONNX Runtime by {difference:.1e}"
+        else:
+            found.append(per_frame(variant, executed[0], executed[1], difference))
+    return min(found, key=lambda count: count.instructions, default=None)
 
 
 def _job(model: OnlineModel, engine: str, variant: str, work: Path, frames: int) -> dict[str, Any]:
@@ -234,43 +304,59 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> None:
     work = options.work.resolve() / f"{options.model}-{options.target}"
     work.mkdir(parents=True, exist_ok=True)
-    artifact = compile_model(CompileRequest(load_target(options.target), work / US, load_model(options.model)))
+    target = load_target(options.target)
+    artifact = compile_model(CompileRequest(target, work / US, load_model(options.model)))
+    emulator = open_emulator(artifact, work)
     model = read_model(artifact.path / MODEL_ONNX)
     frames = video(model.frame_shape, WARM_UP + MEASURED)
     np.save(work / "frames.npy", np.stack(frames))
     reference = reference_logits(model, frames)
     absent: dict[str, str] = {}
     ready = prepare_engines(model, list(options.engines), work, None, absent)
-    emulator = open_emulator(artifact, work)
     counts = {US: count_ours(emulator, artifact)}
     python = ArmPython(options.work.resolve())
     if ready:
         python.fetch()
+        python.describe_cpu(emulator.cpu, target.cpu)
     for engine in ready:
         print(f"{engine}: counting", file=sys.stderr, flush=True)
         try:
-            counts[engine] = count_peer(emulator, python, model, engine, work, reference)
-        except (StageError, subprocess.CalledProcessError) as error:
+            best = count_peer(emulator, python, model, engine, work, reference, absent)
+        except subprocess.CalledProcessError as error:
             absent[engine] = str(error)
-    _print(options, counts, absent)
+            continue
+        if best is not None:
+            counts[engine] = best
+    machine = machine_info(name for engine in MODULES for name in load_engine(engine).distributions)
+    machine["versions"]["qemu"] = emulator.version
+    _print(options, counts, absent, machine)
     if options.json:
-        machine = machine_info(name for engine in MODULES for name in load_engine(engine).distributions)
         entries = {name: dataclasses.asdict(count) for name, count in counts.items()}
         data = {"benchmark": "arm_instructions", "model": options.model, "target": options.target, "machine": machine}
         write_json(options.json, data | {"instructions_per_frame": entries, "not_measured": absent})
 
 
-def _print(options: argparse.Namespace, counts: dict[str, Count], absent: dict[str, str]) -> None:
+def _print(
+    options: argparse.Namespace, counts: dict[str, Count], absent: dict[str, str], machine: dict[str, Any]
+) -> None:
     ours = counts[US].instructions
     rows = [
-        (f"{name} ({count.variant})", f"{count.instructions / 1e6:.1f}", f"{count.instructions / ours:.2f}")
+        (
+            f"{name} ({count.variant})",
+            f"{count.instructions / 1e6:.1f}",
+            f"{count.multiply_adds / 1e6:.1f}",
+            f"{count.instructions / ours:.2f}",
+            f"{count.error:.0e}",
+        )
         for name, count in sorted(counts.items(), key=lambda item: item[1].instructions)
     ]
     print(f"{options.model} on {options.target}, float32, one thread, one online step with cache feedback, under QEMU")
-    print(table(("engine", "million instructions", f"x {US}"), rows))
+    print(table(("engine", "million instructions", "of these FMLA", f"x {US}", "error"), rows))
     for name, reason in absent.items():
         print(f"not measured: {name}: {reason}")
-    print(describe(machine_info(())))
+    versions = {US: machine["versions"][US], "qemu": machine["versions"]["qemu"]}
+    versions |= {name: importlib.metadata.version(wheel) for name, wheel in WHEELS.items() if name in counts}
+    print(f"{machine['date'][:10]}, " + ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,38 +1,66 @@
-/* count_instructions.c - a QEMU plugin: how many instructions of the guest were executed, on stderr at the end.
+/* count_instructions.c - a QEMU plugin: how many instructions of the guest were executed, and how many of them were
+ * vector multiply-adds (FMLA), on stderr at the end.
  *
  * Blocks are counted when they begin, by their length. The declarations are of QEMU's plugin interface, whose version
- * (API) differs between QEMU's releases; what is used here is in all of them. */
+ * (API) differs between QEMU's releases. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
 typedef uint64_t plugin_id;
 typedef struct qemu_plugin_tb block;
+typedef struct qemu_plugin_insn instruction;
 
 size_t qemu_plugin_tb_n_insns(const block *);
+instruction *qemu_plugin_tb_get_insn(const block *, size_t index);
 void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, block *));
 void qemu_plugin_register_vcpu_tb_exec_cb(block *, void (*)(unsigned cpu, void *data), int flags, void *data);
 void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *data), void *data);
+#if API < 3
+const void *qemu_plugin_insn_data(const instruction *);
+#else
+size_t qemu_plugin_insn_data(const instruction *, void *to, size_t size);
+#endif
 
 EXPORT int qemu_plugin_version = API;
 
-static uint64_t instructions;
+static uint64_t instructions, multiply_adds;
 
-static void executed(unsigned cpu, void *length) {
+/* A block's two lengths in one word. */
+static const int HALF = 32;
+
+static int is_multiply_add(const instruction *found) {
+  uint32_t word = 0;
+#if API < 3
+  memcpy(&word, qemu_plugin_insn_data(found), sizeof word);
+#else
+  qemu_plugin_insn_data(found, &word, sizeof word);
+#endif
+  /* FMLA of single or double precision, by vector and by element. */
+  return (word & 0xBFA0FC00) == 0x0E20CC00 || (word & 0xBF80F400) == 0x0F801000;
+}
+
+static void executed(unsigned cpu, void *lengths) {
   (void)cpu;
-  __atomic_fetch_add(&instructions, (uintptr_t)length, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&instructions, (uint32_t)(uintptr_t)lengths, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&multiply_adds, (uintptr_t)lengths >> HALF, __ATOMIC_RELAXED);
 }
 
 static void translated(plugin_id id, block *block) {
   (void)id;
-  qemu_plugin_register_vcpu_tb_exec_cb(block, executed, 0, (void *)(uintptr_t)qemu_plugin_tb_n_insns(block));
+  uintptr_t count = qemu_plugin_tb_n_insns(block), lengths = count;
+  for (size_t index = 0; index < count; ++index)
+    lengths += (uintptr_t)is_multiply_add(qemu_plugin_tb_get_insn(block, index)) << HALF;
+  qemu_plugin_register_vcpu_tb_exec_cb(block, executed, 0, (void *)lengths);
 }
 
 static void finished(plugin_id id, void *data) {
   (void)id, (void)data;
-  fprintf(stderr, "instructions: %llu\n", (unsigned long long)instructions);
+  fprintf(stderr, "instructions: %llu\nmultiply-adds: %llu\n", (unsigned long long)instructions,
+          (unsigned long long)multiply_adds);
 }
 
 EXPORT int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv) {
