@@ -329,13 +329,20 @@ class _Lowering:
         )
 
     def _far(self, layer: ir.Convolution, images: Mapping[str, Image]) -> tuple[str, ...]:
-        """Operands too large to be found in the L2 cache."""
+        """Operands too large to be found in the L2 cache, where asking for them ahead of their use is worth it.
+
+        Arm's cores follow streams by themselves, and every instruction takes the place of another there: they run in
+        order, or two or three a cycle.
+        """
+        if self.cpu.triple.startswith(("aarch64", "arm")):
+            return ()
         sizes = {name: 4 * image.elements for name, image in images.items() if name in ("residual", "target")}
         # Weights are read once a frame: by the time they are needed again, all the others have gone by.
         sizes["weights"] = self.weight_bytes
         if layer.weight.shape[2:] == (1, 1) and images["source"].channel == 1:
             sizes["source"] = 4 * images["source"].elements
-        return tuple(sorted(name for name, size in sizes.items() if size > self.cpu.l2_kib * 1024 // 4))
+        # The shift caches are touched once a frame too, however small.
+        return ("caches", *sorted(name for name, size in sizes.items() if size > self.cpu.l2_kib * 1024 // 4))
 
     def _winograd(self, layer: ir.Convolution, tile: WinogradTile) -> None:
         source = self._vectors(layer.source, self._needed_border(layer))
@@ -355,7 +362,7 @@ class _Lowering:
             lanes=self.lanes,
             low=-math.inf,
             high=math.inf,
-            prefetch=("weights",),
+            prefetch=tuple(name for name in self._far(layer, {"source": block}) if name == "weights"),
             pixel_lanes=pixel_lanes(self.cpu),
         )
         spec = WinogradSpec(

@@ -32,6 +32,10 @@ WEIGHT_DISTANCE = 24
 LINE = 16
 # Up to this many input channels (a stem's, a small shift cache's) are written out instead of looped over.
 FEW_CHANNELS = 4
+# Vectors of a pixel written out in a turn of the k loop, where pixels are loaded by vectors.
+GROUPS_TOGETHER = 2
+# Accumulators and vectors of pixels that LLVM keeps in 32 registers beside a step's weights.
+MOST_VALUES_ALIVE = 30
 # A panel with more register tiles than this is read so often that its first reading does not matter.
 MOST_SHARING_TILES = 16
 
@@ -65,8 +69,9 @@ class ConvolutionSpec:
         ``source`` has no border for the padding (the camera frame): rows outside it are skipped, columns outside it
         read as zero.
     prefetch : tuple of str
-        The operands (``source``, ``weights``, ``target``, ``residual``) that come from beyond the L2 cache and are
-        asked for ahead of their use: weights a few k steps, pixels a register tile, outputs a k loop ahead.
+        The operands (``source``, ``weights``, ``target``, ``residual``, ``caches``: the shift's) that come from beyond
+        the L2 cache and are asked for ahead of their use: weights a few k steps, pixels a register tile, outputs a k
+        loop ahead.
     pixel_lanes : int
         Values of a pixel loaded at once; more than 1 where multiply-adds can take one lane of a vector.
     """
@@ -357,6 +362,8 @@ def _prefetch_caches(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr,
 
     What the epilogue writes is asked for now, what is read one tile ahead, with the first panel that reads it.
     """
+    if "caches" not in spec.prefetch:
+        return
     rows = spec.tile.rows
     if spec.tap is not None and not _beyond(channel, spec.tap.pixel):
         with contextlib.nullcontext() if isinstance(channel, int) else emit.when(channel < spec.tap.pixel):
@@ -403,12 +410,11 @@ def _reduce(
     if spec.cache is not None:
         shifted, image = spec.cache.channels, spec.cache
         cached = row.cache + x * spec.strides[1] * image.pixel
-        if shifted <= FEW_CHANNELS:
+        if shifted <= FEW_CHANNELS and spec.pixel_lanes == 1:
             for k in range(shifted):
                 step(_reader(buffers["cache"], image, cached, k, spec), k)
         else:
-            with emit.loop(shifted) as k:
-                step(_reader(buffers["cache"], image, cached, k, spec), k)
+            _steps(spec, buffers["cache"], image, cached, 0, shifted, 0, step)
 
     def start(ky: Expr, kx: Expr) -> Expr:
         column = x * spec.strides[1] + kx - spec.pad_left
@@ -456,25 +462,47 @@ def _channel_loop(
             for column in range(spec.tile.rows if far else 0):
                 at = base + ahead + column * spec.strides[1] * image.pixel + first + line * LINE
                 emit.prefetch(source, at)
-            _steps(spec, source, base, first + line * LINE, LINE, position, step)
+            _steps(spec, source, image, base, first + line * LINE, LINE, position, step)
     done = first + lines * LINE
-    _steps(spec, source, base, done, channels - done, position, step)
+    _steps(spec, source, image, base, done, channels - done, position, step)
 
 
 def _steps(
-    spec: ConvolutionSpec, source: Any, base: Expr, first: Expr, count: int, position: Expr, step: _Step
+    spec: ConvolutionSpec,
+    source: Any,
+    image: Image,
+    base: Expr,
+    first: Expr,
+    count: int,
+    position: Expr,
+    step: _Step,
 ) -> None:
     """``count`` k steps from channel ``first`` of one kernel position, several at once where pixels are read so."""
-    image, channels, wide = spec.source, spec.reduction_channels, spec.pixel_lanes
-    together = count // wide if wide > 1 and image.channel == 1 else 0
-    if together:
-        with emit.loop(together) as group:
-            k = first + group * wide
-            for index in range(wide):
-                step(_lane_reader(source, image, base + k, index, spec), position * channels + k + index)
-    if count > together * wide:
-        with emit.loop(count - together * wide) as rest:
-            k = first + together * wide + rest
+    channels, wide = spec.reduction_channels, spec.pixel_lanes
+    done = 0
+    # LLVM loads all the pixels of a turn first, in pairs.
+    fits = spec.tile.rows * (spec.tile.vectors + GROUPS_TOGETHER) <= MOST_VALUES_ALIVE
+    for groups in (GROUPS_TOGETHER if fits else 1, 1) if wide > 1 and image.channel == 1 else ():
+        turns = (count - done) // (groups * wide)
+        if turns:
+            with emit.loop(turns) as turn:
+                for group in range(groups):
+                    k = first + done + (turn * groups + group) * wide
+                    for index in range(wide):
+                        step(_lane_reader(source, image, base + k, index, spec), position * channels + k + index)
+        done += turns * groups * wide
+    rest = count - done
+    if rest and wide > 1 and image.channel == 1 and (count >= wide or image is spec.cache):
+        # The last few come out of a vector too: one that ends with them; where a cache has no more, one that begins
+        # with them (behind the last cache there is room: stream.c aligns what it allocates).
+        start = first + (done if count < wide else count - wide)
+        for index in range(rest):
+            k = first + done + index
+            read = _lane_reader(source, image, base + start, index if count < wide else wide - rest + index, spec)
+            step(read, position * channels + k)
+    elif rest:
+        with emit.loop(rest) as index:
+            k = first + done + index
             step(_reader(source, image, base, k, spec), position * channels + k)
 
 

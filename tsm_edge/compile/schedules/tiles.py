@@ -231,7 +231,7 @@ def depthwise_tile(
     # Two rows share the input rows between them, if there are any and their accumulators fit beside the weights.
     together = 2 if rows > 1 and kernel[0] > strides[0] == 1 and cpu.vector_registers == 32 else 1
     weights = kernel[1] * min(together, kernel[0])
-    most = max(1, min(8, columns, (cpu.vector_registers - weights - 2) // together))
+    most = max(1, min(14, columns, (cpu.vector_registers - weights - 2) // together))
     if _is_32_bit_arm(cpu):
         most = min(most, 2)  # LLVM loads so far ahead that more accumulators go to the stack
     best = min(range(1, most + 1), key=lambda width: (math.ceil(columns / width) * (width + 2.0), -width))
