@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from artifacts import compile_onnx
-from onnx_graphs import small_network
+from onnx_graphs import GraphBuilder, small_network
 
 from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact
 from tsm_edge.cards import NetworkSpec, Preprocess, TargetCard, load_model, load_target
@@ -66,6 +66,23 @@ def test_full_size_mobilenet_on_a_raspberry_pi_4(golden_artifact: tuple[Artifact
     artifact = compile_model(CompileRequest(load_target("raspberry-pi-4"), tmp_path / "pi", onnx=onnx))
     result = verify_emulated(artifact, frames=2)
     assert artifact.manifest.frame_shape == (1, 3, 224, 224)
+    assert result.passed, result.checks
+
+
+def test_stems_and_shifts_by_lanes(tmp_path: Path) -> None:
+    """Frames and caches whose values 64-bit Arm takes out of vectors, as no other target does."""
+    need_qemu("raspberry-pi-4")
+    graph = GraphBuilder(13, 9)
+    for out, kernel, stride in ((17, 3, 2), (24, 7, 2), (8, 3, 1), (5, 5, 1), (9, (1, 3), (1, 2))):
+        stem = graph.conv(graph.frame, out, kernel, stride)
+        graph.feed_back(graph.cache(graph.shapes[stem]), stem)
+    for channels, shifted in ((16, 2), (24, 3), (9, 4), (23, 7), (64, 8)):
+        x = graph.relu(graph.conv(graph.frame, channels))
+        x = graph.conv(graph.shift(x, shifted), 13)
+        graph.feed_back(graph.cache(graph.shapes[x]), x)
+    model = graph.model(graph.head(graph.conv(graph.frame, 9), 3))
+    artifact = compile_onnx(model, tmp_path / "out", load_target("raspberry-pi-4"), runner=True)
+    result = verify_emulated(artifact, frames=2)
     assert result.passed, result.checks
 
 

@@ -430,6 +430,10 @@ def _reduce(
             for kx in range(kernel_width):
                 _channel_steps(spec, source, start(ky, kx), ky * kernel_width + kx, step, _Guard(x, kx))
             return
+        if spec.pixel_lanes > 1 and spec.source.channel > 1 and channels <= FEW_CHANNELS:
+            for channel in range(channels):
+                _plane_steps(spec, source, start(ky, 0), channel, ky, step)
+            return
         # A loop, even where it is short: written out, LLVM would keep pixels for the next column, and spill.
         with emit.loop(kernel_width) as kx:
             if channels <= FEW_CHANNELS:
@@ -504,6 +508,26 @@ def _steps(
         with emit.loop(rest) as index:
             k = first + done + index
             step(_reader(source, image, base, k, spec), position * channels + k)
+
+
+def _plane_steps(spec: ConvolutionSpec, source: Any, base: Expr, channel: int, ky: Expr, step: _Step) -> None:
+    """The kernel columns of one row of a plane: what they read lies side by side and is loaded once for all of them."""
+    wide, stride, columns = spec.pixel_lanes, spec.strides[1], spec.kernel[1]
+    span = (spec.tile.rows - 1) * stride + columns
+    first = base + channel * spec.source.channel
+
+    def reader(kx: int) -> Callable[[int], Expr]:
+        def read(column: int) -> Expr:
+            place = column * stride + kx
+            if span < wide:
+                return emit.load(source, first + place)
+            start = min(place // wide * wide, span - wide)  # the last vector is moved back to end with the span
+            return emit.lane(emit.load(source, first + start, wide), place - start)
+
+        return read
+
+    for kx in range(columns):
+        step(reader(kx), (ky * columns + kx) * spec.reduction_channels + channel)
 
 
 def _lane_reader(source: Any, image: Image, base: Expr, index: int, spec: ConvolutionSpec) -> Callable[[int], Expr]:
