@@ -169,6 +169,7 @@ class Server:
         self._announcement: Announcement | None = None
         if request.tracker is not None:
             self._announcement = Announcement(request.tracker, request.key, self.endpoint.port, request.announced_host)
+        self._listener.listen(16)  # before anybody is told the address; who connects now waits for ``run``
 
     def run(self) -> None:
         """Serve until ``KeyboardInterrupt`` (Ctrl-C, or ``SIGTERM``); ends the session under way, removes its files."""
@@ -176,7 +177,6 @@ class Server:
         (work / "uploads").mkdir()
         with _terminated_as_interrupted():
             try:
-                self._listener.listen(16)
                 self._selector.register(self._listener, selectors.EVENT_READ)
                 if self._announcement is not None:
                     self._announcement.offer()
