@@ -37,8 +37,9 @@ def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], cpu: CpuSpec
         best, fewest = None, WORTH * cycles(direct.cycles, 4.0 * layer.weight.size)
         for side in OUTPUTS:
             tile = winograd_tile(cpu, height, width, channels, outputs, side)
-            if tile is not None and cycles(tile.cycles, tile.weight_bytes) < fewest:
-                best, fewest = tile, WORTH * cycles(tile.cycles, tile.weight_bytes)
+            time = math.inf if tile is None else cycles(tile.cycles, tile.weight_bytes)
+            if time < fewest:  # a larger tile rounds worse: it has to be worth it over the smaller one too
+                best, fewest = tile, WORTH * time
         if best is not None:
             found[layer.output] = best
     return found
