@@ -12,7 +12,7 @@ from tsm_edge.compile.codegen import build_kernels
 from tsm_edge.compile.schedules.convolution import ConvolutionSpec, convolution
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
 from tsm_edge.compile.schedules.geometry import Border, nhwc
-from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile, pixel_lanes
+from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile, k_loop
 
 FMA = r"(fmla|vfma\.f32)\b"
 STORE = r"(st[rpu1]|vst|str|push)"
@@ -70,7 +70,7 @@ def pointwise(cpu: CpuSpec) -> ConvolutionSpec:
         lanes=cpu.vector_lanes,
         low=0.0,
         high=6.0,
-        pixel_lanes=pixel_lanes(cpu),
+        k_loop=k_loop(cpu),
     )
 
 

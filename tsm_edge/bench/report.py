@@ -15,6 +15,7 @@ _COPIES = ("pad", "repack", "cache", "shift")
 _COLOURS: Mapping[str, str] = {
     "pointwise": "#3d7fc1",
     "inverted_residual": "#7d63c9",
+    "expand_depthwise": "#a98be0",
     "depthwise": "#dd8a2f",
     "convolution": "#2f9a74",
     "grouped": "#1f9fa5",

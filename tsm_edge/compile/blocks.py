@@ -3,45 +3,94 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import TypeGuard
 
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile import layers as ir
 from tsm_edge.compile.graph import OnlineGraph
+from tsm_edge.compile.schedules.tiles import gemm_tile, l2_share
 
-# An expanded tensor larger than this share of the L2 cache is worth the fused kernel.
-FUSE_ABOVE_L2_SHARE = 0.4
+# An expanded tensor larger than this share of the L2 cache goes to the next level and back.
+LARGE_L2_SHARE = 0.4
+# Weights that are read anew for every row should take no more of a core's L2 cache than this share,
+WEIGHTS_L2_SHARE = 0.25
+# and the rows that threads make twice, where their shares meet, no more than this part of the image.
+MOST_ROWS_TWICE = 0.15
+
+Pair = tuple[ir.Convolution, ir.Convolution]
+Triple = tuple[ir.Convolution, ir.Convolution, ir.Convolution]
 
 
-def inverted_residuals(
-    graph: OnlineGraph, layers: list[ir.Layer], cpu: CpuSpec
-) -> list[tuple[ir.Convolution, ir.Convolution, ir.Convolution]]:
-    """Convolution, depthwise, projection: the triples that are worth one kernel on this CPU.
+def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], cpu: CpuSpec) -> list[Pair | Triple]:
+    """Groups of layers that are worth one kernel on this CPU, none of them in two groups.
 
-    They are where the tensor between the first two would not stay in the L2 cache: written and read once, it would
-    travel twice to the next level and back.
+    A convolution, the depthwise convolution after it and the projection, a row at a time, where that saves more than
+    it costs; else the first two, a panel of channels at a time, where such a panel fits the L1 cache.
     """
+    readers = _readers(layers)
+    blocks: list[Pair | Triple] = []
+    for expand, depthwise in _expanded(graph, layers, readers):
+        project = _only_reader(graph, readers, depthwise.output)
+        if _projects(project, depthwise) and _by_rows(graph, expand, depthwise, project, cpu):
+            blocks.append((expand, depthwise, project))
+        elif _panel_bytes(graph, expand, depthwise, cpu) <= cpu.l1d_kib * 1024:
+            blocks.append((expand, depthwise))
+    return blocks
+
+
+def _by_rows(
+    graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, project: ir.Convolution, cpu: CpuSpec
+) -> bool:
+    """Whether to compute three layers a row at a time.
+
+    Always where the expanded tensor would not stay in the L2 cache; else where its weights do, as each row reads all
+    of them, and where few rows are made by two threads.
+    """
+    shape = graph.shapes[expand.output]
+    if 4 * math.prod(shape) > cpu.l2_kib * 1024 * LARGE_L2_SHARE:
+        return True
+    weights = 4 * (expand.weight.size + project.weight.size)
+    twice = (cpu.cores - 1) * max(0, depthwise.weight.shape[2] - depthwise.strides[0])
+    return weights <= l2_share(cpu) * WEIGHTS_L2_SHARE and twice <= shape[2] * MOST_ROWS_TWICE
+
+
+def _expanded(graph: OnlineGraph, layers: list[ir.Layer], readers: dict[str, list[ir.Layer]]) -> Iterator[Pair]:
+    """Convolutions whose result only a depthwise convolution reads, with it."""
+    for expand in layers:
+        if not isinstance(expand, ir.Convolution) or expand.groups > 1 or expand.residual is not None:
+            continue
+        depthwise = _only_reader(graph, readers, expand.output)
+        if not isinstance(depthwise, ir.Convolution) or not depthwise.depthwise or depthwise.residual is not None:
+            continue
+        if depthwise.strides[0] <= depthwise.weight.shape[2]:
+            yield expand, depthwise
+
+
+def _projects(layer: ir.Layer | None, depthwise: ir.Convolution) -> TypeGuard[ir.Convolution]:
+    """Whether it is the pointwise convolution at the end of an inverted residual."""
+    if not isinstance(layer, ir.Convolution) or layer.source != depthwise.output or layer.shift is not None:
+        return False
+    pointwise = layer.weight.shape[2:] == (1, 1) and layer.strides == (1, 1)
+    return pointwise and layer.groups == 1 and not any(layer.pads)
+
+
+def _panel_bytes(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, cpu: CpuSpec) -> int:
+    """One panel of the expanded tensor, with the border that the depthwise convolution reads."""
+    _, channels, height, width = graph.shapes[expand.output]
+    tile = gemm_tile(cpu, height, width, int(expand.weight[0].size), channels)
+    top, left, bottom, right = depthwise.pads
+    return 4 * (height + top + bottom) * (width + left + right) * tile.vectors * cpu.vector_lanes
+
+
+def _readers(layers: list[ir.Layer]) -> dict[str, list[ir.Layer]]:
     readers: dict[str, list[ir.Layer]] = {}
     for layer in layers:
         for source in ir.layer_sources(layer):
             readers.setdefault(source, []).append(layer)
+    return readers
 
-    def only_reader(tensor: str) -> ir.Layer | None:
-        found = readers.get(tensor, [])
-        return found[0] if len(found) == 1 and not graph.is_output(tensor) else None
 
-    blocks = []
-    for expand in layers:
-        if not isinstance(expand, ir.Convolution) or expand.groups > 1 or expand.residual is not None:
-            continue
-        depthwise = only_reader(expand.output)
-        if not isinstance(depthwise, ir.Convolution) or not depthwise.depthwise or depthwise.residual is not None:
-            continue
-        project = only_reader(depthwise.output)
-        if not isinstance(project, ir.Convolution) or project.source != depthwise.output or project.shift is not None:
-            continue
-        pointwise = project.weight.shape[2:] == (1, 1) and project.strides == (1, 1)
-        plain = pointwise and project.groups == 1 and not any(project.pads)
-        stays = 4 * math.prod(graph.shapes[expand.output]) <= cpu.l2_kib * 1024 * FUSE_ABOVE_L2_SHARE
-        if plain and not stays and depthwise.strides[0] <= depthwise.weight.shape[2]:
-            blocks.append((expand, depthwise, project))
-    return blocks
+def _only_reader(graph: OnlineGraph, readers: dict[str, list[ir.Layer]], tensor: str) -> ir.Layer | None:
+    found = readers.get(tensor, [])
+    return found[0] if len(found) == 1 and not graph.is_output(tensor) else None

@@ -12,6 +12,7 @@ from tsm_edge.compile.schedules import copying, pooling
 from tsm_edge.compile.schedules.convolution import ConvolutionSpec, convolution
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
 from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, elementwise
+from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec, expand_depthwise
 from tsm_edge.compile.schedules.generic import GenericSpec, generic
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec, inverted_residual
 from tsm_edge.compile.schedules.winograd import WinogradSpec, winograd
@@ -20,6 +21,7 @@ _WRITERS: Mapping[type, Any] = {
     ConvolutionSpec: convolution,
     DepthwiseSpec: depthwise,
     InvertedResidualSpec: inverted_residual,
+    ExpandDepthwiseSpec: expand_depthwise,
     WinogradSpec: winograd,
     pooling.MaxPoolSpec: pooling.max_pool,
     pooling.AveragePoolSpec: pooling.global_average_pool,

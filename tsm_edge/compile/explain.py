@@ -12,6 +12,7 @@ from tsm_edge.cards import CpuSpec
 from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.compile.roofline import bytes_per_cycle, level
 from tsm_edge.compile.schedules.elementwise import ElementwiseSpec
+from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec
 from tsm_edge.compile.schedules.generic import GenericSpec
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
 from tsm_edge.compile.schedules.tiles import DepthwiseTile, GemmTile
@@ -128,10 +129,9 @@ def _estimate(program: Program, call: KernelCall, cpu: CpuSpec, weights_from: st
 def tile_text(call: KernelCall) -> str:
     """What the rule chose, for people: pixels × output channels of a register tile; for other rules, the operator."""
     spec = call.spec
-    if isinstance(spec, InvertedResidualSpec):
-        tiles: tuple[GemmTile | DepthwiseTile, ...] = (spec.expand.tile, spec.depthwise.tile, spec.project.tile)
-        names = ("expand", "depthwise", "project")
-        return ", ".join(f"{name} {_tile(tile, spec.expand.lanes)}" for name, tile in zip(names, tiles, strict=True))
+    if isinstance(spec, (InvertedResidualSpec, ExpandDepthwiseSpec)):
+        parts = [name for name in ("expand", "depthwise", "project") if hasattr(spec, name)]
+        return ", ".join(f"{name} {_tile(getattr(spec, name).tile, spec.expand.lanes)}" for name in parts)
     if isinstance(spec, WinogradSpec):
         return f"F({spec.outputs}×{spec.outputs}, 3×3) of {spec.block}, {_tile(spec.product.tile, spec.lanes)}"
     if isinstance(spec, GenericSpec):

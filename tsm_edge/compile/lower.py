@@ -12,7 +12,7 @@ import numpy as np
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile import layers as ir
 from tsm_edge.compile.algorithms import winograd_layers
-from tsm_edge.compile.blocks import inverted_residuals
+from tsm_edge.compile.blocks import fused_blocks
 from tsm_edge.compile.graph import CachePair, OnlineGraph
 from tsm_edge.compile.legalize import legalize
 from tsm_edge.compile.program import BufferRef, KernelCall, Program, WorkspaceBuffer
@@ -20,10 +20,11 @@ from tsm_edge.compile.schedules.convolution import ConvolutionSpec, pack_weights
 from tsm_edge.compile.schedules.copying import CopySpec, ShiftCopySpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, pack_depthwise
 from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, operand_name
+from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc, planar
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
 from tsm_edge.compile.schedules.pooling import AveragePoolSpec, MaxPoolSpec
-from tsm_edge.compile.schedules.tiles import WinogradTile, depthwise_tile, gemm_tile, pixel_lanes
+from tsm_edge.compile.schedules.tiles import WinogradTile, depthwise_tile, gemm_tile, k_loop
 from tsm_edge.compile.schedules.winograd import WinogradSpec, pack_winograd, transformed_images, winograd_border
 from tsm_edge.errors import CompileError
 
@@ -67,7 +68,7 @@ class _Lowering:
         self.cache_index = {cache.output: index for index, cache in enumerate(graph.caches)}
         self.taps = self._plan_taps()
         self.weight_bytes = sum(4 * layer.weight.size for layer in layers if isinstance(layer, ir.Convolution))
-        blocks = inverted_residuals(graph, layers, cpu)
+        blocks = fused_blocks(graph, layers, cpu)
         self.fused = {block[-1].output: block for block in blocks}
         self.fused_away = {layer.output for block in blocks for layer in block[:-1]}
         apart = [layer for layer in layers if layer.output not in self.fused and layer.output not in self.fused_away]
@@ -230,10 +231,16 @@ class _Lowering:
     def convolution(self, layer: ir.Convolution) -> None:
         if layer.output in self.fused_away:
             return
-        block = self.fused.get(layer.output)
-        if block is not None:
-            self._inverted_residual(*block)
-        elif layer.depthwise:
+        match self.fused.get(layer.output):
+            case (expand, depthwise, project):
+                self._inverted_residual(expand, depthwise, project)
+            case (expand, depthwise):
+                self._expand_depthwise(expand, depthwise)
+            case None:
+                self._single_convolution(layer)
+
+    def _single_convolution(self, layer: ir.Convolution) -> None:
+        if layer.depthwise:
             self._depthwise(layer)
         elif layer.output in self.winograd_tiles:
             self._winograd(layer, self.winograd_tiles[layer.output])
@@ -324,7 +331,7 @@ class _Lowering:
             cache=images.get("cache"),
             tap=images.get("tap"),
             prefetch=self._far(layer, images),
-            pixel_lanes=pixel_lanes(self.cpu),
+            k_loop=k_loop(self.cpu),
             guarded=source.channel > 1 and self._needed_border(layer) != NO_BORDER,
         )
 
@@ -363,7 +370,7 @@ class _Lowering:
             low=-math.inf,
             high=math.inf,
             prefetch=tuple(name for name in self._far(layer, {"source": block}) if name == "weights"),
-            pixel_lanes=pixel_lanes(self.cpu),
+            k_loop=k_loop(self.cpu),
         )
         spec = WinogradSpec(
             source=source.image,
@@ -428,6 +435,31 @@ class _Lowering:
         flops = 2 * (height * width * expand.weight.size + row_height * row_width * depthwise.weight.size)
         moved = _bytes_read(inputs["source"].image, expand) + _bytes_written(target.image, project)
         self._call("inverted_residual", spec, buffers, project.output, flops + _flops(target.image, project), moved)
+
+    def _expand_depthwise(self, expand: ir.Convolution, depthwise: ir.Convolution) -> None:
+        """Two layers as one kernel, a panel of the tensor between them in a thread's scratch memory."""
+        inputs = self._inputs(expand)
+        images = {name: tensor.image for name, tensor in inputs.items()}
+        _, channels, height, width = self.graph.shapes[expand.output]
+        target = self._output(depthwise.output)
+        whole = nhwc(height, width, channels, self.lanes)
+        inner = self._convolution_spec(expand, images | {"target": whole})
+        tile = replace(inner.tile, panels_outside=True, block=height * inner.row_tiles)
+        panel = nhwc(height, width, tile.vectors * self.lanes, self.lanes, self._needed_border(depthwise))
+        prefetch = tuple(name for name in inner.prefetch if name != "target")
+        spec = ExpandDepthwiseSpec(
+            expand=replace(inner, tile=tile, target=panel, prefetch=prefetch),
+            depthwise=self._depthwise_spec(depthwise, panel, target.image),
+        )
+        buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
+            "expand_weights": self._add_weights(pack_weights(spec.expand, expand.weight, expand.bias, 1)),
+            "depthwise_weights": self._add_weights(pack_depthwise(spec.depthwise, depthwise.weight, depthwise.bias)),
+            "scratch": BufferRef("scratch"),
+            "target": target.buffer,
+        }
+        flops = 2 * height * width * expand.weight.size + _flops(target.image, depthwise)
+        moved = _bytes_read(inputs["source"].image, expand) + _bytes_written(target.image, depthwise)
+        self._call("expand_depthwise", spec, buffers, depthwise.output, flops, moved)
 
     def _group_split(self, layer: ir.Convolution, out_per_group: int, in_per_group: int) -> tuple[int, int]:
         """Reduction channels and vectors of a panel's group.

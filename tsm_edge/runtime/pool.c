@@ -138,7 +138,8 @@ int tsm_pool_take(tsm_pool *pool, uint32_t run, int32_t call, int32_t thread, in
     uint64_t value = atomic_load_explicit(next, memory_order_acquire);
     while (value >> 32 == run && (int32_t)(uint32_t)value < last) {
       int32_t first = (int32_t)(uint32_t)value;
-      int32_t stop = last - first > grain ? first + grain : last;
+      int32_t half = (last - first + 1) / 2, some = half > grain ? half : grain;
+      int32_t stop = last - first > some ? first + some : last;
       if (atomic_compare_exchange_weak_explicit(next, &value, (uint64_t)run << 32 | (uint32_t)stop,
                                                 memory_order_acq_rel, memory_order_acquire)) {
         *begin = first;

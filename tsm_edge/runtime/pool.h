@@ -21,7 +21,8 @@ tsm_pool *tsm_pool_open(int32_t threads, int32_t n_calls, const int32_t *items, 
  * walked to the end. */
 void tsm_pool_run(tsm_pool *pool);
 
-/* Take up to `grain` items of a call that nobody has taken; 0: none is left. */
+/* Take items of a call that nobody has taken: half of what is left of a share, so that threads end together, but at
+ * least `grain`; 0: none is left. */
 int tsm_pool_take(tsm_pool *pool, uint32_t run, int32_t call, int32_t thread, int32_t grain, int32_t *begin,
                   int32_t *end);
 

@@ -123,9 +123,8 @@ static void do_items(const tsm_call *call, unsigned char *const *spaces, int32_t
 static int do_call(const tsm_stream *stream, int32_t index, unsigned char *const *spaces, int32_t thread,
                    uint32_t run) {
   const tsm_call *call = &tsm_the_model.calls[index];
-  int32_t quarter = (call->items + 4 * stream->threads - 1) / (4 * stream->threads);
-  int32_t grain = quarter > call->grain ? quarter : call->grain, begin, end;
-  while (tsm_pool_take(stream->pool, run, index, thread, grain, &begin, &end)) {
+  int32_t begin, end;
+  while (tsm_pool_take(stream->pool, run, index, thread, call->grain, &begin, &end)) {
     do_items(call, spaces, begin, end);
     tsm_pool_done(stream->pool, index, end - begin);
   }

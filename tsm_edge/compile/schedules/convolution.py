@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from tvm import tirx
@@ -23,7 +23,7 @@ from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.emit import Expr
 from tsm_edge.compile.schedules.geometry import Image
-from tsm_edge.compile.schedules.tiles import GemmTile
+from tsm_edge.compile.schedules.tiles import GemmTile, KLoop
 
 Buffers = dict[str, Any]
 # Weights are asked for this many k steps ahead: about the latency of the next cache level.
@@ -34,6 +34,8 @@ LINE = 16
 FEW_CHANNELS = 4
 # Vectors of a pixel written out in a turn of the k loop, where pixels are loaded by vectors.
 GROUPS_TOGETHER = 2
+# A pixel's value is worth loading twice for two multiply-adds, not for more.
+FOLDED_VECTORS = 2
 # Accumulators and vectors of pixels that LLVM keeps in 32 registers beside a step's weights.
 MOST_VALUES_ALIVE = 30
 # A panel with more register tiles than this is read so often that its first reading does not matter.
@@ -72,8 +74,8 @@ class ConvolutionSpec:
         The operands (``source``, ``weights``, ``target``, ``residual``, ``caches``: the shift's) that come from beyond
         the L2 cache and are asked for ahead of their use: weights a few k steps, pixels a register tile, outputs a k
         loop ahead.
-    pixel_lanes : int
-        Values of a pixel loaded at once; more than 1 where multiply-adds can take one lane of a vector.
+    k_loop : KLoop
+        How the k loop reads pixels.
     """
 
     source: Image
@@ -94,7 +96,7 @@ class ConvolutionSpec:
     in_place: bool = False
     guarded: bool = False
     prefetch: tuple[str, ...] = ()
-    pixel_lanes: int = 1
+    k_loop: KLoop = field(default_factory=KLoop)
 
     @property
     def reduction(self) -> int:
@@ -321,8 +323,12 @@ def _register_tile(
         for offset in range(per_line):
             emit.prefetch(weights, start + offset * LINE)
 
-    def step(read: Callable[[int], Expr], weight_row: Expr) -> None:
-        """One k of the reduction: ``rows`` broadcasts against ``vectors`` weight vectors."""
+    def step(read: _Reader, weight_row: Expr, again: _Reader | None = None) -> None:
+        """One k of the reduction: ``rows`` broadcasts against ``vectors`` weight vectors.
+
+        ``again`` reads the same values, though LLVM cannot know: with half of the pixels both multiply-adds then
+        broadcast from memory, an instruction less, and the loads stay below two a cycle.
+        """
         if "weights" in spec.prefetch and not share:
             ahead = panel_base + (1 + WEIGHT_DISTANCE + weight_row) * width
             for line in range(0, width, LINE):
@@ -330,6 +336,8 @@ def _register_tile(
         for column in range(rows):
             value = emit.splat(read(column), lanes)
             for vector in range(vectors):
+                if again and vector and column % 2 == 0:
+                    value = emit.splat(again(column), lanes)
                 weight = emit.load(weights, panel_base + (1 + weight_row) * width + vector * lanes, lanes)
                 accumulators.add(column * vectors + vector, value * weight)
 
@@ -388,7 +396,11 @@ def _beyond(channel: Expr, end: int) -> bool:
     return isinstance(channel, int) and channel >= end
 
 
-_Step = Callable[[Callable[[int], Expr], Expr], None]
+_Reader = Callable[[int], Expr]  # tile column → its input value
+
+
+class _Step(Protocol):
+    def __call__(self, read: _Reader, weight_row: Expr, again: _Reader | None = None) -> None: ...
 
 
 def _reduce(
@@ -410,7 +422,7 @@ def _reduce(
     if spec.cache is not None:
         shifted, image = spec.cache.channels, spec.cache
         cached = row.cache + x * spec.strides[1] * image.pixel
-        if shifted <= FEW_CHANNELS and spec.pixel_lanes == 1:
+        if shifted <= FEW_CHANNELS and spec.k_loop.pixel_lanes == 1:
             for k in range(shifted):
                 step(_reader(buffers["cache"], image, cached, k, spec), k)
         else:
@@ -430,7 +442,7 @@ def _reduce(
             for kx in range(kernel_width):
                 _channel_steps(spec, source, start(ky, kx), ky * kernel_width + kx, step, _Guard(x, kx))
             return
-        if spec.pixel_lanes > 1 and spec.source.channel > 1 and channels <= FEW_CHANNELS:
+        if spec.k_loop.pixel_lanes > 1 and spec.source.channel > 1 and channels <= FEW_CHANNELS:
             for channel in range(channels):
                 _plane_steps(spec, source, start(ky, 0), channel, ky, step)
             return
@@ -482,7 +494,7 @@ def _steps(
     step: _Step,
 ) -> None:
     """``count`` k steps from channel ``first`` of one kernel position, several at once where pixels are read so."""
-    channels, wide = spec.reduction_channels, spec.pixel_lanes
+    channels, wide = spec.reduction_channels, spec.k_loop.pixel_lanes
     done = 0
     # LLVM loads all the pixels of a turn first, in pairs.
     fits = spec.tile.rows * (spec.tile.vectors + GROUPS_TOGETHER) <= MOST_VALUES_ALIVE
@@ -504,19 +516,36 @@ def _steps(
             k = first + done + index
             read = _lane_reader(source, image, base + start, index if count < wide else wide - rest + index, spec)
             step(read, position * channels + k)
-    elif rest:
-        with emit.loop(rest) as index:
-            k = first + done + index
-            step(_reader(source, image, base, k, spec), position * channels + k)
+    else:
+        _single_steps(spec, source, image, base, first + done, rest, position, step)
+
+
+def _single_steps(
+    spec: ConvolutionSpec, source: Any, image: Image, base: Expr, first: Expr, count: int, position: Expr, step: _Step
+) -> None:
+    """``count`` k steps whose values are loaded one at a time, some written out in a turn."""
+    channels, folds = spec.reduction_channels, spec.k_loop.folds and spec.tile.vectors == FOLDED_VECTORS
+    done = 0
+    for steps in dict.fromkeys((spec.k_loop.steps, 1)):
+        turns = (count - done) // steps
+        if turns:
+            with emit.loop(turns) as turn:
+                # Broadcasts fold into multiply-adds only where the address is one register: LLVM shares none between
+                # pointers whose step it does not know.
+                starts = [first + done + turn * (steps + (emit.hidden_zero(i) if folds else 0)) for i in range(2)]
+                for index in range(steps):
+                    read, again = (_reader(source, image, base, start + index, spec) for start in starts)
+                    step(read, position * channels + first + done + turn * steps + index, again if folds else None)
+        done += turns * steps
 
 
 def _plane_steps(spec: ConvolutionSpec, source: Any, base: Expr, channel: int, ky: Expr, step: _Step) -> None:
     """The kernel columns of one row of a plane: what they read lies side by side and is loaded once for all of them."""
-    wide, stride, columns = spec.pixel_lanes, spec.strides[1], spec.kernel[1]
+    wide, stride, columns = spec.k_loop.pixel_lanes, spec.strides[1], spec.kernel[1]
     span = (spec.tile.rows - 1) * stride + columns
     first = base + channel * spec.source.channel
 
-    def reader(kx: int) -> Callable[[int], Expr]:
+    def reader(kx: int) -> _Reader:
         def read(column: int) -> Expr:
             place = column * stride + kx
             if span < wide:
@@ -530,9 +559,9 @@ def _plane_steps(spec: ConvolutionSpec, source: Any, base: Expr, channel: int, k
         step(reader(kx), (ky * columns + kx) * spec.reduction_channels + channel)
 
 
-def _lane_reader(source: Any, image: Image, base: Expr, index: int, spec: ConvolutionSpec) -> Callable[[int], Expr]:
+def _lane_reader(source: Any, image: Image, base: Expr, index: int, spec: ConvolutionSpec) -> _Reader:
     """Tile column → its ``index``-th input value from ``base``, out of a vector that is loaded once for all of them."""
-    pixel, wide = spec.strides[1] * image.pixel, spec.pixel_lanes
+    pixel, wide = spec.strides[1] * image.pixel, spec.k_loop.pixel_lanes
     return lambda column: emit.lane(emit.load(source, base + column * pixel, wide), index)
 
 
@@ -559,7 +588,7 @@ def _channel_steps(
 
 def _reader(
     source: Any, image: Image, base: Expr, k: Expr, spec: ConvolutionSpec, guard: _Guard | None = None
-) -> Callable[[int], Expr]:
+) -> _Reader:
     """Tile column → its input value; zero outside the image where there is a guard."""
 
     def read(column: int) -> Expr:

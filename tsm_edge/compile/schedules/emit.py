@@ -20,6 +20,10 @@ Expr = Any  # a TIR expression or a Python int
 MAX_ELEMENTS = 2**31 - 1
 
 
+# Kernels being written, the innermost last.
+_open: list[Kernel] = []
+
+
 @dataclass
 class Kernel:
     """A kernel being written; ``function`` is set once its ``with`` block ends."""
@@ -44,8 +48,18 @@ def kernel(name: str, buffers: Sequence[str]) -> Iterator[Kernel]:
             T.decl_buffer((MAX_ELEMENTS,), "float32", data=pointer, align=4, layout=None) for pointer in pointers
         )
         written = Kernel(name, begin, end, views)
-        yield written
+        _open.append(written)
+        try:
+            yield written
+        finally:
+            _open.pop()
     written.function = builder.get()
+
+
+def hidden_zero(which: int) -> Expr:
+    """Zero, which LLVM cannot know: the sign of the kernel's ``begin`` (0) or ``end`` (1), neither ever negative."""
+    kernel = _open[-1]
+    return (kernel.begin, kernel.end)[which] >> 31
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ FEW_TILES = 8
 MAX_UNEVEN = 0.04
 BLOCK_COUNTS_TRIED = 8
 LOOP_OVERHEAD_CYCLES = 12.0
+AVX512_LANES = 16
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,41 @@ def _fits(cpu: CpuSpec, rows: int, vectors: int) -> bool:
     """
     if _is_32_bit_arm(cpu):
         return rows * vectors <= 10 and rows <= 7
-    if pixel_lanes(cpu) > 1:  # a vector of every pixel instead of the one value
+    if k_loop(cpu).pixel_lanes > 1:  # a vector of every pixel instead of the one value
         return rows * vectors + vectors + rows <= cpu.vector_registers - (4 if cpu.in_order else 1)
     return rows * vectors + vectors + 1 <= cpu.vector_registers
 
 
-def pixel_lanes(cpu: CpuSpec) -> int:
-    """Values of a pixel worth loading at once: 64-bit Arm multiplies by a lane of a vector, others broadcast."""
-    return 4 if cpu.triple.startswith("aarch64") else 1
+@dataclass(frozen=True)
+class KLoop:
+    """How the k loop reads pixels on a CPU.
+
+    Attributes
+    ----------
+    pixel_lanes : int
+        Values of a pixel loaded at once; more than 1 where multiply-adds can take one lane of a vector.
+    steps : int
+        k steps written out in a turn, where values are loaded one at a time.
+    folds : bool
+        Multiply-adds can broadcast a value from memory by themselves: that saves an instruction, at another load.
+    """
+
+    pixel_lanes: int = 1
+    steps: int = 1
+    folds: bool = False
+
+
+def k_loop(cpu: CpuSpec) -> KLoop:
+    """How the k loop is best written for a CPU.
+
+    x86 issues as many instructions as the multiply-adds leave room for, and half as many where another thread runs on
+    the same core: there, each one saved counts. On 32-bit Arm a longer turn would not find registers.
+    """
+    if cpu.triple.startswith("aarch64"):
+        return KLoop(pixel_lanes=4)
+    if _is_32_bit_arm(cpu):
+        return KLoop()
+    return KLoop(steps=4, folds=cpu.vector_lanes == AVX512_LANES)
 
 
 def _is_32_bit_arm(cpu: CpuSpec) -> bool:
@@ -130,7 +158,7 @@ def _tile_cycles(cpu: CpuSpec, rows: int, vectors: int, reduction: int) -> float
     latency = 4.0
     arithmetic = rows * vectors / cpu.fma_per_cycle
     # Cores that issue two multiply-adds a cycle also load twice: x86 since Haswell, Cortex-A76; those before once.
-    loads = (rows / pixel_lanes(cpu) + vectors) / max(1.0, cpu.fma_per_cycle)
+    loads = (rows / k_loop(cpu).pixel_lanes + vectors) / max(1.0, cpu.fma_per_cycle)
     step = arithmetic + loads if cpu.in_order else max(arithmetic, loads, latency)
     return reduction * step + rows * vectors * 2.0 + LOOP_OVERHEAD_CYCLES
 

@@ -1,0 +1,105 @@
+"""Expand and depthwise of an inverted residual as one kernel: a panel of channels at a time, over the whole image.
+
+The depthwise convolution of a channel needs no other channel: a work item makes one panel of the expanded tensor,
+into a thread's own scratch memory where the L1 cache holds it, and convolves it at once. The expanded tensor, six
+times as wide as the block's input, never exists, nothing is computed twice, and no thread reads what another made but
+the block's input. It is for small images; where a panel is larger than the cache, ``inverted_residual`` goes by rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tsm_edge.compile.schedules import emit
+from tsm_edge.compile.schedules.border import zero_border, zero_whole_border
+from tsm_edge.compile.schedules.convolution import (
+    Buffers,
+    ConvolutionSpec,
+    Row,
+    for_panel,
+    register_tile,
+    row_of,
+    tile_start,
+)
+from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, column_run, column_tiles
+from tsm_edge.compile.schedules.emit import Expr
+
+
+@dataclass(frozen=True)
+class ExpandDepthwiseSpec:
+    """Two layers in one kernel.
+
+    Attributes
+    ----------
+    expand : ConvolutionSpec
+        Its target is one panel of the expanded tensor, with the border the depthwise convolution needs.
+    depthwise : DepthwiseSpec
+        From that panel to its channels of the result.
+    """
+
+    expand: ConvolutionSpec
+    depthwise: DepthwiseSpec
+
+    @property
+    def items(self) -> int:
+        """Work items: panels."""
+        return self.expand.tile.panels
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the kernel's pointer arguments, in order."""
+        fixed = ("source", "expand_weights", "depthwise_weights", "scratch", "target")
+        return fixed if self.expand.cache is None else (*fixed, "cache")
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory of a thread: the panel."""
+        return 4 * self.expand.target.elements
+
+
+def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:
+    """Write the kernel; returns its PrimFunc."""
+    panel_image, lanes = spec.expand.target, spec.expand.lanes
+    with emit.kernel(name, spec.buffers) as kernel:
+        buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
+        zero_whole_border(buffers["scratch"], panel_image, 0, panel_image.pixel, lanes)
+        with emit.loop(kernel.end, kernel.begin) as panel:
+            for_panel(spec.expand, panel, lambda at, vectors: _panel(spec, buffers, at, vectors))
+    return kernel.function
+
+
+def _panel(spec: ExpandDepthwiseSpec, buffers: Buffers, panel: Expr, vectors: int) -> None:
+    first = panel * spec.expand.tile.vectors
+    _expand(spec.expand, buffers, panel, vectors)
+    _convolve(spec.depthwise, buffers, first, vectors)
+
+
+def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int) -> None:
+    """Make the panel: its weights stay in L1 while the image goes by."""
+    named = {"source": buffers["source"], "weights": buffers["expand_weights"], "target": buffers["scratch"]}
+    if spec.cache is not None:
+        named["cache"] = buffers["cache"]
+    channel = panel * (spec.tile.vectors * spec.lanes)
+    with emit.loop(spec.target.height * spec.row_tiles) as index:
+        whole = row_of(spec, emit.div(index, spec.row_tiles))
+        row = Row(whole.source, whole.kernel_rows, whole.target - channel, cache=whole.cache)
+        x = tile_start(spec, emit.mod(index, spec.row_tiles)) if spec.row_tiles > 1 else 0
+        register_tile(spec, named, row, x, panel, vectors, index)
+
+
+def _convolve(spec: DepthwiseSpec, buffers: Buffers, first: Expr, vectors: int) -> None:
+    """Depthwise convolution of the panel, whose first channels are vector ``first`` of the result."""
+    image, target, tile, lanes = spec.source, spec.target, spec.tile, spec.lanes
+    result = buffers["target"]
+    with emit.loop(-(-target.height // tile.rows)) as run:
+        y = emit.smaller(run * tile.rows, target.height - tile.rows)
+        top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row - first * lanes
+        row = DepthwiseRow(lambda ky: top + ky * image.row, target.origin + y * target.row)
+        with column_tiles(spec) as x:
+            with emit.loop(vectors) as vector:
+                weights = buffers["depthwise_weights"]
+                column_run(spec, buffers["scratch"], weights, result, row, x, first + vector, tile.rows)
+            many = target.width > tile.columns
+            for below in range(tile.rows):
+                zero_border(result, target, y + below, x, tile.columns, first * lanes, vectors * lanes, lanes, many)
