@@ -13,10 +13,12 @@ from tsm_edge.compile.schedules.tiles import gemm_tile, l2_share
 
 # An expanded tensor larger than this share of the L2 cache goes to the next level and back.
 LARGE_L2_SHARE = 0.4
-# Weights that are read anew for every row should take no more of a core's L2 cache than this share,
+# A kernel by rows reads all of its weights for every row: from a core's L2 cache, if they take no more than this share,
 WEIGHTS_L2_SHARE = 0.25
-# and the rows that threads make twice, where their shares meet, no more than this part of the image.
+# and where two threads' rows meet, some are made by both: no more than this part of the image.
 MOST_ROWS_TWICE = 0.15
+# A kernel by panels has its panel in the L1 cache beside a tile of pixels and their weights.
+PANEL_L1_SHARE = 0.75
 
 Pair = tuple[ir.Convolution, ir.Convolution]
 Triple = tuple[ir.Convolution, ir.Convolution, ir.Convolution]
@@ -25,34 +27,35 @@ Triple = tuple[ir.Convolution, ir.Convolution, ir.Convolution]
 def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], cpu: CpuSpec) -> list[Pair | Triple]:
     """Groups of layers that are worth one kernel on this CPU, none of them in two groups.
 
-    A convolution, the depthwise convolution after it and the projection, a row at a time, where that saves more than
-    it costs; else the first two, a panel of channels at a time, where such a panel fits the L1 cache.
+    Either a convolution, the depthwise convolution after it and the projection, a row at a time; or the first two, a
+    panel of channels at a time.
     """
     readers = _readers(layers)
     blocks: list[Pair | Triple] = []
     for expand, depthwise in _expanded(graph, layers, readers):
         project = _only_reader(graph, readers, depthwise.output)
-        if _projects(project, depthwise) and _by_rows(graph, expand, depthwise, project, cpu):
-            blocks.append((expand, depthwise, project))
-        elif _panel_bytes(graph, expand, depthwise, cpu) <= cpu.l1d_kib * 1024:
+        large = 4 * math.prod(graph.shapes[expand.output]) > cpu.l2_kib * 1024 * LARGE_L2_SHARE
+        if _projects(project, depthwise) and (large or _weights_stay(expand, project, cpu)):
+            triple = (expand, depthwise, project)
+        else:
+            triple = None
+        if triple and _rows_twice(graph, expand, depthwise, cpu) <= MOST_ROWS_TWICE:
+            blocks.append(triple)
+        elif _panel_bytes(graph, expand, depthwise, cpu) <= cpu.l1d_kib * 1024 * PANEL_L1_SHARE:
             blocks.append((expand, depthwise))
+        elif triple and large:
+            blocks.append(triple)
     return blocks
 
 
-def _by_rows(
-    graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, project: ir.Convolution, cpu: CpuSpec
-) -> bool:
-    """Whether to compute three layers a row at a time.
+def _weights_stay(expand: ir.Convolution, project: ir.Convolution, cpu: CpuSpec) -> bool:
+    return 4 * (expand.weight.size + project.weight.size) <= l2_share(cpu) * WEIGHTS_L2_SHARE
 
-    Always where the expanded tensor would not stay in the L2 cache; else where its weights do, as each row reads all
-    of them, and where few rows are made by two threads.
-    """
-    shape = graph.shapes[expand.output]
-    if 4 * math.prod(shape) > cpu.l2_kib * 1024 * LARGE_L2_SHARE:
-        return True
-    weights = 4 * (expand.weight.size + project.weight.size)
-    twice = (cpu.cores - 1) * max(0, depthwise.weight.shape[2] - depthwise.strides[0])
-    return weights <= l2_share(cpu) * WEIGHTS_L2_SHARE and twice <= shape[2] * MOST_ROWS_TWICE
+
+def _rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, cpu: CpuSpec) -> float:
+    """Part of the expanded rows that two threads make, where each core has a thread."""
+    shared = max(0, depthwise.weight.shape[2] - depthwise.strides[0])
+    return float((cpu.cores - 1) * shared / graph.shapes[expand.output][2])
 
 
 def _expanded(graph: OnlineGraph, layers: list[ir.Layer], readers: dict[str, list[ir.Layer]]) -> Iterator[Pair]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tsm_edge.compile.graph import OnlineGraph
 from tsm_edge.compile.memory_plan import ALIGNMENT, MemoryPlan
-from tsm_edge.compile.program import BufferRef, Program
+from tsm_edge.compile.program import BufferRef, KernelCall, Program
 
 WEIGHTS_FILE = "weights.bin"
 MANIFEST_FILE = "embedded-manifest.json"
@@ -71,7 +71,7 @@ def _write_weights(path: Path, weights: Sequence[np.ndarray]) -> tuple[list[int]
 def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight_offsets: Sequence[int]) -> str:
     cache_offsets, cache_total = block_offsets([image.elements * 4 for image in program.caches])
     offsets = {"workspace": plan.offsets, "weights": weight_offsets, "cache": cache_offsets}
-    kernels = {call.kernel: len(call.buffers) for call in program.calls}
+    kernels = {call.kernel: call for call in program.calls}
     caches = [
         f"    {{{c_string(pair.input)}, {c_string(pair.output)}, {image.channels}, {image.height}, {image.width}, "
         f"{image.pixel}, {offset}u}},"
@@ -85,11 +85,11 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
         "extern const unsigned char tsm_weights[];",
         "extern const char tsm_manifest_json[];",
         "",
-        *(_wrapper(name, count) for name, count in kernels.items()),
+        *map(_wrapper, kernels.values()),
         "",
         "static const tsm_call calls[] = {",
         *(
-            f"    {{run_{call.kernel}, {call.items}, {call.grain}, {len(call.buffers)}, "
+            f"    {{run_{call.kernel}, {call.items}, {call.grain}, {int(call.resumes)}, {len(call.buffers)}, "
             f"{{{', '.join(_ref(ref, offsets) for ref in call.buffers)}}}}}, /* {_comment(call.layer)} */"
             for call in program.calls
         ),
@@ -122,12 +122,15 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
     return "\n".join(lines)
 
 
-def _wrapper(kernel: str, buffers: int) -> str:
-    parameters = ", ".join(["int32_t", "int32_t", *["void *"] * buffers])
-    arguments = ", ".join(["begin", "end", *(f"buffers[{index}]" for index in range(buffers))])
+def _wrapper(call: KernelCall) -> str:
+    kernel, numbers, count = call.kernel, ["begin", "end", *(["resumed"] if call.resumes else [])], len(call.buffers)
+    parameters = ", ".join([*["int32_t"] * len(numbers), *["void *"] * count])
+    arguments = ", ".join([*numbers, *(f"buffers[{index}]" for index in range(count))])
     return (
         f"extern void {kernel}({parameters});\n"
-        f"static void run_{kernel}(void *const *buffers, int32_t begin, int32_t end) {{ {kernel}({arguments}); }}"
+        f"static void run_{kernel}(void *const *buffers, int32_t begin, int32_t end, int32_t resumed) {{\n"
+        f"  {'' if call.resumes else '(void)resumed, '}{kernel}({arguments});\n"
+        "}"
     )
 
 

@@ -65,8 +65,13 @@ class KernelCall:
 
     @property
     def grain(self) -> int:
-        """Fewest work items worth giving to a thread at a time."""
+        """Fewest work items worth taking from another thread."""
         return int(getattr(self.spec, "grain", 1))
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the kernel is told that the same thread has just done the items before."""
+        return bool(getattr(self.spec, "resumes", False))
 
     @property
     def scratch_bytes(self) -> int:

@@ -13,15 +13,17 @@ typedef struct {
   uint32_t offset;
 } tsm_ref;
 
-/* Does work items begin ... end - 1; buffers in the kernel's own order. */
-typedef void (*tsm_kernel)(void *const *buffers, int32_t begin, int32_t end);
+/* Does work items begin ... end - 1; buffers in the kernel's own order. resumed: this thread has just done the items
+ * before, and its scratch memory is as they left it. */
+typedef void (*tsm_kernel)(void *const *buffers, int32_t begin, int32_t end, int32_t resumed);
 
 enum { TSM_MAX_BUFFERS = 12 }; /* a call with more does not compile */
 
 typedef struct {
   tsm_kernel run;
   int32_t items;
-  int32_t grain; /* fewest items worth taking at a time */
+  int32_t grain;   /* fewest items worth taking from another thread */
+  int32_t resumes; /* going on with one's own items costs nothing, however few are taken at a time */
   int32_t n_buffers;
   tsm_ref buffers[TSM_MAX_BUFFERS];
 } tsm_call;

@@ -129,8 +129,8 @@ void tsm_pool_run(tsm_pool *pool) {
   pool->task(pool->context, 0, run);
 }
 
-int tsm_pool_take(tsm_pool *pool, uint32_t run, int32_t call, int32_t thread, int32_t grain, int32_t *begin,
-                  int32_t *end) {
+int tsm_pool_take(tsm_pool *pool, uint32_t run, int32_t call, int32_t thread, int32_t own, int32_t others,
+                  int32_t *begin, int32_t *end) {
   for (int32_t i = 0; i < pool->threads; ++i) {
     int32_t owner = (thread + i) % pool->threads;
     int32_t last = share_start(pool, call, owner + 1);
@@ -138,7 +138,7 @@ int tsm_pool_take(tsm_pool *pool, uint32_t run, int32_t call, int32_t thread, in
     uint64_t value = atomic_load_explicit(next, memory_order_acquire);
     while (value >> 32 == run && (int32_t)(uint32_t)value < last) {
       int32_t first = (int32_t)(uint32_t)value;
-      int32_t half = (last - first + 1) / 2, some = half > grain ? half : grain;
+      int32_t fewest = i == 0 ? own : others, half = (last - first + 1) / 2, some = half > fewest ? half : fewest;
       int32_t stop = last - first > some ? first + some : last;
       if (atomic_compare_exchange_weak_explicit(next, &value, (uint64_t)run << 32 | (uint32_t)stop,
                                                 memory_order_acq_rel, memory_order_acquire)) {

@@ -22,9 +22,9 @@ tsm_pool *tsm_pool_open(int32_t threads, int32_t n_calls, const int32_t *items, 
 void tsm_pool_run(tsm_pool *pool);
 
 /* Take items of a call that nobody has taken: half of what is left of a share, so that threads end together, but at
- * least `grain`; 0: none is left. */
-int tsm_pool_take(tsm_pool *pool, uint32_t run, int32_t call, int32_t thread, int32_t grain, int32_t *begin,
-                  int32_t *end);
+ * least `own` of one's own or `others` of another's; 0: none is left. */
+int tsm_pool_take(tsm_pool *pool, uint32_t run, int32_t call, int32_t thread, int32_t own, int32_t others,
+                  int32_t *begin, int32_t *end);
 
 /* Say that items taken are done. */
 void tsm_pool_done(tsm_pool *pool, int32_t call, int32_t items);

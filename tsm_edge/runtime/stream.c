@@ -113,19 +113,21 @@ static uint64_t now(void) {
   return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-static void do_items(const tsm_call *call, unsigned char *const *spaces, int32_t begin, int32_t end) {
+static void do_items(const tsm_call *call, unsigned char *const *spaces, int32_t begin, int32_t end,
+                     int32_t resumed) {
   void *buffers[TSM_MAX_BUFFERS];
   for (int32_t k = 0; k < call->n_buffers; ++k) buffers[k] = spaces[call->buffers[k].space] + call->buffers[k].offset;
-  call->run(buffers, begin, end);
+  call->run(buffers, begin, end, resumed);
 }
 
 /* Take items of one call until none is left, and wait until those the others took are done; 0: the run is over. */
 static int do_call(const tsm_stream *stream, int32_t index, unsigned char *const *spaces, int32_t thread,
                    uint32_t run) {
   const tsm_call *call = &tsm_the_model.calls[index];
-  int32_t begin, end;
-  while (tsm_pool_take(stream->pool, run, index, thread, call->grain, &begin, &end)) {
-    do_items(call, spaces, begin, end);
+  int32_t own = call->resumes ? 1 : call->grain, begin, end, before = -1;
+  while (tsm_pool_take(stream->pool, run, index, thread, own, call->grain, &begin, &end)) {
+    do_items(call, spaces, begin, end, begin == before);
+    before = end;
     tsm_pool_done(stream->pool, index, end - begin);
   }
   return tsm_pool_await(stream->pool, run, index);
@@ -147,7 +149,7 @@ static void walk(void *context, int32_t thread, uint32_t run) {
   for (int32_t i = 0; i < model->n_calls; ++i) {
     uint64_t started = nanoseconds ? now() : 0;
     if (!stream->pool)
-      do_items(&model->calls[i], spaces, 0, model->calls[i].items);
+      do_items(&model->calls[i], spaces, 0, model->calls[i].items, 0);
     else if (!do_call(stream, i, spaces, thread, run))
       return;
     if (nanoseconds) nanoseconds[i] = now() - started;

@@ -2,7 +2,9 @@
 loads and stores, and accumulators that LLVM keeps in registers.
 
 Every kernel is a plain C function ``void kernel(int32 begin, int32 end, float *buffer, …)``. It does work items
-``begin … end - 1``; any split of the range over threads gives the same result. Nothing in it allocates.
+``begin … end - 1``; any split of the range over threads gives the same result. Nothing in it allocates. A kernel that
+leaves something of use in its scratch memory takes ``int32 resumed`` after ``end``: whether the same thread has just
+done the items before ``begin``.
 """
 
 from __future__ import annotations
@@ -31,23 +33,25 @@ class Kernel:
     name: str
     begin: Expr
     end: Expr
+    resumed: Expr
     buffers: tuple[Any, ...]
     function: Any = None
 
 
 @contextlib.contextmanager
-def kernel(name: str, buffers: Sequence[str]) -> Iterator[Kernel]:
+def kernel(name: str, buffers: Sequence[str], resumes: bool = False) -> Iterator[Kernel]:
     """Open a kernel with one float32 pointer a name in ``buffers``; they must not overlap where written."""
     with IRBuilder() as builder, T.prim_func():
         T.func_name(name)
         T.func_attr({"global_symbol": name, "calling_conv": 1, "tirx.noalias": True})
         begin = T.arg("begin", T.int32())
         end = T.arg("end", T.int32())
+        resumed = T.arg("resumed", T.int32()) if resumes else 0
         pointers = [T.arg(f"{buffer}_ptr", T.ptr("float32")) for buffer in buffers]
         views = tuple(
             T.decl_buffer((MAX_ELEMENTS,), "float32", data=pointer, align=4, layout=None) for pointer in pointers
         )
-        written = Kernel(name, begin, end, views)
+        written = Kernel(name, begin, end, resumed, views)
         _open.append(written)
         try:
             yield written

@@ -28,6 +28,9 @@ from tsm_edge.compile.schedules.convolution import (
 from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, column_run, column_tiles
 from tsm_edge.compile.schedules.emit import Expr
 
+# Taking this part of an image from another thread costs little more than it saves.
+FEWEST_ROWS_SHARE = 28
+
 
 @dataclass(frozen=True)
 class InvertedResidualSpec:
@@ -57,8 +60,13 @@ class InvertedResidualSpec:
 
     @property
     def grain(self) -> int:
-        """Rows a thread takes at a time: the first of them expands two rows more than the others."""
-        return min(28, self.items)
+        """Fewest rows worth taking from another thread: the first of them expands two rows more than the others."""
+        return max(2, self.items // FEWEST_ROWS_SHARE)
+
+    @property
+    def resumes(self) -> bool:
+        """A thread that goes on where it was finds the last rows in its ring."""
+        return True
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -79,14 +87,18 @@ class InvertedResidualSpec:
 
 def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
-    with emit.kernel(name, spec.buffers) as kernel:
+    with emit.kernel(name, spec.buffers, resumes=True) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
-        _zero_side_borders(spec, buffers["scratch"])
+        anew = emit.equal(kernel.resumed, 0)
+        with emit.when(anew):
+            _zero_side_borders(spec, buffers["scratch"])
         stride, height = spec.depthwise.strides[0], spec.depthwise.kernel[0]
         with emit.loop(kernel.end, kernel.begin) as y:
             top = y * stride - spec.depthwise.pad_top
             # Rows the previous output row left in the ring are still there; the first of a range finds none.
-            kept = emit.select(emit.equal(y, kernel.begin), 0, height - stride) if height > stride else 0
+            kept = (
+                emit.select(emit.both(anew, emit.equal(y, kernel.begin)), 0, height - stride) if height > stride else 0
+            )
             with emit.loop(height, kept) as step:
                 _ring_row(spec, buffers, top + step)
             _depthwise_row(spec, buffers, top)

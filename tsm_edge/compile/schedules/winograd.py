@@ -128,8 +128,13 @@ class WinogradSpec:
 
     @property
     def grain(self) -> int:
-        """Items worth taking at a time: the panels that share a transformed block."""
+        """Fewest items worth taking from another thread: the panels that share a transformed block."""
         return self.panels
+
+    @property
+    def resumes(self) -> bool:
+        """A thread that goes on where it was finds the block transformed."""
+        return True
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -173,12 +178,13 @@ def pack_winograd(spec: WinogradSpec, weight: np.ndarray, bias: np.ndarray) -> n
 
 def winograd(name: str, spec: WinogradSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
-    with emit.kernel(name, spec.buffers) as kernel:
+    with emit.kernel(name, spec.buffers, resumes=True) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
         with emit.loop(kernel.end, kernel.begin) as item:
             block, panel = emit.div(item, spec.panels), emit.mod(item, spec.panels)
             first = emit.smaller(block * spec.block, spec.tiles - spec.block)
-            with emit.when(emit.either(emit.equal(item, kernel.begin), emit.equal(panel, 0))):
+            anew = emit.both(emit.equal(kernel.resumed, 0), emit.equal(item, kernel.begin))
+            with emit.when(emit.either(anew, emit.equal(panel, 0))):
                 _transform_block(spec, buffers, first)
             _multiply(spec, buffers, panel)
             _transform_back(spec, buffers, first, panel)
