@@ -269,6 +269,7 @@ print(json.dumps(time.process_time() - busy))
 
 def test_opening_and_closing_leaks_nothing(small_artifact: Artifact, frames_file: Path) -> None:
     script = """
+import time
 frame = np.load(sys.argv[2])[0]
 others = len(os.listdir("/proc/self/task"))  # NumPy may have threads of its own
 
@@ -279,6 +280,10 @@ def cycle(times):
             step(stream, frame)
         library.tsm_close(stream)
     kib = int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
+    waited = 0  # a thread that has been joined may be listed for another moment
+    while len(os.listdir("/proc/self/task")) > others and waited < 100:
+        time.sleep(0.01)
+        waited += 1
     return len(os.listdir("/proc/self/task")) - others, kib
 
 threads, before = cycle(60)

@@ -96,9 +96,8 @@ def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
         with emit.loop(kernel.end, kernel.begin) as y:
             top = y * stride - spec.depthwise.pad_top
             # Rows the previous output row left in the ring are still there; the first of a range finds none.
-            kept = (
-                emit.select(emit.both(anew, emit.equal(y, kernel.begin)), 0, height - stride) if height > stride else 0
-            )
+            none = emit.both(anew, emit.equal(y, kernel.begin))
+            kept = emit.select(none, 0, height - stride) if height > stride else 0
             with emit.loop(height, kept) as step:
                 _ring_row(spec, buffers, top + step)
             _depthwise_row(spec, buffers, top)
