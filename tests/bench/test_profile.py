@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tsm_edge.artifact import Artifact
+from tsm_edge.bench import profile
 from tsm_edge.bench.profile import KernelTime, Profile, profile_artifact
 from tsm_edge.errors import ArtifactError
 from tsm_edge.manifest import KernelInfo
@@ -32,43 +34,47 @@ def test_rates_follow_from_the_median_time(small_artifact: Artifact) -> None:
 
 
 def test_shares_add_up_over_kernels_and_over_rules(small_artifact: Artifact) -> None:
-    profile = made_up(small_artifact)
-    assert profile.kernels_ms == pytest.approx(0.1)
-    assert [profile.share(kernel) for kernel in profile.kernels] == pytest.approx([0.1, 0.3, 0.6])
-    rules = profile.rules()
+    found = made_up(small_artifact)
+    assert found.kernels_ms == pytest.approx(0.1)
+    assert [found.share(kernel) for kernel in found.kernels] == pytest.approx([0.1, 0.3, 0.6])
+    rules = found.rules()
     assert [(item.rule, item.calls) for item in rules] == [("pointwise", 2), ("depthwise", 1)]
-    assert sum(profile.share(item) for item in rules) == pytest.approx(1.0)
-    assert profile.gflops == pytest.approx(4.0)  # 0.8 MFLOP in 0.2 ms
+    assert sum(found.share(item) for item in rules) == pytest.approx(1.0)
+    assert found.gflops == pytest.approx(4.0)  # 0.8 MFLOP in 0.2 ms
 
 
-def test_the_share_of_the_peak_compares_fastest_runs_and_skips_kernels_without_arithmetic(
-    small_artifact: Artifact,
-) -> None:
-    profile = made_up(small_artifact)
-    assert profile.of_peak(profile.kernels[0]) == pytest.approx(500_000 / 8.0 / 1e3 / 100.0)
-    assert profile.of_peak(profile.kernels[2]) is None
-    assert made_up(small_artifact, peak=None).of_peak(profile.kernels[0]) is None
+def test_each_frame_is_compared_with_the_peak_before_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "BLOCK", 1)
+    infos = [KernelInfo("k0", "pointwise", "a", 4, 400_000, 1), KernelInfo("k1", "cache", "b", 4, 0, 1)]
+    # The clock falls by half: the kernel takes twice as long, and so does the peak's loop.
+    samples = [np.array([10_000, 5_000], np.uint64), np.array([20_000, 5_000], np.uint64)]
+    busy, moving = profile._kernel_times(infos, samples, [100.0, 60.0, 40.0])
+    assert busy.of_peak == pytest.approx((40 / 80 + 20 / 50) / 2)
+    assert (busy.microseconds, busy.fastest) == (15.0, 10.0)
+    assert moving.of_peak is None, "it does no arithmetic"
+    assert profile._kernel_times(infos, samples, [])[0].of_peak is None, "the peak was not measured"
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_kernel_of_the_manifest_is_timed(small_artifact: Artifact, threads: int) -> None:
-    profile = profile_artifact(small_artifact, threads=threads, frames=12)
-    assert [kernel.info for kernel in profile.kernels] == list(small_artifact.manifest.kernels)
-    assert all(0 < kernel.fastest <= kernel.microseconds for kernel in profile.kernels)
-    assert 0 < profile.fastest_ms <= profile.step_ms
-    assert (profile.threads, profile.frames, profile.peak_gflops) == (threads, 12, None)
+    found = profile_artifact(small_artifact, threads=threads, frames=12)
+    assert [kernel.info for kernel in found.kernels] == list(small_artifact.manifest.kernels)
+    assert all(0 < kernel.fastest <= kernel.microseconds for kernel in found.kernels)
+    assert 0 < found.fastest_ms <= found.step_ms
+    assert (found.threads, found.frames, found.peak_gflops) == (threads, 12, None)
 
 
 def test_the_kernels_are_what_a_step_is_made_of(small_artifact: Artifact) -> None:
-    profile = profile_artifact(small_artifact, frames=20)
-    fastest = sum(kernel.fastest for kernel in profile.kernels) / 1e3
-    assert fastest / 2 < profile.fastest_ms < fastest * 20
+    found = profile_artifact(small_artifact, frames=20)
+    fastest = sum(kernel.fastest for kernel in found.kernels) / 1e3
+    assert fastest / 2 < found.fastest_ms < fastest * 20
 
 
 def test_the_peak_is_measured_between_the_frames_when_asked_for(small_artifact: Artifact) -> None:
-    profile = profile_artifact(small_artifact, frames=2, measure_peak=True)
-    assert profile.peak_gflops is not None
-    assert profile.peak_gflops > max(kernel.gflops for kernel in profile.kernels) / 4
+    found = profile_artifact(small_artifact, frames=3, measure_peak=True)
+    assert found.peak_gflops is not None
+    assert found.peak_gflops > max(kernel.gflops for kernel in found.kernels) / 4
+    assert all((kernel.of_peak is None) == (kernel.info.flops == 0) for kernel in found.kernels)
 
 
 def test_a_missing_artifact_is_refused(tmp_path: Path) -> None:

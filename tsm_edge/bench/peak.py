@@ -25,7 +25,7 @@ from tsm_edge.manifest import TargetInfo
 # Enough independent sums to hide the latency of a multiply-add, few enough for 16 registers.
 _ACCUMULATORS = 12
 _UNROLLED = 8
-_SECONDS = 0.003
+_SECONDS = 0.001
 
 
 def can_measure_peak() -> bool:

@@ -22,8 +22,8 @@ from tsm_edge.manifest import KernelInfo, Manifest
 from tsm_edge.session import Library, OnlineSession
 
 WARM_UP = 3
-# Frames between two looks at the machine's peak; the first frame after one is not counted.
-BLOCK = 10
+# Frames between two looks at the machine's peak, few as clocks change; the first frame after one is not counted.
+BLOCK = 2
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,15 @@ class KernelTime:
     info : KernelInfo
     microseconds, fastest : float
         Median and minimum over the frames.
+    of_peak : float or None
+        Share of the machine's peak, 0 to 1: median over the frames, each against the peak measured before and after
+        it, so that both know the same clock and the same neighbours. None: not measured, or no arithmetic.
     """
 
     info: KernelInfo
     microseconds: float
     fastest: float
+    of_peak: float | None = None
 
     @property
     def gflops(self) -> float:
@@ -85,7 +89,7 @@ class Profile:
     profiled_step_ms : float
         Median time of a step with a clock around each kernel, milliseconds.
     peak_gflops : float or None
-        The best this machine did, with as many threads, between the frames; None where it was not measured.
+        What this machine did, with as many threads, between the frames (median); None where it was not measured.
     """
 
     path: Path
@@ -111,12 +115,6 @@ class Profile:
     def share(self, item: KernelTime | RuleTime) -> float:
         """Part of the kernels' time, 0 to 1."""
         return item.microseconds / (self.kernels_ms * 1e3) if self.kernels_ms else 0.0
-
-    def of_peak(self, kernel: KernelTime) -> float | None:
-        """The kernel's fastest run over the machine's fastest, 0 to 1: both free of what else the machine was doing."""
-        if self.peak_gflops is None or not kernel.info.flops:
-            return None
-        return _per_microsecond(kernel.info.flops, kernel.fastest) / 1e3 / self.peak_gflops
 
     def rules(self) -> tuple[RuleTime, ...]:
         """Time by schedule rule, the largest first."""
@@ -167,7 +165,7 @@ def profile_artifact(
             session.step(frame)
         for index in range(frames):
             if meter is not None and index % BLOCK == 0:
-                peaks += [meter.measure() for _ in range(3)]
+                peaks.append(meter.measure())
                 session.step(frame)
             started = perf_counter()
             session.step(frame)
@@ -175,25 +173,36 @@ def profile_artifact(
             nanoseconds.append(session.step_profiled(frame)[1])
             profiled.append(perf_counter() - between)
             plain.append(between - started)
+        if meter is not None:
+            peaks.append(meter.measure())
     return Profile(
         path=loaded.path,
         manifest=manifest,
         threads=threads,
         frames=frames,
-        kernels=_kernel_times(manifest.kernels, nanoseconds),
+        kernels=_kernel_times(manifest.kernels, nanoseconds, peaks),
         step_ms=statistics.median(plain) * 1e3,
         fastest_ms=min(plain) * 1e3,
         profiled_step_ms=statistics.median(profiled) * 1e3,
-        peak_gflops=max(peaks) if peaks else None,
+        peak_gflops=statistics.median(peaks) if peaks else None,
     )
 
 
-def _kernel_times(infos: Sequence[KernelInfo], samples: Sequence[NDArray[np.uint64]]) -> tuple[KernelTime, ...]:
+def _kernel_times(
+    infos: Sequence[KernelInfo], samples: Sequence[NDArray[np.uint64]], peaks: Sequence[float]
+) -> tuple[KernelTime, ...]:
+    """``peaks``: GFLOP/s before each block of frames and after the last; empty if it was not measured."""
     table = np.array(samples, np.float64).reshape(len(samples), len(infos)) / 1e3
-    medians, minima = np.median(table, axis=0), np.min(table, axis=0)
+    beside = [(peaks[i // BLOCK] + peaks[i // BLOCK + 1]) / 2 for i in range(len(samples))] if peaks else []
+
+    def of_peak(info: KernelInfo, times: NDArray[np.float64]) -> float | None:
+        if not beside or not info.flops:
+            return None
+        return float(np.median(info.flops / 1e3 / np.maximum(times, 1e-3) / beside))
+
     return tuple(
-        KernelTime(info, float(median), float(fastest))
-        for info, median, fastest in zip(infos, medians, minima, strict=True)
+        KernelTime(info, float(np.median(times)), float(np.min(times)), of_peak(info, times))
+        for info, times in zip(infos, table.T, strict=True)
     )
 
 

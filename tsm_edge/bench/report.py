@@ -170,7 +170,7 @@ def _kernel_bars(profile: Profile) -> str:
     for index, kernel in enumerate(profile.kernels):
         y, info = index * row, kernel.info
         length = max(1.0, bar * kernel.microseconds / longest)
-        peak = profile.of_peak(kernel)
+        peak = kernel.of_peak
         extra = "" if peak is None else f" · {100 * peak:.0f} % of peak"
         rate = f" · {kernel.gflops:.1f} GFLOP/s{extra}" if info.flops else ""
         title = f"{info.layer}: {info.rule} {info.tile}, {kernel.microseconds:.1f} us{rate}"
@@ -296,7 +296,7 @@ def _table(profile: Profile) -> str:
 
 
 def _cells(profile: Profile, kernel: KernelTime) -> tuple[str, ...]:
-    info, peak = kernel.info, profile.of_peak(kernel)
+    info, peak = kernel.info, kernel.of_peak
     return (
         escape(info.layer),
         escape(info.rule),

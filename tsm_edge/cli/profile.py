@@ -25,7 +25,7 @@ def command(artifact: Path | None, threads: int, frames: int, no_peak: bool, htm
     """Time every kernel of the compiled model in DIR, on random frames.
 
     DIR: by default the artifact compiled last below ./out. Times are medians over the frames. Where the compiler is
-    installed, each kernel's fastest run is also given as a share of what this machine can do at most.
+    installed, each kernel is also given as a share of what this machine can do at most.
     """
     from tsm_edge.bench.peak import can_measure_peak
     from tsm_edge.bench.profile import profile_artifact
@@ -75,8 +75,8 @@ def _print(profile: Profile) -> None:
     )
     if profile.peak_gflops is not None:
         note(
-            f"machine peak {profile.peak_gflops:.1f} GFLOP/s with {threads}, measured between the frames; "
-            "peak (%) compares fastest runs"
+            f"machine peak {profile.peak_gflops:.1f} GFLOP/s with {threads}, measured between the frames (median); "
+            "peak (%): kernel and peak side by side"
         )
 
 
@@ -84,7 +84,7 @@ def _row(profile: Profile, kernel: KernelTime) -> tuple[object, ...]:
     info = kernel.info
     return (
         *(info.layer, info.rule, info.tile, info.items, f"{kernel.microseconds:.1f}", f"{kernel.fastest:.1f}"),
-        *(_percent(profile.share(kernel)), _rate(kernel.gflops), _percent(profile.of_peak(kernel))),
+        *(_percent(profile.share(kernel)), _rate(kernel.gflops), _percent(kernel.of_peak)),
         _rate(kernel.gigabytes),
     )
 
@@ -117,7 +117,7 @@ def _as_json(profile: Profile) -> dict[str, object]:
                 "fastest_microseconds": kernel.fastest,
                 "share": profile.share(kernel),
                 "gflops": kernel.gflops,
-                "of_peak": profile.of_peak(kernel),
+                "of_peak": kernel.of_peak,
                 "gigabytes_per_second": kernel.gigabytes,
             }
             for kernel in profile.kernels
