@@ -1,4 +1,4 @@
-"""The inner loops LLVM makes of the kernels for Arm boards, which cannot be timed here."""
+"""The inner loops LLVM makes of the kernels: for Arm boards, which cannot be timed here, and for AVX-512."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Block:
     @property
     def loops(self) -> bool:
         """Whether it ends by jumping to its own beginning: an innermost loop."""
-        return bool(self.body) and bool(re.match(rf"(b\.?\w+|cbn?z \w+,) {re.escape(self.label)}$", self.body[-1]))
+        return bool(self.body) and bool(re.match(rf"(b\.?\w+|cbn?z \w+,|j\w+) {re.escape(self.label)}$", self.body[-1]))
 
 
 def blocks(assembly: str, function: str) -> list[Block]:
@@ -49,7 +49,7 @@ def blocks(assembly: str, function: str) -> list[Block]:
             label, body = begins[1], []
         elif line and not line.startswith(".") and not line.endswith(":"):
             body.append(line)
-            if re.match(r"b(\.?(eq|ne|l[eost]|g[et]|h[is]|mi|pl|cc|cs))? \.L|cbn?z|tbn?z", line):
+            if re.match(r"b(\.?(eq|ne|l[eost]|g[et]|h[is]|mi|pl|cc|cs))? \.L|cbn?z|tbn?z|j\w+ \.L", line):
                 found.append(Block(label, tuple(body)))
                 label, body = "", []
     return [*found, Block(label, tuple(body))]
@@ -122,6 +122,24 @@ def test_a_depthwise_tile_is_multiply_adds_on_registers(board: str) -> None:
     assert tile.count(STORE) <= outputs * repeats
     assert tile.count(r"(fmul|fadd|vmul|vadd)\b") == 0
     assert tile.count(FMA) >= (0.4 if cpu.vector_registers == 32 else 0.3) * len(tile.body)
+
+
+def test_half_of_the_pixels_are_broadcast_by_avx512_multiply_adds_themselves() -> None:
+    cpu = load_target("x86-64-v4").cpu
+    spec = pointwise(cpu)
+    assert (spec.tile.rows, spec.tile.vectors) == (14, 2)
+    assembly = build_kernels({"kernel": convolution("kernel", spec)}, cpu).inspect_source("asm")
+    loop = max((block for block in blocks(assembly, "kernel") if block.loops), key=lambda block: block.count("vfmadd"))
+    steps, rest = divmod(loop.count("vfmadd"), 28)
+    assert (steps, rest) == (spec.k_loop.steps, 0)
+    folded = [line for line in loop.body if "{1to16}" in line]
+    assert len(folded) == 14 * steps
+    # With an index beside the base it would be two instructions again.
+    assert all(re.search(r"\(%r\w+\)\{1to16\}", line) for line in folded)
+    assert loop.count("vbroadcastss") == 7 * steps
+    assert not any("%rsp" in line for line in loop.body), "accumulators are spilled"
+    # Beside these a step loads two vectors of weights; counters and the jump are for all steps together.
+    assert len(loop.body) <= (28 + 7 + 2) * steps + 6
 
 
 def test_a_loop_is_found_by_its_jump() -> None:

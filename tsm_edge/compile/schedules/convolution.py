@@ -34,8 +34,9 @@ LINE = 16
 FEW_CHANNELS = 4
 # Vectors of a pixel written out in a turn of the k loop, where pixels are loaded by vectors.
 GROUPS_TOGETHER = 2
-# A pixel's value is worth loading twice for two multiply-adds, not for more.
+# Multiply-adds that share a pixel's value broadcast it each for itself up to so many; loads are dearer beyond.
 FOLDED_VECTORS = 2
+FEWEST_FOLDED_TURNS = 3
 # Accumulators and vectors of pixels that LLVM keeps in 32 registers beside a step's weights.
 MOST_VALUES_ALIVE = 30
 # A panel with more register tiles than this is read so often that its first reading does not matter.
@@ -323,7 +324,7 @@ def _register_tile(
         for offset in range(per_line):
             emit.prefetch(weights, start + offset * LINE)
 
-    def step(read: _Reader, weight_row: Expr, again: _Reader | None = None) -> None:
+    def step(weight_row: Expr, read: _Reader, again: _Reader | None = None) -> None:
         """One k of the reduction: ``rows`` broadcasts against ``vectors`` weight vectors.
 
         ``again`` reads the same values, though LLVM cannot know: with half of the pixels both multiply-adds then
@@ -400,7 +401,7 @@ _Reader = Callable[[int], Expr]  # tile column → its input value
 
 
 class _Step(Protocol):
-    def __call__(self, read: _Reader, weight_row: Expr, again: _Reader | None = None) -> None: ...
+    def __call__(self, weight_row: Expr, read: _Reader, again: _Reader | None = None) -> None: ...
 
 
 def _reduce(
@@ -424,7 +425,7 @@ def _reduce(
         cached = row.cache + x * spec.strides[1] * image.pixel
         if shifted <= FEW_CHANNELS and spec.k_loop.pixel_lanes == 1:
             for k in range(shifted):
-                step(_reader(buffers["cache"], image, cached, k, spec), k)
+                step(k, _reader(buffers["cache"], image, cached, k, spec))
         else:
             _steps(spec, buffers["cache"], image, cached, 0, shifted, 0, step)
 
@@ -440,7 +441,7 @@ def _reduce(
     with emit.loop(last_ky, first_ky) as ky:
         if edge:
             for kx in range(kernel_width):
-                _channel_steps(spec, source, start(ky, kx), ky * kernel_width + kx, step, _Guard(x, kx))
+                _channel_steps(spec, source, [start(ky, kx)], ky * kernel_width + kx, step, _Guard(x, kx))
             return
         if spec.k_loop.pixel_lanes > 1 and spec.source.channel > 1 and channels <= FEW_CHANNELS:
             for channel in range(channels):
@@ -449,7 +450,8 @@ def _reduce(
         # A loop, even where it is short: written out, LLVM would keep pixels for the next column, and spill.
         with emit.loop(kernel_width) as kx:
             if channels <= FEW_CHANNELS:
-                _channel_steps(spec, source, start(ky, kx), ky * kernel_width + kx, step, None)
+                starts = [start(ky, kx * stride) for stride in _strides(spec, 1, kernel_width)]
+                _channel_steps(spec, source, starts, ky * kernel_width + kx, step, None)
             else:
                 _channel_loop(spec, source, start(ky, kx), 0, ky * kernel_width + kx, step, each_line)
 
@@ -505,7 +507,7 @@ def _steps(
                 for group in range(groups):
                     k = first + done + (turn * groups + group) * wide
                     for index in range(wide):
-                        step(_lane_reader(source, image, base + k, index, spec), position * channels + k + index)
+                        step(position * channels + k + index, _lane_reader(source, image, base + k, index, spec))
         done += turns * groups * wide
     rest = count - done
     if rest and wide > 1 and image.channel == 1 and (count >= wide or image is spec.cache):
@@ -515,7 +517,7 @@ def _steps(
         for index in range(rest):
             k = first + done + index
             read = _lane_reader(source, image, base + start, index if count < wide else wide - rest + index, spec)
-            step(read, position * channels + k)
+            step(position * channels + k, read)
     else:
         _single_steps(spec, source, image, base, first + done, rest, position, step)
 
@@ -524,19 +526,28 @@ def _single_steps(
     spec: ConvolutionSpec, source: Any, image: Image, base: Expr, first: Expr, count: int, position: Expr, step: _Step
 ) -> None:
     """``count`` k steps whose values are loaded one at a time, some written out in a turn."""
-    channels, folds = spec.reduction_channels, spec.k_loop.folds and spec.tile.vectors == FOLDED_VECTORS
-    done = 0
+    channels, done = spec.reduction_channels, 0
     for steps in dict.fromkeys((spec.k_loop.steps, 1)):
         turns = (count - done) // steps
         if turns:
             with emit.loop(turns) as turn:
-                # Broadcasts fold into multiply-adds only where the address is one register: LLVM shares none between
-                # pointers whose step it does not know.
-                starts = [first + done + turn * (steps + (emit.hidden_zero(i) if folds else 0)) for i in range(2)]
+                starts = [first + done + turn * stride for stride in _strides(spec, steps, turns)]
                 for index in range(steps):
-                    read, again = (_reader(source, image, base, start + index, spec) for start in starts)
-                    step(read, position * channels + first + done + turn * steps + index, again if folds else None)
+                    readers = [_reader(source, image, base, start + index, spec) for start in starts]
+                    step(position * channels + first + done + turn * steps + index, *readers)
         done += turns * steps
+
+
+def _strides(spec: ConvolutionSpec, stride: int, turns: int) -> list[Expr]:
+    """What a loop's variable is multiplied by for the loads of pixels: once for each load of the same value.
+
+    Multiply-adds fold loads well only where the address is in one register. LLVM would rather add an index to a base,
+    unless it does not know by how much the address grows; nor would it load a value twice that it knew to be the same.
+    In a loop of few turns it adds an index all the same.
+    """
+    if not spec.k_loop.folds or spec.tile.vectors > FOLDED_VECTORS or turns < FEWEST_FOLDED_TURNS:
+        return [stride]
+    return [stride + emit.hidden_zero(which) for which in range(spec.tile.vectors)]
 
 
 def _plane_steps(spec: ConvolutionSpec, source: Any, base: Expr, channel: int, ky: Expr, step: _Step) -> None:
@@ -556,7 +567,7 @@ def _plane_steps(spec: ConvolutionSpec, source: Any, base: Expr, channel: int, k
         return read
 
     for kx in range(columns):
-        step(reader(kx), (ky * columns + kx) * spec.reduction_channels + channel)
+        step((ky * columns + kx) * spec.reduction_channels + channel, reader(kx))
 
 
 def _lane_reader(source: Any, image: Image, base: Expr, index: int, spec: ConvolutionSpec) -> _Reader:
@@ -574,16 +585,20 @@ class _Guard:
 
 
 def _channel_steps(
-    spec: ConvolutionSpec, source: Any, base: Expr, position: Expr, step: _Step, guard: _Guard | None
+    spec: ConvolutionSpec, source: Any, bases: list[Expr], position: Expr, step: _Step, guard: _Guard | None
 ) -> None:
     """The channels of one kernel position, written out for a stem's few."""
     channels = spec.reduction_channels
+
+    def one(k: Expr) -> None:
+        step(position * channels + k, *(_reader(source, spec.source, base, k, spec, guard) for base in bases))
+
     if channels <= FEW_CHANNELS:
         for k in range(channels):
-            step(_reader(source, spec.source, base, k, spec, guard), position * channels + k)
+            one(k)
         return
     with emit.loop(channels) as k:
-        step(_reader(source, spec.source, base, k, spec, guard), position * channels + k)
+        one(k)
 
 
 def _reader(
