@@ -9,7 +9,8 @@ import pytest
 
 from tsm_edge.cards import CpuSpec, load_target
 from tsm_edge.compile.codegen import build_kernels
-from tsm_edge.compile.schedules.convolution import ConvolutionSpec, convolution
+from tsm_edge.compile.schedules.convolution import convolution
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
 from tsm_edge.compile.schedules.geometry import Border, nhwc
 from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile, k_loop

@@ -9,7 +9,8 @@ from typing import Any
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile.program import Program
 from tsm_edge.compile.schedules import copying, pooling
-from tsm_edge.compile.schedules.convolution import ConvolutionSpec, convolution
+from tsm_edge.compile.schedules.convolution import convolution
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
 from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, elementwise
 from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec, expand_depthwise

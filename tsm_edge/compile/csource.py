@@ -123,15 +123,17 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
 
 
 def _wrapper(call: KernelCall) -> str:
-    kernel, numbers, count = call.kernel, ["begin", "end", *(["resumed"] if call.resumes else [])], len(call.buffers)
-    parameters = ", ".join([*["int32_t"] * len(numbers), *["void *"] * count])
-    arguments = ", ".join([*numbers, *(f"buffers[{index}]" for index in range(count))])
-    return (
-        f"extern void {kernel}({parameters});\n"
-        f"static void run_{kernel}(void *const *buffers, int32_t begin, int32_t end, int32_t resumed) {{\n"
-        f"  {'' if call.resumes else '(void)resumed, '}{kernel}({arguments});\n"
-        "}"
-    )
+    numbers = ["begin", "end", *(["resumed"] if call.resumes else [])]
+    pointers = [f"buffers[{index}]" for index in range(len(call.buffers))]
+    parameters = [*["int32_t"] * len(numbers), *["void *"] * len(pointers)]
+    lines = [
+        f"extern void {call.kernel}({', '.join(parameters)});",
+        f"static void run_{call.kernel}(void *const *buffers, int32_t begin, int32_t end, int32_t resumed) {{",
+        *([] if call.resumes else ["  (void)resumed;"]),
+        f"  {call.kernel}({', '.join([*numbers, *pointers])});",
+        "}",
+    ]
+    return "\n".join(lines)
 
 
 _SPACES = {

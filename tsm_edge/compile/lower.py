@@ -16,7 +16,7 @@ from tsm_edge.compile.blocks import fused_blocks
 from tsm_edge.compile.graph import CachePair, OnlineGraph
 from tsm_edge.compile.legalize import legalize
 from tsm_edge.compile.program import BufferRef, KernelCall, Program, WorkspaceBuffer
-from tsm_edge.compile.schedules.convolution import ConvolutionSpec, pack_weights
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, pack_weights
 from tsm_edge.compile.schedules.copying import CopySpec, ShiftCopySpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, pack_depthwise
 from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, operand_name

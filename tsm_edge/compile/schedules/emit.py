@@ -19,7 +19,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 Expr = Any  # a TIR expression or a Python int
+Buffers = dict[str, Any]  # a kernel's buffers by name
 MAX_ELEMENTS = 2**31 - 1
+# float32 values in a cache line.
+LINE = 16
 
 
 # Kernels being written, the innermost last.

@@ -16,17 +16,10 @@ from typing import Any
 
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
-from tsm_edge.compile.schedules.convolution import (
-    Buffers,
-    ConvolutionSpec,
-    Row,
-    for_panel,
-    register_tile,
-    row_of,
-    tile_start,
-)
+from tsm_edge.compile.schedules.convolution import for_panel, register_tile, tile_start
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, row_of
 from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, column_run, column_tiles
-from tsm_edge.compile.schedules.emit import Expr
+from tsm_edge.compile.schedules.emit import Buffers, Expr
 
 # Taking this part of an image from another thread costs little more than it saves.
 FEWEST_ROWS_SHARE = 28

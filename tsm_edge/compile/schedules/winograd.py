@@ -20,8 +20,9 @@ import numpy as np
 
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_whole_border
-from tsm_edge.compile.schedules.convolution import Buffers, ConvolutionSpec, Row, register_tile, tile_start
-from tsm_edge.compile.schedules.emit import Expr
+from tsm_edge.compile.schedules.convolution import register_tile, tile_start
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row
+from tsm_edge.compile.schedules.emit import Buffers, Expr
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc
 
 Matrix = tuple[tuple[float, ...], ...]

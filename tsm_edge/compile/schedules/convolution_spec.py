@@ -1,0 +1,182 @@
+"""What a convolution kernel is generated from, where a row's operands lie, and how its weights are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tsm_edge.compile.schedules import emit
+from tsm_edge.compile.schedules.emit import Expr
+from tsm_edge.compile.schedules.geometry import Image
+from tsm_edge.compile.schedules.tiles import GemmTile, KLoop
+
+
+@dataclass(frozen=True)
+class ConvolutionSpec:
+    """Everything a convolution kernel's code depends on; equal specs share one kernel.
+
+    Attributes
+    ----------
+    source, target : Image
+    kernel, strides : tuple of int
+        Height, width.
+    pad_top, pad_left : int
+        Padding before the first row and column, pixels.
+    reduction_channels : int
+        Input channels each output sums over (input channels / groups).
+    group_vectors : int
+        Vectors of output channels that share their input channels; 0: all do (no groups).
+    low, high : float
+        The clamp of the epilogue; infinite: none.
+    residual : Image or None
+        Added before the clamp.
+    cache : Image or None
+        Shift cache; its channels replace the first channels of ``source``.
+    tap : Image or None
+        The next shift cache, filled with the first channels of the result.
+    in_place : bool
+        The result takes the residual's place: they are one buffer, ``target``.
+    guarded : bool
+        ``source`` has no border for the padding (the camera frame): rows outside it are skipped, columns outside it
+        read as zero.
+    prefetch : tuple of str
+        The operands (``source``, ``weights``, ``target``, ``residual``, ``caches``: the shift's) that come from beyond
+        the L2 cache and are asked for ahead of their use: weights a few k steps, pixels a register tile, outputs a k
+        loop ahead.
+    k_loop : KLoop
+        How the k loop reads pixels.
+    """
+
+    source: Image
+    target: Image
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pad_top: int
+    pad_left: int
+    reduction_channels: int
+    tile: GemmTile
+    lanes: int
+    low: float
+    high: float
+    group_vectors: int = 0
+    residual: Image | None = None
+    cache: Image | None = None
+    tap: Image | None = None
+    in_place: bool = False
+    guarded: bool = False
+    prefetch: tuple[str, ...] = ()
+    k_loop: KLoop = field(default_factory=KLoop)
+
+    @property
+    def reduction(self) -> int:
+        """Steps of the k loop."""
+        return self.reduction_channels * self.kernel[0] * self.kernel[1]
+
+    @property
+    def row_tiles(self) -> int:
+        """Register tiles an image row; the last one is moved back to end with the row."""
+        return -(-self.target.width // self.tile.rows)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of register tiles."""
+        return -(-self.target.height * self.row_tiles // self.tile.block)
+
+    @property
+    def items(self) -> int:
+        """Work items: (block of register tiles, panel) pairs."""
+        return self.blocks * self.tile.panels
+
+    @property
+    def full_panels(self) -> int:
+        """Panels of ``tile.vectors`` vectors; the rest is one narrower panel."""
+        return self.tile.panels - (1 if self.tile.tail_vectors else 0)
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the kernel's pointer arguments, in order."""
+        residual = None if self.in_place else self.residual
+        optional = (("residual", residual), ("cache", self.cache), ("tap", self.tap))
+        return ("source", "weights", "target", *(name for name, image in optional if image is not None))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where one output row's operands start in their buffers (offset of column 0, channel 0).
+
+    Attributes
+    ----------
+    source : callable
+        Kernel row → offset of the input row it reads.
+    kernel_rows : tuple of (Expr, Expr)
+        First and last + 1 kernel row inside the image; all of them but for a guarded source.
+    target, residual, cache, tap : Expr
+        Offsets of the row in the other images; 0 where there is none.
+    """
+
+    source: Callable[[Expr], Expr]
+    kernel_rows: tuple[Expr, Expr]
+    target: Expr
+    residual: Expr = 0
+    cache: Expr = 0
+    tap: Expr = 0
+
+
+def row_of(spec: ConvolutionSpec, y: Expr) -> Row:
+    """The operands of output row ``y`` where all images are whole."""
+    source = spec.source
+    top = y * spec.strides[0] - spec.pad_top
+    kernel_rows: tuple[Expr, Expr] = (0, spec.kernel[0])
+    if spec.guarded:
+        kernel_rows = (emit.larger(0 - top, 0), emit.smaller(source.height - top, spec.kernel[0]))
+
+    def start(image: Image | None, at: Expr) -> Expr:
+        return 0 if image is None else image.origin + at * image.row
+
+    return Row(
+        source=lambda ky: source.origin + (top + ky) * source.row,
+        kernel_rows=kernel_rows,
+        target=start(spec.target, y),
+        residual=start(spec.residual, y),
+        cache=start(spec.cache, y * spec.strides[0]),
+        tap=start(spec.tap, y),
+    )
+
+
+def pack_weights(spec: ConvolutionSpec, weight: np.ndarray, bias: np.ndarray, groups: int) -> np.ndarray:
+    """Pack a weight tensor for :func:`convolution`.
+
+    Parameters
+    ----------
+    weight : numpy.ndarray
+        float32 [out, in / groups, kh, kw].
+    bias : numpy.ndarray
+        float32 [out].
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, 1-D: for each panel ``[1 + reduction][vectors · lanes]``; lanes beyond the last channel are zero.
+    """
+    outputs = weight.shape[0]
+    per_group_out, per_group_in = outputs // groups, weight.shape[1]
+    total = sum(_panel_widths(spec))
+    matrix = np.zeros((spec.kernel[0], spec.kernel[1], spec.reduction_channels, total), np.float32)
+    for group in range(groups):
+        rows = slice(group * per_group_out, (group + 1) * per_group_out)
+        # Groups narrower than a vector share it; their input channels then lie side by side in the reduction.
+        start = (group * per_group_in) % spec.reduction_channels
+        matrix[:, :, start : start + per_group_in, rows] = weight[rows].transpose(2, 3, 1, 0)
+    columns = np.zeros((1 + spec.reduction, total), np.float32)
+    columns[0, :outputs] = bias
+    columns[1:] = matrix.reshape(spec.reduction, total)
+    edges = np.cumsum([0, *_panel_widths(spec)])
+    panels = [columns[:, edges[i] : edges[i + 1]].reshape(-1) for i in range(spec.tile.panels)]
+    return np.ascontiguousarray(np.concatenate(panels))
+
+
+def _panel_widths(spec: ConvolutionSpec) -> list[int]:
+    tail = [spec.tile.tail_vectors * spec.lanes] if spec.tile.tail_vectors else []
+    return [spec.tile.vectors * spec.lanes] * spec.full_panels + tail
