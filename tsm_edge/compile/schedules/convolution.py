@@ -11,7 +11,6 @@ the shift cache, the others from the current frame. Nothing is concatenated.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -190,12 +189,12 @@ def _prefetch_caches(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr,
         return
     rows = spec.tile.rows
     if spec.tap is not None and not _beyond(channel, spec.tap.pixel):
-        with contextlib.nullcontext() if isinstance(channel, int) else emit.when(channel < spec.tap.pixel):
+        with emit.when_unsure(channel < spec.tap.pixel):
             for offset in _lines(rows, spec.tap.pixel, spec.tile.vectors * spec.lanes):
                 emit.prefetch(buffers["tap"], row.tap + x * spec.tap.pixel + channel + offset, to_write=True)
     if spec.cache is not None and not _beyond(channel, 1):
         pixel = spec.strides[1] * spec.cache.pixel
-        with contextlib.nullcontext() if isinstance(channel, int) else emit.when(emit.equal(channel, 0)):
+        with emit.when_unsure(emit.equal(channel, 0)):
             for offset in _lines(rows, pixel, spec.cache.channels):
                 emit.prefetch(buffers["cache"], row.cache + (x + rows) * pixel + offset)
 
@@ -240,10 +239,10 @@ def _tap(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Ex
     for vector in range(vectors):
         offset = channel + vector * spec.lanes
         if not _beyond(offset, whole):
-            with contextlib.nullcontext() if isinstance(offset, int) else emit.when(offset < whole):
+            with emit.when_unsure(offset < whole):
                 copy(offset, spec.lanes)
         if whole < image.pixel and (not isinstance(offset, int) or offset == whole):
-            with contextlib.nullcontext() if isinstance(offset, int) else emit.when(emit.equal(offset, whole)):
+            with emit.when_unsure(emit.equal(offset, whole)):
                 for start, width in _powers_of_two(image.pixel - whole):
                     copy(offset + start, width)
 

@@ -159,8 +159,8 @@ def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
 
 
 def equal(a: Expr, b: Expr) -> Expr:
-    """``a == b`` as an expression of the kernel."""
-    return tirx.EQ(a, b)
+    """``a == b`` as an expression of the kernel, or a bool where both are known."""
+    return a == b if isinstance(a, int) and isinstance(b, int) else tirx.EQ(a, b)
 
 
 def both(first: Expr, second: Expr) -> Expr:
@@ -204,6 +204,13 @@ def when(condition: Expr) -> Iterator[None]:
     if isinstance(condition, bool):
         raise TypeError("decide constant conditions in Python, not in the kernel")
     with T.If(condition), T.Then():
+        yield
+
+
+@contextlib.contextmanager
+def when_unsure(condition: Expr) -> Iterator[None]:
+    """``if condition:``, or nothing at all where Python knows already that it holds."""
+    with contextlib.nullcontext() if condition is True else when(condition):
         yield
 
 
