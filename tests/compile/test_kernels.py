@@ -66,14 +66,16 @@ class Run:
         return [name for name, case in CASES.items() if case.everywhere or self == RUNS[0]]
 
 
-# Odd sides; rows of several tiles; other vector sizes; one row; a cache so small that whole blocks are fused.
+# Odd sides; rows of several tiles; other vector sizes; one row. Inverted residuals go by panels where those fit the
+# cache, by rows where nothing does or there is one core.
 RUNS = (
     Run("native", 5, 7),
     Run("native", 2, 70),
-    Run("x86-64", 13, 9),
+    Run("x86-64 with one core", 13, 9),
     Run("sse", 1, 6),
-    Run("small cache", 9, 11),
+    Run("native with small caches", 9, 11),
 )
+ROWS_AND_PANELS = ("inverted_residual", "expand_depthwise", "inverted_residual")  # of the last three
 
 
 def convolution(
@@ -259,6 +261,7 @@ CASES = {
 class Batch:
     """All cases of one image size on one target: next caches by case name, found ones by number of threads too."""
 
+    rules: frozenset[str]
     expected: dict[str, list[Floats]]
     found: dict[int, dict[str, list[Floats]]]
 
@@ -268,11 +271,10 @@ THREADS = (1, 3)
 
 def card(target: str) -> TargetCard:
     native = load_target("native")
-    if target == "native":
-        return native
-    if target == "small cache":
-        return dataclasses.replace(native, cpu=dataclasses.replace(native.cpu, l2_kib=1))
-    found = sse_target() if target == "sse" else load_target(target)
+    name, _, change = target.partition(" with ")
+    found = sse_target() if name == "sse" else load_target(name)
+    changes = {"": {}, "one core": {"cores": 1}, "small caches": {"l1d_kib": 1, "l2_kib": 1}}[change]
+    found = dataclasses.replace(found, cpu=dataclasses.replace(found.cpu, **changes))
     if native.cpu.triple != found.cpu.triple or native.cpu.vector_lanes < found.cpu.vector_lanes:
         pytest.skip(f"target {target} does not run on this CPU, {native.cpu.cpu}")
     return found
@@ -291,13 +293,14 @@ def compile_and_run(run: Run, folder: Path) -> Batch:
     caches = [generator.normal(0, 1, shape).astype(np.float32) for shape in reference.cache_shapes]
     logits, following = reference.step(frame, caches)
     expected = {name: following[part] for name, part in outputs.items()} | {"head": [logits]}
-    library = Library(compile_onnx(model, folder, card(run.target)))
+    artifact = compile_onnx(model, folder, card(run.target))
+    library = Library(artifact)
     found = {}
     for threads in THREADS:
         with OnlineSession(library, threads) as session:
             logits, following = session.step_explicit(frame, caches)
         found[threads] = {name: following[part] for name, part in outputs.items()} | {"head": [logits]}
-    return Batch(expected, found)
+    return Batch(frozenset(kernel.rule for kernel in artifact.manifest.kernels), expected, found)
 
 
 @pytest.fixture(scope="module")
@@ -330,3 +333,8 @@ def test_equals_onnx_runtime(batch: Callable[[Run], Batch], run: Run, name: str)
         found = result.found[one][name][index]
         assert_close(found, expected)
         np.testing.assert_array_equal(result.found[several][name][index], found, "depends on the number of threads")
+
+
+@pytest.mark.parametrize(("run", "rule"), zip(RUNS[2:], ROWS_AND_PANELS, strict=True), ids=str)
+def test_inverted_residuals_are_fused_in_both_ways(batch: Callable[[Run], Batch], run: Run, rule: str) -> None:
+    assert rule in batch(run).rules
