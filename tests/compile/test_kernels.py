@@ -335,6 +335,6 @@ def test_equals_onnx_runtime(batch: Callable[[Run], Batch], run: Run, name: str)
         np.testing.assert_array_equal(result.found[several][name][index], found, "depends on the number of threads")
 
 
-@pytest.mark.parametrize(("run", "rule"), zip(RUNS[2:], ROWS_AND_PANELS, strict=True), ids=str)
+@pytest.mark.parametrize(("run", "rule"), list(zip(RUNS[2:], ROWS_AND_PANELS, strict=True)), ids=str)
 def test_inverted_residuals_are_fused_in_both_ways(batch: Callable[[Run], Batch], run: Run, rule: str) -> None:
     assert rule in batch(run).rules

@@ -60,8 +60,6 @@ def build_kernels(functions: Mapping[str, Any], cpu: CpuSpec) -> Any:
     passes = tvm.ir.transform.Sequential(
         [
             tirx.transform.BindTarget(target),
-            tirx.transform.StmtSimplify(),
-            tirx.transform.FlattenBuffer(),
             tirx.transform.NarrowDataType(32),
             tirx.transform.VectorizeLoop(True),
             tirx.transform.UnrollLoop(),

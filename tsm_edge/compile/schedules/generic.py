@@ -95,9 +95,10 @@ def by_tvm(work: Callable[[], Any]) -> Any:
 
 
 def generic(name: str, spec: GenericSpec) -> Any:
-    """Give the kernel its symbol; returns its PrimFunc."""
+    """Give the kernel its symbol, and its buffers one dimension; returns its PrimFunc."""
     attributes = {"global_symbol": name, "calling_conv": 1, "tirx.noalias": True}
-    return spec.function.with_attr(attributes)
+    module = tvm.IRModule({name: spec.function.with_attr(attributes)})
+    return tirx.transform.FlattenBuffer()(module)[name]
 
 
 def stages_of(function: Any, operator: str) -> Stages:
