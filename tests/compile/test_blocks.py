@@ -52,6 +52,15 @@ def test_without_a_projection_there_are_only_panels(tmp_path: Path) -> None:
     assert sizes(graph, inverted_residual(graph, project=False), tmp_path) == [2]
 
 
+def test_a_convolution_between_two_depthwise_ones_is_in_one_block(tmp_path: Path) -> None:
+    graph = GraphBuilder(16, 16)
+    x = graph.relu(graph.conv(graph.frame, 32))
+    for _ in range(3):
+        x = graph.relu(graph.conv(graph.relu(graph.depthwise(x)), 32))
+    assert sizes(graph, x, tmp_path) == [3, 3], "the depthwise convolution between them is alone"
+    assert sizes(graph, x, tmp_path, cores=4) == [2, 2, 2]
+
+
 def test_a_tensor_with_another_reader_is_made(tmp_path: Path) -> None:
     graph = GraphBuilder(16, 16)
     x = graph.relu(graph.conv(graph.frame, 32))

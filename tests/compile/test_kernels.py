@@ -167,6 +167,14 @@ def inverted_residual_before_3x3(g: Branches) -> str:
     return g.conv(x, 7, 3)
 
 
+def depthwise_and_pointwise(g: Branches) -> str:
+    """As in MobileNet-V1: each pointwise layer stands between two depthwise ones."""
+    x = g.relu(g.conv(g.frame, 20))
+    for channels in (24, 33, 9):
+        x = g.relu(g.conv(g.relu(g.depthwise(x)), channels))
+    return x
+
+
 def projection_with_pads(g: Branches) -> str:
     """Zeros around the projected image are not the bias."""
     y = g.relu(g.depthwise(g.relu(g.conv(g.frame, 24))))
@@ -236,6 +244,7 @@ CASES = {
     "inverted residual pads to one side": inverted_residual(8, 36, 3, 1, (2, 0, 0, 2)),
     "inverted residual after a stem": inverted_residual(3, 32, expansion=3),
     "inverted residuals before 3x3": Case(inverted_residual_before_3x3, everywhere=True),
+    "depthwise and pointwise": Case(depthwise_and_pointwise, everywhere=True),
     "projection with pads": Case(projection_with_pads, everywhere=True),
     "borders of two readers": Case(borders_of_two_readers, everywhere=True),
     "shift 1 of 9 into 1x1": shifted(1, 9, 1),

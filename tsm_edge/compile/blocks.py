@@ -33,6 +33,8 @@ def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], cpu: CpuSpec) -> li
     readers = _readers(layers)
     blocks: list[Pair | Triple] = []
     for expand, depthwise in _expanded(graph, layers, readers):
+        if any(block[-1] is expand for block in blocks):  # the projection of one block may be the expansion of the next
+            continue
         project = _only_reader(graph, readers, depthwise.output)
         large = 4 * math.prod(graph.shapes[expand.output]) > cpu.l2_kib * 1024 * LARGE_L2_SHARE
         if _projects(project, depthwise) and (large or _weights_stay(expand, project, cpu)):
