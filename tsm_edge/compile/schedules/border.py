@@ -37,10 +37,10 @@ def zero_border(
     def edge(y_from: Expr, rows: Expr) -> None:
         """Left and right border columns of some rows."""
         if border.left:
-            with _if_edge(many_tiles, x, 0):
+            with emit.when_unsure(not many_tiles or x == 0):
                 zero(y_from, rows, -border.left, border.left)
         if border.right:
-            with _if_edge(many_tiles, x, image.width - columns):
+            with emit.when_unsure(not many_tiles or x == image.width - columns):
                 zero(y_from, rows, image.width, border.right)
 
     edge(y, 1)
@@ -70,13 +70,3 @@ def zero_whole_border(buffer: Any, image: Image, channel: Expr, channels: int, l
             with emit.loop(rows) as i, emit.loop(columns) as j, emit.loop(channels // lanes) as vector:
                 at = image.origin + (first_row + i) * image.row + (first_column + j) * image.pixel
                 emit.store(buffer, at + channel + vector * lanes, emit.splat(0.0, lanes), lanes)
-
-
-class _Always:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def _if_edge(many_tiles: bool, x: Expr, at: int) -> Any:
-    return emit.when(x == at) if many_tiles else _Always()

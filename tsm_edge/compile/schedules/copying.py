@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +60,7 @@ def _copy_planes(name: str, spec: CopySpec) -> Any:
             for rows, at, start in ((border.top, 0, -border.top), (border.bottom, image.height - 1, image.height)):
                 if rows:
                     only_row = image.height == 1
-                    with contextlib.nullcontext() if only_row else emit.when(y == at), emit.loop(rows * total) as x:
+                    with emit.when_unsure(only_row or y == at), emit.loop(rows * total) as x:
                         base = image.origin + channel * image.channel + start * image.row - border.left
                         emit.store(target, base + x, emit.splat(0.0, 1))
     return kernel.function

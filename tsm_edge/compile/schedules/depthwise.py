@@ -67,13 +67,7 @@ def depthwise(name: str, spec: DepthwiseSpec) -> Any:
             last = emit.smaller(first + tile.vectors, total)
             top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row
             row = DepthwiseRow(lambda ky: top + ky * image.row, target.origin + y * target.row)
-            with column_tiles(spec) as x:
-                with emit.loop(last, first) as vector:
-                    column_run(spec, source, weights, result, row, x, vector, tile.rows)
-                channel, channels = first * spec.lanes, (last - first) * spec.lanes
-                many = target.width > tile.columns
-                for below in range(tile.rows):
-                    zero_border(result, target, y + below, x, tile.columns, channel, channels, spec.lanes, many)
+            row_run(spec, source, weights, result, row, y, first, last - first)
     return kernel.function
 
 
@@ -83,6 +77,19 @@ class DepthwiseRow:
 
     source: Callable[[int], Expr]
     target: Expr
+
+
+def row_run(
+    spec: DepthwiseSpec, source: Any, weights: Any, target: Any, row: DepthwiseRow, y: Expr, first: Expr, vectors: Expr
+) -> None:
+    """Rows ``y …`` of the output, as many as a tile has, for some vectors of channels; with the border beside them."""
+    with column_tiles(spec) as x:
+        with emit.loop(vectors) as vector:
+            column_run(spec, source, weights, target, row, x, first + vector, spec.tile.rows)
+        many = spec.target.width > spec.tile.columns
+        channel, channels = first * spec.lanes, vectors * spec.lanes
+        for below in range(spec.tile.rows):
+            zero_border(target, spec.target, y + below, x, spec.tile.columns, channel, channels, spec.lanes, many)
 
 
 def column_tiles(spec: DepthwiseSpec) -> Any:

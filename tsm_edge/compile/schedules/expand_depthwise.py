@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsm_edge.compile.schedules import emit
-from tsm_edge.compile.schedules.border import zero_border, zero_whole_border
+from tsm_edge.compile.schedules.border import zero_whole_border
 from tsm_edge.compile.schedules.convolution import for_panel, register_tile, tile_start
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, row_of
-from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, column_run, column_tiles
+from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
 from tsm_edge.compile.schedules.emit import Buffers, Expr
 
 
@@ -83,16 +83,10 @@ def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int) 
 
 def _convolve(spec: DepthwiseSpec, buffers: Buffers, first: Expr, vectors: int) -> None:
     """Depthwise convolution of the panel, whose first channels are vector ``first`` of the result."""
-    image, target, tile, lanes = spec.source, spec.target, spec.tile, spec.lanes
-    result = buffers["target"]
+    image, target, tile = spec.source, spec.target, spec.tile
     with emit.loop(-(-target.height // tile.rows)) as run:
         y = emit.smaller(run * tile.rows, target.height - tile.rows)
-        top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row - first * lanes
+        top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row - first * spec.lanes
         row = DepthwiseRow(lambda ky: top + ky * image.row, target.origin + y * target.row)
-        with column_tiles(spec) as x:
-            with emit.loop(vectors) as vector:
-                weights = buffers["depthwise_weights"]
-                column_run(spec, buffers["scratch"], weights, result, row, x, first + vector, tile.rows)
-            many = target.width > tile.columns
-            for below in range(tile.rows):
-                zero_border(result, target, y + below, x, tile.columns, first * lanes, vectors * lanes, lanes, many)
+        weights = buffers["depthwise_weights"]
+        row_run(spec, buffers["scratch"], weights, buffers["target"], row, y, first, vectors)

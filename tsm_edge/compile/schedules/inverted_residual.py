@@ -18,7 +18,7 @@ from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.convolution import for_panel, register_tile, tile_start
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, row_of
-from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, column_run, column_tiles
+from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
 from tsm_edge.compile.schedules.emit import Buffers, Expr
 
 # Taking this part of an image from another thread costs little more than it saves.
@@ -80,7 +80,7 @@ class InvertedResidualSpec:
 
 def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
-    with emit.kernel(name, spec.buffers, resumes=True) as kernel:
+    with emit.kernel(name, spec.buffers, resumes=spec.resumes) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
         anew = emit.equal(kernel.resumed, 0)
         with emit.when(anew):
@@ -135,8 +135,8 @@ def _depthwise_row(spec: InvertedResidualSpec, buffers: Buffers, top: Expr) -> N
     depthwise = spec.depthwise
     row = DepthwiseRow(lambda ky: _slot(spec, top + ky), spec.expand.target.elements)
     scratch = buffers["scratch"]
-    with column_tiles(depthwise) as x, emit.loop(depthwise.target.pixel // depthwise.lanes) as vector:
-        column_run(depthwise, scratch, buffers["depthwise_weights"], scratch, row, x, vector)
+    vectors = depthwise.target.pixel // depthwise.lanes
+    row_run(depthwise, scratch, buffers["depthwise_weights"], scratch, row, 0, 0, vectors)
 
 
 def _project_row(spec: InvertedResidualSpec, buffers: Buffers, y: Expr) -> None:

@@ -179,7 +179,7 @@ def pack_winograd(spec: WinogradSpec, weight: np.ndarray, bias: np.ndarray) -> n
 
 def winograd(name: str, spec: WinogradSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
-    with emit.kernel(name, spec.buffers, resumes=True) as kernel:
+    with emit.kernel(name, spec.buffers, resumes=spec.resumes) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
         with emit.loop(kernel.end, kernel.begin) as item:
             block, panel = emit.div(item, spec.panels), emit.mod(item, spec.panels)
