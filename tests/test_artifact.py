@@ -167,8 +167,8 @@ def test_a_library_that_is_none(folder: Path, tmp_path: Path) -> None:
     [
         ("int answer(void) { return 42; }", r"cannot be loaded \(.*tsm_"),
         (
-            'const char *tsm_manifest(void) { return ""; } int tsm_abi_version(void) { return 2; }',
-            "ABI version 2, expected 1",
+            'const char *tsm_manifest(void) { return ""; } int tsm_abi_version(void) { return 3; }',
+            "ABI version 3, expected 2",
         ),
     ],
     ids=["something else", "newer"],

@@ -111,6 +111,27 @@ def test_profiled_steps_are_steps(small_artifact: Artifact, frames: list[Floats]
             assert 0 < times.sum() < 60e9
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_staged_steps_are_steps(
+    threads: int, small_artifact: Artifact, frames: list[Floats], expected: list[Floats]
+) -> None:
+    counts = [len(kernel.stages) for kernel in small_artifact.manifest.kernels]
+    assert any(counts), "no kernel is fused"
+    with OnlineSession(small_artifact, threads) as session:
+        for frame, logits in zip(frames, expected, strict=True):
+            found, stages = session.step_staged(frame)
+            np.testing.assert_array_equal(found, logits)
+            assert stages.shape == (sum(counts),)
+            assert 0 <= stages.sum() < 60e9  # another thread may have done all of it
+            if threads == 1:
+                assert stages.all(), "one thread does every stage of every kernel"
+
+
+def test_the_stages_of_a_kernel_do_all_of_its_arithmetic(small_artifact: Artifact) -> None:
+    for kernel in small_artifact.manifest.kernels:
+        assert not kernel.stages or sum(stage.flops for stage in kernel.stages) == kernel.flops
+
+
 def test_frames_need_not_be_contiguous(small_artifact: Artifact, frames: list[Floats], expected: list[Floats]) -> None:
     turned = np.asfortranarray(frames[0])
     assert not turned.flags.c_contiguous
@@ -184,7 +205,7 @@ def test_wrong_frames(
     """Refused in words, and the stream goes on as if nothing had happened."""
     with OnlineSession(small_artifact) as session:
         np.testing.assert_array_equal(session.step(frames[0]), expected[0])
-        for step in (session.step, session.step_profiled):
+        for step in (session.step, session.step_profiled, session.step_staged):
             with pytest.raises(ArtifactError, match=message):
                 step(frame)
         with pytest.raises(ArtifactError, match=message):

@@ -25,7 +25,7 @@ RUNNER = "tsm-runner"
 GOLDEN = "golden.bin"
 HEADER_FILE = "tsm_edge.h"
 OUTPUT_FOLDER = Path("out")
-_ABI_VERSION = 1
+_ABI_VERSION = 2
 
 
 @dataclass(frozen=True)

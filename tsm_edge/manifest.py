@@ -33,6 +33,14 @@ class CacheInfo:
 
 
 @dataclass(frozen=True)
+class StageInfo:
+    """A stage of a fused kernel: its name, and its floating-point operations in a whole call."""
+
+    name: str
+    flops: int
+
+
+@dataclass(frozen=True)
 class KernelInfo:
     """One kernel call of a step, in order.
 
@@ -46,6 +54,8 @@ class KernelInfo:
         Floating-point operations, and bytes of inputs, weights and outputs moved once.
     tile : str
         The tile the rule chose, for people.
+    stages : tuple of StageInfo
+        Of a fused kernel: the layers it computes, of which ``flops`` is the sum.
     """
 
     kernel: str
@@ -55,6 +65,7 @@ class KernelInfo:
     flops: int
     bytes: int
     tile: str = ""
+    stages: tuple[StageInfo, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,7 +195,7 @@ def parse_manifest(text: str, where: str | Path) -> Manifest:
                 "labels": tuple(table["labels"]),
                 "target": TargetInfo(**_tuples(table["target"])),
                 "memory": MemoryInfo(**table["memory"]),
-                "kernels": tuple(KernelInfo(**entry) for entry in table["kernels"]),
+                "kernels": tuple(_kernel(entry) for entry in table["kernels"]),
             }
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -193,6 +204,10 @@ def parse_manifest(text: str, where: str | Path) -> Manifest:
 
 def _tensor(table: Mapping[str, Any]) -> TensorInfo:
     return TensorInfo(table["name"], tuple(table["shape"]))
+
+
+def _kernel(table: Mapping[str, Any]) -> KernelInfo:
+    return KernelInfo(**{**table, "stages": tuple(StageInfo(**entry) for entry in table["stages"])})
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOATS = ctypes.POINTER(ctypes.c_float)
+_NANOSECONDS = ctypes.POINTER(ctypes.c_uint64)
 
 
 class Library:
@@ -67,7 +68,7 @@ def _declare(c: ctypes.CDLL) -> None:
         "tsm_open": (stream, [ctypes.c_int32]),
         "tsm_reset": (ctypes.c_int32, [stream]),
         "tsm_step": (ctypes.c_int32, [stream, _FLOATS, _FLOATS]),
-        "tsm_step_profiled": (ctypes.c_int32, [stream, _FLOATS, _FLOATS, ctypes.POINTER(ctypes.c_uint64)]),
+        "tsm_step_profiled": (ctypes.c_int32, [stream, _FLOATS, _FLOATS, _NANOSECONDS, _NANOSECONDS]),
         "tsm_step_explicit": (
             ctypes.c_int32,
             [stream, _FLOATS, ctypes.POINTER(_FLOATS), _FLOATS, ctypes.POINTER(_FLOATS)],
@@ -150,11 +151,29 @@ class OnlineSession:
 
     def step_profiled(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
         """As :meth:`step`, with the nanoseconds each kernel of ``manifest.kernels`` took (uint64)."""
+        return self._profiled(frame, None)
+
+    def step_staged(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+        """As :meth:`step`, with the nanoseconds of each stage of ``manifest.kernels``, one kernel's after another's.
+
+        With several threads: what the calling thread spent in them.
+        """
+        stages = np.zeros(sum(len(kernel.stages) for kernel in self.manifest.kernels), np.uint64)
+        return self._profiled(frame, stages)[0], stages
+
+    def _profiled(
+        self, frame: NDArray[np.float32], stages: NDArray[np.uint64] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
         logits = np.empty(self.manifest.logits.shape, np.float32)
         times = np.zeros(len(self.manifest.kernels), np.uint64)
-        target = times.ctypes.data_as(ctypes.POINTER(ctypes.c_uint64))
         self._check(
-            self.library.tsm_step_profiled(self._open(), self._pointer(frame), logits.ctypes.data_as(_FLOATS), target)
+            self.library.tsm_step_profiled(
+                self._open(),
+                self._pointer(frame),
+                logits.ctypes.data_as(_FLOATS),
+                times.ctypes.data_as(_NANOSECONDS),
+                None if stages is None else stages.ctypes.data_as(_NANOSECONDS),
+            )
         )
         return logits, times
 

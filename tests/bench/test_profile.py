@@ -12,7 +12,7 @@ from tsm_edge.artifact import Artifact
 from tsm_edge.bench import profile
 from tsm_edge.bench.profile import KernelTime, Profile, profile_artifact
 from tsm_edge.errors import ArtifactError
-from tsm_edge.manifest import KernelInfo
+from tsm_edge.manifest import KernelInfo, StageInfo
 
 
 def made_up(artifact: Artifact, peak: float | None = 100.0) -> Profile:
@@ -55,11 +55,27 @@ def test_each_frame_is_compared_with_the_peak_before_and_after_it(monkeypatch: p
     assert profile._kernel_times(infos, samples, [])[0].of_peak is None, "the peak was not measured"
 
 
+def test_the_clocks_between_stages_share_out_a_kernels_time() -> None:
+    parts = (StageInfo("expand", 300_000), StageInfo("depthwise", 100_000))
+    fused = KernelTime(KernelInfo("k1", "expand_depthwise", "b", 4, 400_000, 1, "", parts), 8.0, 7.0, of_peak=0.5)
+    plain = KernelTime(KernelInfo("k0", "pointwise", "a", 4, 1, 1), 1.0, 1.0, of_peak=0.1)
+    # With the clocks the kernel took 10 us: that their reading takes time does not count.
+    found = profile._with_stages([plain, fused], [np.array([5_000, 5_000], np.uint64)] * 3)
+    assert found[0] == plain
+    expand, depthwise = found[1].stages
+    assert (expand.name, expand.microseconds, depthwise.microseconds) == ("expand", 4.0, 4.0)
+    assert expand.gflops == pytest.approx(75.0)
+    assert (expand.of_peak, depthwise.of_peak) == pytest.approx((0.75, 0.25))
+    assert found[1].gflops == pytest.approx((expand.gflops + depthwise.gflops) / 2), "in the same time each"
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_kernel_of_the_manifest_is_timed(small_artifact: Artifact, threads: int) -> None:
     found = profile_artifact(small_artifact, threads=threads, frames=12)
     assert [kernel.info for kernel in found.kernels] == list(small_artifact.manifest.kernels)
     assert all(0 < kernel.fastest <= kernel.microseconds for kernel in found.kernels)
+    for kernel in found.kernels:
+        assert [stage.name for stage in kernel.stages] == [stage.name for stage in kernel.info.stages]
     assert 0 < found.fastest_ms <= found.step_ms
     assert (found.threads, found.frames, found.peak_gflops) == (threads, 12, None)
 

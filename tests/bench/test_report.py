@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tsm_edge.artifact import Artifact
-from tsm_edge.bench.profile import KernelTime, Profile
+from tsm_edge.bench.profile import KernelTime, Profile, StageTime
 from tsm_edge.bench.report import colour, render, write_report
 from tsm_edge.manifest import KernelInfo
 
@@ -61,6 +61,18 @@ def test_it_has_a_bar_a_row_and_a_tooltip_for_every_kernel(profile: Profile) -> 
     for kernel in profile.kernels:
         assert kernel.info.layer in text
     assert "peak 123 GFLOP/s" in text
+
+
+def test_a_fused_kernel_has_a_part_of_its_bar_and_a_row_for_every_stage(profile: Profile) -> None:
+    first, *others = profile.kernels
+    stages = (StageTime("expand", 3000, 6.0, 0.75), StageTime("depthwise", 1000, 4.0))
+    page = Reader(render(dataclasses.replace(profile, kernels=(dataclasses.replace(first, stages=stages), *others))))
+    plain = Reader(render(profile))
+    assert page.open == []
+    assert page.count("rect") == plain.count("rect") + 1
+    assert page.count("tr") == plain.count("tr") + 1 + len(stages)
+    assert "75.0" in page.text
+    assert any("expand: 6.0 us · 0.5 GFLOP/s · 75 % of peak" in text for text in page.text)
 
 
 def test_it_needs_nothing_but_itself(profile: Profile) -> None:

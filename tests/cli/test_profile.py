@@ -22,8 +22,11 @@ def test_a_table_of_kernels_and_one_of_rules(run_program: RunProgram, small_arti
     assert heading.split()[:4] == ["layer", "rule", "tile", "items"]
     layers = [kernel.layer for kernel in small_artifact.manifest.kernels]
     assert [row.split()[0] for row in rows[: len(layers)]] == layers
-    rules = rows[rows.index("by rule") + 2 :]
+    rules = rows[rows.index("by rule") + 2 : rows.index("stages of fused kernels") - 1]
     assert {row.split()[0] for row in rules} == {kernel.rule for kernel in small_artifact.manifest.kernels}
+    stages = rows[rows.index("stages of fused kernels") + 2 :]
+    fused = [kernel.layer for kernel in small_artifact.manifest.kernels if kernel.stages]
+    assert [row.split()[0] for row in stages] == fused
     assert "kernels together" in done.stderr
     assert "peak" not in done.stderr  # not asked for: nothing to say
 
@@ -40,6 +43,9 @@ def test_json_and_html_of_one_run(run_program: RunProgram, small_artifact: Artif
     assert table["kernels_milliseconds"] == pytest.approx(
         sum(kernel["microseconds"] for kernel in table["kernels"]) / 1e3
     )
+    for kernel in table["kernels"]:
+        if kernel["stages"]:
+            assert sum(stage["microseconds"] for stage in kernel["stages"]) <= kernel["microseconds"] * 1.5
     assert table["peak_gflops"] > 0
     assert report.read_text("utf-8").startswith("<!doctype html>")
 

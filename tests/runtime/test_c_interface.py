@@ -103,7 +103,7 @@ print(json.dumps({
 }))
 """
     found = run(script, small_artifact.path / LIBRARY, frames_file)
-    assert found["abi"] == 1
+    assert found["abi"] == 2
     assert not {"tvm", "tvm_ffi", "torch", "tsm_edge"} & set(found["modules"])
     table = json.loads((small_artifact.path / MANIFEST).read_text("utf-8"))
     assert json.loads(found["manifest"]) == {**table, "files": {}}

@@ -1,7 +1,8 @@
 """Where the time of a frame goes: every kernel of a compiled model, timed in place.
 
 Profiled steps (a clock read around each kernel) and plain steps alternate, so that their difference, the clocks, shows;
-the machine's arithmetic peak, where the compiler is installed, is measured between the frames of the same run.
+the machine's arithmetic peak, where the compiler is installed, is measured between the frames of the same run. A fused
+kernel's time is shared out over its stages, the layers it computes, by steps of their own with a clock between stages.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -18,12 +19,37 @@ from numpy.typing import NDArray
 
 from tsm_edge.artifact import Artifact, load_artifact
 from tsm_edge.bench.peak import PeakMeter
-from tsm_edge.manifest import KernelInfo, Manifest
+from tsm_edge.manifest import KernelInfo, Manifest, StageInfo
 from tsm_edge.session import Library, OnlineSession
 
 WARM_UP = 3
 # Frames between two looks at the machine's peak, few as clocks change; the first frame after one is not counted.
 BLOCK = 2
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """A stage of a fused kernel.
+
+    Attributes
+    ----------
+    name : str
+    flops : int
+    microseconds : float
+        Its part of the kernel's median time, as the clocks between the stages share it out (median over the frames).
+    of_peak : float or None
+        As the kernel's.
+    """
+
+    name: str
+    flops: int
+    microseconds: float
+    of_peak: float | None = None
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s."""
+        return _per_microsecond(self.flops, self.microseconds) / 1e3
 
 
 @dataclass(frozen=True)
@@ -38,12 +64,15 @@ class KernelTime:
     of_peak : float or None
         Share of the machine's peak, 0 to 1: median over the frames, each against the peak measured before and after
         it, so that both know the same clock and the same neighbours. None: not measured, or no arithmetic.
+    stages : tuple of StageTime
+        Of a fused kernel.
     """
 
     info: KernelInfo
     microseconds: float
     fastest: float
     of_peak: float | None = None
+    stages: tuple[StageTime, ...] = ()
 
     @property
     def gflops(self) -> float:
@@ -116,6 +145,10 @@ class Profile:
         """Part of the kernels' time, 0 to 1."""
         return item.microseconds / (self.kernels_ms * 1e3) if self.kernels_ms else 0.0
 
+    def fused(self) -> tuple[KernelTime, ...]:
+        """The kernels that have stages."""
+        return tuple(kernel for kernel in self.kernels if kernel.stages)
+
     def rules(self) -> tuple[RuleTime, ...]:
         """Time by schedule rule, the largest first."""
         groups: dict[str, list[KernelTime]] = {}
@@ -154,7 +187,9 @@ def profile_artifact(
     library = Library(loaded)
     manifest = library.manifest
     frame = np.random.default_rng(0).standard_normal(manifest.frame_shape, np.float32)
+    fused = any(kernel.stages for kernel in manifest.kernels)
     nanoseconds: list[NDArray[np.uint64]] = []
+    staged: list[NDArray[np.uint64]] = []
     plain: list[float] = []
     profiled: list[float] = []
     peaks: list[float] = []
@@ -173,6 +208,8 @@ def profile_artifact(
             nanoseconds.append(session.step_profiled(frame)[1])
             profiled.append(perf_counter() - between)
             plain.append(between - started)
+            if fused:
+                staged.append(session.step_staged(frame)[1])
         if meter is not None:
             peaks.append(meter.measure())
     return Profile(
@@ -180,7 +217,7 @@ def profile_artifact(
         manifest=manifest,
         threads=threads,
         frames=frames,
-        kernels=_kernel_times(manifest.kernels, nanoseconds, peaks),
+        kernels=_with_stages(_kernel_times(manifest.kernels, nanoseconds, peaks), staged),
         step_ms=statistics.median(plain) * 1e3,
         fastest_ms=min(plain) * 1e3,
         profiled_step_ms=statistics.median(profiled) * 1e3,
@@ -204,6 +241,30 @@ def _kernel_times(
         KernelTime(info, float(np.median(times)), float(np.min(times)), of_peak(info, times))
         for info, times in zip(infos, table.T, strict=True)
     )
+
+
+def _with_stages(kernels: Sequence[KernelTime], samples: Sequence[NDArray[np.uint64]]) -> tuple[KernelTime, ...]:
+    """``samples``: nanoseconds of all stages of all kernels in one thread, by frames; empty if no kernel has any."""
+    table, first, found = np.array(samples, np.float64), 0, []
+    for kernel in kernels:
+        infos = kernel.info.stages
+        if infos:
+            part = table[:, first : first + len(infos)]
+            timed = part[part.sum(axis=1) > 0]  # in the others other threads did all of it
+            shares = np.median(timed / timed.sum(axis=1, keepdims=True), axis=0) if len(timed) else part[0]
+            stages = tuple(_stage(kernel, info, share) for info, share in zip(infos, shares, strict=True))
+            kernel = replace(kernel, stages=stages)
+        first += len(infos)
+        found.append(kernel)
+    return tuple(found)
+
+
+def _stage(kernel: KernelTime, info: StageInfo, share: float) -> StageTime:
+    """A stage that takes ``share`` of the kernel's time."""
+    of_peak = None
+    if kernel.of_peak is not None and share:
+        of_peak = float(kernel.of_peak * info.flops / (kernel.info.flops * share))
+    return StageTime(info.name, info.flops, float(share * kernel.microseconds), of_peak)
 
 
 def _per_microsecond(amount: float, microseconds: float) -> float:

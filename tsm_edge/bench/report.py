@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
-from tsm_edge.bench.profile import KernelTime, Profile
+from tsm_edge.bench.profile import KernelTime, Profile, StageTime
 from tsm_edge.files import write_atomic
 
 # Rules that only move data share one colour.
@@ -47,6 +47,7 @@ def render(profile: Profile) -> str:
     sections = [
         ("Where the time goes", _rules_bar(profile)),
         ("Kernels in the order they run", _legend(profile) + _kernel_bars(profile)),
+        *([("Stages of fused kernels", _stages_table(profile))] if profile.fused() else []),
         ("Arithmetic and memory traffic", _roofline_note(profile) + _legend(profile) + _roofline(profile)),
         ("All numbers", _table(profile)),
     ]
@@ -178,7 +179,7 @@ def _kernel_bars(profile: Profile) -> str:
             f"<g><title>{escape(title)}</title>"
             f'<text x="{label - 10}" y="{y + 13}" text-anchor="end">{escape(_short(info.layer))}</text>'
             f'<rect class="track" x="{label}" y="{y + 2}" width="{bar}" height="{row - 5}" rx="3"/>'
-            f'<rect x="{label}" y="{y + 2}" width="{length:.1f}" height="{row - 5}" rx="3" fill="{colour(info.rule)}"/>'
+            f"{_bar(kernel, label, y + 2, length, row - 5)}"
             f'<text class="soft" x="{label + bar + 10}" y="{y + 13}">{kernel.microseconds:.1f} us'
             f"{f' · {kernel.gflops:.0f} GFLOP/s' if info.flops else ''}</text></g>"
         )
@@ -187,6 +188,49 @@ def _kernel_bars(profile: Profile) -> str:
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="time of each kernel">\n'
         + "\n".join(lines)
         + "\n</svg>\n"
+    )
+
+
+def _bar(kernel: KernelTime, x: float, y: float, length: float, height: float) -> str:
+    """A kernel's bar; a fused kernel's has a part for each stage, paler from one to the next."""
+    fill = colour(kernel.info.rule)
+    if not kernel.stages:
+        return f'<rect x="{x}" y="{y}" width="{length:.1f}" height="{height}" rx="3" fill="{fill}"/>'
+    parts = []
+    for index, stage in enumerate(kernel.stages):
+        part = length * stage.microseconds / max(kernel.microseconds, 1e-9)
+        peak = "" if stage.of_peak is None else f" · {100 * stage.of_peak:.0f} % of peak"
+        title = f"{kernel.info.layer}, {stage.name}: {stage.microseconds:.1f} us · {stage.gflops:.1f} GFLOP/s{peak}"
+        parts.append(
+            f'<rect x="{x:.1f}" y="{y}" width="{max(0.0, part - 1):.1f}" height="{height}" rx="3" fill="{fill}" '
+            f'fill-opacity="{1 - 0.25 * index:.2f}"><title>{escape(title)}</title></rect>'
+        )
+        x += part
+    return "".join(parts)
+
+
+def _stages_table(profile: Profile) -> str:
+    rows = "\n".join(
+        f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for kernel in profile.fused()
+        for cells in (_stage_cells(kernel, stage) for stage in kernel.stages)
+    )
+    names = ("layer", "rule", "stage", "time (us)", "MFLOP", "GFLOP/s", "peak (%)")
+    return (
+        f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr></thead>\n"
+        f"<tbody>\n{rows}\n</tbody></table>\n"
+    )
+
+
+def _stage_cells(kernel: KernelTime, stage: StageTime) -> tuple[str, ...]:
+    return (
+        escape(kernel.info.layer),
+        escape(kernel.info.rule),
+        escape(stage.name),
+        f"{stage.microseconds:.1f}",
+        f"{stage.flops / 1e6:.2f}",
+        f"{stage.gflops:.1f}",
+        "-" if stage.of_peak is None else f"{100 * stage.of_peak:.1f}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ def command(artifact: Path | None, threads: int, frames: int, no_peak: bool, htm
     """Time every kernel of the compiled model in DIR, on random frames.
 
     DIR: by default the artifact compiled last below ./out. Times are medians over the frames. Where the compiler is
-    installed, each kernel is also given as a share of what this machine can do at most.
+    installed, each kernel is also given as a share of what this machine can do at most. The time of a fused kernel is
+    shared out over the layers it computes.
     """
     from tsm_edge.bench.peak import can_measure_peak
     from tsm_edge.bench.profile import profile_artifact
@@ -69,6 +71,8 @@ def _print(profile: Profile) -> None:
             for item in profile.rules()
         ],
     )
+    if profile.fused():
+        _print_stages(profile)
     note(
         f"step {profile.step_ms:.3f} ms ({profile.gflops:.1f} GFLOP/s), at best {profile.fastest_ms:.3f} ms; "
         f"kernels together {profile.kernels_ms:.3f} ms; with a clock around each {profile.profiled_step_ms:.3f} ms"
@@ -78,6 +82,28 @@ def _print(profile: Profile) -> None:
             f"machine peak {profile.peak_gflops:.1f} GFLOP/s with {threads}, measured between the frames (median); "
             "peak (%): kernel and peak side by side"
         )
+
+
+def _print_stages(profile: Profile) -> None:
+    """One row a fused kernel, its stages side by side."""
+    rate = "GFLOP/s" if profile.peak_gflops is None else "peak (%)"
+    names = tuple(dict.fromkeys(stage.name for kernel in profile.fused() for stage in kernel.stages))
+
+    def cells(kernel: KernelTime) -> Iterator[str]:
+        stages = {stage.name: stage for stage in kernel.stages}
+        for name in names:
+            stage = stages.get(name)
+            if stage is None:
+                yield from ("-", "-")
+                continue
+            yield f"{stage.microseconds:.1f}"
+            yield _rate(stage.gflops) if profile.peak_gflops is None else _percent(stage.of_peak)
+
+    print_table(
+        "\nstages of fused kernels",
+        ("layer", *(column for name in names for column in (f"{name} (us)", rate))),
+        [(kernel.info.layer, *cells(kernel)) for kernel in profile.fused()],
+    )
 
 
 def _row(profile: Profile, kernel: KernelTime) -> tuple[object, ...]:
@@ -119,6 +145,7 @@ def _as_json(profile: Profile) -> dict[str, object]:
                 "gflops": kernel.gflops,
                 "of_peak": kernel.of_peak,
                 "gigabytes_per_second": kernel.gigabytes,
+                "stages": [{**to_plain(stage), "gflops": stage.gflops} for stage in kernel.stages],
             }
             for kernel in profile.kernels
         ],

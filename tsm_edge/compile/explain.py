@@ -139,7 +139,10 @@ def tile_text(call: KernelCall) -> str:
     if isinstance(spec, ElementwiseSpec):
         return spec.operation
     tile = getattr(spec, "tile", None)
-    return _tile(tile, spec.lanes) if tile is not None else ""
+    if tile is None:
+        return ""
+    blocks = f", k by {spec.k_block}" if getattr(spec, "k_block", 0) else ""
+    return _tile(tile, spec.lanes) + blocks
 
 
 def _tile(tile: GemmTile | DepthwiseTile, lanes: int) -> str:

@@ -15,7 +15,7 @@ from tsm_edge.compile.algorithms import winograd_layers
 from tsm_edge.compile.blocks import fused_blocks
 from tsm_edge.compile.graph import CachePair, OnlineGraph
 from tsm_edge.compile.legalize import legalize
-from tsm_edge.compile.program import BufferRef, KernelCall, Program, WorkspaceBuffer
+from tsm_edge.compile.program import BufferRef, KernelCall, Program, Stage, WorkspaceBuffer
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, pack_weights
 from tsm_edge.compile.schedules.copying import CopySpec, ShiftCopySpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, pack_depthwise
@@ -24,7 +24,7 @@ from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc, planar
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
 from tsm_edge.compile.schedules.pooling import AveragePoolSpec, MaxPoolSpec
-from tsm_edge.compile.schedules.tiles import WinogradTile, depthwise_tile, gemm_tile, k_loop
+from tsm_edge.compile.schedules.tiles import WinogradTile, depthwise_tile, gemm_tile, k_block, k_loop, run_of_tiles
 from tsm_edge.compile.schedules.winograd import WinogradSpec, pack_winograd, transformed_images, winograd_border
 from tsm_edge.errors import CompileError
 
@@ -147,10 +147,19 @@ class _Lowering:
         self.weights.append(packed)
         return BufferRef("weights", len(self.weights) - 1)
 
-    def _call(self, rule: str, spec: Any, buffers: dict[str, BufferRef], layer: str, flops: int, moved: int) -> None:
+    def _call(
+        self,
+        rule: str,
+        spec: Any,
+        buffers: dict[str, BufferRef],
+        layer: str,
+        flops: int,
+        moved: int,
+        stages: tuple[Stage, ...] = (),
+    ) -> None:
         name = self.kernel_names.setdefault(spec, f"tsm_k{len(self.kernel_names)}_{rule}")
         refs = tuple(buffers[key] for key in spec.buffers)
-        self.calls.append(KernelCall(name, spec, refs, layer, rule, flops, moved))
+        self.calls.append(KernelCall(name, spec, refs, layer, rule, flops, moved, stages))
 
     def _source(self, tensor: str, border: Border = NO_BORDER) -> _Tensor:
         """The tensor with at least this border, copied if it was not made with one."""
@@ -257,7 +266,7 @@ class _Lowering:
         pointwise = layer.weight.shape[2:] == (1, 1) and layer.strides == (1, 1) and layer.pads == (0, 0, 0, 0)
         if pointwise and all(image.dense_rows for image in images.values()):
             images = {name: image.flat() for name, image in images.items()}
-        spec = self._convolution_spec(layer, images)
+        spec = self._in_k_blocks(self._convolution_spec(layer, images))
         if self._can_overwrite_residual(layer, spec, inputs, target_image):
             spec = replace(spec, in_place=True)
             target = self.tensors[layer.output] = inputs["residual"]
@@ -265,12 +274,25 @@ class _Lowering:
             target = self._new(layer.output, target_image)
         buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
             "target": target.buffer,
+            "scratch": BufferRef("scratch"),
             "weights": self._add_weights(pack_weights(spec, layer.weight, layer.bias, layer.groups)),
         }
         if tap is not None:
             buffers["tap"] = BufferRef("next_cache", tap)
         moved = _bytes_read(inputs["source"].image, layer) + _bytes_written(target.image, layer)
         self._call(_rule_name(layer), spec, buffers, layer.output, _flops(target.image, layer), moved)
+
+    def _in_k_blocks(self, spec: ConvolutionSpec) -> ConvolutionSpec:
+        """With its k loop in blocks, where a panel's weights would not stay in L1 from one tile to the next.
+
+        Only where weights are the larger part of what is read: a pixel is read once more for every panel.
+        """
+        if spec.group_vectors or spec.source.channel > 1 or spec.tiles < 2 or not spec.tile.panels_outside:
+            return spec
+        size = k_block(self.cpu, spec.tile, spec.kernel[0] * spec.kernel[1], spec.reduction_channels)
+        if not size:
+            return spec
+        return replace(spec, k_block=size, tile=replace(spec.tile, block=run_of_tiles(spec.tiles)))
 
     def _can_overwrite_residual(
         self, layer: ir.Convolution, spec: ConvolutionSpec, inputs: Mapping[str, _Tensor], target: Image
@@ -432,9 +454,14 @@ class _Lowering:
             buffers["residual"] = residual.buffer
         if tap is not None:
             buffers["tap"] = BufferRef("next_cache", tap)
-        flops = 2 * (height * width * expand.weight.size + row_height * row_width * depthwise.weight.size)
+        stages = (
+            ("expand", 2 * height * width * expand.weight.size),
+            ("depthwise", 2 * row_height * row_width * depthwise.weight.size),
+            ("project", _flops(target.image, project)),
+        )
+        flops = sum(amount for _, amount in stages)
         moved = _bytes_read(inputs["source"].image, expand) + _bytes_written(target.image, project)
-        self._call("inverted_residual", spec, buffers, project.output, flops + _flops(target.image, project), moved)
+        self._call("inverted_residual", spec, buffers, project.output, flops, moved, stages)
 
     def _expand_depthwise(self, expand: ir.Convolution, depthwise: ir.Convolution) -> None:
         """Two layers as one kernel, a panel of the tensor between them in a thread's scratch memory."""
@@ -457,9 +484,13 @@ class _Lowering:
             "scratch": BufferRef("scratch"),
             "target": target.buffer,
         }
-        flops = 2 * height * width * expand.weight.size + _flops(target.image, depthwise)
+        stages = (
+            ("expand", 2 * height * width * expand.weight.size),
+            ("depthwise", _flops(target.image, depthwise)),
+        )
+        flops = sum(amount for _, amount in stages)
         moved = _bytes_read(inputs["source"].image, expand) + _bytes_written(target.image, depthwise)
-        self._call("expand_depthwise", spec, buffers, depthwise.output, flops, moved)
+        self._call("expand_depthwise", spec, buffers, depthwise.output, flops, moved, stages)
 
     def _group_split(self, layer: ir.Convolution, out_per_group: int, in_per_group: int) -> tuple[int, int]:
         """Reduction channels and vectors of a panel's group.

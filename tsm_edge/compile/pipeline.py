@@ -32,7 +32,7 @@ from tsm_edge.compile.graph import OnlineGraph, load_onnx, read_onnx
 from tsm_edge.compile.memory_plan import MemoryPlan, plan_memory
 from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.errors import CompileError
-from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, TargetInfo, TensorInfo
+from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
 from tsm_edge.runtime import HEADER
 
@@ -261,7 +261,8 @@ def _foreign_model(request: CompileRequest, graph: OnlineGraph) -> ModelCard | _
 def _kernel_info(call: KernelCall) -> KernelInfo:
     from tsm_edge.compile.explain import tile_text
 
-    return KernelInfo(call.kernel, call.rule, call.layer, call.items, call.flops, call.bytes, tile_text(call))
+    stages = tuple(StageInfo(*stage) for stage in call.stages)
+    return KernelInfo(call.kernel, call.rule, call.layer, call.items, call.flops, call.bytes, tile_text(call), stages)
 
 
 def _write_folder(folder: Path, manifest: Manifest) -> None:

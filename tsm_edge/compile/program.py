@@ -9,6 +9,8 @@ import numpy as np
 
 from tsm_edge.compile.schedules.geometry import Image
 
+# A stage of a fused kernel, and its floating-point operations in a whole call.
+Stage = tuple[str, int]
 Space = Literal["frame", "workspace", "weights", "cache", "next_cache", "scratch"]
 
 
@@ -48,6 +50,8 @@ class KernelCall:
         The schedule rule that wrote it.
     flops, bytes : int
         Floating-point operations, and bytes of inputs, weights and outputs moved once.
+    stages : tuple of Stage
+        Of a fused kernel, in the order of its spec's ``stages``; together they do ``flops``.
     """
 
     kernel: str
@@ -57,6 +61,7 @@ class KernelCall:
     rule: str
     flops: int
     bytes: int
+    stages: tuple[Stage, ...] = ()
 
     @property
     def items(self) -> int:

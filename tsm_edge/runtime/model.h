@@ -13,9 +13,15 @@ typedef struct {
   uint32_t offset;
 } tsm_ref;
 
+/* Where the stages of one call of a fused kernel write how long they took. */
+typedef struct tsm_clock tsm_clock;
+
+/* Called by such a kernel, if it was given a clock, at the end of a stage. */
+void tsm_stage_done(tsm_clock *clock, int32_t stage);
+
 /* Does work items begin ... end - 1; buffers in the kernel's own order. resumed: this thread has just done the items
- * before, and its scratch memory is as they left it. */
-typedef void (*tsm_kernel)(void *const *buffers, int32_t begin, int32_t end, int32_t resumed);
+ * before, and its scratch memory is as they left it. clock: null, or to be told of every stage's end. */
+typedef void (*tsm_kernel)(void *const *buffers, int32_t begin, int32_t end, int32_t resumed, tsm_clock *clock);
 
 enum { TSM_MAX_BUFFERS = 12 }; /* a call with more does not compile */
 
@@ -24,6 +30,7 @@ typedef struct {
   int32_t items;
   int32_t grain;   /* fewest items worth taking from another thread */
   int32_t resumes; /* going on with one's own items costs nothing, however few are taken at a time */
+  int32_t n_stages; /* that a fused kernel tells its clock of */
   int32_t n_buffers;
   tsm_ref buffers[TSM_MAX_BUFFERS];
 } tsm_call;

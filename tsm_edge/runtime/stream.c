@@ -29,6 +29,7 @@ struct tsm_stream {
   _Atomic(unsigned char *) cache;
   _Atomic(unsigned char *) next_cache;
   uint64_t *nanoseconds; /* null: do not time; for thread 0 alone */
+  uint64_t *stages;      /* the same, of the stages of fused kernels */
 };
 
 static char last_error[256];
@@ -113,20 +114,33 @@ static uint64_t now(void) {
   return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-static void do_items(const tsm_call *call, unsigned char *const *spaces, int32_t begin, int32_t end,
-                     int32_t resumed) {
+struct tsm_clock {
+  uint64_t last; /* when the stage before ended */
+  uint64_t *nanoseconds;
+};
+
+void tsm_stage_done(tsm_clock *clock, int32_t stage) {
+  uint64_t time = now();
+  clock->nanoseconds[stage] += time - clock->last;
+  clock->last = time;
+}
+
+/* stages: null, or where to add the time of each of the call's. */
+static void do_items(const tsm_call *call, unsigned char *const *spaces, int32_t begin, int32_t end, int32_t resumed,
+                     uint64_t *stages) {
   void *buffers[TSM_MAX_BUFFERS];
   for (int32_t k = 0; k < call->n_buffers; ++k) buffers[k] = spaces[call->buffers[k].space] + call->buffers[k].offset;
-  call->run(buffers, begin, end, resumed);
+  tsm_clock clock = {stages ? now() : 0, stages};
+  call->run(buffers, begin, end, resumed, stages ? &clock : NULL);
 }
 
 /* Take items of one call until none is left, and wait until those the others took are done; 0: the run is over. */
-static int do_call(const tsm_stream *stream, int32_t index, unsigned char *const *spaces, int32_t thread,
-                   uint32_t run) {
+static int do_call(const tsm_stream *stream, int32_t index, unsigned char *const *spaces, int32_t thread, uint32_t run,
+                   uint64_t *stages) {
   const tsm_call *call = &tsm_the_model.calls[index];
   int32_t own = call->resumes ? 1 : call->grain, begin, end, before = -1;
   while (tsm_pool_take(stream->pool, run, index, thread, own, call->grain, &begin, &end)) {
-    do_items(call, spaces, begin, end, begin == before);
+    do_items(call, spaces, begin, end, begin == before, stages);
     before = end;
     tsm_pool_done(stream->pool, index, end - begin);
   }
@@ -146,22 +160,28 @@ static void walk(void *context, int32_t thread, uint32_t run) {
       [TSM_SCRATCH] = stream->scratch + (size_t)thread * aligned(model->scratch_bytes),
   };
   uint64_t *nanoseconds = thread == 0 ? stream->nanoseconds : NULL;
+  uint64_t *stages = thread == 0 ? stream->stages : NULL;
   for (int32_t i = 0; i < model->n_calls; ++i) {
+    const tsm_call *call = &model->calls[i];
     uint64_t started = nanoseconds ? now() : 0;
+    if (stages && call->n_stages) memset(stages, 0, sizeof *stages * (size_t)call->n_stages);
+    uint64_t *own = call->n_stages ? stages : NULL;
     if (!stream->pool)
-      do_items(&model->calls[i], spaces, 0, model->calls[i].items, 0);
-    else if (!do_call(stream, i, spaces, thread, run))
+      do_items(call, spaces, 0, call->items, 0, own);
+    else if (!do_call(stream, i, spaces, thread, run, own))
       return;
     if (nanoseconds) nanoseconds[i] = now() - started;
+    if (stages) stages += call->n_stages;
   }
 }
 
 static void run_frame(tsm_stream *stream, const float *frame, unsigned char *cache, unsigned char *next_cache,
-                      float *logits, uint64_t *nanoseconds) {
+                      float *logits, uint64_t *nanoseconds, uint64_t *stages) {
   atomic_store_explicit(&stream->frame, (unsigned char *)(uintptr_t)frame, memory_order_relaxed);
   atomic_store_explicit(&stream->cache, cache, memory_order_relaxed);
   atomic_store_explicit(&stream->next_cache, next_cache, memory_order_relaxed);
   stream->nanoseconds = nanoseconds;
+  stream->stages = stages;
   if (stream->pool)
     tsm_pool_run(stream->pool);
   else
@@ -169,16 +189,18 @@ static void run_frame(tsm_stream *stream, const float *frame, unsigned char *cac
   memcpy(logits, stream->workspace + tsm_the_model.logits_offset, sizeof(float) * (size_t)tsm_the_model.classes);
 }
 
-int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds) {
+int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds,
+                          uint64_t *stages) {
   if (!stream || !frame || !logits)
     return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step: %s is null", !stream ? "stream" : !frame ? "frame" : "logits");
-  run_frame(stream, frame, stream->caches[stream->newest], stream->caches[1 - stream->newest], logits, nanoseconds);
+  unsigned char *newest = stream->caches[stream->newest], *next = stream->caches[1 - stream->newest];
+  run_frame(stream, frame, newest, next, logits, nanoseconds, stages);
   stream->newest = 1 - stream->newest;
   return TSM_OK;
 }
 
 int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits) {
-  return tsm_step_profiled(stream, frame, logits, NULL);
+  return tsm_step_profiled(stream, frame, logits, NULL, NULL);
 }
 
 /* NCHW, as the ONNX model has it, to our NHWC. */
@@ -213,7 +235,7 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
   unsigned char *const *sets = stream->explicit_caches;
   for (int32_t i = 0; i < model->n_caches; ++i)
     import_cache(&model->caches[i], shift[i], (float *)(void *)(sets[0] + model->caches[i].offset));
-  run_frame(stream, frame, sets[0], sets[1], logits, NULL);
+  run_frame(stream, frame, sets[0], sets[1], logits, NULL, NULL);
   for (int32_t i = 0; i < model->n_caches; ++i)
     export_cache(&model->caches[i], (const float *)(void *)(sets[1] + model->caches[i].offset), shift_next[i]);
   return TSM_OK;

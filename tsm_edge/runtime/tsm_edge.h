@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define TSM_ABI_VERSION 1
+#define TSM_ABI_VERSION 2
 
 enum {
   TSM_OK = 0,
@@ -55,8 +55,11 @@ int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits);
 int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *const *shift, float *logits,
                           float *const *shift_next);
 
-/* As tsm_step, and write the time of each kernel call in nanoseconds (as many as the manifest's kernels). */
-int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds);
+/* As tsm_step, and write the time of each kernel call in nanoseconds (as many as the manifest's kernels).
+ * stages: null, or written: nanoseconds of every stage of the fused kernels, in the manifest's order, spent in the
+ * calling thread; then the kernels' own times have the reading of those clocks in them. */
+int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds,
+                          uint64_t *stages);
 
 /* Free a stream; null is allowed. */
 void tsm_close(tsm_stream *stream);

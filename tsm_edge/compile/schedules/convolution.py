@@ -12,13 +12,15 @@ the shift cache, the others from the current frame. Nothing is concatenated.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, row_of
-from tsm_edge.compile.schedules.emit import LINE, Buffers, Expr
-from tsm_edge.compile.schedules.reduction import Reader, reduce
+from tsm_edge.compile.schedules.emit import Buffers, Expr, Kernel
+from tsm_edge.compile.schedules.geometry import LINE
+from tsm_edge.compile.schedules.reduction import KBlock, Reader, reduce
 
 # Weights are asked for this many k steps ahead: about the latency of the next cache level.
 WEIGHT_DISTANCE = 24
@@ -28,19 +30,54 @@ MOST_SHARING_TILES = 16
 
 def convolution(name: str, spec: ConvolutionSpec) -> Any:
     """Write the kernel of a convolution; returns its PrimFunc."""
-    tile = spec.tile
-    tiles = spec.target.height * spec.row_tiles
     with emit.kernel(name, spec.buffers) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
-        with emit.loop(kernel.end, kernel.begin) as item:
-            if tile.panels_outside:
-                panel, block = emit.div(item, spec.blocks), emit.mod(item, spec.blocks)
-            else:
-                panel, block = emit.mod(item, tile.panels), emit.div(item, tile.panels)
-            first = block * tile.block
-            last = emit.smaller(first + tile.block, tiles) if tiles % tile.block else first + tile.block
-            for_panel(spec, panel, lambda at, vectors: _block(spec, buffers, first, last, at, vectors))
+        (_by_k_blocks if spec.k_block else _by_tiles)(spec, buffers, kernel)
     return kernel.function
+
+
+def _by_tiles(spec: ConvolutionSpec, buffers: Buffers, kernel: Kernel) -> None:
+    """An item after the other, the whole k loop for every register tile."""
+    tile = spec.tile
+    with emit.loop(kernel.end, kernel.begin) as item:
+        if tile.panels_outside:
+            panel, block = emit.div(item, spec.blocks), emit.mod(item, spec.blocks)
+        else:
+            panel, block = emit.mod(item, tile.panels), emit.div(item, tile.panels)
+        first = block * tile.block
+        last = emit.smaller(first + tile.block, spec.tiles) if spec.tiles % tile.block else first + tile.block
+        tiles = _Tiles(first, first, last)
+        for_panel(spec, panel, lambda at, vectors: _tiles(spec, buffers, tiles, at, vectors))
+
+
+def _by_k_blocks(spec: ConvolutionSpec, buffers: Buffers, kernel: Kernel) -> None:
+    """The items of one run and panel together, a block of the k loop for all of them before the next."""
+    run = spec.tile.block
+    with emit.loop(emit.div(kernel.end + (run - 1), run), emit.div(kernel.begin, run)) as index:
+        start = emit.mod(index, spec.blocks) * run
+        first = start + emit.larger(kernel.begin - index * run, 0)
+        last = start + emit.smaller(kernel.end - index * run, run)
+        if spec.tiles % run:
+            last = emit.smaller(last, spec.tiles)
+        tiles = _Tiles(start, first, last)
+        for_panel(spec, emit.div(index, spec.blocks), lambda at, vectors: _k_blocks(spec, buffers, tiles, at, vectors))
+
+
+def _k_blocks(spec: ConvolutionSpec, buffers: Buffers, tiles: _Tiles, panel: Expr, vectors: int) -> None:
+    size, channels = spec.k_block, spec.reduction_channels
+    last_position, each = spec.kernel[0] * spec.kernel[1] - 1, -(-channels // size)
+    opening = -(-spec.cache.channels // size) if spec.cache is not None else 1
+    middle = (last_position + 1) * each - opening - 1
+    block = KBlock(0, 0, opening * size, opens=True, closes=False)
+    _tiles(spec, buffers, tiles, panel, vectors, block)
+    if middle:
+        with emit.loop(middle) as step:
+            position, first = emit.div(opening + step, each), emit.mod(opening + step, each) * size
+            block = KBlock(position, first, size, opens=False, closes=False)
+            _tiles(spec, buffers, tiles, panel, vectors, block)
+    first = (each - 1) * size
+    block = KBlock(last_position, first, channels - first, opens=False, closes=True)
+    _tiles(spec, buffers, tiles, panel, vectors, block)
 
 
 def for_panel(spec: ConvolutionSpec, panel: Expr, body: Callable[[Expr, int], None]) -> None:
@@ -57,14 +94,27 @@ def for_panel(spec: ConvolutionSpec, panel: Expr, body: Callable[[Expr, int], No
         body(spec.full_panels, spec.tile.tail_vectors)
 
 
-def _block(spec: ConvolutionSpec, buffers: Buffers, first: Expr, last: Expr, panel: Expr, vectors: int) -> None:
-    """The register tiles of one work item."""
-    with emit.loop(last, first) as index:
+@dataclass(frozen=True)
+class _Tiles:
+    """Register tiles ``first … last - 1`` of a panel, in a run that begins with ``start``."""
+
+    start: Expr
+    first: Expr
+    last: Expr
+
+
+def _tiles(
+    spec: ConvolutionSpec, buffers: Buffers, tiles: _Tiles, panel: Expr, vectors: int, block: KBlock | None = None
+) -> None:
+    """Register tiles one after the other, the whole k loop of each or a block of it."""
+    with emit.loop(tiles.last, tiles.first) as index:
         y = emit.div(index, spec.row_tiles) if spec.target.height > 1 else 0
         step = emit.mod(index, spec.row_tiles) if spec.row_tiles > 1 else 0
         x = tile_start(spec, step)
         row = row_of(spec, y)
-        register_tile(spec, buffers, row, x, panel, vectors, index)
+        register_tile(spec, buffers, row, x, panel, vectors, index - tiles.start if block else index, block)
+        if block and not block.closes:
+            return
         channel, width = panel * (spec.tile.vectors * spec.lanes), vectors * spec.lanes
         zero_border(
             buffers["target"], spec.target, y, x, spec.tile.rows, channel, width, spec.lanes, spec.row_tiles > 1
@@ -77,15 +127,22 @@ def tile_start(spec: ConvolutionSpec, step: Expr) -> Expr:
 
 
 def register_tile(
-    spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, panel: Expr, vectors: int, index: Expr = None
+    spec: ConvolutionSpec,
+    buffers: Buffers,
+    row: Row,
+    x: Expr,
+    panel: Expr,
+    vectors: int,
+    index: Expr = None,
+    block: KBlock | None = None,
 ) -> None:
     """Write one register tile: columns ``x …`` of an output row, one panel of output channels.
 
     A tile at the edge of a guarded source is written apart, so that the others read without conditions. ``index``
-    counts the tiles of a panel, where they follow each other.
+    counts the tiles of a panel, or of the run that shares a block of the k loop, where they follow each other.
     """
     if not spec.guarded:
-        _register_tile(spec, buffers, row, x, panel, vectors, edge=False, index=index)
+        _register_tile(spec, buffers, row, x, panel, vectors, edge=False, index=index, block=block)
         return
     first, last = _inner_columns(spec)
     inside = emit.both(x >= first, x <= last) if not isinstance(x, int) else first <= x <= last
@@ -114,29 +171,26 @@ def _register_tile(
     vectors: int,
     edge: bool,
     index: Expr = None,
+    block: KBlock | None = None,
 ) -> None:
-    lanes, rows, width = spec.lanes, spec.tile.rows, vectors * spec.lanes
+    lanes, width = spec.lanes, vectors * spec.lanes
     panel_base = panel * ((1 + spec.reduction) * spec.tile.vectors * lanes)
     channel = panel * (spec.tile.vectors * lanes)
     weights = buffers["weights"]
-    accumulators = emit.Registers(rows * vectors, lanes)
-    for vector in range(vectors):
-        bias = emit.load(weights, panel_base + vector * lanes, lanes)
-        for column in range(rows):
-            accumulators.set(column * vectors + vector, bias)
-    _prefetch_outputs(spec, buffers, row, x, channel, width)
-    _prefetch_caches(spec, buffers, row, x, channel)
-
-    share = _panel_share(spec) if index is not None else 0
-
-    def each_line(line: Expr) -> None:
-        """Ask for this tile's share of the next panel, a little with every line of pixels."""
-        lines = (spec.reduction_channels - (spec.cache.channels if spec.cache else 0)) // LINE
-        lines *= spec.kernel[0] * spec.kernel[1]
-        per_line = -(-share // max(1, lines))
-        start = panel_base + (1 + spec.reduction) * width + index * (share * LINE) + line * (per_line * LINE)
-        for offset in range(per_line):
-            emit.prefetch(weights, start + offset * LINE)
+    opens, closes = (True, True) if block is None else (block.opens, block.closes)
+    sums = emit.Registers(spec.tile.rows * vectors, lanes)
+    if opens:
+        for vector in range(vectors):
+            bias = emit.load(weights, panel_base + vector * lanes, lanes)
+            for column in range(spec.tile.rows):
+                sums.set(column * vectors + vector, bias)
+        _prefetch_caches(spec, buffers, row, x, channel)
+    else:
+        sums.load(buffers["scratch"], index * spec.tile_elements)
+    if closes:
+        _prefetch_outputs(spec, buffers, row, x, channel, width)
+    ahead = _weights_ahead(spec, panel_base, width, block) if index is not None else None
+    each_line = None if ahead is None else lambda line: ahead.ask(weights, index, line)
 
     def step(weight_row: Expr, read: Reader, again: Reader | None = None) -> None:
         """One k of the reduction: ``rows`` broadcasts against ``vectors`` weight vectors.
@@ -144,23 +198,33 @@ def _register_tile(
         ``again`` reads the same values, though LLVM cannot know: with half of the pixels both multiply-adds then
         broadcast from memory, an instruction less, and the loads stay below two a cycle.
         """
-        if "weights" in spec.prefetch and not share:
-            ahead = panel_base + (1 + WEIGHT_DISTANCE + weight_row) * width
+        if "weights" in spec.prefetch and not ahead:
+            distant = panel_base + (1 + WEIGHT_DISTANCE + weight_row) * width
             for line in range(0, width, LINE):
-                emit.prefetch(weights, ahead + line)
-        for column in range(rows):
+                emit.prefetch(weights, distant + line)
+        for column in range(spec.tile.rows):
             value = emit.splat(read(column), lanes)
             for vector in range(vectors):
                 if again and vector and column % 2 == 0:
                     value = emit.splat(again(column), lanes)
                 weight = emit.load(weights, panel_base + (1 + weight_row) * width + vector * lanes, lanes)
-                accumulators.add(column * vectors + vector, value * weight)
+                sums.add(column * vectors + vector, value * weight)
 
-    reduce(spec, buffers, row, x, channel, step, each_line if share else None, edge)
+    reduce(spec, buffers, row, x, channel, step, each_line, edge, block)
+    if closes:
+        _finish(spec, buffers, row, x, channel, vectors, sums)
+    else:
+        sums.store(buffers["scratch"], index * spec.tile_elements)
 
-    for column in range(rows):
+
+def _finish(
+    spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, vectors: int, sums: emit.Registers
+) -> None:
+    """Residual, clamp, and the result's first channels to the next shift cache."""
+    lanes = spec.lanes
+    for column in range(spec.tile.rows):
         for vector in range(vectors):
-            value = accumulators.get(column * vectors + vector)
+            value = sums.get(column * vectors + vector)
             offset = channel + vector * lanes
             if spec.residual is not None:
                 at = row.residual + (x + column) * spec.residual.pixel + offset
@@ -211,17 +275,50 @@ def _beyond(channel: Expr, end: int) -> bool:
     return isinstance(channel, int) and channel >= end
 
 
-def _panel_share(spec: ConvolutionSpec) -> int:
-    """Cache lines of the next panel's weights that each register tile asks for; 0: it does not.
+@dataclass(frozen=True)
+class _Ahead:
+    """Weights that register tiles ask for together before they are needed.
 
-    Where all tiles of a panel follow each other and are few, the first of them would wait for the panel's weights:
-    the tiles of the panel before fetch them, each its share.
+    Attributes
+    ----------
+    start : Expr
+        Where they begin.
+    share : int
+        Cache lines each tile asks for.
+    pixel_lines : int
+        Cache lines of a pixel that a tile reads meanwhile.
     """
-    tiles = spec.target.height * spec.row_tiles
-    few = spec.tile.panels_outside and tiles <= MOST_SHARING_TILES
-    if not few or spec.reduction_channels < LINE or "weights" not in spec.prefetch:
-        return 0
-    return -(-(1 + spec.reduction) * spec.tile.vectors * spec.lanes // (LINE * tiles))
+
+    start: Expr
+    share: int
+    pixel_lines: int
+
+    def ask(self, weights: Any, index: Expr, line: Expr) -> None:
+        """Ask for a little of the ``index``-th tile's share, with every line of pixels."""
+        per_line = -(-self.share // max(1, self.pixel_lines))
+        start = self.start + index * (self.share * LINE) + line * (per_line * LINE)
+        for offset in range(per_line):
+            emit.prefetch(weights, start + offset * LINE)
+
+
+def _weights_ahead(spec: ConvolutionSpec, panel_base: Expr, width: int, block: KBlock | None) -> _Ahead | None:
+    """What the tiles of a panel ask for: where the k loop has blocks, the next block's weights, else the next panel's.
+
+    Without blocks it is for panels with few tiles, all of which follow each other: the first of them would wait for
+    the panel's weights.
+    """
+    if "weights" not in spec.prefetch:
+        return None
+    if block is not None:
+        done = 1 + block.position * spec.reduction_channels + block.first + block.channels
+        share = -(-spec.k_block * width // (LINE * spec.tile.block))
+        return _Ahead(panel_base + done * width, share, block.channels // LINE)
+    few = spec.tile.panels_outside and spec.tiles <= MOST_SHARING_TILES
+    if not few or spec.reduction_channels < LINE:
+        return None
+    share = -(-(1 + spec.reduction) * spec.tile.vectors * spec.lanes // (LINE * spec.tiles))
+    lines = (spec.reduction_channels - (spec.cache.channels if spec.cache else 0)) // LINE
+    return _Ahead(panel_base + (1 + spec.reduction) * width, share, lines * spec.kernel[0] * spec.kernel[1])
 
 
 def _tap(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, vectors: int) -> None:

@@ -47,6 +47,9 @@ class ConvolutionSpec:
         loop ahead.
     k_loop : KLoop
         How the k loop reads pixels.
+    k_block : int
+        Input channels of a block of the k loop, a multiple of a cache line; 0: no blocks. A block's weights stay in
+        L1 for all register tiles of a run, and the tiles' sums wait in scratch memory for the next block.
     """
 
     source: Image
@@ -68,6 +71,7 @@ class ConvolutionSpec:
     guarded: bool = False
     prefetch: tuple[str, ...] = ()
     k_loop: KLoop = field(default_factory=KLoop)
+    k_block: int = 0
 
     @property
     def reduction(self) -> int:
@@ -82,12 +86,27 @@ class ConvolutionSpec:
     @property
     def blocks(self) -> int:
         """Blocks of register tiles."""
-        return -(-self.target.height * self.row_tiles // self.tile.block)
+        return -(-self.tiles // self.tile.block)
+
+    @property
+    def tiles(self) -> int:
+        """Register tiles of a panel."""
+        return self.target.height * self.row_tiles
 
     @property
     def items(self) -> int:
-        """Work items: (block of register tiles, panel) pairs."""
-        return self.blocks * self.tile.panels
+        """Work items: (block of register tiles, panel) pairs, or with blocks of the k loop, the tiles in them."""
+        return self.blocks * self.tile.panels * (self.tile.block if self.k_block else 1)
+
+    @property
+    def tile_elements(self) -> int:
+        """Sums of a register tile."""
+        return self.tile.rows * self.tile.vectors * self.lanes
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory of a thread: the sums of a run of register tiles between two blocks of the k loop."""
+        return 4 * self.tile.block * self.tile_elements if self.k_block else 0
 
     @property
     def full_panels(self) -> int:
@@ -98,8 +117,8 @@ class ConvolutionSpec:
     def buffers(self) -> tuple[str, ...]:
         """Names of the kernel's pointer arguments, in order."""
         residual = None if self.in_place else self.residual
-        optional = (("residual", residual), ("cache", self.cache), ("tap", self.tap))
-        return ("source", "weights", "target", *(name for name, image in optional if image is not None))
+        optional = (("residual", residual), ("cache", self.cache), ("tap", self.tap), ("scratch", self.k_block or None))
+        return ("source", "weights", "target", *(name for name, value in optional if value is not None))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ loads and stores, and accumulators that LLVM keeps in registers.
 Every kernel is a plain C function ``void kernel(int32 begin, int32 end, float *buffer, …)``. It does work items
 ``begin … end - 1``; any split of the range over threads gives the same result. Nothing in it allocates. A kernel that
 leaves something of use in its scratch memory takes ``int32 resumed`` after ``end``: whether the same thread has just
-done the items before ``begin``.
+done the items before ``begin``. A fused kernel takes a clock before its buffers, null but when it is profiled, and
+tells it of every stage's end.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ from tvm.tirx.script.builder import ir as T
 Expr = Any  # a TIR expression or a Python int
 Buffers = dict[str, Any]  # a kernel's buffers by name
 MAX_ELEMENTS = 2**31 - 1
-# float32 values in a cache line.
-LINE = 16
 
 
 # Kernels being written, the innermost last.
@@ -38,11 +37,17 @@ class Kernel:
     end: Expr
     resumed: Expr
     buffers: tuple[Any, ...]
+    clock: Any = None
     function: Any = None
+
+    def stage_done(self, index: int) -> None:
+        """Tell the clock, if there is one, that a part of stage ``index`` is done."""
+        with when(negate(tirx.isnullptr(self.clock))):
+            T.evaluate(T.call_extern("void", "tsm_stage_done", self.clock, index))
 
 
 @contextlib.contextmanager
-def kernel(name: str, buffers: Sequence[str], resumes: bool = False) -> Iterator[Kernel]:
+def kernel(name: str, buffers: Sequence[str], resumes: bool = False, staged: bool = False) -> Iterator[Kernel]:
     """Open a kernel with one float32 pointer a name in ``buffers``; they must not overlap where written."""
     with IRBuilder() as builder, T.prim_func():
         T.func_name(name)
@@ -50,11 +55,12 @@ def kernel(name: str, buffers: Sequence[str], resumes: bool = False) -> Iterator
         begin = T.arg("begin", T.int32())
         end = T.arg("end", T.int32())
         resumed = T.arg("resumed", T.int32()) if resumes else 0
+        clock = T.arg("clock", T.handle()) if staged else None
         pointers = [T.arg(f"{buffer}_ptr", T.ptr("float32")) for buffer in buffers]
         views = tuple(
             T.decl_buffer((MAX_ELEMENTS,), "float32", data=pointer, align=4, layout=None) for pointer in pointers
         )
-        written = Kernel(name, begin, end, resumed, views)
+        written = Kernel(name, begin, end, resumed, views, clock)
         _open.append(written)
         try:
             yield written
@@ -182,7 +188,7 @@ class Registers:
     """``count`` vector accumulators. All indices are Python ints, so LLVM promotes each to a register."""
 
     def __init__(self, count: int, lanes: int) -> None:
-        self.lanes = lanes
+        self.count, self.lanes = count, lanes
         self.storage = T.alloc_buffer((count * lanes,), "float32", scope="local", layout=None)
 
     def get(self, index: int) -> Expr:
@@ -192,6 +198,16 @@ class Registers:
     def set(self, index: int, value: Expr) -> None:
         """Replace accumulator ``index``."""
         store(self.storage, index * self.lanes, value, self.lanes)
+
+    def load(self, buffer: Any, start: Expr) -> None:
+        """All of them, one after the other, from memory."""
+        for index in range(self.count):
+            self.set(index, load(buffer, start + index * self.lanes, self.lanes))
+
+    def store(self, buffer: Any, start: Expr) -> None:
+        """All of them, one after the other, to memory."""
+        for index in range(self.count):
+            store(buffer, start + index * self.lanes, self.get(index), self.lanes)
 
     def add(self, index: int, value: Expr) -> None:
         """Add to accumulator ``index``; with a product as ``value`` this is one fused multiply-add."""

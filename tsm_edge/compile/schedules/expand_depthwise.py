@@ -16,7 +16,10 @@ from tsm_edge.compile.schedules.border import zero_whole_border
 from tsm_edge.compile.schedules.convolution import for_panel, register_tile, tile_start
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, row_of
 from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
-from tsm_edge.compile.schedules.emit import Buffers, Expr
+from tsm_edge.compile.schedules.emit import Buffers, Expr, Kernel
+
+# The stages, in the order in which they are reported.
+EXPAND, DEPTHWISE = range(2)
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,20 @@ class ExpandDepthwiseSpec:
 def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
     panel_image, lanes = spec.expand.target, spec.expand.lanes
-    with emit.kernel(name, spec.buffers) as kernel:
+    with emit.kernel(name, spec.buffers, staged=True) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
         zero_whole_border(buffers["scratch"], panel_image, 0, panel_image.pixel, lanes)
         with emit.loop(kernel.end, kernel.begin) as panel:
-            for_panel(spec.expand, panel, lambda at, vectors: _panel(spec, buffers, at, vectors))
+            for_panel(spec.expand, panel, lambda at, vectors: _panel(spec, kernel, buffers, at, vectors))
     return kernel.function
 
 
-def _panel(spec: ExpandDepthwiseSpec, buffers: Buffers, panel: Expr, vectors: int) -> None:
+def _panel(spec: ExpandDepthwiseSpec, kernel: Kernel, buffers: Buffers, panel: Expr, vectors: int) -> None:
     first = panel * spec.expand.tile.vectors
     _expand(spec.expand, buffers, panel, vectors)
+    kernel.stage_done(EXPAND)
     _convolve(spec.depthwise, buffers, first, vectors)
+    kernel.stage_done(DEPTHWISE)
 
 
 def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int) -> None:

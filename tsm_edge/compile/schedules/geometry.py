@@ -70,6 +70,8 @@ class Image:
         return Image(1, pixels, self.channels, self.pixel, pixels * self.pixel, self.channel)
 
 
+# float32 values in a cache line.
+LINE = 16
 # Pixels this many elements apart (2 KiB) fall into the same few sets of an L1 cache; a register tile reads a dozen.
 CONFLICTING_STRIDE = 512
 

@@ -21,6 +21,8 @@ from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, ro
 from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
 from tsm_edge.compile.schedules.emit import Buffers, Expr
 
+# The stages, in the order in which they are reported.
+EXPAND, DEPTHWISE, PROJECT = range(3)
 # Taking this part of an image from another thread costs little more than it saves.
 FEWEST_ROWS_SHARE = 28
 
@@ -80,7 +82,7 @@ class InvertedResidualSpec:
 
 def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
-    with emit.kernel(name, spec.buffers, resumes=spec.resumes) as kernel:
+    with emit.kernel(name, spec.buffers, resumes=spec.resumes, staged=True) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
         anew = emit.equal(kernel.resumed, 0)
         with emit.when(anew):
@@ -93,10 +95,13 @@ def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
             kept = emit.select(none, 0, height - stride) if height > stride else 0
             with emit.loop(height, kept) as step:
                 _ring_row(spec, buffers, top + step)
+            kernel.stage_done(EXPAND)
             _depthwise_row(spec, buffers, top)
+            kernel.stage_done(DEPTHWISE)
             _project_row(spec, buffers, y)
             target = spec.project.target
             zero_border(buffers["target"], target, y, 0, target.width, 0, target.pixel, spec.project.lanes, False)
+            kernel.stage_done(PROJECT)
     return kernel.function
 
 

@@ -14,8 +14,8 @@ from tvm import tirx
 
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row
-from tsm_edge.compile.schedules.emit import LINE, Buffers, Expr
-from tsm_edge.compile.schedules.geometry import Image
+from tsm_edge.compile.schedules.emit import Buffers, Expr
+from tsm_edge.compile.schedules.geometry import LINE, Image
 
 # Up to this many input channels (a stem's, a small shift cache's) are written out instead of looped over.
 FEW_CHANNELS = 4
@@ -39,6 +39,29 @@ class Step(Protocol):
     def __call__(self, weight_row: Expr, read: Reader, again: Reader | None = None) -> None: ...
 
 
+@dataclass(frozen=True)
+class KBlock:
+    """A part of the k loop.
+
+    Attributes
+    ----------
+    position : Expr
+        Kernel position: row × kernel width + column.
+    first : Expr
+        First input channel; those of a shift cache are all in the first block.
+    channels : int
+        Input channels.
+    opens, closes : bool
+        Whether it is the first, the last.
+    """
+
+    position: Expr
+    first: Expr
+    channels: int
+    opens: bool
+    closes: bool
+
+
 def reduce(
     spec: ConvolutionSpec,
     buffers: Buffers,
@@ -48,18 +71,19 @@ def reduce(
     step: Step,
     each_line: Callable[[Expr], None] | None,
     edge: bool,
+    block: KBlock | None,
 ) -> None:
     """Write the k loop of a register tile: the shift cache's channels first, if there is one.
 
     ``each_line`` is written with every cache line of a pixel's channels, with the line's number; ``edge``: some pixels
-    lie outside the image.
+    lie outside the image; ``block``: only this part of the loop.
     """
     kernel_width, channels = spec.kernel[1], spec.reduction_channels
     group: Expr = 0
     if spec.group_vectors:
         group = emit.div(channel, spec.group_vectors * spec.lanes) * (channels * spec.source.channel)
     shifted = 0
-    if spec.cache is not None:
+    if spec.cache is not None and (block is None or block.opens):
         shifted, image = spec.cache.channels, spec.cache
         cached = row.cache + x * spec.strides[1] * image.pixel
         if shifted <= FEW_CHANNELS and spec.k_loop.pixel_lanes == 1:
@@ -73,8 +97,13 @@ def reduce(
         return row.source(ky) + column * spec.source.pixel + group
 
     source = buffers["source"]
+    if block is not None:
+        ky, kx = emit.div(block.position, kernel_width), emit.mod(block.position, kernel_width)
+        first, count = block.first + shifted, block.channels - shifted
+        _channel_loop(spec, source, start(ky, kx), first, count, block.position, step, each_line)
+        return
     if spec.kernel == (1, 1):
-        _channel_loop(spec, source, start(0, 0), shifted, 0, step, each_line)
+        _channel_loop(spec, source, start(0, 0), shifted, channels - shifted, 0, step, each_line)
         return
     first_ky, last_ky = row.kernel_rows
     with emit.loop(last_ky, first_ky) as ky:
@@ -92,25 +121,26 @@ def reduce(
                 starts = [start(ky, kx * stride) for stride in _strides(spec, 1, kernel_width)]
                 _channel_steps(spec, source, starts, ky * kernel_width + kx, step, None)
             else:
-                _channel_loop(spec, source, start(ky, kx), 0, ky * kernel_width + kx, step, each_line)
+                _channel_loop(spec, source, start(ky, kx), 0, channels, ky * kernel_width + kx, step, each_line)
 
 
 def _channel_loop(
     spec: ConvolutionSpec,
     source: Any,
     base: Expr,
-    first: int,
+    first: Expr,
+    count: int,
     position: Expr,
     step: Step,
     each_line: Callable[[Expr], None] | None,
 ) -> None:
-    """The k loop over the channels of one kernel position, from channel ``first``, a cache line at a time.
+    """The k loop over ``count`` channels of one kernel position, from channel ``first``, a cache line at a time.
 
     With every line the same line of the next tile's pixels is asked for, and whatever ``each_line`` asks for.
     """
-    image, channels = spec.source, spec.reduction_channels
+    image = spec.source
     far = "source" in spec.prefetch
-    lines = (channels - first) // LINE if far or each_line else 0
+    lines = count // LINE if far or each_line else 0
     if lines:
         ahead = spec.tile.rows * spec.strides[1] * image.pixel
         with emit.loop(lines) as line:
@@ -120,8 +150,8 @@ def _channel_loop(
                 at = base + ahead + column * spec.strides[1] * image.pixel + first + line * LINE
                 emit.prefetch(source, at)
             _steps(spec, source, image, base, first + line * LINE, LINE, position, step)
-    done = first + lines * LINE
-    _steps(spec, source, image, base, done, channels - done, position, step)
+    done = lines * LINE
+    _steps(spec, source, image, base, first + done, count - done, position, step)
 
 
 def _steps(

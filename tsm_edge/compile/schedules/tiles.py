@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from tsm_edge.cards import CpuSpec
+from tsm_edge.compile.schedules.geometry import LINE
 
 MAX_TILE_VECTORS = 6
 MAX_TILE_ROWS = 16
@@ -23,6 +24,9 @@ FEW_TILES = 8
 MAX_UNEVEN = 0.04
 BLOCK_COUNTS_TRIED = 8
 LOOP_OVERHEAD_CYCLES = 12.0
+# A block of the k loop has its weights in L1 beside those of the next, which are on their way, and a tile's pixels.
+BLOCK_L1_SHARE = 0.5
+LONGEST_RUN = 8
 AVX512_LANES = 16
 
 
@@ -41,7 +45,8 @@ class GemmTile:
     panels : int
         Panels, the narrower one included.
     block : int
-        Register tiles of one panel done in a row: one work item.
+        Register tiles of one panel done in a row: one work item. Where the k loop has blocks, the tiles that share
+        their weights; then each of them is an item.
     panels_outside : bool
         Order of the items: all blocks of a panel (its weights stay in cache) before the next panel, or all panels
         of a block (its pixels stay in cache) before the next block. The second gives each thread a run of pixels,
@@ -133,6 +138,30 @@ def k_loop(cpu: CpuSpec) -> KLoop:
     if _is_32_bit_arm(cpu):
         return KLoop()
     return KLoop(steps=4, folds=cpu.vector_lanes == AVX512_LANES)
+
+
+def k_block(cpu: CpuSpec, tile: GemmTile, positions: int, channels: int) -> int:
+    """Input channels of a block of the k loop, so that the weights of one are in L1 for several register tiles.
+
+    0: no blocks. A panel's weights stay in L1 as they are, or, where kernel positions follow each other, their
+    channels cannot be parted evenly.
+    """
+    room, each = cpu.l1d_kib * 1024, 4 * tile.vectors * cpu.vector_lanes
+    if each * positions * channels <= room:
+        return 0
+    most = max(1, int(room * BLOCK_L1_SHARE) // (each * LINE))
+    lines, rest = divmod(channels, LINE)
+    if positions == 1:
+        blocks = math.ceil(channels / (most * LINE))
+        return math.ceil(channels / blocks / LINE) * LINE if blocks > 1 else 0
+    if rest:
+        return 0
+    return LINE * max(count for count in range(1, most + 1) if lines % count == 0)
+
+
+def run_of_tiles(tiles: int) -> int:
+    """Register tiles that share the weights of a block of the k loop: about as many in every run."""
+    return math.ceil(tiles / math.ceil(tiles / LONGEST_RUN))
 
 
 def _is_32_bit_arm(cpu: CpuSpec) -> bool:

@@ -1,0 +1,51 @@
+"""Tile sizes from the numbers of a card."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tsm_edge.cards import CpuSpec, load_target
+from tsm_edge.compile.schedules.geometry import LINE
+from tsm_edge.compile.schedules.tiles import GemmTile, gemm_tile, k_block, run_of_tiles
+
+CPU = CpuSpec("x86_64-unknown-linux-gnu", "x86-64-v4", 16, 32, l1d_kib=48, l2_kib=2048, cores=2)
+TILE = GemmTile(7, 2, 0, panels=5, block=1, panels_outside=True, cycles=0.0)
+
+
+@pytest.mark.parametrize(
+    ("positions", "channels", "expected"),
+    [
+        pytest.param(1, 384, 0, id="48 KiB of weights stay in L1"),
+        pytest.param(1, 960, 192, id="24 KiB a block"),
+        pytest.param(1, 1000, 176, id="blocks of about the same size, whole cache lines"),
+        pytest.param(9, 512, 128, id="as many blocks for every kernel position"),
+        pytest.param(9, 320, 160, id="the largest even part"),
+        pytest.param(9, 100, 0, id="channels that are not whole cache lines, and kernel positions"),
+    ],
+)
+def test_a_block_of_weights_fills_half_of_l1(positions: int, channels: int, expected: int) -> None:
+    assert k_block(CPU, TILE, positions, channels) == expected
+
+
+@pytest.mark.parametrize("channels", range(16, 2049, 112))
+@pytest.mark.parametrize("l1d_kib", [1, 16, 32, 48])
+def test_blocks_are_whole_lines_and_more_than_one(channels: int, l1d_kib: int) -> None:
+    size = k_block(dataclasses.replace(CPU, l1d_kib=l1d_kib), TILE, 1, channels)
+    assert size % LINE == 0
+    assert size == 0 or LINE <= size < channels
+
+
+@pytest.mark.parametrize(("tiles", "expected"), [(1, 1), (7, 7), (8, 8), (9, 5), (14, 7), (49, 7), (224, 8)])
+def test_tiles_are_shared_out_evenly_over_runs(tiles: int, expected: int) -> None:
+    assert run_of_tiles(tiles) == expected
+
+
+@pytest.mark.parametrize("board", ["x86-64-v3", "raspberry-pi-4", "raspberry-pi-3-32bit"])
+def test_the_sums_of_a_register_tile_fit_the_registers(board: str) -> None:
+    cpu = load_target(board).cpu
+    for pixels, reduction, channels in ((3136, 24, 144), (49, 960, 160), (1, 1280, 27)):
+        tile = gemm_tile(cpu, 1, pixels, reduction, channels)
+        assert tile.rows * tile.vectors < cpu.vector_registers
+        assert tile.panels == -(-channels // (tile.vectors * cpu.vector_lanes))
