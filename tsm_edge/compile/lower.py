@@ -31,6 +31,8 @@ from tsm_edge.errors import CompileError
 # On a dense tensor these change the shape and nothing else.
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 NO_BORDER = Border()
+# A wider kernel reads so many columns outside a planar frame that a padded copy of it costs less than guards.
+WIDEST_GUARDED_KERNEL = 3
 
 
 @dataclass(frozen=True)
@@ -314,8 +316,9 @@ class _Lowering:
     def _inputs(self, layer: ir.Convolution) -> dict[str, _Tensor]:
         """The tensors a convolution reads, by the names of its kernel's arguments."""
         plain = self.tensors[layer.source]
-        # The camera frame is read as it is, with guards at its edges: a padded copy would cost more than they do.
-        needed = NO_BORDER if plain.image.channel > 1 else self._needed_border(layer)
+        # The camera frame is read as it is, with guards at its edges, where a padded copy would cost more than they do.
+        guarded = plain.image.channel > 1 and layer.weight.shape[3] <= WIDEST_GUARDED_KERNEL
+        needed = NO_BORDER if guarded else self._needed_border(layer)
         inputs = {"source": self._source(layer.source, needed)}
         if layer.residual is not None:
             inputs["residual"] = self._vectors(layer.residual)
@@ -354,7 +357,7 @@ class _Lowering:
             tap=images.get("tap"),
             prefetch=self._far(layer, images),
             k_loop=k_loop(self.cpu),
-            guarded=source.channel > 1 and self._needed_border(layer) != NO_BORDER,
+            guarded=source.channel > 1 and source.border == NO_BORDER != self._needed_border(layer),
         )
 
     def _far(self, layer: ir.Convolution, images: Mapping[str, Image]) -> tuple[str, ...]:
