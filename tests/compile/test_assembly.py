@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from tsm_edge.compile.schedules.convolution import convolution
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
 from tsm_edge.compile.schedules.geometry import Border, nhwc
-from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile, k_loop
+from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile, k_block, k_loop, run_of_tiles
 
 FMA = r"(fmla|vfma\.f32)\b"
 STORE = r"(st[rpu1]|vst|str|push)"
@@ -56,9 +57,8 @@ def blocks(assembly: str, function: str) -> list[Block]:
     return [*found, Block(label, tuple(body))]
 
 
-def pointwise(cpu: CpuSpec) -> ConvolutionSpec:
-    """The expansion of a 14×14 block of MobileNet-V2, 64 to 384 channels."""
-    channels, out, pixels = 64, 384, 14 * 14
+def pointwise(cpu: CpuSpec, pixels: int = 14 * 14, channels: int = 64, out: int = 384) -> ConvolutionSpec:
+    """By default the expansion of a 14×14 block of MobileNet-V2."""
     return ConvolutionSpec(
         source=nhwc(1, pixels, channels, cpu.vector_lanes),
         target=nhwc(1, pixels, out, cpu.vector_lanes),
@@ -148,3 +148,19 @@ def test_a_loop_is_found_by_its_jump() -> None:
     text = f"k:\n\tmov x0, #4\n.LBB0_1: // loop\n\t{body}\n.size k\n"
     (loop,) = [block for block in blocks(text, "k") if block.loops]
     assert (loop.count(FMA), loop.count(STORE), len(loop.body)) == (1, 1, 3)
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4"])
+def test_every_block_of_the_k_loop_keeps_its_sums_in_registers(target: str) -> None:
+    cpu = load_target(target).cpu
+    spec = pointwise(cpu, pixels=49, channels=960, out=160)
+    size = k_block(cpu, spec.tile, 1, 960)
+    assert 0 < size < 960, "a panel of 960 channels would stay in L1"
+    tile = dataclasses.replace(spec.tile, block=run_of_tiles(spec.tiles))
+    blocked = dataclasses.replace(spec, k_block=size, tile=tile)
+    assembly = build_kernels({"kernel": convolution("kernel", blocked)}, cpu).inspect_source("asm")
+    k_loops = [block for block in blocks(assembly, "kernel") if block.loops and block.count("vfmadd")]
+    assert len(k_loops) >= 3, "the first, one in the middle, the last"
+    for loop in k_loops:
+        assert loop.count("vfmadd") % (spec.tile.rows * spec.tile.vectors) == 0
+        assert not [line for line in loop.body if re.match(r"vmov\w+ %[xyz]mm\d+, ", line) and "(" in line], "spilled"

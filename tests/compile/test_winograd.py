@@ -47,7 +47,14 @@ def network(height: int, width: int) -> onnx.ModelProto:
 @pytest.mark.parametrize("outputs", sorted(TRANSFORMS))
 @pytest.mark.parametrize(
     ("cpu", "size"),
-    [("native", (12, 8)), ("native", (1, 6)), ("small cache", (13, 9)), ("sse", (5, 7))],
+    [
+        ("native", (12, 8)),
+        ("native", (1, 6)),
+        ("native", (3, 1)),
+        ("native", (3, 3)),
+        ("small cache", (13, 9)),
+        ("sse", (5, 7)),
+    ],
     ids=str,
 )
 def test_equals_onnx_runtime(

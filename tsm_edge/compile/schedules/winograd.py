@@ -254,7 +254,10 @@ def _transform_back(spec: WinogradSpec, buffers: Buffers, first: Expr, panel: Ex
             channel = (panel * vectors + vector) * lanes
             for i, row in enumerate(_both_sides(matrix, products, lanes)):
                 for j, value in enumerate(row):
-                    with emit.when_all(*_inside(spec, y + i, x + j, i, j)):
+                    inside = _inside(spec, y + i, x + j, i, j)
+                    if any(condition is False for condition in inside):
+                        continue
+                    with emit.when_all(*(condition for condition in inside if condition is not True)):
                         if spec.residual is not None:
                             image = spec.residual
                             at = image.origin + (y + i) * image.row + (x + j) * image.pixel + channel
@@ -264,7 +267,10 @@ def _transform_back(spec: WinogradSpec, buffers: Buffers, first: Expr, panel: Ex
 
 
 def _inside(spec: WinogradSpec, y: Expr, x: Expr, i: int, j: int) -> list[Expr]:
-    """Conditions for an output to be in the image: the last tiles may reach beyond it."""
+    """Conditions for an output to be in the image: the last tiles may reach beyond it.
+
+    Where an image is one tile high or wide they are known, as Python bools.
+    """
     conditions = []
     if i and spec.target.height % spec.outputs:
         conditions.append(y < spec.target.height)
