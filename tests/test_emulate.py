@@ -60,6 +60,24 @@ def test_mobilenet_on_a_board(name: str, small_mobilenet: Path, tmp_path: Path) 
     assert all(check.magnitude > 0 for check in result.checks)
 
 
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-3-32bit"])
+def test_the_k_loop_by_blocks(name: str, tmp_path: Path) -> None:
+    """Caches so small that every panel of weights outgrows them."""
+    need_qemu(name)
+    graph = GraphBuilder(9, 7)
+    x = graph.relu(graph.conv(graph.frame, 48))
+    y = graph.relu(graph.conv(graph.shift(x, 20), 100))
+    y = graph.relu(graph.add(graph.conv(y, 48), x))
+    model = graph.model(graph.head(graph.conv(y, 30, 3, 2), 5))
+    target = load_target(name)
+    target = dataclasses.replace(target, cpu=dataclasses.replace(target.cpu, l1d_kib=1, l2_kib=1))
+    artifact = compile_onnx(model, tmp_path / name, target, runner=True)
+    blocked = [kernel.rule for kernel in artifact.manifest.kernels if "k by" in kernel.tile]
+    assert blocked == ["pointwise", "pointwise", "conv3x3"]
+    result = verify_emulated(artifact, frames=3, threads=2)
+    assert result.passed, result.checks
+
+
 def test_full_size_mobilenet_on_a_raspberry_pi_4(golden_artifact: tuple[Artifact, Path], tmp_path: Path) -> None:
     need_qemu("raspberry-pi-4")
     onnx = golden_artifact[0].path / MODEL_ONNX
