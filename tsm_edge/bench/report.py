@@ -46,7 +46,7 @@ def render(profile: Profile) -> str:
     subtitle = f"{manifest.target.name} ({manifest.target.cpu}) · {threads} · median of {profile.frames} frames"
     sections = [
         ("Where the time goes", _rules_bar(profile)),
-        ("Kernels in the order they run", _legend(profile) + _kernel_bars(profile)),
+        ("Kernels in the order they run", _legend(profile) + _kernel_bars(profile) + _stages_note(profile)),
         *([("Stages of fused kernels", _stages_table(profile))] if profile.fused() else []),
         ("Arithmetic and memory traffic", _roofline_note(profile) + _legend(profile) + _roofline(profile)),
         ("All numbers", _table(profile)),
@@ -188,6 +188,14 @@ def _kernel_bars(profile: Profile) -> str:
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="time of each kernel">\n'
         + "\n".join(lines)
         + "\n</svg>\n"
+    )
+
+
+def _stages_note(profile: Profile) -> str:
+    if not profile.fused():
+        return ""
+    return (
+        '<p class="note">The bar of a fused kernel has a part for each of its stages, paler from one to the next.</p>\n'
     )
 
 
