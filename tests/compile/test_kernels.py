@@ -254,6 +254,7 @@ CASES = {
     "shift 5 of 10 into 1x1": shifted(5, 10, 1, everywhere=True),
     "shift 4 of 32 into 1x1": shifted(4, 32, 1),
     "shift 40 of 90 into 1x1": shifted(40, 90, 1, everywhere=True),
+    "shift 45 of 48 into 1x1": shifted(45, 48, 1, everywhere=True),
     "shift into 1x1 stride 2": shifted(3, 12, 1, 2, everywhere=True),
     "shift into 1x1 with pads": shifted(2, 16, 1, 1, (1, 2, 1, 0)),
     "shift 2 of 17 into 3x3": shifted(2, 17, 3),

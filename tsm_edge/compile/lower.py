@@ -292,7 +292,9 @@ class _Lowering:
         if spec.group_vectors or spec.source.channel > 1 or spec.tiles < 2 or not spec.tile.panels_outside:
             return spec
         size = k_block(self.cpu, spec.tile, spec.kernel[0] * spec.kernel[1], spec.reduction_channels)
-        if not size:
+        # The first block has all of the shift cache's channels: where they reach into the last, it would be both.
+        cached = 0 if spec.cache is None else spec.cache.channels
+        if not size or -(-cached // size) >= -(-spec.reduction_channels // size):
             return spec
         return replace(spec, k_block=size, tile=replace(spec.tile, block=run_of_tiles(spec.tiles)))
 
