@@ -171,9 +171,7 @@ def _kernel_bars(profile: Profile) -> str:
     for index, kernel in enumerate(profile.kernels):
         y, info = index * row, kernel.info
         length = max(1.0, bar * kernel.microseconds / longest)
-        peak = kernel.of_peak
-        extra = "" if peak is None else f" · {100 * peak:.0f} % of peak"
-        rate = f" · {kernel.gflops:.1f} GFLOP/s{extra}" if info.flops else ""
+        rate = f" · {_rate(kernel)}" if info.flops else ""
         title = f"{info.layer}: {info.rule} {info.tile}, {kernel.microseconds:.1f} us{rate}"
         lines.append(
             f"<g><title>{escape(title)}</title>"
@@ -207,8 +205,7 @@ def _bar(kernel: KernelTime, x: float, y: float, length: float, height: float) -
     parts = []
     for index, stage in enumerate(kernel.stages):
         part = length * stage.microseconds / max(kernel.microseconds, 1e-9)
-        peak = "" if stage.of_peak is None else f" · {100 * stage.of_peak:.0f} % of peak"
-        title = f"{kernel.info.layer}, {stage.name}: {stage.microseconds:.1f} us · {stage.gflops:.1f} GFLOP/s{peak}"
+        title = f"{kernel.info.layer}, {stage.name}: {stage.microseconds:.1f} us · {_rate(stage)}"
         parts.append(
             f'<rect x="{x:.1f}" y="{y}" width="{max(0.0, part - 1):.1f}" height="{height}" rx="3" fill="{fill}" '
             f'fill-opacity="{1 - 0.25 * index:.2f}"><title>{escape(title)}</title></rect>'
@@ -217,17 +214,15 @@ def _bar(kernel: KernelTime, x: float, y: float, length: float, height: float) -
     return "".join(parts)
 
 
+def _rate(timed: KernelTime | StageTime) -> str:
+    peak = "" if timed.of_peak is None else f" · {100 * timed.of_peak:.0f} % of peak"
+    return f"{timed.gflops:.1f} GFLOP/s{peak}"
+
+
 def _stages_table(profile: Profile) -> str:
-    rows = "\n".join(
-        f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        for kernel in profile.fused()
-        for cells in (_stage_cells(kernel, stage) for stage in kernel.stages)
-    )
     names = ("layer", "rule", "stage", "time (us)", "MFLOP", "GFLOP/s", "peak (%)")
-    return (
-        f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr></thead>\n"
-        f"<tbody>\n{rows}\n</tbody></table>\n"
-    )
+    cells = (_stage_cells(kernel, stage) for kernel in profile.fused() for stage in kernel.stages)
+    return _html_table(names, cells)
 
 
 def _stage_cells(kernel: KernelTime, stage: StageTime) -> tuple[str, ...]:
@@ -340,7 +335,12 @@ def _table(profile: Profile) -> str:
         *("layer", "rule", "tile", "items", "time (us)", "fastest (us)", "share (%)", "MFLOP", "kB", "FLOP/byte"),
         *("GFLOP/s", "peak (%)", "GB/s"),
     )
-    rows = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(profile, k))}</tr>" for k in profile.kernels)
+    return _html_table(columns, (_cells(profile, kernel) for kernel in profile.kernels))
+
+
+def _html_table(columns: Iterable[str], cells: Iterable[Iterable[str]]) -> str:
+    """Cells are HTML already."""
+    rows = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
     return (
         f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in columns)}</tr></thead>\n"
         f"<tbody>\n{rows}\n</tbody></table>\n"

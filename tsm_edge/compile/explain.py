@@ -130,8 +130,7 @@ def tile_text(call: KernelCall) -> str:
     """What the rule chose, for people: pixels × output channels of a register tile; for other rules, the operator."""
     spec = call.spec
     if isinstance(spec, (InvertedResidualSpec, ExpandDepthwiseSpec)):
-        parts = [name for name in ("expand", "depthwise", "project") if hasattr(spec, name)]
-        return ", ".join(f"{name} {_tile(getattr(spec, name).tile, spec.expand.lanes)}" for name in parts)
+        return ", ".join(f"{name} {_tile(getattr(spec, name).tile, spec.expand.lanes)}" for name in spec.stages)
     if isinstance(spec, WinogradSpec):
         return f"F({spec.outputs}×{spec.outputs}, 3×3) of {spec.block}, {_tile(spec.product.tile, spec.lanes)}"
     if isinstance(spec, GenericSpec):

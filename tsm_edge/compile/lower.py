@@ -459,14 +459,14 @@ class _Lowering:
             buffers["residual"] = residual.buffer
         if tap is not None:
             buffers["tap"] = BufferRef("next_cache", tap)
-        stages = (
-            ("expand", 2 * height * width * expand.weight.size),
-            ("depthwise", 2 * row_height * row_width * depthwise.weight.size),
-            ("project", _flops(target.image, project)),
+        flops = (
+            2 * height * width * expand.weight.size,
+            2 * row_height * row_width * depthwise.weight.size,
+            _flops(target.image, project),
         )
-        flops = sum(amount for _, amount in stages)
         moved = _bytes_read(inputs["source"].image, expand) + _bytes_written(target.image, project)
-        self._call("inverted_residual", spec, buffers, project.output, flops, moved, stages)
+        stages = tuple(zip(spec.stages, flops, strict=True))
+        self._call("inverted_residual", spec, buffers, project.output, sum(flops), moved, stages)
 
     def _expand_depthwise(self, expand: ir.Convolution, depthwise: ir.Convolution) -> None:
         """Two layers as one kernel, a panel of the tensor between them in a thread's scratch memory."""
@@ -489,13 +489,10 @@ class _Lowering:
             "scratch": BufferRef("scratch"),
             "target": target.buffer,
         }
-        stages = (
-            ("expand", 2 * height * width * expand.weight.size),
-            ("depthwise", _flops(target.image, depthwise)),
-        )
-        flops = sum(amount for _, amount in stages)
+        flops = (2 * height * width * expand.weight.size, _flops(target.image, depthwise))
         moved = _bytes_read(inputs["source"].image, expand) + _bytes_written(target.image, depthwise)
-        self._call("expand_depthwise", spec, buffers, depthwise.output, flops, moved, stages)
+        stages = tuple(zip(spec.stages, flops, strict=True))
+        self._call("expand_depthwise", spec, buffers, depthwise.output, sum(flops), moved, stages)
 
     def _group_split(self, layer: ir.Convolution, out_per_group: int, in_per_group: int) -> tuple[int, int]:
         """Reduction channels and vectors of a panel's group.

@@ -37,17 +37,18 @@ class Kernel:
     end: Expr
     resumed: Expr
     buffers: tuple[Any, ...]
+    stages: tuple[str, ...] = ()
     clock: Any = None
     function: Any = None
 
-    def stage_done(self, index: int) -> None:
-        """Tell the clock, if there is one, that a part of stage ``index`` is done."""
+    def stage_done(self, name: str) -> None:
+        """Tell the clock, if there is one, that a part of a stage is done."""
         with when(negate(tirx.isnullptr(self.clock))):
-            T.evaluate(T.call_extern("void", "tsm_stage_done", self.clock, index))
+            T.evaluate(T.call_extern("void", "tsm_stage_done", self.clock, self.stages.index(name)))
 
 
 @contextlib.contextmanager
-def kernel(name: str, buffers: Sequence[str], resumes: bool = False, staged: bool = False) -> Iterator[Kernel]:
+def kernel(name: str, buffers: Sequence[str], resumes: bool = False, stages: tuple[str, ...] = ()) -> Iterator[Kernel]:
     """Open a kernel with one float32 pointer a name in ``buffers``; they must not overlap where written."""
     with IRBuilder() as builder, T.prim_func():
         T.func_name(name)
@@ -55,12 +56,12 @@ def kernel(name: str, buffers: Sequence[str], resumes: bool = False, staged: boo
         begin = T.arg("begin", T.int32())
         end = T.arg("end", T.int32())
         resumed = T.arg("resumed", T.int32()) if resumes else 0
-        clock = T.arg("clock", T.handle()) if staged else None
+        clock = T.arg("clock", T.handle()) if stages else None
         pointers = [T.arg(f"{buffer}_ptr", T.ptr("float32")) for buffer in buffers]
         views = tuple(
             T.decl_buffer((MAX_ELEMENTS,), "float32", data=pointer, align=4, layout=None) for pointer in pointers
         )
-        written = Kernel(name, begin, end, resumed, views, clock)
+        written = Kernel(name, begin, end, resumed, views, stages, clock)
         _open.append(written)
         try:
             yield written
@@ -232,6 +233,7 @@ def when_unsure(condition: Expr) -> Iterator[None]:
 
 @contextlib.contextmanager
 def when_all(*conditions: Expr) -> Iterator[None]:
-    """``if`` all of them hold; no ``if`` at all where there are none."""
-    with contextlib.nullcontext() if not conditions else when(tirx.all(*conditions)):
+    """``if`` all of them hold; no ``if`` at all where Python knows already that they do."""
+    unsure = [condition for condition in conditions if condition is not True]
+    with contextlib.nullcontext() if not unsure else when(tirx.all(*unsure)):
         yield

@@ -18,9 +18,6 @@ from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, ro
 from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
 from tsm_edge.compile.schedules.emit import Buffers, Expr, Kernel
 
-# The stages, in the order in which they are reported.
-EXPAND, DEPTHWISE = range(2)
-
 
 @dataclass(frozen=True)
 class ExpandDepthwiseSpec:
@@ -43,6 +40,11 @@ class ExpandDepthwiseSpec:
         return self.expand.tile.panels
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The layers, in the order in which they are reported."""
+        return ("expand", "depthwise")
+
+    @property
     def buffers(self) -> tuple[str, ...]:
         """Names of the kernel's pointer arguments, in order."""
         fixed = ("source", "expand_weights", "depthwise_weights", "scratch", "target")
@@ -57,7 +59,7 @@ class ExpandDepthwiseSpec:
 def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
     panel_image, lanes = spec.expand.target, spec.expand.lanes
-    with emit.kernel(name, spec.buffers, staged=True) as kernel:
+    with emit.kernel(name, spec.buffers, stages=spec.stages) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
         zero_whole_border(buffers["scratch"], panel_image, 0, panel_image.pixel, lanes)
         with emit.loop(kernel.end, kernel.begin) as panel:
@@ -68,9 +70,9 @@ def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:
 def _panel(spec: ExpandDepthwiseSpec, kernel: Kernel, buffers: Buffers, panel: Expr, vectors: int) -> None:
     first = panel * spec.expand.tile.vectors
     _expand(spec.expand, buffers, panel, vectors)
-    kernel.stage_done(EXPAND)
+    kernel.stage_done("expand")
     _convolve(spec.depthwise, buffers, first, vectors)
-    kernel.stage_done(DEPTHWISE)
+    kernel.stage_done("depthwise")
 
 
 def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int) -> None:

@@ -21,8 +21,6 @@ from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, ro
 from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
 from tsm_edge.compile.schedules.emit import Buffers, Expr
 
-# The stages, in the order in which they are reported.
-EXPAND, DEPTHWISE, PROJECT = range(3)
 # Taking this part of an image from another thread costs little more than it saves.
 FEWEST_ROWS_SHARE = 28
 
@@ -64,6 +62,11 @@ class InvertedResidualSpec:
         return True
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The layers, in the order in which they are reported."""
+        return ("expand", "depthwise", "project")
+
+    @property
     def buffers(self) -> tuple[str, ...]:
         """Names of the kernel's pointer arguments, in order."""
         optional = (
@@ -82,7 +85,7 @@ class InvertedResidualSpec:
 
 def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
-    with emit.kernel(name, spec.buffers, resumes=spec.resumes, staged=True) as kernel:
+    with emit.kernel(name, spec.buffers, resumes=spec.resumes, stages=spec.stages) as kernel:
         buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
         anew = emit.equal(kernel.resumed, 0)
         with emit.when(anew):
@@ -95,13 +98,13 @@ def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
             kept = emit.select(none, 0, height - stride) if height > stride else 0
             with emit.loop(height, kept) as step:
                 _ring_row(spec, buffers, top + step)
-            kernel.stage_done(EXPAND)
+            kernel.stage_done("expand")
             _depthwise_row(spec, buffers, top)
-            kernel.stage_done(DEPTHWISE)
+            kernel.stage_done("depthwise")
             _project_row(spec, buffers, y)
             target = spec.project.target
             zero_border(buffers["target"], target, y, 0, target.width, 0, target.pixel, spec.project.lanes, False)
-            kernel.stage_done(PROJECT)
+            kernel.stage_done("project")
     return kernel.function
 
 

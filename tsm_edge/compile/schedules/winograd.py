@@ -257,7 +257,7 @@ def _transform_back(spec: WinogradSpec, buffers: Buffers, first: Expr, panel: Ex
                     inside = _inside(spec, y + i, x + j, i, j)
                     if any(condition is False for condition in inside):
                         continue
-                    with emit.when_all(*(condition for condition in inside if condition is not True)):
+                    with emit.when_all(*inside):
                         if spec.residual is not None:
                             image = spec.residual
                             at = image.origin + (y + i) * image.row + (x + j) * image.pixel + channel
