@@ -143,6 +143,21 @@ def test_half_of_the_pixels_are_broadcast_by_avx512_multiply_adds_themselves() -
     assert len(loop.body) <= (28 + 7 + 2) * steps + 6
 
 
+def test_pairs_of_pixels_are_repeated_by_their_load() -> None:
+    cpu = load_target("x86-64-v4").cpu
+    plain = pointwise(cpu, 56, 144, 24)
+    tile = gemm_tile(cpu, 1, 56, 144, 24, paired=True)
+    assert (tile.rows, tile.vectors, tile.panels) == (14, 3, 1)
+    spec = dataclasses.replace(plain, source=dataclasses.replace(plain.source, paired=True), tile=tile)
+    assembly = build_kernels({"kernel": convolution("kernel", spec)}, cpu).inspect_source("asm")
+    (loop,) = [block for block in blocks(assembly, "kernel") if block.loops and block.count("vfmadd")]
+    # Seven pairs against three vectors of weights, none of whose lanes is empty.
+    assert loop.count("vfmadd") == 21 * spec.k_loop.steps
+    assert loop.count(r"vbroadcastsd -?\d*\(") == 7 * spec.k_loop.steps
+    assert len(loop.body) <= (21 + 7 + 3) * spec.k_loop.steps + 6
+    assert not any("%rsp" in line for line in loop.body), "accumulators are spilled"
+
+
 def test_a_loop_is_found_by_its_jump() -> None:
     body = "fmla v0.4s, v1.4s, v2.s[0]\n.Ltmp1:\n\tstr q0, [sp]\n\tb.ne\t.LBB0_1\n\tret"
     text = f"k:\n\tmov x0, #4\n.LBB0_1: // loop\n\t{body}\n.size k\n"

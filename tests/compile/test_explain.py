@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx_graphs import GraphBuilder, small_network
 
-from tsm_edge.cards import CpuSpec
+from tsm_edge.cards import CpuSpec, load_target
 from tsm_edge.compile.explain import KernelEstimate, explain
 from tsm_edge.compile.graph import load_onnx
 from tsm_edge.compile.layers import fuse
@@ -114,3 +114,12 @@ def test_the_tile_is_shown_in_output_channels(tmp_path: Path) -> None:
     rows, _, channels = call.tile.partition("×")
     assert int(rows) > 0
     assert int(channels.split()[0]) % BOARD.vector_lanes == 0
+
+
+def test_vectors_that_pixels_share_count_half(tmp_path: Path) -> None:
+    graph = GraphBuilder(height=4, width=56)
+    y = graph.relu(graph.depthwise(graph.relu(graph.conv(graph.frame, 144))))
+    model = graph.model(graph.head(graph.conv(y, 24), 5))
+    cpu = dataclasses.replace(load_target("x86-64-v4").cpu, cores=1, l1d_kib=1, l2_kib=64)
+    call = kernel(lowered(model, tmp_path, cpu), cpu, "inverted_residual")
+    assert call.tile.endswith("project 14×24")

@@ -71,9 +71,9 @@ class Run:
 RUNS = (
     Run("native", 5, 7),
     Run("native", 2, 70),
-    Run("x86-64 with one core", 13, 9),
+    Run("x86-64 with one core", 13, 10),
     Run("sse", 1, 6),
-    Run("native with small caches", 9, 11),
+    Run("native with small caches", 7, 34),
 )
 ROWS_AND_PANELS = ("inverted_residual", "expand_depthwise", "inverted_residual")  # of the last three
 
@@ -244,6 +244,8 @@ CASES = {
     "inverted residual": inverted_residual(10, 40, everywhere=True),
     "inverted residual 33": inverted_residual(33, 70, 5, everywhere=True),
     "inverted residual stride 2": inverted_residual(6, 20, 3, 2, everywhere=True),
+    "inverted residual 20": inverted_residual(20, 48, everywhere=True),
+    "inverted residual 104": inverted_residual(104, 24, everywhere=True),
     "inverted residual pads to one side": inverted_residual(8, 36, 3, 1, (2, 0, 0, 2)),
     "inverted residual after a stem": inverted_residual(3, 32, expansion=3),
     "inverted residuals before 3x3": Case(inverted_residual_before_3x3, everywhere=True),

@@ -8,7 +8,7 @@ import pytest
 
 from tsm_edge.cards import CpuSpec, load_target
 from tsm_edge.compile.schedules.geometry import LINE
-from tsm_edge.compile.schedules.tiles import GemmTile, gemm_tile, k_block, run_of_tiles
+from tsm_edge.compile.schedules.tiles import GemmTile, depthwise_tile, gemm_tile, k_block, run_of_tiles, worth_pairing
 
 CPU = CpuSpec("x86_64-unknown-linux-gnu", "x86-64-v4", 16, 32, l1d_kib=48, l2_kib=2048, cores=2)
 TILE = GemmTile(7, 2, 0, panels=5, block=1, panels_outside=True, cycles=0.0)
@@ -49,3 +49,31 @@ def test_the_sums_of_a_register_tile_fit_the_registers(board: str) -> None:
         tile = gemm_tile(cpu, 1, pixels, reduction, channels)
         assert tile.rows * tile.vectors < cpu.vector_registers
         assert tile.panels == -(-channels // (tile.vectors * cpu.vector_lanes))
+
+
+@pytest.mark.parametrize(
+    ("board", "columns", "channels", "expected"),
+    [
+        pytest.param("x86-64-v4", 56, 24, True, id="half of the last vector is empty"),
+        pytest.param("x86-64-v4", 56, 26, False, id="less than half is empty"),
+        pytest.param("x86-64-v4", 56, 32, False, id="vectors are full"),
+        pytest.param("x86-64-v4", 57, 24, False, id="a pixel has no neighbour"),
+        pytest.param("x86-64-v3", 56, 24, False, id="three full vectors of 8"),
+        pytest.param("x86-64-v3", 56, 20, True, id="half of the last vector of 8"),
+        pytest.param("raspberry-pi-4", 56, 2, False, id="no such load on Arm"),
+    ],
+)
+def test_pixels_share_vectors_that_would_be_half_empty(board: str, columns: int, channels: int, expected: bool) -> None:
+    assert worth_pairing(load_target(board).cpu, 56, columns, 144, channels) is expected
+
+
+@pytest.mark.parametrize("board", ["x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("channels", [4, 12, 20, 24, 36, 40, 72, 88, 104, 120, 136])
+def test_pairs_of_pixels_are_tiled_in_whole_pairs(board: str, channels: int) -> None:
+    cpu = load_target(board).cpu
+    for columns in (2, 14, 28, 56, 112):
+        tile = gemm_tile(cpu, columns, columns, 96, channels, paired=True)
+        assert tile.rows % 2 == 0
+        assert tile.rows <= columns
+        assert tile.panels == 1 or tile.vectors % 2 == 0, "a panel begins within a vector of a pixel's channels"
+        assert depthwise_tile(cpu, 1, columns, 96, (3, 3), (1, 1), paired=True).columns % 2 == 0

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.compile.roofline import bytes_per_cycle, level
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
+from tsm_edge.compile.schedules.depthwise import DepthwiseSpec
 from tsm_edge.compile.schedules.elementwise import ElementwiseSpec
 from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec
 from tsm_edge.compile.schedules.generic import GenericSpec
@@ -130,7 +132,7 @@ def tile_text(call: KernelCall) -> str:
     """What the rule chose, for people: pixels × output channels of a register tile; for other rules, the operator."""
     spec = call.spec
     if isinstance(spec, (InvertedResidualSpec, ExpandDepthwiseSpec)):
-        return ", ".join(f"{name} {_tile(getattr(spec, name).tile, spec.expand.lanes)}" for name in spec.stages)
+        return ", ".join(f"{name} {_stage_tile(getattr(spec, name))}" for name in spec.stages)
     if isinstance(spec, WinogradSpec):
         return f"F({spec.outputs}×{spec.outputs}, 3×3) of {spec.block}, {_tile(spec.product.tile, spec.lanes)}"
     if isinstance(spec, GenericSpec):
@@ -142,6 +144,11 @@ def tile_text(call: KernelCall) -> str:
         return ""
     blocks = f", k by {spec.k_block}" if getattr(spec, "k_block", 0) else ""
     return _tile(tile, spec.lanes) + blocks
+
+
+def _stage_tile(spec: ConvolutionSpec | DepthwiseSpec) -> str:
+    together = spec.pixels_together if isinstance(spec, ConvolutionSpec) else 1
+    return _tile(spec.tile, spec.lanes // together)
 
 
 def _tile(tile: GemmTile | DepthwiseTile, lanes: int) -> str:

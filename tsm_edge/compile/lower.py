@@ -24,7 +24,15 @@ from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc, planar
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
 from tsm_edge.compile.schedules.pooling import AveragePoolSpec, MaxPoolSpec
-from tsm_edge.compile.schedules.tiles import WinogradTile, depthwise_tile, gemm_tile, k_block, k_loop, run_of_tiles
+from tsm_edge.compile.schedules.tiles import (
+    WinogradTile,
+    depthwise_tile,
+    gemm_tile,
+    k_block,
+    k_loop,
+    run_of_tiles,
+    worth_pairing,
+)
 from tsm_edge.compile.schedules.winograd import WinogradSpec, pack_winograd, transformed_images, winograd_border
 from tsm_edge.errors import CompileError
 
@@ -336,7 +344,7 @@ class _Lowering:
             reduction_channels, group_vectors = self._group_split(layer, outputs // layer.groups, per_group)
             tiled_channels = group_vectors * self.lanes
         reduction = reduction_channels * kernel[0] * kernel[1]
-        tile = gemm_tile(self.cpu, target.height, target.width, reduction, tiled_channels)
+        tile = gemm_tile(self.cpu, target.height, target.width, reduction, tiled_channels, paired=source.paired)
         if layer.groups > 1:
             while group_vectors % tile.vectors:
                 tile = gemm_tile(self.cpu, target.height, target.width, reduction, (tile.vectors - 1) * self.lanes)
@@ -433,7 +441,9 @@ class _Lowering:
         border = self._needed_border(depthwise)
         kernel_rows = depthwise.weight.shape[2]
         ring = nhwc(kernel_rows, width, channels, self.lanes, Border(left=border.left, right=border.right))
-        row = nhwc(1, row_width, channels, self.lanes)
+        outputs = int(project.weight.shape[0])
+        paired = worth_pairing(self.cpu, row_height, row_width, channels, outputs)
+        row = replace(nhwc(1, row_width, channels, self.lanes), paired=paired)
         target = self._output(project.output)
         tap = self._take_tap(project.output)
         outer = {"source": row, "target": target.image}
@@ -530,7 +540,15 @@ class _Lowering:
             strides=layer.strides,
             pad_top=layer.pads[0],
             pad_left=layer.pads[1],
-            tile=depthwise_tile(self.cpu, target.height, target.width, channels, (kernel[0], kernel[1]), layer.strides),
+            tile=depthwise_tile(
+                self.cpu,
+                target.height,
+                target.width,
+                channels,
+                (kernel[0], kernel[1]),
+                layer.strides,
+                target.paired,
+            ),
             lanes=self.lanes,
             low=layer.clamp.low,
             high=layer.clamp.high,

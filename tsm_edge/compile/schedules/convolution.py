@@ -5,6 +5,10 @@
 Weights are packed at compile time in panels of whole vectors, ``[panel][1 + K][vectors · lanes]``, the bias first.
 The k loop is innermost but for the register tile, whose ``rows × vectors`` accumulators never leave registers.
 
+Where the last vector of output channels would be half empty, two neighbouring pixels share vectors instead, half as
+many channels of each (``Image.paired``): a load repeats the pair of their values over a vector, and weights are there
+twice.
+
 The temporal shift is two ranges of the k loop with different sources: channels below ``shift_channels`` come from
 the shift cache, the others from the current frame. Nothing is concatenated.
 """
@@ -115,7 +119,7 @@ def _tiles(
         register_tile(spec, buffers, row, x, panel, vectors, index - tiles.start if block else index, block)
         if block and not block.closes:
             return
-        channel, width = panel * (spec.tile.vectors * spec.lanes), vectors * spec.lanes
+        channel, width = panel * spec.panel_channels, vectors * spec.lanes
         zero_border(
             buffers["target"], spec.target, y, x, spec.tile.rows, channel, width, spec.lanes, spec.row_tiles > 1
         )
@@ -173,22 +177,23 @@ def _register_tile(
     index: Expr = None,
     block: KBlock | None = None,
 ) -> None:
-    lanes, width = spec.lanes, vectors * spec.lanes
+    lanes, width, together = spec.lanes, vectors * spec.lanes, spec.pixels_together
     panel_base = panel * ((1 + spec.reduction) * spec.tile.vectors * lanes)
-    channel = panel * (spec.tile.vectors * lanes)
+    channel = panel * spec.panel_channels
     weights = buffers["weights"]
     opens, closes = (True, True) if block is None else (block.opens, block.closes)
-    sums = emit.Registers(spec.tile.rows * vectors, lanes)
+    columns = spec.tile.rows // together
+    sums = emit.Registers(columns * vectors, lanes)
     if opens:
         for vector in range(vectors):
             bias = emit.load(weights, panel_base + vector * lanes, lanes)
-            for column in range(spec.tile.rows):
+            for column in range(columns):
                 sums.set(column * vectors + vector, bias)
         _prefetch_caches(spec, buffers, row, x, channel)
     else:
         sums.load(buffers["scratch"], index * spec.tile_elements)
     if closes:
-        _prefetch_outputs(spec, buffers, row, x, channel, width)
+        _prefetch_outputs(spec, buffers, row, x, channel, width // together)
     ahead = _weights_ahead(spec, panel_base, width, block) if index is not None else None
     each_line = None if ahead is None else lambda line: ahead.ask(weights, index, line)
 
@@ -202,8 +207,8 @@ def _register_tile(
             distant = panel_base + (1 + WEIGHT_DISTANCE + weight_row) * width
             for line in range(0, width, LINE):
                 emit.prefetch(weights, distant + line)
-        for column in range(spec.tile.rows):
-            value = emit.splat(read(column), lanes)
+        for column in range(columns):
+            value = emit.repeat_pair(read(column), lanes) if together == 2 else emit.splat(read(column), lanes)
             for vector in range(vectors):
                 if again and vector and column % 2 == 0:
                     value = emit.splat(again(column), lanes)
@@ -223,15 +228,25 @@ def _finish(
     """Residual, clamp, and the result's first channels to the next shift cache."""
     lanes = spec.lanes
     for column in range(spec.tile.rows):
-        for vector in range(vectors):
-            value = sums.get(column * vectors + vector)
+        for vector, value in enumerate(_pixel_sums(spec, sums, column, vectors)):
             offset = channel + vector * lanes
             if spec.residual is not None:
                 at = row.residual + (x + column) * spec.residual.pixel + offset
                 value = value + emit.load(buffers["target" if spec.in_place else "residual"], at, lanes)
             value = emit.clamp(value, spec.low, spec.high, lanes)
             emit.store(buffers["target"], row.target + (x + column) * spec.target.pixel + offset, value, lanes)
-    _tap(spec, buffers, row, x, channel, vectors)
+    _tap(spec, buffers, row, x, channel, -(-vectors // spec.pixels_together))
+
+
+def _pixel_sums(spec: ConvolutionSpec, sums: emit.Registers, column: int, vectors: int) -> list[Expr]:
+    """The sums of one pixel, in vectors of channels."""
+    if spec.pixels_together == 1:
+        return [sums.get(column * vectors + vector) for vector in range(vectors)]
+    start = column // 2 * vectors
+    parts = [sums.get(start + vector) for vector in range(vectors)]
+    parts += [emit.splat(0.0, spec.lanes)] * (vectors % 2)
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return [emit.one_of_pairs(low, high, column % 2, spec.lanes) for low, high in pairs]
 
 
 def _prefetch_outputs(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr, channel: Expr, width: int) -> None:
@@ -254,7 +269,7 @@ def _prefetch_caches(spec: ConvolutionSpec, buffers: Buffers, row: Row, x: Expr,
     rows = spec.tile.rows
     if spec.tap is not None and not _beyond(channel, spec.tap.pixel):
         with emit.when_unsure(channel < spec.tap.pixel):
-            for offset in _lines(rows, spec.tap.pixel, spec.tile.vectors * spec.lanes):
+            for offset in _lines(rows, spec.tap.pixel, spec.panel_channels):
                 emit.prefetch(buffers["tap"], row.tap + x * spec.tap.pixel + channel + offset, to_write=True)
     if spec.cache is not None and not _beyond(channel, 1):
         pixel = spec.strides[1] * spec.cache.pixel

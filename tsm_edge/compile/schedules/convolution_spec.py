@@ -79,6 +79,16 @@ class ConvolutionSpec:
         return self.reduction_channels * self.kernel[0] * self.kernel[1]
 
     @property
+    def pixels_together(self) -> int:
+        """Neighbouring pixels that share a vector, each with so many times fewer channels."""
+        return 2 if self.source.paired else 1
+
+    @property
+    def panel_channels(self) -> int:
+        """Output channels of a full panel."""
+        return self.tile.vectors * self.lanes // self.pixels_together
+
+    @property
     def row_tiles(self) -> int:
         """Register tiles an image row; the last one is moved back to end with the row."""
         return -(-self.target.width // self.tile.rows)
@@ -178,7 +188,9 @@ def pack_weights(spec: ConvolutionSpec, weight: np.ndarray, bias: np.ndarray, gr
     -------
     numpy.ndarray
         float32, 1-D: for each panel ``[1 + reduction][vectors · lanes]``; lanes beyond the last channel are zero.
+        Where pixels share a vector, every output channel is there once for each of them.
     """
+    weight, bias = (np.repeat(values, spec.pixels_together, axis=0) for values in (weight, bias))
     outputs = weight.shape[0]
     per_group_out, per_group_in = outputs // groups, weight.shape[1]
     total = sum(_panel_widths(spec))

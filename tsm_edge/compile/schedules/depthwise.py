@@ -118,8 +118,15 @@ def column_run(
                     if 0 <= ky < kernel_height and 0 <= kx < kernel_width:
                         weight = emit.load(weights, base + (1 + ky * kernel_width + kx) * lanes, lanes)
                         accumulators.add(y * columns + column, value * weight)
+    together = 2 if spec.target.paired else 1
     for y in range(rows):
-        for column in range(columns):
-            value = emit.clamp(accumulators.get(y * columns + column), spec.low, spec.high, lanes)
-            at = row.target + y * spec.target.row + (x + column) * spec.target.pixel + vector * lanes
-            emit.store(target, at, value, lanes)
+        for column in range(0, columns, together):
+            values = [
+                emit.clamp(accumulators.get(y * columns + column + index), spec.low, spec.high, lanes)
+                for index in range(together)
+            ]
+            if spec.target.paired:
+                values = emit.interleave(values[0], values[1], lanes)
+            at = row.target + y * spec.target.row + (x + column) * spec.target.pixel + vector * (together * lanes)
+            for index, value in enumerate(values):
+                emit.store(target, at + index * lanes, value, lanes)

@@ -136,7 +136,28 @@ def splat(value: Expr, lanes: int) -> Expr:
 
 def lane(vector: Expr, index: int) -> Expr:
     """One value of a vector."""
-    return tirx.Shuffle([vector], [tirx.const(index, "int32")])
+    return shuffle((vector,), (index,))
+
+
+def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
+    """A vector of the chosen lanes, counted over all of ``vectors`` laid end to end."""
+    return tirx.Shuffle(list(vectors), [tirx.const(index, "int32") for index in indices])
+
+
+def repeat_pair(pair: Expr, lanes: int) -> Expr:
+    """A vector of two lanes, again and again."""
+    return shuffle((pair,) * (lanes // 2), range(lanes))
+
+
+def interleave(first: Expr, second: Expr, lanes: int) -> list[Expr]:
+    """Lanes of two vectors by turns, in two vectors: what :func:`one_of_pairs` takes apart."""
+    order = [index for lane in range(lanes) for index in (lane, lanes + lane)]
+    return [shuffle((first, second), order[:lanes]), shuffle((first, second), order[lanes:])]
+
+
+def one_of_pairs(low: Expr, high: Expr, which: int, lanes: int) -> Expr:
+    """The first (0) or second (1) of every pair of lanes of two vectors."""
+    return shuffle((low, high), range(which, 2 * lanes, 2))
 
 
 def store(buffer: Any, index: Expr, value: Expr, lanes: int = 1) -> None:

@@ -30,6 +30,9 @@ class Image:
         Strides, elements.
     border : Border
         Zeros around the image, included in the allocation.
+    paired : bool
+        The channels of pixels 2 i and 2 i + 1 of a row alternate: element (y, x, c) is at ``origin + y * row +
+        (x - x % 2) * pixel + 2 c + x % 2``. So a vector can hold a channel of both, again and again.
     """
 
     height: int
@@ -39,6 +42,7 @@ class Image:
     row: int
     channel: int = 1
     border: Border = Border()
+    paired: bool = False
 
     @property
     def origin(self) -> int:

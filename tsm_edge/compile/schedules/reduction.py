@@ -27,7 +27,7 @@ MOST_VALUES_ALIVE = 30
 FOLDED_VECTORS = 2
 FEWEST_FOLDED_TURNS = 3
 
-Reader = Callable[[int], Expr]  # tile column → its input value
+Reader = Callable[[int], Expr]  # tile column → its input value, or where pixels are paired, pair → its two
 
 
 class Step(Protocol):
@@ -214,7 +214,7 @@ def _strides(spec: ConvolutionSpec, stride: int, turns: int) -> list[Expr]:
     unless it does not know by how much the address grows; nor would it load a value twice that it knew to be the same.
     In a loop of few turns it adds an index all the same.
     """
-    if not spec.k_loop.folds or spec.tile.vectors > FOLDED_VECTORS or turns < FEWEST_FOLDED_TURNS:
+    if not spec.k_loop.folds or spec.source.paired or spec.tile.vectors > FOLDED_VECTORS or turns < FEWEST_FOLDED_TURNS:
         return [stride]
     return [stride + emit.hidden_zero(which) for which in range(spec.tile.vectors)]
 
@@ -273,7 +273,10 @@ def _channel_steps(
 def _reader(
     source: Any, image: Image, base: Expr, k: Expr, spec: ConvolutionSpec, guard: _Guard | None = None
 ) -> Reader:
-    """Tile column → its input value; zero outside the image where there is a guard."""
+    """Tile column → its input value, zero outside the image where there is a guard; or pair of columns → their two."""
+
+    if image.paired:
+        return lambda pair: emit.load(source, base + pair * (2 * image.pixel) + k * 2, 2)
 
     def read(column: int) -> Expr:
         value = emit.load(source, base + column * spec.strides[1] * image.pixel + k * image.channel)

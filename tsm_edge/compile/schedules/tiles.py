@@ -27,6 +27,7 @@ LOOP_OVERHEAD_CYCLES = 12.0
 # A block of the k loop has its weights in L1 beside those of the next, which are on their way, and a tile's pixels.
 BLOCK_L1_SHARE = 0.5
 LONGEST_RUN = 8
+AVX2_LANES = 8
 AVX512_LANES = 16
 
 
@@ -65,7 +66,13 @@ class GemmTile:
 
 
 def gemm_tile(
-    cpu: CpuSpec, image_rows: int, image_columns: int, reduction: int, channels: int, even: bool = False
+    cpu: CpuSpec,
+    image_rows: int,
+    image_columns: int,
+    reduction: int,
+    channels: int,
+    even: bool = False,
+    paired: bool = False,
 ) -> GemmTile:
     """Choose the register tile of a convolution.
 
@@ -80,19 +87,39 @@ def gemm_tile(
         Output channels.
     even : bool
         All panels must be equally wide.
+    paired : bool
+        Two neighbouring pixels share a vector, with half of the channels each; then columns must be even.
     """
-    total = math.ceil(channels / cpu.vector_lanes)
+    together = 2 if paired else 1  # to the k loop, a pair is a pixel with twice as many channels
+    columns, total = image_columns // together, math.ceil(together * channels / cpu.vector_lanes)
     best: GemmTile | None = None
     for vectors in range(1, min(MAX_TILE_VECTORS, total) + 1):
-        for rows in range(1, min(MAX_TILE_ROWS, image_columns) + 1):
-            if not _fits(cpu, rows, vectors) or (even and total % vectors):
+        # Panels begin with whole vectors of a pixel's channels.
+        if (even and total % vectors) or (vectors % together and vectors < total):
+            continue
+        for rows in range(1, min(MAX_TILE_ROWS, columns) + 1):
+            if not _fits(cpu, rows, vectors):
                 continue
-            tile = _modelled(cpu, rows, vectors, image_rows, image_columns, reduction, total)
+            tile = _modelled(cpu, rows, vectors, image_rows, columns, reduction, total)
             if best is None or tile.cycles < best.cycles:
-                best = tile
+                best = replace(tile, rows=together * rows)
     if best is None:
         raise ValueError("no register tile fits: a 1×1 tile must always do")
     return best
+
+
+def worth_pairing(cpu: CpuSpec, image_rows: int, image_columns: int, reduction: int, channels: int) -> bool:
+    """Whether a pointwise convolution is faster with pixels that share a vector in pairs.
+
+    It is where the last vector of channels would be half empty or more, and the k loop is long enough to pay for a
+    shuffle of every vector that the layer before stores.
+    """
+    vacant = -channels % cpu.vector_lanes
+    if not k_loop(cpu).pairs or image_columns % 2 or vacant < cpu.vector_lanes // 2:
+        return False
+    layer = (cpu, image_rows, image_columns, reduction, channels)
+    shuffles = image_rows * image_columns * math.ceil(reduction / cpu.vector_lanes)
+    return gemm_tile(*layer, paired=True).cycles + shuffles < gemm_tile(*layer).cycles
 
 
 def _fits(cpu: CpuSpec, rows: int, vectors: int) -> bool:
@@ -120,11 +147,14 @@ class KLoop:
         k steps written out in a turn, where values are loaded one at a time.
     folds : bool
         Multiply-adds can broadcast a value from memory by themselves: that saves an instruction, at another load.
+    pairs : bool
+        A load can repeat two neighbouring values over a vector.
     """
 
     pixel_lanes: int = 1
     steps: int = 1
     folds: bool = False
+    pairs: bool = False
 
 
 def k_loop(cpu: CpuSpec) -> KLoop:
@@ -137,7 +167,7 @@ def k_loop(cpu: CpuSpec) -> KLoop:
         return KLoop(pixel_lanes=4)
     if _is_32_bit_arm(cpu):
         return KLoop()
-    return KLoop(steps=4, folds=cpu.vector_lanes == AVX512_LANES)
+    return KLoop(steps=4, folds=cpu.vector_lanes == AVX512_LANES, pairs=cpu.vector_lanes >= AVX2_LANES)
 
 
 def k_block(cpu: CpuSpec, tile: GemmTile, positions: int, channels: int) -> int:
@@ -281,9 +311,15 @@ class DepthwiseTile:
 
 
 def depthwise_tile(
-    cpu: CpuSpec, rows: int, columns: int, channels: int, kernel: tuple[int, int], strides: tuple[int, int]
+    cpu: CpuSpec,
+    rows: int,
+    columns: int,
+    channels: int,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    paired: bool = False,
 ) -> DepthwiseTile:
-    """Choose the tile of a depthwise convolution over ``rows`` × ``columns`` outputs."""
+    """Choose the tile of a depthwise convolution over ``rows`` × ``columns`` outputs; ``paired``: even columns only."""
     total = math.ceil(channels / cpu.vector_lanes)
     # Two rows share the input rows between them, if there are any and their accumulators fit beside the weights.
     together = 2 if rows > 1 and kernel[0] > strides[0] == 1 and cpu.vector_registers == 32 else 1
@@ -291,7 +327,8 @@ def depthwise_tile(
     most = max(1, min(14, columns, (cpu.vector_registers - weights - 2) // together))
     if _is_32_bit_arm(cpu):
         most = min(most, 2)  # LLVM loads so far ahead that more accumulators go to the stack
-    best = min(range(1, most + 1), key=lambda width: (math.ceil(columns / width) * (width + 2.0), -width))
+    widths = range(2, max(2, most) + 1, 2) if paired else range(1, most + 1)
+    best = min(widths, key=lambda width: (math.ceil(columns / width) * (width + 2.0), -width))
     runs = math.ceil(rows / together)
     chunks = 1
     while runs * chunks < MIN_ITEMS and chunks * 2 <= total:
