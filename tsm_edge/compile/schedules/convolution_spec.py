@@ -88,6 +88,10 @@ class ConvolutionSpec:
         """Output channels of a full panel."""
         return self.tile.vectors * self.lanes // self.pixels_together
 
+    def first_channel(self, panel: Expr) -> Expr:
+        """The first output channel of a panel."""
+        return panel * self.panel_channels
+
     @property
     def row_tiles(self) -> int:
         """Register tiles an image row; the last one is moved back to end with the row."""
@@ -151,6 +155,67 @@ class Row:
     residual: Expr = 0
     cache: Expr = 0
     tap: Expr = 0
+
+
+@dataclass(frozen=True)
+class KBlock:
+    """A part of the k loop.
+
+    Attributes
+    ----------
+    position : Expr
+        Kernel position: row × kernel width + column.
+    first : Expr
+        First input channel; those of a shift cache are all in the first block.
+    channels : int
+        Input channels.
+    opens, closes : bool
+        Whether it is the first, the last.
+    """
+
+    position: Expr
+    first: Expr
+    channels: int
+    opens: bool
+    closes: bool
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """One register tile, and the part of its k loop to do.
+
+    Attributes
+    ----------
+    row : Row
+        The output row.
+    x : Expr
+        Its first column.
+    panel : Expr
+    vectors : int
+        Vectors of the panel: the last one may be narrower.
+    number : Expr or None
+        Its number among the tiles of the panel, or of the run that shares a block of the k loop, where they follow each
+        other and share the asking for weights; None: they do not.
+    block : KBlock or None
+        None: the whole k loop.
+    """
+
+    row: Row
+    x: Expr
+    panel: Expr
+    vectors: int
+    number: Expr = None
+    block: KBlock | None = None
+
+    @property
+    def opens(self) -> bool:
+        """Whether its sums begin here, with the bias."""
+        return self.block is None or self.block.opens
+
+    @property
+    def closes(self) -> bool:
+        """Whether its sums are complete at the end."""
+        return self.block is None or self.block.closes
 
 
 def row_of(spec: ConvolutionSpec, y: Expr) -> Row:

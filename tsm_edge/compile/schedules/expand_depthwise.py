@@ -13,10 +13,10 @@ from typing import Any
 
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_whole_border
-from tsm_edge.compile.schedules.convolution import for_panel, register_tile, tile_start
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, row_of
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row, row_of
 from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
 from tsm_edge.compile.schedules.emit import Buffers, Expr, Kernel
+from tsm_edge.compile.schedules.register_tile import for_panel, register_tile, tile_start
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int) 
         whole = row_of(spec, emit.div(index, spec.row_tiles))
         row = Row(whole.source, whole.kernel_rows, whole.target - channel, cache=whole.cache)
         x = tile_start(spec, emit.mod(index, spec.row_tiles)) if spec.row_tiles > 1 else 0
-        register_tile(spec, named, row, x, panel, vectors, index)
+        register_tile(spec, named, RegisterTile(row, x, panel, vectors, index))
 
 
 def _convolve(spec: DepthwiseSpec, buffers: Buffers, first: Expr, vectors: int) -> None:

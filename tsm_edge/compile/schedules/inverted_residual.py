@@ -16,10 +16,10 @@ from typing import Any
 
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
-from tsm_edge.compile.schedules.convolution import for_panel, register_tile, tile_start
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row, row_of
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row, row_of
 from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
 from tsm_edge.compile.schedules.emit import Buffers, Expr
+from tsm_edge.compile.schedules.register_tile import for_panel, register_tile, tile_start
 
 # Taking this part of an image from another thread costs little more than it saves.
 FEWEST_ROWS_SHARE = 28
@@ -163,6 +163,6 @@ def _convolve_row(spec: ConvolutionSpec, buffers: Buffers, row: Row) -> None:
 
         def tiles(at: Expr, vectors: int) -> None:
             with emit.loop(spec.row_tiles) as step:
-                register_tile(spec, buffers, row, tile_start(spec, step), at, vectors)
+                register_tile(spec, buffers, RegisterTile(row, tile_start(spec, step), at, vectors))
 
         for_panel(spec, panel, tiles)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from tvm import tirx
 
 from tsm_edge.compile.schedules import emit
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile
 from tsm_edge.compile.schedules.emit import Buffers, Expr
 from tsm_edge.compile.schedules.geometry import LINE, Image
 
@@ -39,51 +39,27 @@ class Step(Protocol):
     def __call__(self, weight_row: Expr, read: Reader, again: Reader | None = None) -> None: ...
 
 
-@dataclass(frozen=True)
-class KBlock:
-    """A part of the k loop.
-
-    Attributes
-    ----------
-    position : Expr
-        Kernel position: row × kernel width + column.
-    first : Expr
-        First input channel; those of a shift cache are all in the first block.
-    channels : int
-        Input channels.
-    opens, closes : bool
-        Whether it is the first, the last.
-    """
-
-    position: Expr
-    first: Expr
-    channels: int
-    opens: bool
-    closes: bool
-
-
 def reduce(
     spec: ConvolutionSpec,
     buffers: Buffers,
-    row: Row,
-    x: Expr,
-    channel: Expr,
+    tile: RegisterTile,
     step: Step,
     each_line: Callable[[Expr], None] | None,
     edge: bool,
-    block: KBlock | None,
 ) -> None:
     """Write the k loop of a register tile: the shift cache's channels first, if there is one.
 
     ``each_line`` is written with every cache line of a pixel's channels, with the line's number; ``edge``: some pixels
-    lie outside the image; ``block``: only this part of the loop.
+    lie outside the image.
     """
+    row, x, block = tile.row, tile.x, tile.block
     kernel_width, channels = spec.kernel[1], spec.reduction_channels
     group: Expr = 0
     if spec.group_vectors:
-        group = emit.div(channel, spec.group_vectors * spec.lanes) * (channels * spec.source.channel)
+        group = emit.div(spec.first_channel(tile.panel), spec.group_vectors * spec.lanes)
+        group = group * (channels * spec.source.channel)
     shifted = 0
-    if spec.cache is not None and (block is None or block.opens):
+    if spec.cache is not None and tile.opens:
         shifted, image = spec.cache.channels, spec.cache
         cached = row.cache + x * spec.strides[1] * image.pixel
         if shifted <= FEW_CHANNELS and spec.k_loop.pixel_lanes == 1:

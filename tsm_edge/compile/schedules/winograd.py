@@ -20,10 +20,10 @@ import numpy as np
 
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_whole_border
-from tsm_edge.compile.schedules.convolution import register_tile, tile_start
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, Row
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row
 from tsm_edge.compile.schedules.emit import Buffers, Expr
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc
+from tsm_edge.compile.schedules.register_tile import register_tile, tile_start
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -233,7 +233,8 @@ def _multiply(spec: WinogradSpec, buffers: Buffers, panel: Expr) -> None:
         with emit.loop(product.row_tiles) as step:
             # Panels of the product are positions: those of one panel of output channels follow each other.
             at = panel * positions + position
-            register_tile(product, named, row, tile_start(product, step), at, product.tile.vectors, step)
+            tile = RegisterTile(row, tile_start(product, step), at, product.tile.vectors, step)
+            register_tile(product, named, tile)
 
 
 def _transform_back(spec: WinogradSpec, buffers: Buffers, first: Expr, panel: Expr) -> None:
