@@ -139,6 +139,21 @@ def test_frames_need_not_be_contiguous(small_artifact: Artifact, frames: list[Fl
         np.testing.assert_array_equal(session.step(turned), expected[0])
 
 
+def test_frames_may_be_read_only(small_artifact: Artifact, frames: list[Floats], expected: list[Floats]) -> None:
+    fixed = np.frombuffer(frames[0].tobytes(), np.float32).reshape(frames[0].shape)
+    assert not fixed.flags.writeable
+    with OnlineSession(small_artifact) as session:
+        np.testing.assert_array_equal(session.step(fixed), expected[0])
+
+
+def test_logits_are_the_callers_to_keep(small_artifact: Artifact, frames: list[Floats], expected: list[Floats]) -> None:
+    with OnlineSession(small_artifact) as session:
+        found = [session.step(frame) for frame in frames]
+        found[0] += 1
+        np.testing.assert_array_equal(found[0], expected[0] + 1)
+        np.testing.assert_array_equal(found[1:], expected[1:])
+
+
 def test_two_models_and_four_streams(small_artifact: Artifact, other_artifact: Artifact) -> None:
     """Interleaved, in one process: each stream gives what it gives alone."""
     streams: list[tuple[OnlineSession, list[Floats], list[Floats]]] = []

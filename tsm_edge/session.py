@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,12 @@ class OnlineSession:
         self.library = model if isinstance(model, Library) else Library(model)
         self.manifest = self.library.manifest
         self._stream: int | None = self.library.open_stream(threads)
+        # A step leaves little of the interpreter in the caches: what can be looked up and converted now costs ten times
+        # as much there.
+        self._tsm_step = self.library.tsm_step
+        self._frame_values = ctypes.c_float * math.prod(self.manifest.frame.shape)
+        self._logits = np.empty(self.manifest.logits.shape, np.float32)
+        self._logits_pointer = self._logits.ctypes.data_as(_FLOATS)
 
     def __enter__(self) -> OnlineSession:
         return self
@@ -145,9 +152,8 @@ class OnlineSession:
         ArtifactError
             The frame has another shape or dtype, or the session is closed.
         """
-        logits = np.empty(self.manifest.logits.shape, np.float32)
-        self._check(self.library.tsm_step(self._open(), self._pointer(frame), logits.ctypes.data_as(_FLOATS)))
-        return logits
+        self._check(self._tsm_step(self._open(), self._pointer(frame), self._logits_pointer))
+        return self._logits.copy()
 
     def step_profiled(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
         """As :meth:`step`, with the nanoseconds each kernel of ``manifest.kernels`` took (uint64)."""
@@ -204,7 +210,9 @@ class OnlineSession:
 
     def _pointer(self, frame: NDArray[np.float32]) -> Any:
         info = self.manifest.frame
-        return checked_tensor(frame, info.name, info.shape).ctypes.data_as(_FLOATS)
+        values = checked_tensor(frame, info.name, info.shape)
+        # The buffer protocol is the shorter way, but not open to what is read-only.
+        return self._frame_values.from_buffer(values) if values.flags.writeable else values.ctypes.data_as(_FLOATS)
 
     def _open(self) -> int:
         if self._stream is None:
@@ -227,4 +235,4 @@ def checked_tensor(array: NDArray[np.float32], name: str, shape: tuple[int, ...]
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ArtifactError(f"{name} is {found}, expected float32 {list(shape)}")
-    return np.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
