@@ -109,7 +109,7 @@ class OnlineSession:
         # as much there.
         self._tsm_step = self.library.tsm_step
         self._frame_values = ctypes.c_float * math.prod(self.manifest.frame.shape)
-        self._logits = np.empty(self.manifest.logits.shape, np.float32)
+        self._logits: NDArray[np.float32] = np.empty(self.manifest.logits.shape, np.float32)
         self._logits_pointer = self._logits.ctypes.data_as(_FLOATS)
 
     def __enter__(self) -> OnlineSession:
@@ -153,7 +153,7 @@ class OnlineSession:
             The frame has another shape or dtype, or the session is closed.
         """
         self._check(self._tsm_step(self._open(), self._pointer(frame), self._logits_pointer))
-        return self._logits.copy()
+        return np.array(self._logits)
 
     def step_profiled(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
         """As :meth:`step`, with the nanoseconds each kernel of ``manifest.kernels`` took (uint64)."""
@@ -212,7 +212,7 @@ class OnlineSession:
         info = self.manifest.frame
         values = checked_tensor(frame, info.name, info.shape)
         # The buffer protocol is the shorter way, but not open to what is read-only.
-        return self._frame_values.from_buffer(values) if values.flags.writeable else values.ctypes.data_as(_FLOATS)
+        return self._frame_values.from_buffer(values.data) if values.flags.writeable else values.ctypes.data_as(_FLOATS)
 
     def _open(self) -> int:
         if self._stream is None:
