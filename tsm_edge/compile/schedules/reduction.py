@@ -83,21 +83,40 @@ def reduce(
         return
     first_ky, last_ky = row.kernel_rows
     with emit.loop(last_ky, first_ky) as ky:
-        if edge:
-            for kx in range(kernel_width):
-                _channel_steps(spec, source, [start(ky, kx)], ky * kernel_width + kx, step, _Guard(x, kx))
-            return
+        position = ky * kernel_width
+        # Where two tiles overlap, both must add in the same order: kernel columns, unless planes are read by vectors.
         if spec.k_loop.pixel_lanes > 1 and spec.source.channel > 1 and channels <= FEW_CHANNELS:
             for channel in range(channels):
-                _plane_steps(spec, source, start(ky, 0), channel, ky, step)
+                if edge:
+                    for kx in range(kernel_width):
+                        read = _reader(source, spec.source, start(ky, kx), channel, spec, _Guard(x, kx))
+                        step((position + kx) * channels + channel, read)
+                else:
+                    _plane_steps(spec, source, start(ky, 0), channel, ky, step)
             return
-        # A loop, even where it is short: written out, LLVM would keep pixels for the next column, and spill.
-        with emit.loop(kernel_width) as kx:
-            if channels <= FEW_CHANNELS:
-                starts = [start(ky, kx * stride) for stride in _strides(spec, 1, kernel_width)]
-                _channel_steps(spec, source, starts, ky * kernel_width + kx, step, None)
-            else:
-                _channel_loop(spec, source, start(ky, kx), 0, channels, ky * kernel_width + kx, step, each_line)
+        inner = _inner_kernel_columns(spec, x) if edge else range(kernel_width)
+        for kx in range(inner.start):
+            _channel_steps(spec, source, [start(ky, kx)], position + kx, step, _Guard(x, kx))
+        if inner:  # a loop, even where it is short: written out, LLVM would keep pixels for the next column, and spill
+            with emit.loop(len(inner)) as index:
+                kx = inner.start + index
+                if channels <= FEW_CHANNELS:
+                    starts = [start(ky, kx * stride) for stride in _strides(spec, 1, kernel_width)]
+                    _channel_steps(spec, source, starts, position + kx, step, None)
+                else:
+                    _channel_loop(spec, source, start(ky, kx), 0, channels, position + kx, step, each_line)
+        for kx in range(inner.stop, kernel_width):
+            _channel_steps(spec, source, [start(ky, kx)], position + kx, step, _Guard(x, kx))
+
+
+def _inner_kernel_columns(spec: ConvolutionSpec, x: Expr) -> range:
+    """The kernel columns that read no pixel outside the image; none where the tile's place is not known."""
+    if not isinstance(x, int):
+        return range(0)
+    width, stride = spec.kernel[1], spec.strides[1]
+    first = min(width, max(0, spec.pad_left - x * stride))
+    beyond = spec.source.width + spec.pad_left - (x + spec.tile.rows - 1) * stride
+    return range(first, max(first, min(width, beyond)))
 
 
 def _channel_loop(

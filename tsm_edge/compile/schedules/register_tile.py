@@ -6,7 +6,7 @@ Besides arithmetic, it asks ahead for what it and the tiles after it will need f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tsm_edge.compile.schedules import emit
@@ -19,6 +19,8 @@ from tsm_edge.compile.schedules.reduction import Reader, reduce
 WEIGHT_DISTANCE = 24
 # A panel with more register tiles than this is read so often that its first reading does not matter.
 MOST_SHARING_TILES = 16
+# The first and the last tile of a row are written each for itself: what they read outside the image is known then.
+MOST_EDGES_APART = 2
 
 
 def for_panel(spec: ConvolutionSpec, panel: Expr, body: Callable[[Expr, int], None]) -> None:
@@ -46,14 +48,21 @@ def register_tile(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile) -
         _register_tile(spec, buffers, tile, edge=False)
         return
     first, last = _inner_columns(spec)
-    inside = emit.both(tile.x >= first, tile.x <= last) if not isinstance(tile.x, int) else first <= tile.x <= last
-    if isinstance(inside, bool):
-        _register_tile(spec, buffers, tile, edge=not inside)
+    if isinstance(tile.x, int):
+        _register_tile(spec, buffers, tile, edge=not first <= tile.x <= last)
         return
+    inside = emit.both(tile.x >= first, tile.x <= last)
     with emit.when(inside):
         _register_tile(spec, buffers, tile, edge=False)
-    with emit.when(emit.negate(inside)):
-        _register_tile(spec, buffers, tile, edge=True)
+    starts = [tile_start(spec, step) for step in range(spec.row_tiles)]
+    edges = [start for start in starts if not first <= start <= last]
+    if len(edges) > MOST_EDGES_APART:
+        with emit.when(emit.negate(inside)):
+            _register_tile(spec, buffers, tile, edge=True)
+        return
+    for start in edges:
+        with emit.when(emit.equal(tile.x, start)):
+            _register_tile(spec, buffers, replace(tile, x=start), edge=True)
 
 
 def _inner_columns(spec: ConvolutionSpec) -> tuple[int, int]:
