@@ -98,7 +98,7 @@ def _tiles(
         register_tile(spec, buffers, RegisterTile(row_of(spec, y), x, panel, vectors, number, block))
         if block and not block.closes:
             return
-        channel, width = spec.first_channel(panel), vectors * spec.lanes // spec.pixels_together
+        channel, width = spec.first_channel(panel), spec.channels(vectors)
         zero_border(
             buffers["target"], spec.target, y, x, spec.tile.rows, channel, width, spec.lanes, spec.row_tiles > 1
         )

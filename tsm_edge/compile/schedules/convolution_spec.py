@@ -83,14 +83,13 @@ class ConvolutionSpec:
         """Neighbouring pixels that share a vector, each with so many times fewer channels."""
         return 2 if self.source.paired else 1
 
-    @property
-    def panel_channels(self) -> int:
-        """Output channels of a full panel."""
-        return self.tile.vectors * self.lanes // self.pixels_together
+    def channels(self, vectors: int) -> int:
+        """Output channels of some vectors of a panel."""
+        return vectors * self.lanes // self.pixels_together
 
     def first_channel(self, panel: Expr) -> Expr:
         """The first output channel of a panel."""
-        return panel * self.panel_channels
+        return panel * self.channels(self.tile.vectors)
 
     @property
     def row_tiles(self) -> int:

@@ -80,7 +80,7 @@ def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int) 
     named = {"source": buffers["source"], "weights": buffers["expand_weights"], "target": buffers["scratch"]}
     if spec.cache is not None:
         named["cache"] = buffers["cache"]
-    channel = panel * (spec.tile.vectors * spec.lanes)
+    channel = spec.first_channel(panel)
     with emit.loop(spec.target.height * spec.row_tiles) as index:
         whole = row_of(spec, emit.div(index, spec.row_tiles))
         row = Row(whole.source, whole.kernel_rows, whole.target - channel, cache=whole.cache)

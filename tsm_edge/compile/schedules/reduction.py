@@ -95,8 +95,12 @@ def reduce(
                     _plane_steps(spec, source, start(ky, 0), channel, ky, step)
             return
         inner = _inner_kernel_columns(spec, x) if edge else range(kernel_width)
-        for kx in range(inner.start):
-            _channel_steps(spec, source, [start(ky, kx)], position + kx, step, _Guard(x, kx))
+
+        def guarded(columns: range) -> None:
+            for kx in columns:
+                _channel_steps(spec, source, [start(ky, kx)], position + kx, step, _Guard(x, kx))
+
+        guarded(range(inner.start))
         if inner:  # a loop, even where it is short: written out, LLVM would keep pixels for the next column, and spill
             with emit.loop(len(inner)) as index:
                 kx = inner.start + index
@@ -105,8 +109,7 @@ def reduce(
                     _channel_steps(spec, source, starts, position + kx, step, None)
                 else:
                     _channel_loop(spec, source, start(ky, kx), 0, channels, position + kx, step, each_line)
-        for kx in range(inner.stop, kernel_width):
-            _channel_steps(spec, source, [start(ky, kx)], position + kx, step, _Guard(x, kx))
+        guarded(range(inner.stop, kernel_width))
 
 
 def _inner_kernel_columns(spec: ConvolutionSpec, x: Expr) -> range:

@@ -149,7 +149,7 @@ def _pixel_sums(spec: ConvolutionSpec, sums: emit.Registers, column: int, vector
 
 def _prefetch_outputs(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile) -> None:
     """Ask for what the epilogue will touch, a k loop ahead."""
-    row, width = tile.row, tile.vectors * spec.lanes // spec.pixels_together
+    row, width = tile.row, spec.channels(tile.vectors)
     for name, image, start in (("residual", spec.residual, row.residual), ("target", spec.target, row.target)):
         if image is not None and name in spec.prefetch and not (spec.in_place and name == "residual"):
             for column in range(spec.tile.rows):
@@ -169,7 +169,7 @@ def _prefetch_caches(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile
     channel = spec.first_channel(tile.panel)
     if spec.tap is not None and not _beyond(channel, spec.tap.pixel):
         with emit.when_unsure(channel < spec.tap.pixel):
-            for offset in _lines(rows, spec.tap.pixel, spec.panel_channels):
+            for offset in _lines(rows, spec.tap.pixel, spec.channels(spec.tile.vectors)):
                 emit.prefetch(buffers["tap"], row.tap + x * spec.tap.pixel + channel + offset, to_write=True)
     if spec.cache is not None and not _beyond(channel, 1):
         pixel = spec.strides[1] * spec.cache.pixel
