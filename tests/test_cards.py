@@ -150,7 +150,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ('"mobilenet-v2"', "2", "backbone is 2, expected text"),
         ('[network]\nbackbone = "mobilenet-v2"\nclasses = 3', "network = 1", "network: expected a table, found 1"),
         ("[network]", 'labels = ["a", "b", "c"]\n[network]', "name a file with labels_file"),
-        ("[network]", 'labels_file = "none.txt"\n[network]', "none.txt cannot be read"),
+        ("[network]", 'labels_file = "none.txt"\n[network]', "none.txt: cannot be read (No such file or directory)"),
         ("[network]", "[preprocess]\nmean = 0.5\n[network]", "mean is 0.5, expected a list"),
         ("[network]", '[preprocess]\nmean = [0.5, 0.5, "x"]\n[network]', "mean[2] is 'x', expected a number"),
         ("[network]", "[preprocess]\nstd = [1, 1, 0]\n[network]", "std must be positive"),
@@ -205,6 +205,26 @@ def test_labels_keep_their_words_and_lose_their_line_ends(tmp_path: Path) -> Non
     (tmp_path / "three.txt").write_bytes("Thumb Up\r\nPouce levé\r\nno, really\r\n".encode())
     path = write(tmp_path, MODEL.replace("[network]", 'labels_file = "three.txt"\n[network]'))
     assert load_model(path).labels == ("Thumb Up", "Pouce levé", "no, really")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_card_or_a_label(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "three.txt").write_bytes(mark + b"Doing other things\r\nDrumming Fingers\r\nNo gesture\r\n")
+    text = MODEL.replace("[network]", 'labels_file = "three.txt"\n[network]')
+    (tmp_path / "mine.toml").write_bytes(mark + text.encode())
+    assert load_model(tmp_path / "mine.toml").labels == ("Doing other things", "Drumming Fingers", "No gesture")
+    (tmp_path / "board.toml").write_bytes(mark + TARGET.encode())
+    assert load_target(tmp_path / "board.toml").cpu.cpu == "cortex-a72"
+
+
+def test_labels_that_are_not_utf8_are_refused_naming_card_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "three.txt").write_bytes("one\nPouce levé\nthree\n".encode("latin-1"))
+    path = write(tmp_path, MODEL.replace("[network]", 'labels_file = "three.txt"\n[network]'))
+    with pytest.raises(CardError) as caught:
+        load_model(path)
+    assert str(caught.value).startswith(
+        f"{path}: labels_file {tmp_path / 'three.txt'}: is not UTF-8 (byte 0xe9 in line 2)"
+    )
 
 
 def test_a_model_card_survives_the_round_trip_through_a_table() -> None:

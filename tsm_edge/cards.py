@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import re
 import sys
 import typing
@@ -23,7 +24,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from tsm_edge.errors import CardError, unknown_name
+from tsm_edge.errors import CardError, TextFileError, unknown_name
+from tsm_edge.files import read_text
 
 BACKBONES = (
     "mobilenet-v2",
@@ -379,7 +381,7 @@ def _card_path(kind: str, noun: str, name: str | Path) -> Path:
     text = str(name)
     if text.endswith(".toml") or "/" in text:
         path = Path(text)
-        if not path.is_file():
+        if not os.path.isfile(path):  # also where the name is too long to be one
             raise CardError(f"{noun} card {text}: no such file", f"see the shipped ones with: tsm-edge {kind}")
         return path
     if text not in _card_names(kind):
@@ -389,17 +391,25 @@ def _card_path(kind: str, noun: str, name: str | Path) -> Path:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CardError(f"{path}: not a readable TOML file ({error})") from None
+        table: dict[str, Any] = tomllib.loads(read_text(path))
+    except TextFileError as error:
+        raise CardError(error.problem, error.hint) from None
+    # ValueError: also a number of thousands of digits; RecursionError: thousands of brackets.
+    except (ValueError, RecursionError) as error:
+        raise CardError(
+            f"{path}: not a readable TOML file ({error})", "correct it; toml.io explains the format"
+        ) from None
     return table
 
 
 def _read_labels(path: Path, card: Path) -> list[str]:
+    """Read a label file: one class a line, empty lines left out."""
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CardError(f"{card}: labels_file {path} cannot be read ({error})") from None
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise TextFileError(f"{path}: is not a file", "name a text file with one class a line")
+        lines = read_text(path).splitlines()
+    except TextFileError as error:
+        raise CardError(f"{card}: labels_file {error.problem}", error.hint) from None
     return [line.strip() for line in lines if line.strip()]
 
 

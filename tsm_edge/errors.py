@@ -29,6 +29,10 @@ class TsmEdgeError(Exception):
         super().__init__(f"{problem}; {hint}" if hint else problem)
 
 
+class TextFileError(TsmEdgeError):
+    """A text that a person edits (a card, labels, a key) cannot be read."""
+
+
 class CardError(TsmEdgeError):
     """A model or target card is unknown, malformed or inconsistent."""
 
