@@ -1,0 +1,1 @@
+"""One module a target; see :mod:`benchmarks.fuzz`."""

@@ -1,0 +1,187 @@
+"""ONNX files: small valid ones with their bytes or their protobuf fields changed, through the compiler's front end.
+
+What is accepted is lowered to kernels; for one input in sixteen machine code is generated, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime  # noqa: F401 - imported before memory is limited
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from tsm_edge.cards import load_target
+from tsm_edge.compile.codegen import build_kernels, write_kernels
+from tsm_edge.compile.graph import load_onnx
+from tsm_edge.compile.layers import fuse
+from tsm_edge.compile.lower import lower
+from tsm_edge.compile.memory_plan import plan_memory
+from tsm_edge.onnx_metadata import read_metadata
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests"))
+from onnx_graphs import GraphBuilder, small_network
+
+name = "onnx"
+
+CODE_OF_ONE_IN = 16
+CARD = load_target("x86-64-v3")
+INTEGERS = (0, 1, -1, 2, -5, 7, 255, 2**31 - 1, 2**31, -(2**31), 2**40, 2**62, -(2**63))
+FLOATS = (0.0, -1.0, math.nan, math.inf, -math.inf, 3e38, 1e-45)
+TEXTS = ("", "\0", "../../../evil", "/etc/passwd", "%s%n", "a" * 5000, "\N{SNOWMAN}", "ai.onnx.ml", "com.microsoft")
+FOREIGN = {f"shift_{index}": f"in.{index}" for index in range(3)} | {
+    f"shift_{index}_next": f"out.{index}" for index in range(3)
+}
+OPERATORS = tuple(sorted({schema.name for schema in onnx.defs.get_all_schemas()}))
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file's content, and whether machine code is made of it."""
+
+    data: bytes
+    code: bool
+
+
+def make(seed: int) -> Given:
+    """A changed model."""
+    chance = random.Random(seed)
+    model = chance.choice(_models())
+    if chance.random() < 0.3:
+        data = _damaged(model.SerializeToString(), chance)
+    else:
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        for _ in range(chance.choice((1, 1, 1, 2, 3))):
+            _change_a_field(changed, chance)
+        data = changed.SerializePartialToString()
+    return Given(data, code=seed % CODE_OF_ONE_IN == 0)
+
+
+def run(given: Given) -> None:
+    """Read, fuse and lower, as ``tsm-edge compile --onnx`` does."""
+    path = Path("out") / "model.onnx"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(given.data)
+    read_metadata(path)
+    graph = load_onnx(path)
+    program = lower(graph, fuse(graph), CARD.cpu)
+    plan_memory(program.workspace)
+    if given.code:
+        build_kernels(write_kernels(program), CARD.cpu)
+
+
+@functools.cache
+def _models() -> tuple[onnx.ModelProto, ...]:
+    return (small_network(), small_network(names=FOREIGN), _others(20), _others(13))
+
+
+def _others(opset: int) -> onnx.ModelProto:
+    """Operators the fallback compiles, and element-wise ones."""
+    graph = GraphBuilder(10, 12, opset=opset)
+    x = graph.conv(graph.frame, 8, 3, 2)
+    x = graph.node("Sigmoid", [graph.shift(x, 2)], graph.shapes[x])
+    x = graph.node("AveragePool", [x], graph.shapes[x], kernel_shape=[3, 3], pads=[1] * 4)
+    x = graph.node("Softmax", [x], graph.shapes[x], axis=1)
+    x = graph.node("Pad", [x, graph.constant([0, 0, 1, 1, 0, 0, 1, 1], "int64")], (1, 8, 7, 8))
+    x = graph.node("Reshape", [x, graph.constant([1, 8, 8, 7], "int64")], (1, 8, 8, 7))
+    x = graph.node("Transpose", [x], (1, 7, 8, 8), perm=[0, 3, 1, 2])
+    return graph.model(graph.head(x, 3))
+
+
+def _damaged(data: bytes, chance: random.Random) -> bytes:
+    found = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 5, 20))):
+        start = chance.randrange(len(found) + 1)
+        length = min(len(found) - start, chance.choice((1, 2, 8, 100)))
+        match chance.randrange(5):
+            case 0:
+                found[start : start + length] = chance.randbytes(length)
+            case 1:
+                del found[start : start + length]
+            case 2:
+                found[start:start] = found[start : start + length]
+            case 3 if length:
+                found[start] ^= 1 << chance.randrange(8)
+            case _ if chance.random() < 0.2:
+                del found[start:]
+    return bytes(found)
+
+
+def _change_a_field(model: onnx.ModelProto, chance: random.Random) -> None:
+    """Change one field of one message, all messages being equally likely but for weights, which are many."""
+    messages: list[Message] = []
+    _collect(model, messages)
+    message = chance.choice(messages)
+    # Mostly a field that is there: another would seldom get beyond the first check.
+    there = [field for field, _ in message.ListFields()]
+    field = chance.choice(there if there and chance.random() < 0.8 else message.DESCRIPTOR.fields)
+    if field.is_repeated:
+        _change_list(getattr(message, field.name), field, model, chance)
+    elif field.type == FieldDescriptor.TYPE_MESSAGE:
+        if chance.random() < 0.5:
+            message.ClearField(field.name)
+        else:
+            getattr(message, field.name).SetInParent()
+    else:
+        setattr(message, field.name, _value(field, getattr(message, field.name), model, chance))
+
+
+def _collect(message: Message, found: list[Message]) -> None:
+    found.append(message)
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            for item in value if field.is_repeated else [value]:
+                _collect(item, found)
+
+
+def _change_list(items: Any, field: Any, model: onnx.ModelProto, chance: random.Random) -> None:
+    position = chance.randrange(len(items)) if len(items) else 0
+    is_message = field.type == FieldDescriptor.TYPE_MESSAGE
+    match chance.randrange(4):
+        case 0 if len(items):
+            del items[position]
+        case 1 if len(items):
+            items.append(items[position])
+        case 2 if len(items) > 1 and not is_message:
+            other = chance.randrange(len(items))
+            items[position], items[other] = items[other], items[position]
+        case _ if is_message:
+            items.add()
+        case _ if len(items):
+            items[position] = _value(field, items[position], model, chance)
+        case _:
+            items.append(_value(field, field.default_value or None, model, chance))
+
+
+def _value(field: Any, now: Any, model: onnx.ModelProto, chance: random.Random) -> Any:
+    """Another value for a field."""
+    kind = field.cpp_type
+    if kind == FieldDescriptor.CPPTYPE_STRING:
+        if field.type == FieldDescriptor.TYPE_BYTES:
+            return _damaged(now, chance) if now else chance.randbytes(chance.choice((0, 1, 4, 64)))
+        return chance.choice((*TEXTS, *_names(model), *chance.sample(OPERATORS, 20)))
+    if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
+        return chance.choice(FLOATS)
+    if kind == FieldDescriptor.CPPTYPE_ENUM:
+        return chance.choice(field.enum_type.values).number
+    bits = 32 if kind in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_UINT32) else 64
+    low, high = (0, 2**bits) if "UINT" in _KINDS[kind] else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    return chance.choice([value for value in (*INTEGERS, (now or 0) + 1, (now or 0) - 1) if low <= value < high])
+
+
+_KINDS: dict[int, str] = {
+    getattr(FieldDescriptor, key): key for key in dir(FieldDescriptor) if key.startswith("CPPTYPE_")
+}
+
+
+def _names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of all tensors."""
+    return tuple(dict.fromkeys(output for node in model.graph.node for output in (*node.input, *node.output)))
