@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import struct
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tsm_edge import machine
+from tsm_edge.cards import load_target
+from tsm_edge.manifest import TargetInfo
 
 
 @pytest.mark.parametrize(
@@ -44,12 +47,50 @@ def test_elf_architecture() -> None:
     assert machine.elf_architecture(b"\x7fELF") is None
 
 
-def test_missing_features(tmp_path: Path) -> None:
+PI_ZERO = "half thumb fastmult vfp edsp java tls"
+PI_2 = "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm"
+PI_3_32_BIT = f"{PI_2} crc32"
+PI_4 = "fp asimd evtstrm crc32 cpuid"
+PI_5 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+HASWELL = "fpu avx2 fma bmi2 f16c"
+
+
+@pytest.mark.parametrize(
+    ("card", "flags", "missing"),
+    [
+        ("x86-64-v3", HASWELL, []),
+        ("x86-64-v4", HASWELL, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"]),
+        ("x86-64-v4", "", []),
+        ("raspberry-pi-3-32bit", PI_ZERO, ["neon", "vfpv4", "crc32"]),
+        ("raspberry-pi-4-32bit", PI_2, ["crc32"]),
+        ("raspberry-pi-3-32bit", PI_3_32_BIT, []),
+        ("raspberry-pi-3-32bit", PI_4, []),  # a 64-bit kernel under a 32-bit system
+        ("raspberry-pi-3-32bit", "", []),
+        ("raspberry-pi-4", PI_4, []),
+        ("raspberry-pi-5", PI_4, ["atomics", "fphp"]),
+        ("raspberry-pi-5", PI_5, []),
+        ("android-pixel-1", "fp asimd aes pmull sha1 sha2 crc32", []),
+    ],
+)
+def test_missing_features(card: str, flags: str, missing: list[str], tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 fma bmi2 f16c\n\nprocessor\t: 1\n")
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
+    assert machine.missing_features(target(card), machine.cpu_flags(tmp_path)) == missing
+
+
+def test_features_beyond_the_cpus_own() -> None:
+    native = dataclasses.replace(target("raspberry-pi-5"), cpu="generic", features=("+neon", "+dotprod", "+fullfp16"))
+    assert machine.missing_features(native, PI_5.split()) == []
+    assert machine.missing_features(native, PI_4.split()) == ["asimddp", "fphp"]
+
+
+def test_an_old_arm_is_known_by_its_name_where_cpuinfo_is_hidden(tmp_path: Path) -> None:
     flags = machine.cpu_flags(tmp_path)
-    assert flags == ("fpu", "avx2", "fma", "bmi2", "f16c")
-    assert machine.missing_features("x86-64-v3", flags) == []
-    assert machine.missing_features("x86-64-v4", flags)[0] == "avx512f"
-    assert machine.missing_features("cortex-a72", flags) == []
-    assert machine.missing_features("x86-64-v4", machine.cpu_flags(tmp_path / "nowhere")) == []
+    assert machine.missing_features(target("raspberry-pi-3-32bit"), flags, "armv6l")[0] == "neon"
+    assert machine.missing_features(target("raspberry-pi-3-32bit"), flags, "armv7l") == []
+
+
+def target(card: str) -> TargetInfo:
+    found = load_target(card)
+    cpu = found.cpu
+    return TargetInfo(found.name, "", found.device, cpu.triple, cpu.cpu, found.libc, cpu.features, cpu.vector_lanes)

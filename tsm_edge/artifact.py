@@ -153,7 +153,7 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
     hint = "compile for this machine with: tsm-edge compile --target native"
     if here != wanted:
         raise ArtifactError(f"{artifact.path}: compiled for {target.name} ({wanted}), this machine is {here}", hint)
-    missing = missing_features(target.cpu, cpu_flags())
+    missing = missing_features(target, cpu_flags())
     if missing:
         raise ArtifactError(
             f"{artifact.path}: compiled for {target.name} ({target.cpu}), this CPU lacks {', '.join(missing)}", hint

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tsm_edge.cards import CpuSpec
 from tsm_edge.errors import CardError
+from tsm_edge.machine import ARM_FEATURES
 
 # Levels of the x86-64 psABI by the names /proc/cpuinfo has for their features, best first.
 _X86_V2 = frozenset({"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"})
@@ -36,16 +37,6 @@ _X86_LEVELS = (
     _X86Level("x86-64-v2", _X86_V2, 4, 16),
     _X86Level("x86-64", frozenset(), 4, 16),
 )
-
-# /proc/cpuinfo name -> LLVM feature, of those that matter to the kernels.
-_ARM_FEATURES = {
-    "asimd": "+neon",
-    "asimddp": "+dotprod",
-    "fphp": "+fullfp16",
-    "i8mm": "+i8mm",
-    "bf16": "+bf16",
-}
-
 
 @dataclass(frozen=True)
 class _ArmCore:
@@ -170,7 +161,7 @@ def _arm_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> C
     return CpuSpec(
         triple="aarch64-unknown-linux-gnu",
         cpu="generic",
-        features=tuple(llvm for name, llvm in _ARM_FEATURES.items() if name in features),
+        features=tuple(llvm for name, llvm in ARM_FEATURES.items() if name in features),
         vector_lanes=4,
         vector_registers=32,
         l1d_kib=caches.get(1, core.l1d_kib),

@@ -7,12 +7,43 @@ import struct
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# What each x86-64 level adds that a kernel would trap on (x86-64 psABI), as /proc/cpuinfo spells it.
-_LEVEL_FLAGS = {
-    "x86-64-v2": ("sse4_1", "sse4_2", "ssse3", "popcnt"),
-    "x86-64-v3": ("avx2", "fma", "bmi2", "f16c"),
-    "x86-64-v4": ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"),
+if TYPE_CHECKING:
+    from tsm_edge.manifest import TargetInfo
+
+# /proc/cpuinfo of 64-bit Arm -> LLVM feature, of those that matter to the kernels.
+ARM_FEATURES = {
+    "asimd": "+neon",
+    "asimddp": "+dotprod",
+    "fphp": "+fullfp16",
+    "i8mm": "+i8mm",
+    "bf16": "+bf16",
+}
+
+# What code for an LLVM CPU traps without, as /proc/cpuinfo spells it.
+_ARMV8_2 = ("asimd", "atomics", "fphp")
+_ARMV7_FMA, _ARMV8_32_BIT = ("neon", "vfpv4"), ("neon", "vfpv4", "crc32")
+_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+    # What each level adds (x86-64 psABI).
+    "x86_64": {
+        "x86-64-v2": ("sse4_1", "sse4_2", "ssse3", "popcnt"),
+        "x86-64-v3": ("avx2", "fma", "bmi2", "f16c"),
+        "x86-64-v4": ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"),
+    },
+    "aarch64": dict.fromkeys(
+        ("cortex-a55", "cortex-a75", "cortex-a76", "cortex-a77", "cortex-a78", "neoverse-n1"), _ARMV8_2
+    ),
+    # A 32-bit kernel calls an Armv8 core Armv7; what tells them apart is crc32, which every Armv8 core here has.
+    "arm": {
+        **dict.fromkeys(("cortex-a7", "cortex-a15", "cortex-a17"), _ARMV7_FMA),
+        **dict.fromkeys(("cortex-a35", "cortex-a53", "cortex-a55", "cortex-a57"), _ARMV8_32_BIT),
+        **dict.fromkeys(("cortex-a72", "cortex-a73", "cortex-a75", "cortex-a76"), _ARMV8_32_BIT),
+    },
+}
+_NEEDS_OF_FEATURES: dict[str, dict[str, str]] = {
+    "aarch64": {feature: flag for flag, feature in ARM_FEATURES.items()},
+    "arm": {"+neon": "neon", "+vfp4": "vfpv4", "+crc": "crc32"},
 }
 _ELF_MACHINES = {3: "i686", 40: "arm", 62: "x86_64", 183: "aarch64"}  # e_machine of the ELF specification
 _32_BIT = {"aarch64": "arm", "x86_64": "i686"}
@@ -60,6 +91,28 @@ def cpu_flags(root: Path = Path("/")) -> tuple[str, ...]:
     return tuple(line.partition(":")[2].split())
 
 
-def missing_features(cpu: str, flags: Collection[str]) -> list[str]:
-    """What an LLVM CPU name asks for that is not among ``flags``; empty when nothing is known of either."""
-    return [flag for flag in _LEVEL_FLAGS.get(cpu, ()) if flags and flag not in flags]
+def missing_features(target: TargetInfo, flags: Collection[str], machine: str = "") -> list[str]:
+    """What a target's code needs that a CPU does not have.
+
+    Parameters
+    ----------
+    target : TargetInfo
+    flags : collection of str
+        The features ``/proc/cpuinfo`` lists; empty: not known.
+    machine : str, optional
+        What ``uname -m`` says; its Arm version tells something where the features are not known.
+
+    Returns
+    -------
+    list of str
+        As ``/proc/cpuinfo`` spells them; empty where nothing is known.
+    """
+    family = architecture(target.triple)
+    of_feature = _NEEDS_OF_FEATURES.get(family, {})
+    needs = [*_NEEDS.get(family, {}).get(target.cpu, ())]
+    needs += [of_feature[feature] for feature in target.features if feature in of_feature]
+    has = set(flags)
+    if family == "arm" and "asimd" in has:  # a 64-bit kernel's names for what it has in 32-bit state, too
+        has |= {"neon", "vfpv4"}
+    known = bool(has) or machine.startswith(("armv4", "armv5", "armv6"))
+    return [flag for flag in dict.fromkeys(needs) if known and flag not in has]

@@ -20,7 +20,7 @@ from artifacts import compile_onnx
 from background import Background
 from onnx_graphs import small_network
 
-from tsm_edge.cards import TargetCard
+from tsm_edge.cards import TargetCard, load_target
 
 RUNNER_PASSES = '#!/bin/sh\n[ "$1" = verify ] && [ -f golden.bin ] && echo \'{"passed": true}\'\n'
 
@@ -141,6 +141,13 @@ def with_runner(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) ->
 def model(with_runner: Path, tmp_path: Path) -> Path:
     """A copy of it, to be changed."""
     return Path(shutil.copytree(with_runner, tmp_path / "gestures"))
+
+
+@pytest.fixture(scope="session")
+def for_32_bit_arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled model for a Raspberry Pi 3 with a 32-bit system; no runner."""
+    folder = tmp_path_factory.mktemp("deploy-arm")
+    return compile_onnx(small_network(), folder / "gestures", load_target("raspberry-pi-3-32bit")).path
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,21 @@ def test_another_machine_is_refused_before_anything_is_written(over_ssh: Callabl
     assert list(board.home.iterdir()) == []
 
 
+def test_an_arm_board_without_neon_is_refused_with_and_without_verifying(
+    run_program: RunProgram, board: Any, for_32_bit_arm: Path
+) -> None:
+    board.add_program("uname", "echo armv6l")
+    board.add_program("grep", "echo 'Features : half thumb fastmult vfp edsp java tls'")
+    for options in ([], ["--no-verify"]):
+        problem = refusal(
+            run_program("deploy", str(for_32_bit_arm), "board", "--ssh-config", str(board.config), *options)
+        )
+        assert problem.startswith(
+            "board: the model is compiled for raspberry-pi-3-32bit (cortex-a53), its CPU lacks neon, vfpv4, crc32; "
+        )
+    assert list(board.home.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("host", "message"),
     [

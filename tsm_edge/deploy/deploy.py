@@ -217,7 +217,7 @@ def _check_machine(name: str, answers: dict[str, str], target: TargetInfo) -> st
     if android != ("android" in target.triple):
         system = "Android" if android else "not Android"
         raise DeployError(f"{name} is {system}, the model is compiled for {target.name}", hint)
-    lacking = missing_features(target.cpu, answers.get("flags", "").partition(":")[2].split())
+    lacking = missing_features(target, answers.get("flags", "").partition(":")[2].split(), answers["machine"])
     if lacking:
         raise DeployError(
             f"{name}: the model is compiled for {target.name} ({target.cpu}), its CPU lacks {', '.join(lacking)}", hint

@@ -146,7 +146,7 @@ class Device:
         hint = f"compile for it with: tsm-edge compile --target T (the targets: tsm-edge targets), T for {found}"
         if found is not None and found != wanted:
             raise RpcError(f"{self.name} is {found}, the model is compiled for {target.name} ({wanted})", hint)
-        lacking = missing_features(target.cpu, self.info.flags)
+        lacking = missing_features(target, self.info.flags)
         if lacking:
             raise RpcError(
                 f"{self.name}: the model is compiled for {target.name} ({target.cpu}), its CPU lacks "
