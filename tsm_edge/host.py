@@ -38,6 +38,7 @@ _X86_LEVELS = (
     _X86Level("x86-64", frozenset(), 4, 16),
 )
 
+
 @dataclass(frozen=True)
 class _ArmCore:
     """A core Arm designed: 128-bit FMLA a cycle, whether it runs in order, the caches boards have it with."""

@@ -36,7 +36,8 @@ class Board:
     programs : Path
         First in ``PATH`` of sessions: what stands in for the device's programs.
     config : Path
-        For ``ssh -F``; ``board`` is the board, over one connection for all tests, ``board-anew`` without that.
+        For ``ssh -F``; ``board`` is the board, over one connection for all tests, ``board-anew`` without that,
+        ``board-by-number`` without the port.
     """
 
     home: Path
@@ -107,6 +108,9 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Sshd]:
         f"Host {name}\nIdentityFile {folder / key}\nUserKnownHostsFile {folder / known}\n{common}"
         for name, (key, known) in hosts.items()
     ]
+    # Its port is for the tests to give.
+    by_number = common.replace(f"Port {port}\n", "")
+    blocks.append(f"Host board-by-number\nIdentityFile {folder}/user\nUserKnownHostsFile {folder}/known\n{by_number}")
     blocks.append("Host off\nHostName 127.0.0.1\nPort 1\n")
     # A connection takes most of a second on a busy machine; the path of its socket must be short.
     sockets = tempfile.mkdtemp(prefix="tsm-")
@@ -187,9 +191,14 @@ echo "$*" | head -n 1 | cut -c 1-120 >> $root/calls
 [ "$1" = -s ] && { serial=$2; shift 2; }
 case "$1" in
 devices)
+  [ -f $root/refuses ] && { echo "error: cannot connect to daemon at $ADB_SERVER_SOCKET" >&2; exit 1; }
   echo "List of devices attached"
   cat $root/devices
   echo
+  ;;
+get-serialno)
+  [ "$serial" = model:Pixel_8 ] || { echo "error: device '$serial' not found" >&2; exit 1; }
+  echo emulator-5554
   ;;
 shell)
   # The shell of a device, which reports exit codes as that of Android 6 and older does: not at all.
@@ -212,6 +221,11 @@ def adb(tmp_path: Path, program_environment: dict[str, str]) -> Adb:
         folder.mkdir(parents=True)
     (bin_folder / "adb").write_text(_ADB.replace("ROOT", shlex.quote(str(root))))
     (bin_folder / "adb").chmod(0o755)
-    stand_in = Adb(root, {**program_environment, "PATH": f"{bin_folder}:{os.environ['PATH']}"})
+    known = {
+        name: value
+        for name, value in program_environment.items()
+        if name not in ("ANDROID_SERIAL", "ADB_SERVER_SOCKET")
+    }
+    stand_in = Adb(root, {**known, "PATH": f"{bin_folder}:{os.environ['PATH']}"})
     stand_in.set_devices("emulator-5554\tdevice")
     return stand_in

@@ -15,9 +15,6 @@ from typing import Any
 import pytest
 from conftest import RunProgram
 
-from tsm_edge.deploy.ssh import SshDestination, parse_destination
-from tsm_edge.errors import DeployError
-
 Json = dict[str, Any]
 Result = subprocess.CompletedProcess[str]
 NAMES = ["golden.bin", "manifest.json", "model.so", "tsm-runner", "tsm_edge.h"]
@@ -155,6 +152,19 @@ def test_one_line_for_every_way_not_to_get_in(over_ssh: Callable[..., Result], h
     assert refusal(over_ssh(to=host)).startswith(message)
 
 
+def test_a_port_is_given_in_a_url(over_ssh: Callable[..., Result], board: Any, model: Path) -> None:
+    port = int(re.search(r"^Port (\d+)$", board.config.read_text(), re.MULTILINE)[1])  # type: ignore[index]
+    folder = board.home / "of the port"
+    report = told(over_ssh("--json", to=f"ssh://board-by-number:{port}/~/of%20the%20port"))
+    assert (report["device"], report["folder"]) == (f"board-by-number, port {port}", "of the port")
+    assert content(folder) == expected(model)
+    problem = refusal(over_ssh(to="ssh://board-by-number:1"))
+    assert problem.startswith("board-by-number, port 1 cannot be reached (")
+    problem = refusal(over_ssh(to=f"board-by-number:{port}"))
+    assert problem.endswith(f"for the port: ssh://board-by-number:{port}, for the folder: board-by-number:./{port}")
+    assert [path.name for path in board.home.iterdir()] == [folder.name]
+
+
 def test_folders_that_cannot_be_used(over_ssh: Callable[..., Result], board: Any) -> None:
     (board.home / "file").touch()
     assert "board: file/below cannot be written (mkdir: " in refusal(over_ssh(to="board:file/below"))
@@ -225,10 +235,21 @@ def test_over_adb(run_program: RunProgram, adb: Any, model: Path) -> None:
     [
         ([], [], "adb has no Android device; plug one in, and turn on USB debugging in its developer options"),
         (["a\tdevice", "b\toffline"], [], "adb has 2 devices: a (device), b (offline); choose one with: --adb SERIAL"),
-        (["a\tdevice"], ["b"], "no Android device 'b', adb has: a (device); look with: adb devices"),
+        (["a\tdevice"], ["b"], "no Android device 'b' (--adb), adb has: a (device); look with: adb devices"),
         (["a\tunauthorized"], [], "Android device a does not trust this machine; unlock it and accept its question"),
         (["a\toffline"], [], "Android device a is not ready (offline); plug it in again"),
-        (["a\tno permissions (missing udev rules?)"], ["a"], "Android device a is not ready (no permissions (missing"),
+        (
+            [
+                "a\tno permissions (user in plugdev group; are your udev rules wrong?); see [http://developer.android.com]"
+            ],
+            [],
+            "Android device a: your user may not open its USB device (adb: no permissions); let your user in with ",
+        ),
+        (
+            ["a\trecovery"],
+            [],
+            "Android device a is in recovery mode, expected Android to run; start it with: adb reboot",
+        ),
     ],
 )
 def test_android_devices_that_cannot_be_used(
@@ -237,7 +258,34 @@ def test_android_devices_that_cannot_be_used(
     adb.set_devices(*devices)
     problem = refusal(run_program("deploy", str(model), "--adb", *serial, env=adb.environment))
     assert problem.startswith(message)
-    assert adb.calls == ["devices"]
+    assert adb.calls[0] == "devices"
+    assert adb.calls[1:] in ([], ["-s b get-serialno"])
+
+
+def test_the_android_device_is_the_one_adb_would_take(run_program: RunProgram, adb: Any, model: Path) -> None:
+    absent = {**adb.environment, "ANDROID_SERIAL": "absent"}
+    assert refusal(run_program("deploy", str(model), "--adb", env=absent)).startswith(
+        "no Android device 'absent' (ANDROID_SERIAL), adb has: emulator-5554 (device); "
+    )
+    adb.set_devices("emulator-5554\tdevice", "other\tdevice")
+    present = {**adb.environment, "ANDROID_SERIAL": "emulator-5554"}
+    assert told(run_program("deploy", str(model), "--json", "--adb", env=present))["device"].endswith("emulator-5554")
+    dry = run_program("deploy", str(model), "--dry-run", "--adb", env=absent).stdout
+    assert "adb -s absent push " in dry
+    # An option goes before the environment, and adb knows devices by more than their serials.
+    by_model = run_program("deploy", str(model), "--json", "--adb", "model:Pixel_8", env=absent)
+    assert told(by_model)["device"] == "Android device emulator-5554"
+    assert "-s model:Pixel_8 get-serialno" in adb.calls
+    assert not any(call.startswith(("-s absent shell", "-s absent push", "-s other")) for call in adb.calls)
+
+
+def test_the_adb_server_elsewhere_is_named_when_it_is_not_there(run_program: RunProgram, adb: Any, model: Path) -> None:
+    (adb.root / "refuses").touch()
+    elsewhere = {**adb.environment, "ADB_SERVER_SOCKET": "tcp:lab:5037"}
+    assert refusal(run_program("deploy", str(model), "--adb", env=elsewhere)) == (
+        "adb devices failed (error: cannot connect to daemon at tcp:lab:5037); "
+        "check that the server is there: ADB_SERVER_SOCKET=tcp:lab:5037"
+    )
 
 
 def test_android_failures(run_program: RunProgram, adb: Any, model: Path) -> None:
@@ -265,6 +313,9 @@ def test_wrong_arguments(run_program: RunProgram, model: Path, tmp_path: Path) -
     assert refusal(run_program("deploy", str(model))).startswith(f"{model} is a folder here: expected a destination")
     assert refusal(run_program("deploy", str(model), "board", "--adb")).startswith("expected one destination: ")
     assert refusal(run_program("deploy", str(model), "--bundle", "a.tar.gz", "--adb")).startswith("expected one dest")
+    assert refusal(run_program("deploy", "--adb", str(model))).startswith(
+        f"--adb {model}: a folder, expected a serial; write: tsm-edge deploy {model} --adb"
+    )
     assert "is not a destination, expected [USER@]HOST[:PATH]" in refusal(
         run_program("deploy", str(model), "--", "-oX")
     )
@@ -272,33 +323,6 @@ def test_wrong_arguments(run_program: RunProgram, model: Path, tmp_path: Path) -
     assert missing.startswith(f"{tmp_path}/none: no such directory, expected a compiled artifact")
     (model / "model.so").write_bytes(b"changed")
     assert "does not match its manifest" in refusal(run_program("deploy", str(model), "board"))
-
-
-@pytest.mark.parametrize(
-    ("text", "destination"),
-    [
-        ("pi", SshDestination("pi")),
-        ("pi@10.0.0.2:", SshDestination("pi@10.0.0.2")),
-        ("pi@board:/opt/a b", SshDestination("pi@board", "/opt/a b")),
-        ("pi@board:~/models/x", SshDestination("pi@board", "models/x")),
-        ("pi@[fe80::1]:x", SshDestination("pi@fe80::1", "x")),
-        ("[::1]", SshDestination("::1")),
-        ("pi@board:~root/x", None),
-        ("-oProxyCommand=x", None),
-        ("@board", None),
-        ("pi@", None),
-        ("", None),
-        ("[::1", None),
-        ("my board:x", None),
-        ("board:x\ny", None),
-    ],
-)
-def test_destinations(text: str, destination: SshDestination | None) -> None:
-    if destination is not None:
-        assert parse_destination(text) == destination
-    else:
-        with pytest.raises(DeployError):
-            parse_destination(text)
 
 
 def replace_runner(model: Path, script: str) -> None:

@@ -133,7 +133,9 @@ def test_a_model_for_another_architecture_is_refused_before_anything_is_sent(
 def test_a_cpu_that_lacks_something_is_refused(
     ours: Place, small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_module, "missing_features", lambda target, flags: [target.cpu] if "sse2" in flags else [])
+    monkeypatch.setattr(
+        device_module, "missing_features", lambda target, flags: [target.cpu] if "sse2" in flags else []
+    )
     with pytest.raises(RpcError, match=r"its CPU lacks x86-64-v9; compile for it"):
         RemoteSession(for_target(small_artifact, cpu="x86-64-v9"), ours, limits=LIMITS)
 

@@ -39,7 +39,9 @@ def command(
 
     With USER@HOST your own ssh is used: its keys, agent and configuration. Only files that are not there yet are
     copied; they are checked by hash and become visible all at once. PATH is relative to the home folder
-    [tsm-edge/NAME]. DIR: by default the artifact compiled last below ./out. Exit code 1 when verifying there fails.
+    [tsm-edge/NAME]. With a port: ssh://USER@HOST:PORT, after it /~/PATH. With --adb the device is SERIAL, else that of
+    ANDROID_SERIAL, else the only one. DIR: by default the artifact compiled last below ./out. Exit code 1 when
+    verifying there fails.
     """
     way = [adb is not None, bundle is not None]
     remote = not any(way)
@@ -49,16 +51,18 @@ def command(
         raise click.UsageError("expected a destination: USER@HOST[:PATH], --adb [SERIAL] or --bundle FILE", ctx)
     if remote and len(words) == 1 and Path(words[0]).is_dir():
         raise click.UsageError(f"{words[0]} is a folder here: expected a destination after it, USER@HOST[:PATH]", ctx)
+    if adb and Path(adb).is_dir():
+        raise click.UsageError(f"--adb {adb}: a folder, expected a serial; write: tsm-edge deploy {adb} --adb", ctx)
     folders = words[:-1] if remote else words
     path = chosen_artifact(Path(folders[0]) if folders else None)
     if bundle is not None:
         _bundle(path, bundle, dry_run, as_json)
         return
-    from tsm_edge.deploy.adb import AdbDestination
+    from tsm_edge.deploy.adb import adb_destination
     from tsm_edge.deploy.deploy import DeployRequest
-    from tsm_edge.deploy.ssh import parse_destination
+    from tsm_edge.deploy.destination import parse_destination
 
-    destination = AdbDestination(adb) if adb is not None else parse_destination(words[-1], ssh_config)
+    destination = adb_destination(adb) if adb is not None else parse_destination(words[-1], ssh_config)
     _deploy(ctx, DeployRequest(path, destination, not no_verify), dry_run, as_json)
 
 

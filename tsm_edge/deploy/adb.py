@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tsm_edge.deploy.files import DeployFile
@@ -15,6 +16,13 @@ from tsm_edge.errors import DeployError
 _FOLDER = "/data/local/tmp/tsm-edge"
 _CHECK_S = 20.0
 _INSTALL = "install Android's platform tools, for example with: apt-get install adb"
+_SERIAL = "ANDROID_SERIAL"
+# With these adb asks a server elsewhere which devices there are.
+_SERVER = ("ADB_SERVER_SOCKET", "ANDROID_ADB_SERVER_ADDRESS", "ANDROID_ADB_SERVER_PORT")
+_UDEV = (
+    "let your user in with udev rules, then plug it in again: "
+    "apt-get install android-sdk-platform-tools-common && adb kill-server"
+)
 
 
 @dataclass(frozen=True)
@@ -24,10 +32,20 @@ class AdbDestination:
     Attributes
     ----------
     serial : str
-        As ``adb devices`` prints it; empty: the only one there is.
+        As ``adb -s`` takes it; empty: the only one there is.
+    named_by : str
+        What named it, for messages.
     """
 
     serial: str = ""
+    named_by: str = "--adb"
+
+
+def adb_destination(serial: str, environment: Mapping[str, str] = os.environ) -> AdbDestination:
+    """The device with this serial; without one that of ``ANDROID_SERIAL``, as adb itself decides."""
+    if serial or not environment.get(_SERIAL):
+        return AdbDestination(serial)
+    return AdbDestination(environment[_SERIAL], _SERIAL)
 
 
 class AdbTransport:
@@ -40,6 +58,7 @@ class AdbTransport:
 
     def __init__(self, destination: AdbDestination) -> None:
         self._serial = destination.serial
+        self._named_by = destination.named_by
 
     @property
     def name(self) -> str:
@@ -55,16 +74,12 @@ class AdbTransport:
         find_program("adb", _INSTALL)
         listed = run_program(["adb", "devices"], _CHECK_S, "adb")
         if listed.code:
-            raise DeployError(f"adb devices failed ({last_line(listed.errors)})", "try: adb kill-server")
+            raise DeployError(f"adb devices failed ({last_line(listed.errors)})", _server_hint(os.environ))
         devices = _devices(listed.output)
-        self._serial = _choose(devices, self._serial)
+        self._serial = self._found(devices) if self._serial else _only(devices)
         state = devices[self._serial]
-        if state == "unauthorized":
-            raise DeployError(
-                f"{self.name} does not trust this machine", "unlock it and accept its question, then deploy again"
-            )
         if state != "device":
-            raise DeployError(f"{self.name} is not ready ({state})", "plug it in again, or try: adb reconnect")
+            raise _not_ready(self.name, state)
 
     def run(self, script: str, limit_s: float) -> Finished:
         """``adb shell SCRIPT``."""
@@ -96,6 +111,18 @@ class AdbTransport:
         """As typed."""
         return [shlex.join(self._push(file, folder)) for file in files]
 
+    def _found(self, devices: Mapping[str, str]) -> str:
+        """The serial of the device asked for: adb also knows devices by address, model or port."""
+        if self._serial in devices:
+            return self._serial
+        asked = run_program([*self._adb(), "get-serialno"], _CHECK_S, "adb")
+        if asked.code == 0 and asked.output.strip() in devices:
+            return asked.output.strip()
+        raise DeployError(
+            f"no Android device {self._serial!r} ({self._named_by}), adb has: {_known(devices)}",
+            "look with: adb devices -l, then choose one with: --adb SERIAL",
+        )
+
     def _shell(self, script: str) -> list[str]:
         return [*self._adb(), "shell", f"( {script} ); echo tsm-exit=$?"]
 
@@ -112,16 +139,32 @@ def _devices(text: str) -> dict[str, str]:
     return {serial.strip(): state.strip() for serial, state in pairs}
 
 
-def _choose(devices: dict[str, str], serial: str) -> str:
-    known = ", ".join(f"{name} ({state})" for name, state in devices.items())
-    if serial:
-        if serial not in devices:
-            raise DeployError(f"no Android device {serial!r}, adb has: {known or 'none'}", "look with: adb devices")
-        return serial
+def _known(devices: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({state})" for name, state in devices.items()) or "none"
+
+
+def _only(devices: Mapping[str, str]) -> str:
     if not devices:
         raise DeployError(
             "adb has no Android device", "plug one in, and turn on USB debugging in its developer options"
         )
     if len(devices) > 1:
-        raise DeployError(f"adb has {len(devices)} devices: {known}", "choose one with: --adb SERIAL")
+        raise DeployError(f"adb has {len(devices)} devices: {_known(devices)}", "choose one with: --adb SERIAL")
     return next(iter(devices))
+
+
+def _not_ready(name: str, state: str) -> DeployError:
+    if state == "unauthorized":
+        return DeployError(
+            f"{name} does not trust this machine", "unlock it and accept its question, then deploy again"
+        )
+    if state.startswith("no permissions"):
+        return DeployError(f"{name}: your user may not open its USB device (adb: no permissions)", _UDEV)
+    if state in ("recovery", "rescue", "sideload", "bootloader"):
+        return DeployError(f"{name} is in {state} mode, expected Android to run", "start it with: adb reboot")
+    return DeployError(f"{name} is not ready ({state})", "plug it in again, or try: adb reconnect")
+
+
+def _server_hint(environment: Mapping[str, str]) -> str:
+    given = [f"{name}={environment[name]}" for name in _SERVER if environment.get(name)]
+    return f"check that the server is there: {', '.join(given)}" if given else "try: adb kill-server"

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from tsm_edge.artifact import MANIFEST, RUNNER, load_artifact
 from tsm_edge.deploy.adb import AdbDestination, AdbTransport
+from tsm_edge.deploy.destination import SshDestination
 from tsm_edge.deploy.files import NAMES, DeployFile, files_of
-from tsm_edge.deploy.ssh import SshDestination, SshTransport
+from tsm_edge.deploy.ssh import SshTransport
 from tsm_edge.deploy.transport import Finished, Transport, last_line
 from tsm_edge.errors import DeployError
 from tsm_edge.machine import architecture, missing_features

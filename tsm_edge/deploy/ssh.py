@@ -9,64 +9,14 @@ import shlex
 import tarfile
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
+from tsm_edge.deploy.destination import SshDestination
 from tsm_edge.deploy.files import DeployFile
 from tsm_edge.deploy.transport import Finished, find_program, last_line, run_program
 from tsm_edge.errors import DeployError
 
 _CONNECT_S = 10
 _SSH_FAILED = 255  # ssh's own exit code; a command's code otherwise
-
-
-@dataclass(frozen=True)
-class SshDestination:
-    """Where a model goes.
-
-    Attributes
-    ----------
-    host : str
-        ``user@host``, ``host``, or a name from the ssh configuration.
-    path : str
-        A folder there; relative: below the home folder; empty: ``tsm-edge/NAME``.
-    config : Path or None
-        Another configuration file (``ssh -F``).
-    """
-
-    host: str
-    path: str = ""
-    config: Path | None = None
-
-
-def parse_destination(text: str, config: Path | None = None) -> SshDestination:
-    """Read ``[user@]host[:path]``; an IPv6 number in brackets.
-
-    Raises
-    ------
-    DeployError
-        It is not that.
-    """
-    host, path = text, ""
-    user, _, rest = text.rpartition("@")
-    if rest.startswith("["):
-        number, bracket, path = rest[1:].partition("]")
-        if not bracket or (path and not path.startswith(":")):
-            number = ""
-        host, path = (f"{user}@{number}" if user else number) if number else "", path[1:]
-    elif ":" in text:
-        host, _, path = text.partition(":")
-    # A host that begins with a dash would be an option of ssh.
-    bad = not host or host.startswith(("-", "@")) or host.endswith("@")
-    if bad or any(character == "/" or character.isspace() for character in host) or not text.isprintable():
-        raise DeployError(
-            f"{text!r} is not a destination, expected [USER@]HOST[:PATH]", "for example: tsm-edge deploy pi@raspberrypi"
-        )
-    if path.startswith("~/"):
-        path = path[2:]
-    elif path.startswith("~"):
-        raise DeployError(f"{path!r}: another user's home folder is not known here", "give the whole path")
-    return SshDestination(host, path, config)
 
 
 class SshTransport:
@@ -82,8 +32,9 @@ class SshTransport:
 
     @property
     def name(self) -> str:
-        """``user@host``."""
-        return self._destination.host
+        """``user@host``, and the port where one was given."""
+        port = self._destination.port
+        return self._destination.host if port is None else f"{self._destination.host}, port {port}"
 
     def folder(self, name: str) -> str:
         """The destination's path, or one below the home folder."""
@@ -129,11 +80,15 @@ class SshTransport:
         }
         flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         # The login shell may be any (fish, csh): it only has to start sh.
-        return ["ssh", *config, *flags, "-T", "--", self.name, f"sh -c {shlex.quote(script)}"]
+        host = self._destination.host
+        return ["ssh", *config, *self._port(), *flags, "-T", "--", host, f"sh -c {shlex.quote(script)}"]
+
+    def _port(self) -> list[str]:
+        return [] if self._destination.port is None else ["-p", str(self._destination.port)]
 
     def _checked(self, finished: Finished) -> Finished:
         if finished.code == _SSH_FAILED:
-            raise _failure(self.name, finished.errors)
+            raise _failure(self.name, " ".join([*self._port(), self._destination.host]), finished.errors)
         return finished
 
 
@@ -142,8 +97,8 @@ def _unpack(folder: str) -> str:
     return f"cd -- {shlex.quote(folder)} && tar -xof -"
 
 
-def _failure(host: str, errors: str) -> DeployError:
-    """ssh's own words, and what to do about them."""
+def _failure(host: str, words: str, errors: str) -> DeployError:
+    """ssh's own words, and what to do about them; ``words``: the host as ssh is given it."""
     say = last_line(errors).removeprefix("ssh: ")
     if "Could not resolve hostname" in errors:
         return DeployError(f"{host}: the host name is unknown", "check it, or use the number")
@@ -153,13 +108,15 @@ def _failure(host: str, errors: str) -> DeployError:
             "if that is right, forget the old key with: ssh-keygen -R HOST",
         )
     if "Host key verification failed" in errors:
-        return DeployError(f"{host}: its host key is not known here", f"look at it and accept it once with: ssh {host}")
+        return DeployError(
+            f"{host}: its host key is not known here", f"look at it and accept it once with: ssh {words}"
+        )
     if "Permission denied" in errors or "Too many authentication failures" in errors:
         return DeployError(
             f"{host}: permission denied: no key of yours is accepted, and passwords are not asked for",
-            f"put a key there with: ssh-copy-id {host}",
+            f"put a key there with: ssh-copy-id {words}",
         )
     unreachable = ("Connection refused", "No route to host", "timed out", "Network is unreachable", "not responding")
-    if any(words in errors for words in unreachable):
+    if any(reason in errors for reason in unreachable):
         return DeployError(f"{host} cannot be reached ({say})", "check that it is on, its address, and that sshd runs")
-    return DeployError(f"{host}: ssh failed ({say})", f"try: ssh {host}")
+    return DeployError(f"{host}: ssh failed ({say})", f"try: ssh {words}")
