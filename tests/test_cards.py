@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -137,7 +138,41 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ("classes = 3", 'classes = "3"', "classes is '3', expected a whole number"),
         ("classes = 3", "classes = true", "classes is True, expected a whole number"),
         ("classes = 3", "classes = 3.0", "classes is 3.0, expected a whole number"),
-        ("classes = 3", "classes = 0", "classes is 0, expected at least 1"),
+        ("classes = 3", "classes = 0", "classes is 0, expected 1 to 100000; correct classes"),
+        ("classes = 3", "classes = 2000000000", "classes is 2000000000, expected 1 to 100000"),
+        ("classes = 3", f"classes = 0x{'f' * 9999}", "classes is a very large int, expected 1 to 100000"),
+        ("classes = 3", f"classes = {'9' * 9999}", "not a readable TOML file"),
+        ("classes = 3", f"classes = {'[' * 9999}", "not a readable TOML file"),
+        ("classes = 3", f"classes = '{'x' * 9999}'", f"classes is '{'x' * 59}…, expected a whole number"),
+        ("classes = 3", f"classes = 3\n{'x' * 9999} = 1", f"unknown key '{'x' * 60}…'"),
+        ("classes = 3", f"classes = 3\nwidth = 1{'0' * 999}", "expected a finite number"),
+        ("classes = 3", "classes = 3\nframe_size = 1_000_000", "frame_size is 1000000 px, expected 32 to 2048 px"),
+        ("classes = 3", "classes = 3\nframes = 2_000_000", "frames is 2000000, expected 1 to 128"),
+        ("classes = 3", 'classes = 3\nshift_proportion = "1e999999999"', "expected a fraction"),
+        ("classes = 3", "classes = 3\nshift_proportion = 0x" + "f" * 9999, "a very large int, expected a fraction"),
+        ("classes = 3", "classes = 3\ntemporal_mode = 3", "temporal_mode is 3, expected one of online, offline, none"),
+        (
+            "[network]",
+            "[preprocess]\nshort_side = 1_000_000_000\n[network]",
+            "short_side is 1000000000 px, expected 1 to",
+        ),
+        ("[network]", "[preprocess]\nshort_side = 200\n[network]", "the crop of 224 px; set short_side = 256"),
+        ("[network]", "[preprocess]\nmean = [124, 116, 104]\n[network]", "divide numbers made for 0 to 255 by 255"),
+        ("[network]", "[preprocess]\nstd = [1e-30, 1, 1]\n[network]", "expected -1 to 1 and 0.001 to 2"),
+        (
+            "[network]",
+            "[smoothing]\nwindow = 2_000_000_000\n[network]",
+            "smoothing window is 2000000000, expected 1 to",
+        ),
+        (
+            "[network]",
+            'name = "../../../evil"\n[network]',
+            "name is '../../../evil', expected a plain name: no '/' or ",
+        ),
+        ("[network]", 'name = "--json"\n[network]', "name is '--json', expected a plain name"),
+        ("[network]", 'name = ""\n[network]', "name is '', expected a plain name"),
+        ("[network]", 'name = "a\\u001b[2Jb"\n[network]', r"name is 'a\x1b[2Jb', expected a plain name"),
+        ("[network]", f'name = "{"é" * 51}"\n[network]', "at most 100 bytes; set another one"),
         ("classes = 3", "classes = 3\nwidth = nan", "width is nan, expected a finite number"),
         ("classes = 3", "classes = 3\nwidth = 9", "width is 9.0, expected 0.1 to 4.0"),
         ("classes = 3", 'classes = 3\nshift_proportion = "1/0"', "shift_proportion is '1/0', expected a fraction"),
@@ -172,13 +207,32 @@ def test_a_wrong_model_card_is_refused_in_one_line_naming_it(tmp_path: Path, old
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("cores = 4", "cores = 0", "cores is 0, expected at least 1"),
+        ("cores = 4", "cores = 0", "cores is 0, expected 1 to 4096"),
         ("cores = 4", "core = 4", "unknown key 'core' (did you mean 'cores'?)"),
-        ("cores = 4", "cores = 4\nclock_mhz = -1", "clock_mhz is -1, expected 0 (unknown) or more"),
-        ("cores = 4", "cores = 4\nfma_per_cycle = 0", "fma_per_cycle is 0.0, expected more than 0"),
+        ("cores = 4", "cores = 4\nclock_mhz = -1", "clock_mhz is -1, expected 0 to 20000"),
+        ("cores = 4", "cores = 4\nfma_per_cycle = 0", "fma_per_cycle is 0.0, expected 0.01 to 16"),
         ("cores = 4", 'cores = 4\nfloat_abi = "softfp"', "float_abi is 'softfp'"),
         ("vector_lanes = 4", "vector_lanes = 3", "vector_lanes is 3, expected 4, 8 or 16"),
         ("vector_registers = 32", "vector_registers = 8", "vector_registers is 8, expected 16 or 32"),
+        ("cores = 4", "cores = 1_000_000", "cores is 1000000, expected 1 to 4096"),
+        ("l2_kib = 1024", "l2_kib = 0x7fffffffff", "l2_kib is 549755813887, expected 1 to 1048576"),
+        (
+            "aarch64-unknown-linux-gnu",
+            "bogus-triple",
+            "triple is 'bogus-triple', expected 'x86_64-unknown-linux-gnu', ",
+        ),
+        ("aarch64-unknown-linux-gnu", "armv7l-linux-gnueabi", "triple is 'armv7l-linux-gnueabi', expected"),
+        ("aarch64-unknown-linux-gnu", "arm64-linux-gnu", "triple is 'arm64-linux-gnu', expected"),
+        (
+            "aarch64-unknown-linux-gnu",
+            "aarch64-linux-android",
+            "libc is 'glibc-2.17', but triple is 'aarch64-linux-android'",
+        ),
+        ("[cpu]", 'libc = "bionic"\n[cpu]', "bionic is Android's, alone"),
+        ("[cpu]", 'libc = "glibc-2.5"\n[cpu]', "libc is 'glibc-2.5', expected 'glibc-2.17' or a later version"),
+        ('"cortex-a72"', '"cortex a72"', "cpu is 'cortex a72', expected a name of LLVM's"),
+        ("cores = 4", 'cores = 4\nfeatures = ["neon"]', "features has 'neon', expected a name of LLVM's after + or -"),
+        ("[cpu]", 'name = "a/b"\n[cpu]', "name is 'a/b', expected a plain name"),
         ("[cpu]", 'libc = "newlib"\n[cpu]', "libc is 'newlib', expected 'glibc-2.17'"),
         ("[cpu]", 'device = "tpu"\n[cpu]', "unknown value 'tpu' (did you mean 'cpu'?): known are cpu, cuda"),
         ("[cpu]", "power_sensors = [1]\n[cpu]", "power_sensors[0] is 1, expected text"),
@@ -205,6 +259,32 @@ def test_labels_keep_their_words_and_lose_their_line_ends(tmp_path: Path) -> Non
     (tmp_path / "three.txt").write_bytes("Thumb Up\r\nPouce levé\r\nno, really\r\n".encode())
     path = write(tmp_path, MODEL.replace("[network]", 'labels_file = "three.txt"\n[network]'))
     assert load_model(path).labels == ("Thumb Up", "Pouce levé", "no, really")
+
+
+def test_labels_are_one_line_of_text_each(tmp_path: Path) -> None:
+    path = write(tmp_path, MODEL.replace("[network]", 'labels_file = "three.txt"\n[network]'))
+    (tmp_path / "three.txt").write_text("one\n\x1b[2Jtwo\nthree\n")
+    with pytest.raises(CardError, match=r"label 1 is '\\x1b\[2Jtwo', expected 1 to 200 characters and no control"):
+        load_model(path)
+    (tmp_path / "three.txt").write_text(f"one\ntwo\n{'x' * 201}\n")
+    with pytest.raises(CardError, match=r"label 2 is 'xxx.*…, expected 1 to 200 characters"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", [".", "/dev/zero", "x" * 300])
+def test_a_label_file_that_is_no_file_is_refused(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, MODEL.replace("[network]", f'labels_file = "{name}"\n[network]'))
+    with pytest.raises(CardError, match=r"mine\.toml: labels_file .*: (is not a file|cannot be read)"):
+        load_model(path)
+
+
+def test_a_file_name_that_is_no_utf8_cannot_name_the_card(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"bad\xff.toml")
+    path.write_text(MODEL)
+    with pytest.raises(CardError, match=r'expected a plain name: .*; set another one, as in name = "my-model"'):
+        load_model(path)
+    path.write_text(f'name = "good"\n{MODEL}')
+    assert load_model(path).name == "good"
 
 
 def test_a_byte_order_mark_is_no_part_of_a_card_or_a_label(tmp_path: Path) -> None:

@@ -6,18 +6,16 @@ card is read, so every later stage can rely on what it is given. Adding a board 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import math
 import os
 import re
 import sys
-import typing
+import unicodedata
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,6 +24,7 @@ else:
 
 from tsm_edge.errors import CardError, TextFileError, unknown_name
 from tsm_edge.files import read_text
+from tsm_edge.tables import Place, from_table, shown
 
 BACKBONES = (
     "mobilenet-v2",
@@ -38,6 +37,12 @@ BACKBONES = (
 )
 TemporalMode = Literal["online", "offline", "none"]
 ShiftPlace = Literal["residual", "in-place"]
+# The architectures that kernels are written for, as LLVM spells them: it crashes on others.
+_TRIPLE = re.compile(
+    r"(x86_64|aarch64)(-\w+)?-linux-(gnu|musl)|aarch64(-\w+)?-linux-android\d{0,2}"
+    r"|arm(v7|v7a|v7l|v8|v8a|v8l)?(-\w+)?-linux-(gnu|musl)eabihf",
+    re.ASCII,
+)
 SHIFT_PROPORTIONS = (Fraction(0), Fraction(1, 8), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 
 
@@ -81,24 +86,32 @@ class NetworkSpec:
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
-            raise CardError(unknown_name("backbone", self.backbone, BACKBONES))
-        if self.classes < 1:
-            raise CardError(f"classes is {self.classes}, expected at least 1")
+            raise CardError(unknown_name("backbone", self.backbone, BACKBONES), "choose one of them")
+        _check_range("classes", self.classes, 1, 100_000)
         if self.shift_proportion not in SHIFT_PROPORTIONS:
             known = ", ".join(map(str, SHIFT_PROPORTIONS))
-            raise CardError(f"shift_proportion is {self.shift_proportion}, expected one of {known}")
+            raise CardError(
+                f"shift_proportion is {shown(str(self.shift_proportion))}, expected one of {known}",
+                "choose the one it was trained with; the TSM paper's is 1/8",
+            )
         if self.temporal_mode == "offline" and self.shift_proportion > Fraction(1, 2):
-            raise CardError("shift_proportion is 1, but an offline network shifts both ways: expected at most 1/2")
+            raise CardError(
+                "shift_proportion is 1, but an offline network shifts both ways: expected at most 1/2",
+                'choose a smaller one, or temporal_mode = "online"',
+            )
         if self.backbone != "mobilenet-v2" and self.width != 1.0:
-            raise CardError(f"width is {self.width} for {self.backbone}: only mobilenet-v2 has a width multiplier")
-        if not 0.1 <= self.width <= 4.0:
-            raise CardError(f"width is {self.width}, expected 0.1 to 4.0")
-        if self.frame_size < 32:
-            raise CardError(f"frame_size is {self.frame_size} px, expected at least 32")
-        if self.temporal_mode == "offline" and self.frames < 2:
-            raise CardError(f"frames is {self.frames}, expected at least 2 in an offline clip")
+            raise CardError(
+                f"width is {self.width} for {self.backbone}: only mobilenet-v2 has a width multiplier",
+                "leave width out",
+            )
+        _check_range("width", self.width, 0.1, 4.0)
+        _check_range("frame_size", self.frame_size, 32, 2048, " px")
+        _check_range("frames", self.frames, 2 if self.temporal_mode == "offline" else 1, 128)
         if self.backbone == "resnet-50-nl" and self.temporal_mode == "online":
-            raise CardError("resnet-50-nl is offline only: its non-local blocks look at the whole clip")
+            raise CardError(
+                "resnet-50-nl is offline only: its non-local blocks look at the whole clip",
+                'set temporal_mode = "offline"',
+            )
 
 
 @dataclass(frozen=True)
@@ -122,9 +135,22 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std, default=0) <= 0:
-            raise CardError("mean and std must each have 3 values (R, G, B) and std must be positive")
-        if self.short_side < self.crop:
-            raise CardError(f"short_side is {self.short_side} px, expected at least the crop of {self.crop} px")
+            raise CardError(
+                "mean and std must each have 3 values (R, G, B) and std must be positive",
+                "ImageNet's are mean = [0.485, 0.456, 0.406] and std = [0.229, 0.224, 0.225]",
+            )
+        if max(map(abs, self.mean)) > 1 or not all(0.001 <= value <= 2 for value in self.std):
+            raise CardError(
+                f"mean is {list(self.mean)} and std {list(self.std)}, expected -1 to 1 and 0.001 to 2: "
+                "a frame's values are 0 to 1 here",
+                "divide numbers made for 0 to 255 by 255",
+            )
+        _check_range("short_side", self.short_side, 1, 8192, " px")
+        if not 1 <= self.crop <= self.short_side:
+            raise CardError(
+                f"short_side is {self.short_side} px, expected at least the crop of {self.crop} px",
+                f"set short_side = {max(1, round(self.crop * 256 / 224))}",
+            )
 
 
 @dataclass(frozen=True)
@@ -149,10 +175,12 @@ class Smoothing:
     shown_as: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.agree < 1:
-            raise CardError("smoothing window and agree must be at least 1 frame")
+        _check_range("smoothing window", self.window, 1, 10_000)
+        _check_range("smoothing agree", self.agree, 1, 10_000)
         if any(len(pair) != 2 for pair in self.shown_as):
-            raise CardError("smoothing shown_as must be pairs [class, class shown instead]")
+            raise CardError(
+                "smoothing shown_as must be pairs [class, class shown instead]", "write them as: shown_as = [[0, 2]]"
+            )
 
 
 @dataclass(frozen=True)
@@ -182,18 +210,25 @@ class ModelCard:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
         if self.preprocess.crop != self.network.frame_size:
             raise CardError(
-                f"crop is {self.preprocess.crop} px, expected the frame size of {self.network.frame_size} px"
+                f"crop is {self.preprocess.crop} px, expected the frame size of {self.network.frame_size} px",
+                f"set crop = {self.network.frame_size} in [preprocess]",
             )
         if self.labels and len(self.labels) != self.network.classes:
             raise CardError(
-                f"{self.labels_file} has {len(self.labels)} labels, expected {self.network.classes} (one a class)"
+                f"{self.labels_file} has {len(self.labels)} labels, expected {self.network.classes} (one a class)",
+                "give every class one line, or correct classes",
             )
-        shown = [index for pair in self.smoothing.shown_as for index in pair]
-        for index in (*self.smoothing.masked, *shown):
+        for index, label in enumerate(self.labels):
+            _check_label(index, label)
+        for index in (*self.smoothing.masked, *(index for pair in self.smoothing.shown_as for index in pair)):
             if not 0 <= index < self.network.classes:
-                raise CardError(f"smoothing names class {index}, expected 0 to {self.network.classes - 1}")
+                raise CardError(
+                    f"smoothing names class {shown(index)}, expected 0 to {self.network.classes - 1}",
+                    "correct [smoothing]",
+                )
 
 
 @dataclass(frozen=True)
@@ -207,7 +242,7 @@ class CpuSpec:
     features : tuple of str
         LLVM features beyond those of ``cpu``, for example ``+neon``.
     float_abi : str
-        ``hard``, ``soft`` or empty (the triple's own).
+        ``hard`` or empty (the triple's own).
     vector_lanes : int
         float32 values in a vector register.
     vector_registers : int
@@ -245,20 +280,40 @@ class CpuSpec:
     l2_shared: bool = False
 
     def __post_init__(self) -> None:
+        if not _TRIPLE.fullmatch(self.triple):
+            raise CardError(
+                f"triple is {shown(self.triple)}, expected 'x86_64-unknown-linux-gnu', 'aarch64-unknown-linux-gnu', "
+                "'aarch64-unknown-linux-android' or 'armv7l-unknown-linux-gnueabihf'",
+                "take one of them ('musl' may stand for 'gnu')",
+            )
+        if not re.fullmatch(r"[\w.+-]{1,40}", self.cpu, re.ASCII):
+            raise CardError(f"cpu is {shown(self.cpu)}, expected a name of LLVM's", "for example cpu = 'cortex-a72'")
+        for feature in self.features:
+            if not re.fullmatch(r"[+-][\w.-]{1,40}", feature, re.ASCII):
+                raise CardError(
+                    f"features has {shown(feature)}, expected a name of LLVM's after + or -", "for example '+neon'"
+                )
         if self.vector_lanes not in (4, 8, 16):
-            raise CardError(f"vector_lanes is {self.vector_lanes}, expected 4, 8 or 16 float32 values")
+            raise CardError(
+                f"vector_lanes is {shown(self.vector_lanes)}, expected 4, 8 or 16 float32 values",
+                "4 for NEON and SSE, 8 for AVX2, 16 for AVX-512",
+            )
         if self.vector_registers not in (16, 32):
-            raise CardError(f"vector_registers is {self.vector_registers}, expected 16 or 32")
-        for name in ("l1d_kib", "l2_kib", "cores"):
-            if getattr(self, name) < 1:
-                raise CardError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("l3_kib", "clock_mhz", "memory_gb_s"):
-            if getattr(self, name) < 0:
-                raise CardError(f"{name} is {getattr(self, name)}, expected 0 (unknown) or more")
-        if self.fma_per_cycle <= 0:
-            raise CardError(f"fma_per_cycle is {self.fma_per_cycle}, expected more than 0")
-        if self.float_abi not in ("", "hard", "soft"):
-            raise CardError(f"float_abi is {self.float_abi!r}, expected 'hard', 'soft' or empty")
+            raise CardError(
+                f"vector_registers is {shown(self.vector_registers)}, expected 16 or 32",
+                "32 for AVX-512 and 64-bit Arm, 16 for others",
+            )
+        _check_range("l1d_kib", self.l1d_kib, 1, 4096)
+        _check_range("l2_kib", self.l2_kib, 1, 1 << 20)
+        _check_range("l3_kib", self.l3_kib, 0, 1 << 22)
+        _check_range("cores", self.cores, 1, 4096)
+        _check_range("clock_mhz", self.clock_mhz, 0, 20_000)
+        _check_range("memory_gb_s", self.memory_gb_s, 0, 100_000)
+        _check_range("fma_per_cycle", self.fma_per_cycle, 0.01, 16)
+        if self.float_abi not in ("", "hard"):
+            raise CardError(
+                f"float_abi is {shown(self.float_abi)}, expected 'hard' or empty", "leave it out: the triple says it"
+            )
 
 
 @dataclass(frozen=True)
@@ -291,8 +346,41 @@ class TargetCard:
     detect: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"glibc-2\.\d+|musl|bionic", self.libc):
-            raise CardError(f"libc is {self.libc!r}, expected 'glibc-2.17' or another version, 'musl' or 'bionic'")
+        _check_name(self.name)
+        if not re.fullmatch(r"glibc-2\.(1[7-9]|[2-9]\d)|musl|bionic", self.libc, re.ASCII):
+            raise CardError(
+                f"libc is {shown(self.libc)}, expected 'glibc-2.17' or a later version, 'musl' or 'bionic'",
+                "the device says its glibc's version with: ldd --version",
+            )
+        if (self.libc == "bionic") != ("android" in self.cpu.triple):
+            raise CardError(
+                f"libc is {self.libc!r}, but triple is {self.cpu.triple!r}: bionic is Android's, alone",
+                "correct one of the two",
+            )
+
+
+def _check_range(name: str, value: float, least: float, most: float, unit: str = "") -> None:
+    if not least <= value <= most:
+        raise CardError(f"{name} is {shown(value)}{unit}, expected {least:g} to {most}{unit}", f"correct {name}")
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that cannot be part of a folder's: ``out/MODEL-TARGET``."""
+    plain = name.isprintable() and name == name.strip() and name[:1] not in ("", ".", "-") and not {*name} & {*"/\\"}
+    if not plain or len(name.encode()) > 100:
+        raise CardError(
+            f"name is {shown(name)}, expected a plain name: no '/' or '\\\\', no leading '.' or '-', at most 100 bytes",
+            'set another one, as in name = "my-model"',
+        )
+
+
+def _check_label(index: int, label: str) -> None:
+    hidden = any(unicodedata.category(character) in ("Cc", "Cs") for character in label.replace("\t", " "))
+    if hidden or not 1 <= len(label) <= 200:
+        raise CardError(
+            f"label {index} is {shown(label)}, expected 1 to 200 characters and no control characters",
+            "correct that line of the label file",
+        )
 
 
 def model_names() -> list[str]:
@@ -321,7 +409,7 @@ def load_model(name: str | Path) -> ModelCard:
     labels_file = table.get("labels_file")
     if isinstance(labels_file, str) and labels_file:
         table["labels"] = _read_labels(path.parent / labels_file, path)
-    return _build(ModelCard, table, str(path))
+    return from_table(ModelCard, table, _place(path, "models"))
 
 
 def model_to_table(card: ModelCard) -> dict[str, Any]:
@@ -339,7 +427,7 @@ def model_from_table(table: Any, where: str) -> ModelCard:
     CardError
         Unknown or missing keys, wrong types or impossible values.
     """
-    return _build(ModelCard, table, where)
+    return from_table(ModelCard, table, _place(where, "models"))
 
 
 def load_target(name: str | Path) -> TargetCard:
@@ -353,7 +441,7 @@ def load_target(name: str | Path) -> TargetCard:
     path = _card_path("targets", "target", name)
     table = _read_toml(path)
     table.setdefault("name", path.stem)
-    card = _build(TargetCard, table, str(path))
+    card = from_table(TargetCard, table, _place(path, "targets"))
     if card.detect:
         from tsm_edge.host import detect_cpu, detect_libc
 
@@ -389,6 +477,10 @@ def _card_path(kind: str, noun: str, name: str | Path) -> Path:
     return _data_folder(kind) / f"{text}.toml"
 
 
+def _place(where: str | Path, kind: str) -> Place:
+    return Place(str(where), CardError, f"compare with the shipped cards: tsm-edge {kind} --json")
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         table: dict[str, Any] = tomllib.loads(read_text(path))
@@ -411,61 +503,3 @@ def _read_labels(path: Path, card: Path) -> list[str]:
     except TextFileError as error:
         raise CardError(f"{card}: labels_file {error.problem}", error.hint) from None
     return [line.strip() for line in lines if line.strip()]
-
-
-_Card = TypeVar("_Card")
-
-
-def _build(cls: type[_Card], table: Any, where: str) -> _Card:
-    """Turn a TOML table into a frozen dataclass, refusing unknown and missing keys and wrong types."""
-    if not isinstance(table, dict):
-        raise CardError(f"{where}: expected a table, found {table!r}")
-    fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in table:
-        if key not in fields:
-            raise CardError(f"{where}: {unknown_name('key', key, fields)}")
-    hints = typing.get_type_hints(cls)
-    values = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in table.items()}
-    for name, item in fields.items():
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            raise CardError(f"{where}: key {name!r} is missing")
-    try:
-        return cls(**values)
-    except CardError as error:
-        raise CardError(f"{where}: {error.problem}", error.hint) from None
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Check one TOML value against a field's annotation and convert it."""
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise CardError(f"{where}: {unknown_name('value', str(value), map(str, typing.get_args(hint)))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise CardError(f"{where} is {value!r}, expected a list")
-        inner = typing.get_args(hint)[0]
-        return tuple(_convert(entry, inner, f"{where}[{index}]") for index, entry in enumerate(value))
-    if hint is Fraction:
-        return _fraction(value, where)
-    if hint is float and type(value) is int:
-        value = float(value)
-    if type(value) is not hint:  # exactly: true is not a whole number
-        raise CardError(f"{where} is {value!r}, expected {_TYPE_NAMES[hint]}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise CardError(f"{where} is {value!r}, expected a finite number")
-    return value
-
-
-_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _fraction(value: Any, where: str) -> Fraction:
-    with contextlib.suppress(ValueError, ZeroDivisionError):
-        if type(value) in (str, int):
-            return Fraction(value)
-    raise CardError(f'{where} is {value!r}, expected a fraction such as "1/8"')

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_NAME = 60
+
 
 class TsmEdgeError(Exception):
     """Base of everything a user can cause.
@@ -74,6 +76,7 @@ class CheckFailed(TsmEdgeError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return one line for an unknown name: the closest match if there is one, and all known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=1)
     guess = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"unknown {kind} {name!r}{guess}: known are {', '.join(names) or 'none'}"
+    cut = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+    return f"unknown {kind} {cut!r}{guess}: known are {', '.join(names) or 'none'}"
