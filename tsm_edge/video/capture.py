@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_edge.errors import VideoError
+from tsm_edge.redact import redacted
 from tsm_edge.video.diagnose import why_not_a_video
 
 Image = npt.NDArray[np.uint8]
@@ -131,7 +132,7 @@ def open_url(url: str, options: SourceOptions) -> Capture:
     capture = _open(cv2, url, cv2.CAP_FFMPEG, waits)
     if capture is None:
         raise VideoError(
-            f"stream {url}: no video could be opened there within {options.open_timeout_s:g} s",
+            f"stream {redacted(url)}: no video could be opened there within {options.open_timeout_s:g} s",
             "check the address in a browser or player, and that this machine can reach it",
         )
     return capture
@@ -153,7 +154,7 @@ def open_pipeline(pipeline: str, options: SourceOptions) -> Capture:
         )
     capture = _open(cv2, pipeline, cv2.CAP_GSTREAMER, [])
     if capture is None:
-        raise VideoError(f"GStreamer pipeline does not start: {pipeline}", "try it with gst-launch-1.0")
+        raise VideoError(f"GStreamer pipeline does not start: {redacted(pipeline)}", "try it with gst-launch-1.0")
     return capture
 
 

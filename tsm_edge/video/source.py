@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Literal
 
 from tsm_edge.errors import VideoError
+from tsm_edge.redact import redacted
 from tsm_edge.video.capture import (
     Capture,
     Image,
@@ -44,7 +45,7 @@ class SourceInfo:
     Attributes
     ----------
     name : str
-        For messages: ``video clip.mp4``, ``stream http://…``, ``camera 0``.
+        For messages, without passwords: ``video clip.mp4``, ``stream http://…``, ``camera 0``.
     live : bool
         Frames come at their own pace and are dropped when they are not fetched in time.
     width, height : int
@@ -313,5 +314,6 @@ def open_source(place: str | Path | int, options: SourceOptions | None = None) -
         return FileSource(open_file(Path(place), options), f"video {place}", options, Path(place))
     capture = wait_for(lambda: open_url(text, options))
     if frame_count(capture):
-        return FileSource(capture, f"video {text}", options)
-    return LiveSource(lambda: open_url(text, options), f"stream {text}", options, may_end=True, opened=capture)
+        return FileSource(capture, f"video {redacted(text)}", options)
+    name = f"stream {redacted(text)}"
+    return LiveSource(lambda: open_url(text, options), name, options, may_end=True, opened=capture)
