@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from clips import clip, cut_off, index_first, plain, write_avi
 from fake_session import FakeSession
 from mjpeg_server import MjpegServer, Send, serving, steady
 
 from tsm_edge.cards import Smoothing
-from tsm_edge.errors import TsmEdgeError, VideoError
+from tsm_edge.errors import RpcError, TsmEdgeError, VideoError
 from tsm_edge.run import FrameResult, Run, RunRequest, RunSummary, run
 from tsm_edge.video.capture import SourceOptions
 from tsm_edge.video.preprocess import Preprocessor
@@ -186,6 +187,42 @@ def test_a_lost_live_source_keeps_what_was_done(tmp_path: Path) -> None:
     assert summary.out == out
     with open_source(out) as written:
         assert sum(1 for _ in written) > 0
+
+
+def test_a_device_that_is_lost_in_the_middle_is_in_the_summary(steps: Path, tmp_path: Path) -> None:
+    class Lost(FakeSession):
+        def step(self, frame: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            if len(self.events) > 4:
+                raise RpcError("device:9090 closed the connection", "look at the server's output")
+            return super().step(frame)
+
+    out = tmp_path / "out.mp4"
+    with open_source(steps) as source:
+        results = run(Lost(), source, RunRequest(out=out))
+        with pytest.raises(RpcError), results:
+            list(results)
+    summary = results.summary()
+    assert (summary.complete, summary.ended) == (False, "device:9090 closed the connection")
+    assert (summary.predictions, summary.out) == (3, out)
+    with open_source(out) as written:
+        assert sum(1 for _ in written) == 3
+
+
+def test_a_caller_that_stops_is_told_apart_from_a_loss(steps: Path) -> None:
+    with open_source(steps) as source, run(FakeSession(), source) as results:
+        for _ in results:
+            break
+    assert (results.summary().ended, results.summary().complete) == ("stopped by the caller", True)
+
+
+def test_the_source_is_named_without_its_password() -> None:
+    with serving(steady(3, interval_s=0.01)) as server:
+        address = server.url.replace("http://", "http://admin:s3cret@")
+        with open_source(address) as source, run(FakeSession(), source) as results:
+            list(results)
+    assert "admin:***@" in results.summary().source
+    with pytest.raises(VideoError, match=r"stream http://admin:\*\*\*@127\.0\.0\.1:9/x: no video"):
+        open_source("http://admin:s3cret@127.0.0.1:9/x")
 
 
 def test_a_cut_off_file_says_so_in_the_summary(tmp_path: Path) -> None:

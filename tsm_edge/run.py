@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_edge.cards import Preprocess, Smoothing
-from tsm_edge.errors import TsmEdgeError, VideoError
+from tsm_edge.errors import TsmEdgeError
 from tsm_edge.video.annotate import annotate
 from tsm_edge.video.capture import Image
 from tsm_edge.video.preprocess import Preprocessor
@@ -185,7 +185,8 @@ class RunSummary:
     ended : str
         How it ended, in words.
     complete : bool
-        False when fewer frames could be decoded than the file says it has, or the source was lost.
+        False when fewer frames could be decoded than the file says it has, or the source or the session's device was
+        lost.
     random_weights : bool
         Predictions mean nothing.
     out : Path or None
@@ -253,8 +254,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is KeyboardInterrupt:
-            self._ended = "interrupted"
+        if isinstance(error, KeyboardInterrupt):
+            self._ended = str(error) or "interrupted"
         self.close()
 
     def __iter__(self) -> Iterator[FrameResult]:
@@ -262,13 +263,21 @@ class Run:
 
         Raises
         ------
-        VideoError
-            A live source was lost; everything up to there has been yielded.
+        TsmEdgeError
+            A live source or the session's device was lost; everything up to there has been yielded.
         """
+        try:
+            yield from self._results()
+        except Exception as error:
+            self._ended = error.problem if isinstance(error, TsmEdgeError) else f"{type(error).__name__}: {error}"
+            self._lost = True
+            raise
+
+    def _results(self) -> Iterator[FrameResult]:
         self._began_s = self._ended_s = time.perf_counter()
         self._session.reset()
         result: FrameResult | None = None
-        while not self._is_over() and (frame := self._read()) is not None:
+        while not self._is_over() and (frame := self._source.read()) is not None:
             self._pending = frame.discontinuity or self._pending
             due = self._frames % self._request.every == 0
             self._frames += 1
@@ -325,13 +334,6 @@ class Run:
         elif self._window is not None and self._window.closed:
             self._ended = "the window was closed"
         return bool(self._ended)
-
-    def _read(self) -> Frame | None:
-        try:
-            return self._source.read()
-        except VideoError as error:
-            self._ended, self._lost = error.problem, True
-            raise
 
     def _predict(self, frame: Frame) -> FrameResult:
         reset, self._pending = self._pending, ""
