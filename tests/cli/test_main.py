@@ -1,10 +1,12 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +164,61 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(program_environment: d
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_closed_or_broken_stream_does_not_change_how_a_command_ends(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    def code(command: str) -> int:
+        script = f"{shlex.quote(sys.executable)} -m tsm_edge.cli {command}"
+        return subprocess.run(
+            ["sh", "-c", script], env=program_environment, capture_output=True, cwd=tmp_path
+        ).returncode
+
+    assert code("models >&-") == 0
+    assert code("models 2>&-") == 0
+    assert code("models <&- >&- 2>&-") == 0
+    assert code("modls 2>&-") == 2
+    assert code("modls 2>/dev/full") == 2
+    assert code("models >/dev/full") == 2
+
+
+def test_an_error_that_nobody_reads_keeps_its_exit_code(program_environment: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "tsm_edge.cli", "modls"]
+    done = subprocess.run(command, env=program_environment, stdout=subprocess.PIPE, stderr=writer, check=False)
+    os.close(writer)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_file_never_takes_the_place_of_a_closed_stream(number: int, program_environment: dict[str, str]) -> None:
+    code = (
+        "import os; from tsm_edge.cli.streams import prepare_streams; prepare_streams();"
+        "opened = os.open('/dev/zero', os.O_RDONLY); os.write(0, str(opened).encode())"
+    )
+    reader, writer = os.pipe()
+    script = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {number}>&-"
+    subprocess.run(["sh", "-c", script], env=program_environment, stdin=writer, check=True)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        assert int(told.read()) > 2
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_characters_that_stdout_cannot_show_are_replaced(program_environment: dict[str, str], encoding: str) -> None:
+    code = (
+        "from tsm_edge.cli.streams import prepare_streams; prepare_streams()\n"
+        "from tsm_edge.cli.output import *\n"
+        "name = 'スワイプ \\udcff'\n"
+        "print_table(name, ['é'], [[name]]); print_json_line({'label': name}); print_json({'label': name}); warn(name)"
+    )
+    environment = {**program_environment, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    lines = done.stdout.decode(encoding).splitlines()
+    assert json.loads(lines[3]) == {"label": "スワイプ \udcff"}
+    assert json.loads("".join(lines[4:])) == {"label": "スワイプ \udcff"}
+    if encoding == "latin-1":
+        assert lines[:3] == ["???? ?", "é", "???? ?"]
+    assert done.stderr.startswith(b"warning: ")

@@ -127,6 +127,8 @@ def test_mistakes_are_one_line_and_exit_2(
         (["--video", bikes, "--gap", "0"], "gap_s is 0.0 s, expected more than 0 s"),
         (["--video", bikes, "--every", "0"], "--every"),
         (["--video", "http://127.0.0.1:9/x"], "no video could be opened there"),
+        (["--video", "http://admin:s3cret@127.0.0.1:9/x"], "http://admin:***@127.0.0.1:9/x: no video"),
+        (["rtsp://admin:s3cret@camera/1"], "extra argument (rtsp://admin:***@camera/1)"),
     ]
     for arguments, expected in cases:
         assert entry_point(["run", "model", *arguments]) == 2, arguments
@@ -191,8 +193,18 @@ def test_a_live_stream_that_is_lost_is_summed_up_and_exit_2(run: Run) -> None:
     assert "not back within 0.5 s" in result.stderr
 
 
-@pytest.mark.parametrize("as_json", [True, False])
-def test_ctrl_c_finishes_the_video_and_sums_up(environment: dict[str, str], tmp_path: Path, as_json: bool) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said", "as_json"),
+    [
+        (signal.SIGINT, 130, "interrupted", True),
+        (signal.SIGINT, 130, "interrupted", False),
+        (signal.SIGTERM, 143, "ended by SIGTERM", True),
+        (signal.SIGHUP, 129, "ended by SIGHUP", False),
+    ],
+)
+def test_a_signal_finishes_the_video_and_sums_up(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals, code: int, said: str, as_json: bool
+) -> None:
     options = ["--json"] if as_json else []
     with serving(steady(2000, interval_s=0.02)) as server:
         process = subprocess.Popen(
@@ -202,16 +214,16 @@ def test_ctrl_c_finishes_the_video_and_sums_up(environment: dict[str, str], tmp_
         assert process.stdout is not None
         head = [process.stdout.readline() for _ in range(5)]
         began = time.monotonic()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=20)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert time.monotonic() - began < 5
-    assert err == "tsm-edge: interrupted\n"
+    assert err == f"tsm-edge: {said}\n"
     if as_json:
         summary = json_lines("".join(head) + out)[-1]
-        assert (summary["type"], summary["ended"]) == ("summary", "interrupted")
+        assert (summary["type"], summary["ended"]) == ("summary", said)
     else:
-        assert "ended: interrupted" in out
+        assert f"ended: {said}" in out
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     with open_source(tmp_path / "out.mp4") as video:
         assert sum(1 for _ in video) >= 2

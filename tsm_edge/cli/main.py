@@ -1,8 +1,8 @@
 """The ``tsm-edge`` program: finds the command, runs it, turns every error into one line and an exit code.
 
 Exit codes: 0 success; 1 a check the user asked for failed; 2 user error (usage, a bad file, the operating system
-refused); 70 a defect of tsm-edge itself (``EX_SOFTWARE`` of ``sysexits.h``); 130 interrupted; 141 the reader of a
-pipe went away (128 + ``SIGPIPE``, as for any other program in a pipeline).
+refused); 70 a defect of tsm-edge itself (``EX_SOFTWARE`` of ``sysexits.h``); 128 + the signal's number when one ended
+it: 130 interrupted (``SIGINT``), 143 ``SIGTERM``, 129 ``SIGHUP``, 141 the reader of a pipe went away (``SIGPIPE``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,7 +18,10 @@ from dataclasses import dataclass
 import click
 
 import tsm_edge
+from tsm_edge.cli.signals import Stopped, stopped_by_signals
+from tsm_edge.cli.streams import prepare_streams, print_to_stderr, stdout_is_gone
 from tsm_edge.errors import TsmEdgeError, unknown_name
+from tsm_edge.redact import redacted
 
 PROGRAM = "tsm-edge"
 EXIT_USER_ERROR = 2
@@ -108,7 +110,7 @@ def root(ctx: click.Context) -> None:
     Start with `tsm-edge demo`. `tsm-edge COMMAND --help` explains one command.
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
+        print_to_stderr(ctx.get_help())
         ctx.exit(EXIT_USER_ERROR)
 
 
@@ -125,10 +127,14 @@ def entry_point(args: Sequence[str] | None = None) -> int:
     """
     if "_TSM_EDGE_COMPLETE" in os.environ:  # a shell asks for tab completion
         root.main(prog_name=PROGRAM)
+    prepare_streams()
     settings = Settings()
     try:
-        code = _run(list(sys.argv[1:] if args is None else args), settings)
-        sys.stdout.flush()
+        with stopped_by_signals():
+            code = _run(list(sys.argv[1:] if args is None else args), settings)
+            sys.stdout.flush()
+    except Stopped as stopped:
+        return _report(settings, str(stopped), stopped.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _report(settings, "interrupted", EXIT_INTERRUPTED)
     except click.ClickException as error:
@@ -136,7 +142,7 @@ def entry_point(args: Sequence[str] | None = None) -> int:
     except TsmEdgeError as error:
         return _report(settings, f"error: {error}", error.exit_code)
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _stdout_is_gone():
+        if isinstance(error, BrokenPipeError) and stdout_is_gone():
             return EXIT_BROKEN_PIPE
         return _report(settings, f"error: {_os_error_line(error)}", EXIT_USER_ERROR)
     except Exception as error:  # noqa: BLE001 - the outermost frame: one line instead of a traceback
@@ -159,9 +165,9 @@ def _run(args: list[str], settings: Settings) -> int:
 def _report(settings: Settings, message: str, code: int) -> int:
     """Print the error being handled to stderr: its traceback if asked for, then one line. Return ``code``."""
     if settings.debug:
-        traceback.print_exc()
+        print_to_stderr(redacted(traceback.format_exc()), nl=False)
     one_line = " ".join(line.strip() for line in message.splitlines() if line.strip())
-    click.echo(f"{PROGRAM}: {one_line}", err=True)
+    print_to_stderr(f"{PROGRAM}: {redacted(one_line)}")
     return code
 
 
@@ -174,17 +180,3 @@ def _usage_line(error: click.ClickException) -> str:
 def _os_error_line(error: OSError) -> str:
     thing = f"{error.filename}: " if error.filename is not None else ""
     return f"{thing}{error.strerror or error}; run again with --debug for the traceback"
-
-
-def _stdout_is_gone() -> bool:
-    """Whether stdout's reader went away; if so, send the rest to nowhere so that the interpreter exits quietly."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except OSError:  # not a file: replaced by a test or an embedding program
-        return False
-    poller = select.poll()
-    poller.register(descriptor, select.POLLERR)
-    if not poller.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-    return True

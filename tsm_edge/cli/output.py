@@ -18,6 +18,9 @@ from typing import Any, TypeVar
 
 import click
 
+from tsm_edge.cli.streams import print_to_stderr
+from tsm_edge.redact import redacted
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -59,13 +62,24 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 def print_json(obj: object) -> None:
     """Print an object as indented JSON to stdout (see :func:`to_plain` for what it may contain)."""
-    click.echo(json.dumps(to_plain(obj), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(_json(obj, indent=2))
 
 
 def print_json_line(obj: object) -> None:
     """Print an object as one line of JSON and flush it, for output that goes on and on (JSON Lines)."""
-    click.echo(json.dumps(to_plain(obj), ensure_ascii=False, allow_nan=False))
+    click.echo(_json(obj))
     sys.stdout.flush()
+
+
+def _json(obj: object, indent: int | None = None) -> str:
+    """JSON; as escapes what stdout cannot show, and the odd bytes of a file name that is no text."""
+    plain = to_plain(obj)
+    text = json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(plain, indent=indent, allow_nan=False)
+    return text
 
 
 def to_plain(obj: object) -> Any:
@@ -95,13 +109,13 @@ def to_plain(obj: object) -> Any:
 
 def note(text: str) -> None:
     """Print a line for the person at the terminal to stderr, so that stdout stays what was asked for."""
-    click.echo(text, err=True)
+    print_to_stderr(redacted(text))
 
 
 def warn(text: str) -> None:
     """Print a warning line to stderr (in yellow on a terminal, unless NO_COLOR is set)."""
     color = False if os.environ.get("NO_COLOR") else None  # None: only on a terminal
-    click.echo(click.style(f"warning: {text}", fg="yellow"), err=True, color=color)
+    print_to_stderr(click.style(f"warning: {redacted(text)}", fg="yellow"), color=color)
 
 
 @contextlib.contextmanager

@@ -279,8 +279,8 @@ class Server:
         """Runs in the new process, and does not return."""
         code = 1
         try:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
             _die_with_parent()
             self._selector.close()
             waiting = [guest for guest, _ in self._waiting]

@@ -1,0 +1,73 @@
+"""Ctrl-C, SIGTERM and SIGHUP end a command alike: by an exception, so that what was begun is finished or removed.
+
+systemd, ``docker stop`` and a closed ssh connection send the last two, which by default leave everything as it lies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# One event may send two: a terminal that goes (the kernel and the shell), `timeout` (the program and its group).
+_ONE_EVENT_S = 0.5
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end.
+
+    Parameters
+    ----------
+    number : int
+        Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__("interrupted" if number == signal.SIGINT else f"ended by {name}")
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Raise :class:`Stopped` in the block on the first signal; a later one ends the process at once.
+
+    Signals that were ignored before (by ``nohup``, say) stay ignored. Outside the main thread, where Python takes no
+    signals, nothing changes.
+
+    Raises
+    ------
+    Stopped
+        Also instead of an OSError that finishing met with: the terminal it reported to is gone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopped: Stopped | None = None
+    since_s = 0.0
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped, since_s
+        if stopped is None:
+            stopped, since_s = Stopped(number), time.monotonic()
+            raise stopped
+        if time.monotonic() - since_s > _ONE_EVENT_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    taken = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, stop) for number in taken}
+    try:
+        yield
+    except OSError as error:
+        if stopped is None:
+            raise
+        raise stopped from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
