@@ -151,7 +151,7 @@ def test_threads(ours: Place, stock: Place, small_artifact: Artifact) -> None:
 
 
 def test_wrong_key(place: Place, small_artifact: Artifact) -> None:
-    with pytest.raises(RpcError, match="does not accept the key 'wrong'"):
+    with pytest.raises(RpcError, match="does not accept this key"):
         RemoteSession(small_artifact, Place(place.endpoint, "wrong"), limits=LIMITS)
 
 
@@ -225,7 +225,7 @@ def test_a_server_that_stops_answering_in_a_step(our_server: Background, ours: P
         process = session_process(our_server)
         process.send_signal(signal.SIGSTOP)
         try:
-            with pytest.raises(RpcError, match="gives no answer for 2 s"):
+            with pytest.raises(RpcError, match="gives no answer within 2 s"):
                 session.step(frame)
         finally:
             os.kill(process.pid, signal.SIGKILL)
@@ -280,7 +280,7 @@ def test_a_stock_server_killed_in_a_step(start: Start, small_artifact: Artifact)
     with RemoteSession(small_artifact, place, limits=limits) as session:
         assert session.device.machine == "x86_64"
         session.step(frame)
-        with pytest.raises(RpcError, match=r"closed the connection .* during a step, and connecting again failed: "):
+        with pytest.raises(RpcError, match=r"the connection was lost .* during a step, and connecting again failed: "):
             kill_in_step(server, session, frame)
         with pytest.raises(ArtifactError, match="the session is closed"):
             session.step(frame)

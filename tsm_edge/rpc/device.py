@@ -17,9 +17,11 @@ from tsm_edge.rpc.greeting import (
     KEEP_UPLOAD,
     SERVER_INFO,
     SET_THREADS,
+    Greeting,
     read_greeting,
 )
 from tsm_edge.rpc.place import Place, TimeLimits
+from tsm_edge.rpc.sockets import SLOWEST_BYTES_PER_S
 from tsm_edge.rpc.tracker import request_device
 from tsm_edge.rpc.wire import (
     Connection,
@@ -34,12 +36,15 @@ from tsm_edge.rpc.wire import (
     connect,
     find_packet,
     init_packet,
+    printable,
 )
 
 _FLOAT_BYTES = 4
-_SLOWEST_BYTES_PER_S = 100_000.0
+_LARGEST_PROGRAM = 1 << 27  # bytes of the program file that serves
+_ELF_HEAD = 20  # bytes
 # LLVM's description of the machine it runs on: in TVM's wheels, not in a runtime built without the compiler.
 _LLVM_TRIPLE = "target.llvm_get_system_triple"
+_SAME_VERSION = "install the same version of tsm-edge on both machines"
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,21 @@ class Device:
 
     def find(self, name: str) -> RemoteFunction | None:
         """A global function of the server, or None."""
-        (handle,) = self.connection.exchange([find_packet(name)], self._limit_s)
-        return RemoteFunction(handle) if handle else None
+        (function,) = self.connection.exchange([find_packet(name)], self._limit_s)
+        return function  # type: ignore[no-any-return]
 
-    def call(self, name: str, *arguments: Any, more_s: float = 0.0) -> Any:
-        """Call a global function of the server; ``more_s`` seconds more than usual may pass until it answers.
+    def call(self, name: str, *arguments: Any, more_s: float = 0.0, answer_size: int = 0) -> Any:
+        """Call a global function of the server.
+
+        Parameters
+        ----------
+        name : str
+        *arguments
+            As :func:`tsm_edge.rpc.wire.call_packet` takes them.
+        more_s : float
+            Seconds more than usual that may pass until it answers.
+        answer_size : int
+            The most bytes of data it may answer with.
 
         Raises
         ------
@@ -103,7 +118,21 @@ class Device:
         function = self.find(name)
         if function is None:
             raise RpcError(f"{self.name} has no function {name}", "expected TVM's RPC server or tsm-edge serve there")
-        return self.connection.exchange([call_packet(function, *arguments)], self._limit_s + more_s)[0]
+        packet = call_packet(function, *arguments, answer_size=answer_size)
+        return self.connection.exchange([packet], self._limit_s + more_s)[0]
+
+    def ask(self, name: str, *arguments: Any) -> str:
+        """Call a global function of the server that returns a text.
+
+        Raises
+        ------
+        RpcError
+            As :meth:`call`, or it returned something else.
+        """
+        answer = self.call(name, *arguments)
+        if not isinstance(answer, str):
+            raise RpcError(f"{self.name}: {name} returned {type(answer).__name__}, expected a text", _SAME_VERSION)
+        return answer
 
     def tensor(self, shape: tuple[int, ...]) -> RemoteTensor:
         """Allocate a float32 tensor, its values undefined; it lives as long as the session."""
@@ -114,25 +143,31 @@ class Device:
         return RemoteTensor(handle, shape)
 
     def look(self) -> None:
-        """Fill :attr:`info`, without sending any file."""
+        """Fill :attr:`info`, without sending any file.
+
+        Raises
+        ------
+        RpcError
+            The server describes itself in another way than tsm-edge's.
+        """
         greeting = read_greeting(self.connection.greeting)
-        if greeting.build:
-            table = json.loads(self.call(SERVER_INFO))
-            self.info = DeviceInfo(
-                architecture(greeting.machine), greeting.build, tuple(table["flags"]), table["tsm_edge"]
-            )
-        else:
+        if not greeting.build:
             self.info = DeviceInfo(machine=self._machine())
+            return
+        try:
+            self.info = _read_info(self.ask(SERVER_INFO), greeting)
+        except (ValueError, RecursionError):  # of JSON, or in it
+            raise RpcError(f"{self.name} does not tell what it is as tsm-edge does", _SAME_VERSION) from None
 
     def _machine(self) -> str | None:
         """The architecture of a server that does not tell: what its LLVM says, or the program file that serves."""
         if self.find(_LLVM_TRIPLE) is not None:
-            return architecture(str(self.call(_LLVM_TRIPLE)))
+            return architecture(printable(self.ask(_LLVM_TRIPLE)))
         try:
-            program = self.call("tvm.rpc.server.download", "/proc/self/exe")
+            program = self.call("tvm.rpc.server.download", "/proc/self/exe", answer_size=_LARGEST_PROGRAM)
         except RemoteFault:
             return None
-        return elf_architecture(program[:20]) if isinstance(program, bytes) else None
+        return elf_architecture(program[:_ELF_HEAD]) if isinstance(program, bytes) else None
 
     def check_fits(self, target: TargetInfo) -> None:
         """Refuse a model for another machine.
@@ -184,28 +219,29 @@ class Device:
                 f"{fault.problem} (loading the model compiled for {artifact.manifest.target.name})",
                 "compile for that machine and its C library: tsm-edge targets",
             ) from None
-        step = self.call("tvm.rpc.server.ModuleGetFunction", module, "step", True)
-        if not isinstance(module, RemoteModule) or not isinstance(step, RemoteFunction):
-            raise RpcError(f"{artifact.library} has no function step", "compile again with: tsm-edge compile")
-        return step
+        if isinstance(module, RemoteModule):
+            step = self.call("tvm.rpc.server.ModuleGetFunction", module, "step", True)
+            if isinstance(step, RemoteFunction):
+                return step
+        raise RpcError(f"{artifact.library} has no function step", "compile again with: tsm-edge compile")
 
     def _put(self, content: bytes, sha256: str) -> str:
         """Have the library on the device, its content checked; returns what to load."""
         if self.info.tsm_edge is not None:
-            path = str(self.call(FIND_UPLOAD, sha256))
+            path = self.ask(FIND_UPLOAD, sha256)
             if not path:
                 self._upload(content)
-                path = str(self.call(KEEP_UPLOAD, LIBRARY, sha256))
+                path = self.ask(KEEP_UPLOAD, LIBRARY, sha256)
             return path
         self._upload(content)
         # TVM's own server cannot hash: what it has is fetched back.
-        if self.call("tvm.rpc.server.download", LIBRARY) != content:
+        if self.call("tvm.rpc.server.download", LIBRARY, answer_size=len(content)) != content:
             raise RpcError(f"{self.name}: the uploaded model differs from the file here", "try again")
         return LIBRARY
 
     def _upload(self, content: bytes) -> None:
         # What this machine has sent may wait in buffers on the way for as long as a slow network takes.
-        self.call("tvm.rpc.server.upload", LIBRARY, content, more_s=len(content) / _SLOWEST_BYTES_PER_S)
+        self.call("tvm.rpc.server.upload", LIBRARY, content, more_s=len(content) / SLOWEST_BYTES_PER_S)
 
 
 def open_device(place: Place, limits: TimeLimits) -> Device:
@@ -232,10 +268,7 @@ def open_device(place: Place, limits: TimeLimits) -> Device:
 def _begin(device: Device) -> None:
     build = read_greeting(device.connection.greeting).build
     if build and build != BUILD:
-        raise RpcError(
-            f"{device.name} runs another build: {build}, expected {BUILD}",
-            "install the same version of tsm-edge on both machines",
-        )
+        raise RpcError(f"{device.name} runs another build: {build}, expected {BUILD}", _SAME_VERSION)
     try:
         device.connection.exchange([init_packet()], device._limit_s)
         device.look()
@@ -245,3 +278,18 @@ def _begin(device: Device) -> None:
             f"{error.problem} at the session's beginning: it is another build of TVM's RPC, or its server failed",
             f"install {BUILD.replace('+', ' and ')} there",
         ) from None
+
+
+def _read_info(text: str, greeting: Greeting) -> DeviceInfo:
+    """What tsm-edge's server says of its machine.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        It is not JSON, or another table.
+    """
+    table = json.loads(text)
+    flags, version = (table.get(name) for name in ("flags", "tsm_edge")) if isinstance(table, dict) else (None, None)
+    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags) or not isinstance(version, str):
+        raise ValueError("not what a server of tsm-edge says")
+    return DeviceInfo(architecture(greeting.machine), greeting.build, tuple(flags), version)

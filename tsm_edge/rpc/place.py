@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from tsm_edge.errors import RpcError
+from tsm_edge.rpc.key import check_key
 
 DEFAULT_PORT = 9090  # of TVM's RPC server
 DEFAULT_TRACKER_PORT = 9190  # of TVM's tracker
+_UNIX = "unix:"
+_LONGEST_UNIX_PATH = 103  # bytes; Linux would take 107, macOS no more than this
 
 
 @dataclass(frozen=True)
@@ -19,13 +23,52 @@ class Endpoint:
     host : str
         Name or number; an IPv6 number without brackets.
     port : int
+
+    Raises
+    ------
+    RpcError
+        No machine can have such a name, or the port is not in 0..65535.
     """
 
     host: str
     port: int
 
+    def __post_init__(self) -> None:
+        if not _may_be_a_host(self.host):
+            raise RpcError(f"{self.host!r} is not the name or number of a machine", "for example: 192.168.1.20")
+        if not 0 <= self.port < 65536:
+            raise RpcError(f"{self.port} is not a port, expected 0..65535")
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class UnixEndpoint:
+    """A Unix domain socket: only its owner can connect.
+
+    Attributes
+    ----------
+    path : str
+        Of the socket.
+
+    Raises
+    ------
+    RpcError
+        No socket can have such a path.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if not self.path.isprintable() or not 0 < len(os.fsencode(self.path)) <= _LONGEST_UNIX_PATH:
+            raise RpcError(
+                f"{self.path!r} is not a path for a socket, expected 1 to {_LONGEST_UNIX_PATH} bytes that print",
+                f"for example: {_UNIX}/tmp/board",
+            )
+
+    def __str__(self) -> str:
+        return f"{_UNIX}{self.path}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +77,7 @@ class Place:
 
     Attributes
     ----------
-    endpoint : Endpoint
+    endpoint : Endpoint or UnixEndpoint
         Of the device's server or, with ``by_tracker``, of the tracker that knows devices.
     key : str
         What the server was started with; for a tracker, the kind of device wanted.
@@ -42,7 +85,7 @@ class Place:
         Ask the tracker for a free device.
     """
 
-    endpoint: Endpoint
+    endpoint: Endpoint | UnixEndpoint
     key: str = ""
     by_tracker: bool = False
 
@@ -74,16 +117,15 @@ class TimeLimits:
     answer_s: float = 30.0
 
 
-def check_key(key: str) -> None:
-    """Refuse a key TVM's handshake cannot carry.
+def parse_address(text: str) -> Endpoint | UnixEndpoint:
+    """Read ``unix:PATH``, or what :func:`parse_endpoint` reads.
 
     Raises
     ------
     RpcError
-        It has a space or another character that does not print.
+        It is none of these.
     """
-    if any(character.isspace() or not character.isprintable() for character in key):
-        raise RpcError(f"key {key!r} has spaces, expected one word")
+    return UnixEndpoint(text[len(_UNIX) :]) if text.startswith(_UNIX) else parse_endpoint(text)
 
 
 def parse_endpoint(text: str, default_port: int = DEFAULT_PORT) -> Endpoint:
@@ -105,7 +147,8 @@ def parse_endpoint(text: str, default_port: int = DEFAULT_PORT) -> Endpoint:
     else:
         host, colon, port = host.partition(":")
         port = port if colon else str(default_port)
-    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if not host or not _may_be_a_host(host) or not digits or not 0 < int(port) < 65536:
         raise RpcError(f"{text!r} is not an address, expected HOST:PORT", "for example: 192.168.1.20:9090")
     return Endpoint(host, int(port))
 
@@ -118,12 +161,21 @@ def chosen_place(rpc: str | None, tracker: str | None, key: str) -> Place | None
     RpcError
         They contradict each other, or name no address.
     """
-    if rpc and tracker:
+    if rpc is not None and tracker is not None:
         raise RpcError("--rpc and --tracker were both given, expected one", "--tracker finds the device by its key")
-    if tracker:
+    if tracker is not None:
         return Place(parse_endpoint(tracker, DEFAULT_TRACKER_PORT), key, by_tracker=True)
-    if rpc:
-        return Place(parse_endpoint(rpc), key)
+    if rpc is not None:
+        return Place(parse_address(rpc), key)
     if key:
         raise RpcError("--key was given without --rpc or --tracker", "name the device with: --rpc HOST:PORT")
     return None
+
+
+def _may_be_a_host(text: str) -> bool:
+    """Whether a resolver may be asked for it; ``a..b`` and the like make Python's fail instead of answering no."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return text.isprintable()

@@ -29,7 +29,8 @@ from pathlib import Path
 from tsm_edge.errors import RpcError
 from tsm_edge.machine import this_architecture
 from tsm_edge.rpc.greeting import Greeting, installed_build, write_greeting
-from tsm_edge.rpc.place import DEFAULT_PORT, Endpoint, check_key
+from tsm_edge.rpc.key import check_key
+from tsm_edge.rpc.place import DEFAULT_PORT, Endpoint
 from tsm_edge.rpc.serving import load_runtime, serve_session
 from tsm_edge.rpc.tracker import Announcement
 from tsm_edge.rpc.wire import CODE_ACCEPTED, CODE_DUPLICATE, CODE_MISMATCH, MAGIC, last_line

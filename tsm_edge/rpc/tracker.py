@@ -6,39 +6,48 @@ A message is a 32-bit length and JSON (``tvm/rpc/tracker.py`` of TVM 0.27).
 from __future__ import annotations
 
 import json
-import random
+import secrets
 import struct
 import time
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from tsm_edge.errors import RpcError
-from tsm_edge.rpc.place import Endpoint, TimeLimits
-from tsm_edge.rpc.wire import open_socket, receive_before
+from tsm_edge.rpc.key import check_key
+from tsm_edge.rpc.place import Endpoint, TimeLimits, UnixEndpoint
+from tsm_edge.rpc.sockets import Patience, open_socket, reason, receive, send
+from tsm_edge.rpc.wire import printable
 
 _MAGIC = 0x2F271
 _SUCCESS = 0
 _PUT, _REQUEST, _UPDATE_INFO, _SUMMARY, _PENDING_KEYS = 3, 4, 5, 6, 7
-_LARGEST_MESSAGE = 1 << 24
+_LARGEST_MESSAGE = 1 << 20  # bytes: ten thousand devices
 
 
 class TrackerLink:
     """A connection to a tracker.
 
+    Parameters
+    ----------
+    tracker : Endpoint or UnixEndpoint
+    patience : Patience
+        For connecting and greeting.
+
     Raises
     ------
     RpcError
         Nothing listens, it does not answer in time, or it is not a tracker.
+    TimeoutError
+        No time is left.
     """
 
-    def __init__(self, tracker: Endpoint, limit_s: float) -> None:
-        self.tracker = tracker
-        self._limit_s = limit_s
-        self._socket = open_socket(
-            tracker, limit_s, f"start one there with: python -m tvm.exec.rpc_tracker --port {tracker.port}"
-        )
+    def __init__(self, tracker: Endpoint | UnixEndpoint, patience: Patience) -> None:
+        hint = "start one there with: python -m tvm.exec.rpc_tracker"
+        self._socket = open_socket(tracker, patience.left_s(), hint)
         try:
-            self._socket.sendall(struct.pack("<i", _MAGIC))
-            (magic,) = struct.unpack("<i", receive_before(self._socket, 4, time.monotonic() + limit_s))
+            send(self._socket, [struct.pack("<i", _MAGIC)], patience)
+            (magic,) = struct.unpack("<i", receive(self._socket, 4, patience))
         except OSError:
             magic = 0
         if magic != _MAGIC:
@@ -51,30 +60,30 @@ class TrackerLink:
         """Leave; a device that was announced over this link is forgotten."""
         self._socket.close()
 
-    def ask(self, message: list[Any], limit_s: float | None = None) -> Any:
+    def ask(self, message: list[Any], patience: Patience) -> Any:
         """Send a message and return the answer.
 
         Raises
         ------
         TimeoutError
-            No answer within ``limit_s`` (by default as for connecting).
+            It does not come in time.
         OSError
             The tracker went away.
+        ValueError
+            The answer is not a tracker's.
         """
         data = json.dumps(message).encode()
-        deadline = time.monotonic() + (self._limit_s if limit_s is None else limit_s)
-        self._socket.settimeout(max(0.01, deadline - time.monotonic()))
-        self._socket.sendall(struct.pack("<i", len(data)) + data)
-        (length,) = struct.unpack("<i", receive_before(self._socket, 4, deadline))
+        send(self._socket, [struct.pack("<i", len(data)), data], patience)
+        (length,) = struct.unpack("<i", receive(self._socket, 4, patience))
         if not 0 <= length <= _LARGEST_MESSAGE:
-            raise OSError(f"a message of {length} bytes")
+            raise ValueError(f"a message of {length} bytes")
         try:
-            return json.loads(receive_before(self._socket, length, deadline))
-        except ValueError:
-            raise OSError("a message that is not JSON") from None
+            return json.loads(receive(self._socket, length, patience))
+        except (ValueError, RecursionError):
+            raise ValueError("a message that is not JSON") from None
 
 
-def request_device(tracker: Endpoint, key: str, limits: TimeLimits) -> tuple[Endpoint, str]:
+def request_device(tracker: Endpoint | UnixEndpoint, key: str, limits: TimeLimits) -> tuple[Endpoint, str]:
     """Ask a tracker for a free device.
 
     Returns
@@ -89,35 +98,55 @@ def request_device(tracker: Endpoint, key: str, limits: TimeLimits) -> tuple[End
     RpcError
         No device has the key, none becomes free in time, or the tracker fails.
     """
-    link = TrackerLink(tracker, limits.connect_s)
-    try:
-        known = _known_keys(link)
+    with closing(TrackerLink(tracker, Patience(limits.connect_s))) as link:
+        try:
+            known = _known_keys(link.ask([_SUMMARY], Patience(limits.connect_s)))
+        except (OSError, ValueError) as error:
+            raise _failed(tracker, error) from None
         if key not in known:
-            names = ", ".join(sorted(known)) or "none"
+            names = printable(", ".join(known)) or "none"
             raise RpcError(
                 f"tracker {tracker} has no device with key {key!r}: its keys are {names}",
                 f"announce one with: tsm-edge serve --tracker {tracker} --key {key}",
             )
-        status, value = link.ask([_REQUEST, key, "", 1], limits.device_s)
-        host, port, match_key = value
-    except TimeoutError:
-        raise RpcError(
-            f"tracker {tracker}: no device with key {key!r} became free within {limits.device_s:g} s",
-            "end another session on it, or announce another device with the same key",
-        ) from None
-    except (OSError, TypeError, ValueError, AttributeError, KeyError) as error:
-        raise RpcError(f"tracker {tracker} failed ({error})", "look at the tracker's output") from None
-    finally:
-        link.close()
-    if status != _SUCCESS:
-        raise RpcError(f"tracker {tracker} refused the request (code {status})", "look at the tracker's output")
-    return Endpoint(str(host), int(port)), str(match_key)
+        try:
+            return _device(link.ask([_REQUEST, key, "", 1], Patience(limits.device_s)))
+        except TimeoutError:
+            raise RpcError(
+                f"tracker {tracker}: no device with key {key!r} became free within {limits.device_s:g} s",
+                "end another session on it, or announce another device with the same key",
+            ) from None
+        except (OSError, ValueError) as error:
+            raise _failed(tracker, error) from None
 
 
-def _known_keys(link: TrackerLink) -> set[str]:
-    """The keys devices are announced under."""
-    _, summary = link.ask([_SUMMARY])
-    return {server["key"].removeprefix("server:") for server in summary["server_info"]}
+def _failed(tracker: Endpoint | UnixEndpoint, error: OSError | ValueError) -> RpcError:
+    if isinstance(error, TimeoutError):
+        what = "it does not answer in time"
+    else:
+        what = reason(error) if isinstance(error, OSError) else f"it answers with {error}"
+    return RpcError(f"tracker {tracker} failed ({what})", "look at the tracker's output")
+
+
+def _known_keys(answer: Any) -> list[str]:
+    """The keys devices are announced under, sorted; ``ValueError``: it is not a summary."""
+    match answer:
+        case [_, {"server_info": [*servers]}]:
+            names = [server.get("key") for server in servers if isinstance(server, dict)]
+            return sorted({name.removeprefix("server:") for name in names if isinstance(name, str)})
+    raise ValueError("a summary of another form")
+
+
+def _device(answer: Any) -> tuple[Endpoint, str]:
+    """Where the device is, and its match key; ``ValueError``: the tracker gives none."""
+    match answer:
+        case [0, [str(host), int(port), str(match_key)]]:
+            try:
+                check_key(match_key)
+                return Endpoint(host, port), match_key
+            except RpcError as error:
+                raise ValueError(f"a device nobody can reach: {printable(error.problem)}") from None
+    raise ValueError("something else than a device's host, port and match key")
 
 
 class Announcement:
@@ -137,7 +166,7 @@ class Announcement:
     PING_S = 2.0
     RETRY_S = 5.0
     UNUSED_S = 6.0  # a match key that was handed out and not used for so long is given up
-    _LIMIT_S = 2.0
+    _LIMIT_S = 2.0  # the server does nothing else meanwhile
 
     def __init__(self, tracker: Endpoint, key: str, port: int, host: str | None) -> None:
         self.tracker = tracker
@@ -161,7 +190,7 @@ class Announcement:
 
     def offer(self) -> None:
         """Offer the device, under a new match key: at the start, and after each session."""
-        self.match_key = f"{self._key}:{random.random()}"
+        self.match_key = f"{self._key}:{secrets.token_hex(8)}"
         self._handed_out_s = None
         self._next_s = 0.0
         if self._link is not None:
@@ -172,33 +201,40 @@ class Announcement:
         if now_s < self._next_s:
             return
         self._next_s = now_s + self.PING_S
-        self._try(self._connect if self._link is None else lambda: self._renew(now_s))
+        self._try(self._connect if self._link is None else self._renew)
         if self._link is None:
             self._next_s = now_s + self.RETRY_S
 
-    def _try(self, action: Any) -> None:
+    def _try(self, action: Callable[[Patience], None]) -> None:
         try:
-            action()
-        except (RpcError, OSError):
+            action(Patience(self._LIMIT_S))
+        except (RpcError, OSError, ValueError):
             self.close()
 
-    def _connect(self) -> None:
-        link = TrackerLink(self.tracker, self._LIMIT_S)
+    def _connect(self, patience: Patience) -> None:
+        link = TrackerLink(self.tracker, patience)
         try:
-            link.ask([_UPDATE_INFO, {"key": f"server:{self._key}", "addr": self._address}])
-        except OSError:
+            link.ask([_UPDATE_INFO, {"key": f"server:{self._key}", "addr": self._address}], patience)
+        except (OSError, ValueError):
             link.close()
             raise
         self._link = link
-        self._put()
+        self._put(patience)
 
-    def _put(self) -> None:
+    def _put(self, patience: Patience) -> None:
         if self._link is not None:
             host, port = self._address
-            self._link.ask([_PUT, self._key, (port, self.match_key), host])
+            self._link.ask([_PUT, self._key, (port, self.match_key), host], patience)
 
-    def _renew(self, now_s: float) -> None:
-        if self._link is None or self.match_key in self._link.ask([_PENDING_KEYS]):
+    def _renew(self, patience: Patience) -> None:
+        """Offer the device anew when its match key was handed out and not used for a while."""
+        if self._link is None:
+            return
+        pending = self._link.ask([_PENDING_KEYS], patience)
+        if not isinstance(pending, list):
+            raise ValueError("pending keys of another form")
+        now_s = time.monotonic()
+        if self.match_key in pending:
             self._handed_out_s = None
         elif self._handed_out_s is None:
             self._handed_out_s = now_s

@@ -1,8 +1,8 @@
 """The client's half of TVM's RPC protocol, as much of it as running a model needs.
 
-Written here rather than taken from ``tvm.rpc`` for three reasons: every wait has a limit (that client waits for ever in
-C++, out of reach of Ctrl-C), several messages travel together (one round trip a frame instead of three), and no TVM is
-needed on this side. The protocol is that of TVM 0.27 (``src/runtime/rpc/rpc_endpoint.cc``,
+Written here rather than taken from ``tvm.rpc`` for three reasons: every wait and every answer has a limit (that client
+waits for ever in C++, out of reach of Ctrl-C), several messages travel together (one round trip a frame instead of
+three), and no TVM is needed on this side. The protocol is that of TVM 0.27 (``src/runtime/rpc/rpc_endpoint.cc``,
 ``src/runtime/minrpc/rpc_reference.h``): little-endian packets, each a 64-bit length, a 32-bit code and values with the
 type indices of ``tvm/ffi/c_api.h``. Its version number has not changed in years although the encoding has, which is
 why tsm-edge's own server names its build in the handshake.
@@ -10,16 +10,15 @@ why tsm-edge's own server names its build in the handshake.
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from tsm_edge.errors import RpcError
-from tsm_edge.rpc.place import Endpoint
+from tsm_edge.rpc.place import Endpoint, UnixEndpoint
+from tsm_edge.rpc.sockets import Buffer, Patience, open_socket, reason, receive, send
 
 MAGIC = 0xFF271
 CODE_ACCEPTED, CODE_DUPLICATE, CODE_MISMATCH = MAGIC, MAGIC + 1, MAGIC + 2
@@ -36,10 +35,9 @@ _STR_OBJECT, _BYTES_OBJECT, _FUNCTION, _MODULE = 65, 66, 68, 73
 _CPU = struct.pack("<ii", 1, 0)  # DLDevice: kDLCPU, number 0
 _FLOAT32 = struct.pack("<BBH", 2, 32, 1)  # DLDataType: kDLFloat, bits, lanes
 _ALIGNMENT = 64  # bytes
-_LARGEST_PACKET = 1 << 32  # a length beyond this is not a length
-_BLOCK = 1 << 20
-
-Buffer: TypeAlias = "bytes | memoryview"
+_MOST_TEXT = 1 << 20  # bytes of an answer without data: the longest is an error with its traceback
+_MOST_VALUES = 16  # of an answer; TVM's have at most three
+_LONGEST_GREETING = 4096
 
 
 class ConnectionLost(RpcError):
@@ -84,10 +82,23 @@ class RemoteTensor:
 
 @dataclass(frozen=True)
 class Packet:
-    """One message to the server, which answers each with one."""
+    """One message to the server, which answers each with one.
+
+    Attributes
+    ----------
+    code : int
+    parts : tuple of buffers
+        Its body.
+    read : callable
+        Takes the values of the answer and returns what it means; raises ``ValueError`` where it means nothing.
+    answer_size : int
+        The most bytes of data the answer may bring; of a tensor, exactly as many.
+    """
 
     code: int
     parts: tuple[Buffer, ...]
+    read: Callable[[list[Any]], Any]
+    answer_size: int = 0
 
     def framed(self) -> list[Buffer]:
         """With length and code in front."""
@@ -97,12 +108,13 @@ class Packet:
 
 def init_packet() -> Packet:
     """Begin the session; must come first."""
-    return Packet(_INIT_SERVER, (struct.pack("<Q", len(PROTOCOL_VERSION)) + PROTOCOL_VERSION + struct.pack("<i", 0),))
+    version = struct.pack("<Q", len(PROTOCOL_VERSION)) + PROTOCOL_VERSION
+    return Packet(_INIT_SERVER, (version + struct.pack("<i", 0),), _nothing)
 
 
 def find_packet(name: str) -> Packet:
-    """Ask for a global function; answered with its handle, or None."""
-    return Packet(_GET_FUNCTION, tuple(_sequence((name,))))
+    """Ask for a global function; answered with it, or None."""
+    return Packet(_GET_FUNCTION, tuple(_sequence((name,))), _found_function)
 
 
 def allocate_packet(size: int) -> Packet:
@@ -110,22 +122,31 @@ def allocate_packet(size: int) -> Packet:
     dtype = struct.pack("<i", _DTYPE) + _FLOAT32 + bytes(4)
     device = struct.pack("<i", _DEVICE) + _CPU
     body = struct.pack("<i", 4) + device + b"".join([*_value(size), *_value(_ALIGNMENT)]) + dtype
-    return Packet(_ALLOCATE, (body,))
+    return Packet(_ALLOCATE, (body,), lambda values: _handle(values[0]))
 
 
-def call_packet(function: RemoteFunction, *arguments: Any) -> Packet:
-    """Call a function with None, bool, int, str, bytes, modules and tensors."""
-    return Packet(_CALL, (struct.pack("<Q", function.handle), *_sequence(arguments)))
+def call_packet(function: RemoteFunction, *arguments: Any, answer_size: int = 0) -> Packet:
+    """Call a function with None, bool, int, str, bytes, modules and tensors.
+
+    ``answer_size`` is the most bytes its answer may have, beyond a text of ordinary length.
+    """
+    body = (struct.pack("<Q", function.handle), *_sequence(arguments))
+    return Packet(_CALL, body, _returned, answer_size)
 
 
 def copy_to_packet(tensor: RemoteTensor, data: memoryview) -> Packet:
     """Fill a tensor with ``data``, its bytes."""
-    return Packet(_COPY_TO, (tensor.description() + struct.pack("<Q", len(data)), data))
+    return Packet(_COPY_TO, (tensor.description() + struct.pack("<Q", len(data)), data), _nothing)
 
 
 def copy_from_packet(tensor: RemoteTensor, size: int) -> Packet:
     """Ask for a tensor's ``size`` bytes."""
-    return Packet(_COPY_FROM, (tensor.description() + struct.pack("<Q", size),))
+    return Packet(_COPY_FROM, (tensor.description() + struct.pack("<Q", size),), _nothing, size)
+
+
+def fault_packet(text: str) -> Packet:
+    """What a server answers when something failed there."""
+    return Packet(_EXCEPTION, tuple(_sequence((text,))), _nothing)
 
 
 class Connection:
@@ -148,7 +169,7 @@ class Connection:
         """End the session; closing twice is allowed."""
         try:
             self._socket.settimeout(1.0)
-            self._socket.sendall(b"".join(Packet(_SHUTDOWN, ()).framed()))
+            self._socket.sendall(b"".join(Packet(_SHUTDOWN, (), _nothing).framed()))
         except OSError:
             pass  # it is gone already
         finally:
@@ -161,7 +182,8 @@ class Connection:
         ----------
         packets : sequence of Packet
         limit_s : float
-            The longest silence to bear, seconds.
+            How long the other end may take for all of it, seconds, beside the time that many bytes need on a slow
+            network.
 
         Returns
         -------
@@ -174,20 +196,22 @@ class Connection:
             The connection is of no more use.
         RemoteFault
             The first error raised on the other end. All answers have been read: the connection goes on.
+        RpcError
+            An answer is not TVM's, or larger than what was asked for.
         """
-        parts = [part for packet in packets for part in packet.framed()]
         try:
-            _send(self._socket, parts, limit_s)
-            answers = [self._answer(packet, limit_s) for packet in packets]
+            send(self._socket, [part for packet in packets for part in packet.framed()], Patience(limit_s))
+            patience = Patience(limit_s)
+            answers = [self._answer(packet, patience) for packet in packets]
         except TimeoutError:
             self._socket.close()
             raise NoAnswer(
-                f"{self.name} gives no answer for {limit_s:g} s", "look at the server's output, or restart it"
+                f"{self.name} gives no answer within {limit_s:g} s", "look at the server's output, or restart it"
             ) from None
         except OSError as error:
             self._socket.close()
             raise ConnectionLost(
-                f"{self.name} closed the connection ({_reason(error)})", "look at the server's output"
+                f"{self.name}: the connection was lost ({reason(error)})", "look at the server's output"
             ) from None
         except BaseException:
             self._socket.close()  # answers are still under way
@@ -197,22 +221,21 @@ class Connection:
                 raise answer
         return answers
 
-    def _answer(self, packet: Packet, limit_s: float) -> Any:
+    def _answer(self, packet: Packet, patience: Patience) -> Any:
         """The value in the next packet; an error of the other end is returned, too."""
         _acknowledge_at_once(self._socket)
-        size, code = struct.unpack("<Qi", _receive(self._socket, 12, limit_s))
-        if not 4 <= size <= _LARGEST_PACKET:
+        size, code = struct.unpack("<Qi", receive(self._socket, 12, patience))
+        if not 4 <= size <= 4 + _MOST_TEXT + packet.answer_size:
             raise self._nonsense(f"a packet of {size} bytes")
-        body = _receive(self._socket, size - 4, limit_s)
-        if code == _COPY_ACK and packet.code == _COPY_FROM:
+        body = receive(self._socket, size - 4, patience)
+        if code == _COPY_ACK and packet.code == _COPY_FROM and len(body) == packet.answer_size:
             return body
         try:
             if code == _EXCEPTION:
                 return RemoteFault(f"{self.name}: {last_line(_Values(body).sequence()[0])}")
             if code == _RETURN:
-                values = _Values(body).sequence()
-                return _returned(values) if packet.code == _CALL else values[0]
-        except (struct.error, ValueError, IndexError, UnicodeDecodeError):
+                return packet.read(_Values(body).sequence())
+        except (struct.error, ValueError, IndexError):
             raise self._nonsense("values of another encoding") from None
         raise self._nonsense(f"packet code {code}")
 
@@ -222,12 +245,12 @@ class Connection:
         )
 
 
-def connect(endpoint: Endpoint, key: str, limit_s: float, name: str = "") -> Connection:
+def connect(endpoint: Endpoint | UnixEndpoint, key: str, limit_s: float, name: str = "") -> Connection:
     """Connect to a server and shake hands.
 
     Parameters
     ----------
-    endpoint : Endpoint
+    endpoint : Endpoint or UnixEndpoint
     key : str
         Of the server, or the match key a tracker gave for it.
     limit_s : float
@@ -242,9 +265,10 @@ def connect(endpoint: Endpoint, key: str, limit_s: float, name: str = "") -> Con
         a TVM RPC server.
     """
     name = name or str(endpoint)
-    stream = open_socket(endpoint, limit_s, f"start a server there with: tsm-edge serve --port {endpoint.port}")
+    where = f"--unix {endpoint.path}" if isinstance(endpoint, UnixEndpoint) else f"--port {endpoint.port}"
+    stream = open_socket(endpoint, limit_s, f"start a server there with: tsm-edge serve {where}")
     try:
-        code, greeting = _shake_hands(stream, f"client:{key}".encode(), time.monotonic() + limit_s)
+        code, greeting = _shake_hands(stream, f"client:{key}".encode(), Patience(limit_s))
         if code != CODE_ACCEPTED:
             raise _refusal(code, name, key)
     except TimeoutError:
@@ -257,7 +281,7 @@ def connect(endpoint: Endpoint, key: str, limit_s: float, name: str = "") -> Con
     except OSError as error:
         stream.close()
         raise RpcError(
-            f"{name} ends the connection before the handshake is done ({_reason(error)}), expected a TVM RPC server",
+            f"{name} ends the connection before the handshake is done ({reason(error)}), expected a TVM RPC server",
             "check host and port",
         ) from None
     except BaseException:
@@ -266,91 +290,37 @@ def connect(endpoint: Endpoint, key: str, limit_s: float, name: str = "") -> Con
     return Connection(stream, name, greeting)
 
 
-def open_socket(endpoint: Endpoint, limit_s: float, hint: str) -> socket.socket:
-    """Open a TCP connection.
-
-    Parameters
-    ----------
-    endpoint : Endpoint
-    limit_s : float
-    hint : str
-        What to try when nothing listens.
-
-    Raises
-    ------
-    RpcError
-        The name is unknown, nothing listens, or the host cannot be reached in time.
-    """
-    try:
-        stream = socket.create_connection((endpoint.host, endpoint.port), timeout=limit_s)
-    except socket.gaierror:
-        raise RpcError(
-            f"{endpoint}: the host name {endpoint.host!r} is unknown", "check it, or use the number"
-        ) from None
-    except ConnectionRefusedError:
-        raise RpcError(f"nothing listens on {endpoint}", hint) from None
-    except TimeoutError:
-        raise RpcError(
-            f"{endpoint} cannot be reached within {limit_s:g} s", "check the address, the network and the firewall"
-        ) from None
-    except OSError as error:
-        raise RpcError(
-            f"{endpoint} cannot be reached ({_reason(error)})", "check the address and the network"
-        ) from None
-    # Small packets must not wait for the acknowledgement of the one before.
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return stream
-
-
-def receive_before(stream: socket.socket, size: int, deadline: float) -> bytes:
-    """Read exactly ``size`` bytes before ``time.monotonic()`` reaches ``deadline``.
-
-    Raises
-    ------
-    TimeoutError
-        They did not come in time.
-    ConnectionError
-        The other end closed the connection.
-    """
-    data = bytearray()
-    while len(data) < size:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        stream.settimeout(left_s)
-        block = stream.recv(size - len(data))
-        if not block:
-            raise ConnectionResetError(errno.ECONNRESET, "end of stream")
-        data += block
-    return bytes(data)
-
-
 def last_line(text: str) -> str:
     """What went wrong, of an error message with a traceback."""
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     named = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception")) and ":" in line]
     # The outermost wrapper says only that an RPC call failed.
     told = [line for line in named if not line.endswith("Error caught from RPC call:")]
-    return (told or lines or ["an error without a message"])[-1]
+    return printable((told or lines or ["an error without a message"])[-1])
 
 
-def _shake_hands(stream: socket.socket, key: bytes, deadline: float) -> tuple[int, str]:
-    stream.settimeout(max(0.01, deadline - time.monotonic()))
-    stream.sendall(struct.pack("<ii", MAGIC, len(key)) + key)
-    (code,) = struct.unpack("<i", receive_before(stream, 4, deadline))
+def printable(text: str, most: int = 500) -> str:
+    """Another machine's words as they may stand in one line: at most so many characters, all of which print."""
+    shown = "".join(character if character.isprintable() else "?" for character in text[:most])
+    return shown if len(text) <= most else f"{shown} ..."
+
+
+def _shake_hands(stream: socket.socket, key: bytes, patience: Patience) -> tuple[int, str]:
+    send(stream, [struct.pack("<ii", MAGIC, len(key)), key], patience)
+    (code,) = struct.unpack("<i", receive(stream, 4, patience))
     if code != CODE_ACCEPTED:
         return code, ""
-    (length,) = struct.unpack("<i", receive_before(stream, 4, deadline))
-    if not 0 <= length < 1 << 16:
+    (length,) = struct.unpack("<i", receive(stream, 4, patience))
+    if not 0 <= length <= _LONGEST_GREETING:
         return 0, ""
-    return code, receive_before(stream, length, deadline).decode("utf-8", "replace")
+    return code, printable(receive(stream, length, patience).decode("utf-8", "replace"), length)
 
 
 def _refusal(code: int, name: str, key: str) -> RpcError:
     if code == CODE_MISMATCH:
+        # The key itself is not told: errors end in logs.
         return RpcError(
-            f"{name} does not accept the key {key!r}",
+            f"{name} does not accept {'this key' if key else 'clients without its key'}",
             "give the one its server was started with: --key K (a server that a tracker knows: --tracker HOST:PORT)",
         )
     if code == CODE_DUPLICATE:
@@ -358,43 +328,10 @@ def _refusal(code: int, name: str, key: str) -> RpcError:
     return RpcError(f"{name} answers, but not as a TVM RPC server does", "check host and port")
 
 
-def _send(stream: socket.socket, parts: Sequence[Buffer], limit_s: float) -> None:
-    """Send the parts in order, the small ones joined; each block gets ``limit_s`` to go out."""
-    stream.settimeout(limit_s)
-    pending = bytearray()
-    for part in parts:
-        if len(part) < 4096:
-            pending += part
-            continue
-        stream.sendall(pending)
-        pending.clear()
-        view = memoryview(part)
-        for begin in range(0, len(view), _BLOCK):
-            stream.sendall(view[begin : begin + _BLOCK])
-    stream.sendall(pending)
-
-
-def _receive(stream: socket.socket, size: int, limit_s: float) -> bytes:
-    """Read exactly ``size`` bytes with no silence longer than ``limit_s``."""
-    stream.settimeout(limit_s)
-    data = bytearray(size)
-    view, done = memoryview(data), 0
-    while done < size:
-        count = stream.recv_into(view[done:])
-        if not count:
-            raise ConnectionResetError(errno.ECONNRESET, "end of stream")
-        done += count
-    return bytes(data)
-
-
 def _acknowledge_at_once(stream: socket.socket) -> None:
     """Do not delay acknowledgements: a server that holds back small packets (Nagle) waits for them, up to 40 ms."""
-    if hasattr(socket, "TCP_QUICKACK"):
+    if stream.family != socket.AF_UNIX and hasattr(socket, "TCP_QUICKACK"):
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
 
 
 def _sequence(values: Sequence[Any]) -> list[Buffer]:
@@ -423,13 +360,28 @@ def _value(value: Any) -> list[Buffer]:
     raise TypeError(f"{type(value).__name__} cannot be sent over RPC")
 
 
+def _handle(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise ValueError(f"{value!r} is not a handle")
+    return value
+
+
+def _nothing(values: Sequence[Any]) -> None:
+    del values
+
+
+def _found_function(values: Sequence[Any]) -> RemoteFunction | None:
+    handle = 0 if values[0] is None else _handle(values[0])
+    return RemoteFunction(handle) if handle else None
+
+
 def _returned(values: Sequence[Any]) -> Any:
     """What a function returned: the server sends its type, then the value."""
     kind, value = values[0], values[1]
     if kind == _FUNCTION:
-        return RemoteFunction(value)
+        return RemoteFunction(_handle(value))
     if kind == _MODULE:
-        return RemoteModule(value)
+        return RemoteModule(_handle(value))
     return value
 
 
@@ -443,6 +395,8 @@ class _Values:
     def sequence(self) -> list[Any]:
         """A count and as many values."""
         (count,) = self._take("<i")
+        if not 0 <= count <= _MOST_VALUES:
+            raise ValueError(f"{count} values")
         return [self._value() for _ in range(count)]
 
     def _take(self, form: str) -> tuple[Any, ...]:
