@@ -190,6 +190,11 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ("[network]", '[preprocess]\nmean = [0.5, 0.5, "x"]\n[network]', "mean[2] is 'x', expected a number"),
         ("[network]", "[preprocess]\nstd = [1, 1, 0]\n[network]", "std must be positive"),
         ("[network]", "[smoothing]\nmasked = [3]\n[network]", "smoothing names class 3, expected 0 to 2"),
+        (
+            "[network]",
+            "[smoothing]\nmasked = [0, 1, 2]\n[network]",
+            "smoothing masks every class, expected at least one",
+        ),
         ("[network]", "[smoothing]\nshown_as = [[0]]\n[network]", "shown_as must be pairs"),
         ("[network]", "[network", "not a readable TOML file"),
     ],
@@ -222,6 +227,7 @@ def test_a_wrong_model_card_is_refused_in_one_line_naming_it(tmp_path: Path, old
             "triple is 'bogus-triple', expected 'x86_64-unknown-linux-gnu', ",
         ),
         ("aarch64-unknown-linux-gnu", "armv7l-linux-gnueabi", "triple is 'armv7l-linux-gnueabi', expected"),
+        ("aarch64-unknown-linux-gnu", "armv7l-linux-androideabi", "triple is 'armv7l-linux-androideabi', expected"),
         ("aarch64-unknown-linux-gnu", "arm64-linux-gnu", "triple is 'arm64-linux-gnu', expected"),
         (
             "aarch64-unknown-linux-gnu",

@@ -229,6 +229,8 @@ class ModelCard:
                     f"smoothing names class {shown(index)}, expected 0 to {self.network.classes - 1}",
                     "correct [smoothing]",
                 )
+        if len(set(self.smoothing.masked)) == self.network.classes:
+            raise CardError("smoothing masks every class, expected at least one that can be shown", "mask fewer")
 
 
 @dataclass(frozen=True)

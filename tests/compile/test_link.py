@@ -151,14 +151,6 @@ def test_names_of_targets(name: str, dynamic: str, static: str) -> None:
     assert link.static_target(load_target(name)) == static
 
 
-def test_bionic_is_for_64_bit_arm(tmp_path: Path) -> None:
-    card = tmp_path / "old-phone.toml"
-    text = (Path(__file__).resolve().parents[2] / "targets/raspberry-pi-4-32bit.toml").read_text()
-    card.write_text(text.replace('libc = "glibc-2.27"', 'libc = "bionic"'))
-    with pytest.raises(CompileError, match="expected 64-bit Arm on Android"):
-        link.zig_target(load_target(card))
-
-
 def test_android_code_that_asks_for_more_than_bionic_is_known_to_have_does_not_link(tmp_path: Path) -> None:
     import tvm_ffi.libinfo
 

@@ -69,8 +69,6 @@ def zig_target(target: TargetCard) -> str:
     if kind == "glibc":
         suffix = "eabihf" if architecture == "arm" else ""
         return f"{architecture}-linux-gnu{suffix}.{version}"
-    if kind == "bionic" and architecture != "aarch64":
-        raise CompileError(f"target {target.name}: {target.cpu.triple} with bionic, expected 64-bit Arm on Android")
     return static_target(target)
 
 
