@@ -76,10 +76,6 @@ class OnlineGraph:
     sha256: str
     opset: int
 
-    def consumers(self, tensor: str) -> list[Node]:
-        """Nodes that read ``tensor``."""
-        return [node for node in self.nodes if tensor in node.inputs]
-
     def is_output(self, tensor: str) -> bool:
         """Whether ``tensor`` is the logits or a next cache."""
         return tensor == self.logits or any(tensor == cache.output for cache in self.caches)

@@ -27,7 +27,7 @@ def _leaky(x: Expr, slope: Expr, lanes: int) -> Expr:
     return tirx.max(x, zero) + tirx.min(x, zero) * slope
 
 
-_OPERATIONS: Mapping[str, _Operation] = {
+OPERATIONS: Mapping[str, _Operation] = {
     "Identity": lambda x, p, lanes: x[0],
     "Add": lambda x, p, lanes: x[0] + x[1],
     "Sub": lambda x, p, lanes: x[0] - x[1],
@@ -52,7 +52,6 @@ _FLOPS: Mapping[str, int] = {
     "HardSwish": 3,
     "Sigmoid": 22,
 }
-OPERATIONS = frozenset(_OPERATIONS)
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _value(spec: ElementwiseSpec, buffers: Mapping[str, Any], y: Expr, x: Expr, 
             operands.append(emit.load(buffers[operand_name(index)], at + vector * spec.lanes, spec.lanes))
         else:
             operands.append(emit.splat(operand, spec.lanes))
-    value = _OPERATIONS[spec.operation](tuple(operands), spec.parameters, spec.lanes)
+    value = OPERATIONS[spec.operation](tuple(operands), spec.parameters, spec.lanes)
     return emit.clamp(value, spec.low, spec.high, spec.lanes)
 
 
