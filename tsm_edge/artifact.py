@@ -16,6 +16,7 @@ from pathlib import Path
 from tsm_edge.errors import ArtifactError
 from tsm_edge.machine import architecture, cpu_flags, missing_features, this_architecture
 from tsm_edge.manifest import Manifest, parse_manifest
+from tsm_edge.runtime import abi_version
 
 LIBRARY = "model.so"
 MANIFEST = "manifest.json"
@@ -25,7 +26,6 @@ RUNNER = "tsm-runner"
 GOLDEN = "golden.bin"
 HEADER_FILE = "tsm_edge.h"
 OUTPUT_FOLDER = Path("out")
-_ABI_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,8 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
         version = library.tsm_abi_version()
     except (OSError, AttributeError) as error:
         raise ArtifactError(f"{artifact.library}: cannot be loaded ({error})", hint) from None
-    if version != _ABI_VERSION:
-        raise ArtifactError(f"{artifact.library}: ABI version {version}, expected {_ABI_VERSION}", hint)
+    if version != abi_version():
+        raise ArtifactError(f"{artifact.library}: ABI version {version}, expected {abi_version()}", hint)
     return library
 
 

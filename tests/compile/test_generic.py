@@ -20,6 +20,7 @@ from tsm_edge.compile.legalize import legalize
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.compile.schedules.generic import generic
 from tsm_edge.errors import CompileError
+from tsm_edge.runtime import most_buffers
 from tsm_edge.session import OnlineSession
 
 SHAPE = (1, 6, 8, 10)
@@ -124,6 +125,7 @@ GENERIC: dict[str, Operator] = {
         "MaxPool", [y], SHAPE, kernel_shape=[3, 3], dilations=[2, 2], pads=[2] * 4
     ),
     "gelu": lambda g, x, y: g.node("Gelu", [y], SHAPE),
+    "sum of 11 tensors": lambda g, x, y: g.node("Sum", [x, *(g.conv(y, 6) for _ in range(10))], SHAPE),
     "tanh": lambda g, x, y: g.node("Tanh", [y], SHAPE),
     "exp": lambda g, x, y: g.node("Exp", [y], SHAPE),
     "add a whole constant": lambda g, x, y: g.node("Add", [y, g.random(*SHAPE)], SHAPE),
@@ -265,6 +267,17 @@ def test_the_exponential_is_inline_and_in_vectors(card: str, vector: str) -> Non
     # Not a call of expf for every element. (LLVM makes no NEON vectors of float32 loops for 32-bit Arm.)
     assert not re.search(r"\b(callq?|blx?)\s", assembly)
     assert re.search(vector, assembly)
+
+
+def test_an_operator_of_more_tensors_than_a_kernel_takes_is_named() -> None:
+    """As many as the runtime's table of calls has room for: one more does not compile."""
+    most = most_buffers()
+    names = tuple(f"x{index}" for index in range(most))
+    shapes = dict.fromkeys((*names, "y"), SHAPE)
+    steps = legalize(Node("Sum", names[:-1], ("y",), {}), shapes, {}, opset=18).steps
+    assert max(len(step.spec.buffers) for step in steps) == most
+    with pytest.raises(CompileError, match=f"one of its kernels has {most + 1} buffers, and {most} is the most"):
+        legalize(Node("Sum", names, ("y",), {}), shapes, {}, opset=18)
 
 
 def test_an_operator_nothing_can_compile_is_named(native: TargetCard, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from onnx_graphs import Floats, Reference, assert_close
 
 from tsm_edge.artifact import LIBRARY, MANIFEST, MODEL_ONNX, Artifact
+from tsm_edge.runtime import abi_version
 
 PRELUDE = """
 import ctypes, json, os, sys
@@ -103,10 +104,11 @@ print(json.dumps({
 }))
 """
     found = run(script, small_artifact.path / LIBRARY, frames_file)
-    assert found["abi"] == 2
+    assert found["abi"] == abi_version()
     assert not {"tvm", "tvm_ffi", "torch", "tsm_edge"} & set(found["modules"])
     table = json.loads((small_artifact.path / MANIFEST).read_text("utf-8"))
     assert json.loads(found["manifest"]) == {**table, "files": {}}
+    assert table["versions"]["abi"] == str(found["abi"])
     first, second, again, explicit = found["logits"]
     assert first == second == again == explicit
     assert_close(np.array(first, np.float32)[:, None], reference.stream(frames))
@@ -303,3 +305,169 @@ step(streams[0], np.load(sys.argv[2])[0])
 print(json.dumps("end"))
 """
     assert run(script, small_artifact.path / LIBRARY, frames_file) == "end"
+
+
+def test_every_thread_has_its_own_error(small_artifact: Artifact) -> None:
+    """Many failing at once: each reads the whole text of its own failure, and a thread without one reads none."""
+    script = """
+import threading
+wrong, empty = [], []
+
+def fail(number):
+    before = library.tsm_last_error()
+    for _ in range(3000):
+        assert not library.tsm_open(number)
+        text = library.tsm_last_error().decode()
+        if text != f"tsm_open: threads is {number}, expected 1 to 64":
+            wrong.append(text)
+    empty.append(before.decode())
+
+workers = [threading.Thread(target=fail, args=(number,)) for number in (65, 1000000, 2147483647, -5)]
+[worker.start() for worker in workers]
+[worker.join() for worker in workers]
+print(json.dumps([wrong[:3], empty, library.tsm_last_error().decode()]))
+"""
+    assert run(script, small_artifact.path / LIBRARY) == [[], [""] * 4, ""]
+
+
+FORK = """
+import signal, time
+
+def child(body):
+    \"""What ``body`` returns in a child, as JSON, by a pipe.\"""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        signal.alarm(20)  # a child that hangs ends without an answer
+        os.write(write, json.dumps(body()).encode())
+        os._exit(0)
+    os.close(write)
+    os.wait()
+    return json.loads(os.read(read, 1 << 20) or "null")
+
+def close(stream):
+    library.tsm_close(stream)
+    return "closed"
+"""
+
+
+def test_the_child_of_a_fork_closes_a_stream_at_once(small_artifact: Artifact, frames_file: Path) -> None:
+    """Whatever its workers are doing at that moment; they are in the parent, which goes on with them."""
+    script = """
+frames = np.load(sys.argv[2])
+stream, other = opened(4), opened(1)
+before = [step(stream, frame) for frame in frames]
+found = [child(lambda: close(stream)), child(lambda: close(other))]
+for pause in (0, 0.001, 0.1):
+    step(stream, frames[0])
+    time.sleep(pause)  # workers spin, then sleep
+    found.append(child(lambda: close(stream)))
+library.tsm_reset(stream)
+print(json.dumps([found, before == [step(stream, frame) for frame in frames]]))
+"""
+    assert run(FORK + script, small_artifact.path / LIBRARY, frames_file) == [["closed"] * 5, True]
+
+
+def test_the_child_of_a_fork_goes_on_alone(small_artifact: Artifact, frames_file: Path) -> None:
+    """With its copy of the caches, to the same bits."""
+    script = """
+frames = np.load(sys.argv[2])
+stream = opened(3)
+step(stream, frames[0])
+
+def rest():
+    logits = [step(stream, frame) for frame in frames[1:]]
+    return [logits, close(stream), len(os.listdir("/proc/self/task"))]
+
+theirs = child(rest)
+print(json.dumps([theirs, [step(stream, frame) for frame in frames[1:]]]))
+"""
+    (logits, closed, threads), ours = run(FORK + script, small_artifact.path / LIBRARY, frames_file)
+    assert logits == ours
+    assert (closed, threads) == ("closed", 1)
+
+
+def test_a_fork_in_the_middle_of_another_threads_frame(small_artifact: Artifact, frames_file: Path) -> None:
+    script = """
+import threading
+frame = np.load(sys.argv[2])[0]
+stream, ended = opened(2), threading.Event()
+
+def work():
+    while not ended.is_set():
+        step(stream, frame)
+
+worker = threading.Thread(target=work)
+worker.start()
+found = [child(lambda: close(stream)) for _ in range(20)]
+ended.set()
+worker.join()
+print(json.dumps(found))
+"""
+    assert run(FORK + script, small_artifact.path / LIBRARY, frames_file) == ["closed"] * 20
+
+
+def test_a_stream_is_for_one_thread_at_a_time(small_artifact: Artifact, frames_file: Path) -> None:
+    """A second thread is told so, and the first one's frames are what they are without it."""
+    script = """
+import threading
+frames = np.load(sys.argv[2])
+stream, alone, ended = opened(2), opened(1), threading.Event()
+codes, texts = set(), set()
+
+def disturb():
+    scratch = np.zeros(classes, np.float32)
+    caches, following = ([np.zeros(shape, np.float32) for shape in shapes] for _ in range(2))
+    while not ended.is_set():
+        code = library.tsm_step_explicit(stream, pointer(frames[0]), pointers(caches), pointer(scratch),
+                                         pointers(following))
+        codes.add(code)
+        if code:
+            texts.add(library.tsm_last_error().decode())
+
+worker = threading.Thread(target=disturb)
+worker.start()
+wrong = refused = 0
+for index in range(3000):
+    frame, logits = frames[index % len(frames)], np.zeros(classes, np.float32)
+    code = library.tsm_step(stream, pointer(frame), pointer(logits))
+    if code:
+        refused += 1
+        texts.add(library.tsm_last_error().decode())
+        codes.add(code)
+    else:
+        wrong += logits.tolist() != step(alone, frame)
+ended.set()
+worker.join()
+print(json.dumps([wrong, sorted(codes), sorted(texts)]))
+"""
+    wrong, codes, texts = run(script, small_artifact.path / LIBRARY, frames_file)
+    assert wrong == 0
+    assert set(codes) <= {0, -4}
+    assert set(texts) <= {f"{name}: another thread is using the stream" for name in ("tsm_step", "tsm_step_explicit")}
+    assert -4 in codes, "they never met"
+
+
+def test_closing_waits_for_the_frame_another_thread_is_in(small_artifact: Artifact, frames_file: Path) -> None:
+    script = """
+import threading
+frame, met = np.load(sys.argv[2])[0], 0
+
+def work(stream, codes):
+    logits = np.zeros(classes, np.float32)
+    while (code := library.tsm_step(stream, pointer(frame), pointer(logits))) == -4:
+        pass
+    codes.append(code)
+
+for index in range(200):
+    stream, codes = opened(1 + index % 3), []
+    worker = threading.Thread(target=work, args=(stream, codes))
+    worker.start()
+    while not codes and library.tsm_reset(stream) == 0:
+        pass
+    met += not codes  # it is in the frame, or was a moment ago
+    library.tsm_close(stream)
+    worker.join()
+    assert codes == [0]
+print(json.dumps(met))
+"""
+    assert run(script, small_artifact.path / LIBRARY, frames_file) > 0

@@ -34,7 +34,7 @@ from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.errors import CompileError
 from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
-from tsm_edge.runtime import HEADER
+from tsm_edge.runtime import HEADER, abi_version
 
 Progress = Callable[[str], None]
 
@@ -227,7 +227,7 @@ def _manifest(
             "tsm_edge": __version__,
             "tvm": importlib.metadata.version("apache-tvm"),
             "zig": zig_version(),
-            "abi": "1",
+            "abi": str(abi_version()),
         },
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         compile_seconds=round(seconds, 1),

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from pathlib import Path
 
 RUNTIME_FOLDER = Path(__file__).resolve().parent
 HEADER = RUNTIME_FOLDER / "tsm_edge.h"
-SOURCES = tuple(RUNTIME_FOLDER / name for name in ("stream.c", "pool.c", "packed.c"))
-RUNNER_SOURCES = tuple(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c", "stream.c", "pool.c"))
+_TABLES = RUNTIME_FOLDER / "model.h"
+_SHARED = ("stream.c", "error.c", "pool.c")
+SOURCES = tuple(RUNTIME_FOLDER / name for name in (*_SHARED, "packed.c"))
+RUNNER_SOURCES = tuple(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c", *_SHARED))
 VERSION_SCRIPT = RUNTIME_FOLDER / "exports.map"
+
+
+def abi_version() -> int:
+    """Version of the C interface: ``TSM_ABI_VERSION`` of ``tsm_edge.h``."""
+    return _number(HEADER, "TSM_ABI_VERSION")
+
+
+def most_buffers() -> int:
+    """Pointer arguments a kernel may have: ``TSM_MAX_BUFFERS`` of ``model.h``."""
+    return _number(_TABLES, "TSM_MAX_BUFFERS")
+
+
+def bytes_behind_caches() -> int:
+    """Bytes behind the shift caches that a kernel may read: ``TSM_READ_BEHIND`` of ``model.h``."""
+    return _number(_TABLES, "TSM_READ_BEHIND")
+
+
+@functools.cache
+def _number(header: Path, name: str) -> int:
+    """What a header gives a name: by ``#define``, or alone in an ``enum``."""
+    found = re.search(rf"\b{name}(?: =)? (\d+)\b", header.read_text("utf-8"))
+    if found is None:
+        raise LookupError(f"{header}: has no number {name}")
+    return int(found[1])

@@ -35,6 +35,9 @@ typedef struct {
   tsm_ref buffers[TSM_MAX_BUFFERS];
 } tsm_call;
 
+/* Bytes behind a set of caches that a kernel may read, and throw away: it loads whole vectors. */
+enum { TSM_READ_BEHIND = 64 };
+
 /* A shift cache: NCHW [1, channels, height, width] outside; inside NHWC with `pixel` floats a pixel. */
 typedef struct {
   const char *input;
@@ -64,7 +67,7 @@ typedef struct {
 
 extern const tsm_model tsm_the_model;
 
-/* Record a failure for tsm_last_error and return its code. */
+/* Record a failure for this thread's tsm_last_error and return its code. */
 int32_t tsm_fail(int32_t code, const char *format, ...);
 
 #endif /* TSM_MODEL_H */

@@ -168,6 +168,12 @@ int tsm_pool_await(tsm_pool *pool, uint32_t run, int32_t call) {
   }
 }
 
+void tsm_pool_forget(tsm_pool *pool) {
+  if (!pool) return;
+  free(pool->block);
+  free(pool);
+}
+
 void tsm_pool_close(tsm_pool *pool) {
   if (!pool) return;
   atomic_store_explicit(&pool->closing, 1, memory_order_release);
@@ -175,6 +181,5 @@ void tsm_pool_close(tsm_pool *pool) {
   for (int32_t i = 1; i < pool->threads; ++i) pthread_join(pool->workers[i].thread, NULL);
   pthread_cond_destroy(&pool->wake);
   pthread_mutex_destroy(&pool->lock);
-  free(pool->block);
-  free(pool);
+  tsm_pool_forget(pool);
 }

@@ -32,6 +32,10 @@ void tsm_pool_done(tsm_pool *pool, int32_t call, int32_t items);
 /* Wait until a call is over; 0: so is the whole run. */
 int tsm_pool_await(tsm_pool *pool, uint32_t run, int32_t call);
 
+/* End the workers and free the pool; null is allowed. */
 void tsm_pool_close(tsm_pool *pool);
+
+/* Free a pool whose workers are in the process this one was forked from: nothing is waited for; null is allowed. */
+void tsm_pool_forget(tsm_pool *pool);
 
 #endif /* TSM_POOL_H */

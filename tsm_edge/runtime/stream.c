@@ -1,12 +1,12 @@
 /* stream.c - the C interface of tsm_edge.h: streams, their caches, and the walk over the program's calls. */
 #include "tsm_edge.h"
 
-#include <stdarg.h>
+#include <sched.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "model.h"
 #include "pool.h"
@@ -14,6 +14,10 @@
 enum { ALIGNMENT = 64, MAX_THREADS = 64 };
 
 struct tsm_stream {
+  /* The process that is in a call on this stream; 0: none. After a fork the number of the parent may be left here, by a
+   * thread that is not in the child. */
+  atomic_int user;
+  pid_t opener; /* the process that has the pool's threads */
   int32_t threads;
   int32_t newest;       /* which of the two cache sets the next frame reads */
   unsigned char *block; /* as allocated */
@@ -32,18 +36,6 @@ struct tsm_stream {
   uint64_t *stages;      /* the same, of the stages of fused kernels */
 };
 
-static char last_error[256];
-
-int32_t tsm_fail(int32_t code, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(last_error, sizeof last_error, format, arguments);
-  va_end(arguments);
-  return code;
-}
-
-const char *tsm_last_error(void) { return last_error; }
-
 int32_t tsm_abi_version(void) { return TSM_ABI_VERSION; }
 
 const char *tsm_manifest(void) { return tsm_the_model.manifest; }
@@ -53,6 +45,9 @@ static size_t aligned(size_t bytes) { return (bytes + ALIGNMENT - 1) & ~(size_t)
 static unsigned char *align_up(unsigned char *pointer) {
   return (unsigned char *)(((uintptr_t)pointer + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
 }
+
+/* A set of caches, and what kernels may read behind it (see model.h). */
+static size_t cache_set_bytes(void) { return aligned(tsm_the_model.cache_bytes + TSM_READ_BEHIND); }
 
 static void walk(void *context, int32_t thread, uint32_t run);
 
@@ -73,7 +68,7 @@ tsm_stream *tsm_open(int32_t threads) {
     return NULL;
   }
   tsm_stream *stream = calloc(1, sizeof *stream);
-  size_t cache = aligned(model->cache_bytes), workspace = aligned(model->workspace_bytes);
+  size_t cache = cache_set_bytes(), workspace = aligned(model->workspace_bytes);
   size_t bytes = ALIGNMENT + 2 * cache + workspace + aligned(model->scratch_bytes) * (size_t)threads;
   if (stream) stream->block = calloc(1, bytes);
   if (!stream || !stream->block) {
@@ -86,6 +81,7 @@ tsm_stream *tsm_open(int32_t threads) {
   stream->workspace = stream->caches[1] + cache;
   stream->scratch = stream->workspace + workspace;
   stream->threads = threads;
+  stream->opener = getpid();
   if (threads > 1 && !(stream->pool = open_pool(stream))) {
     tsm_close(stream);
     tsm_fail(TSM_ERROR_THREAD, "tsm_open: %d threads cannot be started", (int)threads);
@@ -94,8 +90,30 @@ tsm_stream *tsm_open(int32_t threads) {
   return stream;
 }
 
+/* Begin a call on a stream; 0: another thread is in one. */
+static int enter(tsm_stream *stream) {
+  pid_t self = getpid();
+  int user = atomic_load_explicit(&stream->user, memory_order_relaxed);
+  if (user == self || !atomic_compare_exchange_strong_explicit(&stream->user, &user, self, memory_order_acquire,
+                                                               memory_order_relaxed))
+    return 0;
+  if (stream->opener != self) { /* a fork has left the pool's threads behind: go on without */
+    tsm_pool_forget(stream->pool);
+    stream->pool = NULL;
+    stream->opener = self;
+  }
+  return 1;
+}
+
+static void leave(tsm_stream *stream) { atomic_store_explicit(&stream->user, 0, memory_order_release); }
+
+static int32_t in_use(const char *function) {
+  return tsm_fail(TSM_ERROR_BUSY, "%s: another thread is using the stream", function);
+}
+
 void tsm_close(tsm_stream *stream) {
   if (!stream) return;
+  while (!enter(stream)) sched_yield(); /* another thread's frame ends soon */
   tsm_pool_close(stream->pool);
   free(stream->explicit_block);
   free(stream->block);
@@ -104,7 +122,9 @@ void tsm_close(tsm_stream *stream) {
 
 int32_t tsm_reset(tsm_stream *stream) {
   if (!stream) return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_reset: the stream is null");
+  if (!enter(stream)) return in_use("tsm_reset");
   memset(stream->caches[stream->newest], 0, tsm_the_model.cache_bytes);
+  leave(stream);
   return TSM_OK;
 }
 
@@ -193,9 +213,11 @@ int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits,
                           uint64_t *stages) {
   if (!stream || !frame || !logits)
     return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step: %s is null", !stream ? "stream" : !frame ? "frame" : "logits");
+  if (!enter(stream)) return in_use("tsm_step");
   unsigned char *newest = stream->caches[stream->newest], *next = stream->caches[1 - stream->newest];
   run_frame(stream, frame, newest, next, logits, nanoseconds, stages);
   stream->newest = 1 - stream->newest;
+  leave(stream);
   return TSM_OK;
 }
 
@@ -216,6 +238,17 @@ static void export_cache(const tsm_cache *cache, const float *pixels, float *pla
     for (int32_t i = 0; i < area; ++i) planes[c * area + i] = pixels[i * cache->pixel + c];
 }
 
+/* Room for the caller's caches in our layout; 0: no memory. */
+static int make_explicit_caches(tsm_stream *stream) {
+  if (stream->explicit_block) return 1;
+  size_t bytes = cache_set_bytes();
+  stream->explicit_block = calloc(1, ALIGNMENT + 2 * bytes);
+  if (!stream->explicit_block) return 0;
+  stream->explicit_caches[0] = align_up(stream->explicit_block);
+  stream->explicit_caches[1] = stream->explicit_caches[0] + bytes;
+  return 1;
+}
+
 int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *const *shift, float *logits,
                           float *const *shift_next) {
   const tsm_model *model = &tsm_the_model;
@@ -224,13 +257,10 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
   for (int32_t i = 0; i < model->n_caches; ++i)
     if (!shift[i] || !shift_next[i])
       return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step_explicit: cache %d (%s) is null", (int)i, model->caches[i].input);
-  if (!stream->explicit_block) {
-    size_t bytes = aligned(model->cache_bytes);
-    stream->explicit_block = calloc(1, ALIGNMENT + 2 * bytes);
-    if (!stream->explicit_block)
-      return tsm_fail(TSM_ERROR_MEMORY, "tsm_step_explicit: %lu bytes cannot be allocated", (unsigned long)(2 * bytes));
-    stream->explicit_caches[0] = align_up(stream->explicit_block);
-    stream->explicit_caches[1] = stream->explicit_caches[0] + bytes;
+  if (!enter(stream)) return in_use("tsm_step_explicit");
+  if (!make_explicit_caches(stream)) {
+    leave(stream);
+    return tsm_fail(TSM_ERROR_MEMORY, "tsm_step_explicit: the caches cannot be allocated");
   }
   unsigned char *const *sets = stream->explicit_caches;
   for (int32_t i = 0; i < model->n_caches; ++i)
@@ -238,5 +268,6 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
   run_frame(stream, frame, sets[0], sets[1], logits, NULL, NULL);
   for (int32_t i = 0; i < model->n_caches; ++i)
     export_cache(&model->caches[i], (const float *)(void *)(sets[1] + model->caches[i].offset), shift_next[i]);
+  leave(stream);
   return TSM_OK;
 }

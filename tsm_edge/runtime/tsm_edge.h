@@ -10,7 +10,8 @@
  *     tsm_close(stream);
  *
  * A stream is one video: it keeps the shift caches between frames. Call tsm_reset on a seek, a gap or a new video.
- * Several streams may run over one library, each from one thread at a time.
+ * Several streams may run over one library, each from one thread at a time: a second one gets TSM_ERROR_BUSY.
+ * After fork() the child may use a stream too: it has caches of its own, and no worker threads any more.
  */
 #ifndef TSM_EDGE_H
 #define TSM_EDGE_H
@@ -27,7 +28,8 @@ enum {
   TSM_OK = 0,
   TSM_ERROR_ARGUMENT = -1, /* a null pointer or an impossible number */
   TSM_ERROR_MEMORY = -2,   /* out of memory */
-  TSM_ERROR_THREAD = -3    /* a worker thread could not be started */
+  TSM_ERROR_THREAD = -3,   /* a worker thread could not be started */
+  TSM_ERROR_BUSY = -4      /* another thread is in a call on this stream */
 };
 
 typedef struct tsm_stream tsm_stream;
@@ -61,10 +63,10 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
 int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds,
                           uint64_t *stages);
 
-/* Free a stream; null is allowed. */
+/* Free a stream, once; null is allowed. A call that another thread is in ends before. */
 void tsm_close(tsm_stream *stream);
 
-/* The text of the latest failure in this process; empty if there was none. Never null. */
+/* The text of the latest failure in the calling thread, until its next one; empty if there was none. Never null. */
 const char *tsm_last_error(void);
 
 #ifdef __cplusplus

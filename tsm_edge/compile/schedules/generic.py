@@ -17,8 +17,8 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import ScheduleError
 
-# Most buffers of a kernel: as many as the C runtime's tsm_call holds.
-MAX_BUFFERS = 8
+from tsm_edge.runtime import most_buffers
+
 # Longest run of consecutive elements in one work item.
 MAX_RUN = 4096
 # Most memory a kernel may keep on the stack, bytes.
@@ -274,7 +274,7 @@ def _may_join(group: list[Any], statement: Any, names: Mapping[Any, str]) -> boo
     """Nests of one work item each are one kernel, as long as it has few buffers."""
     if _is_parallel(group[-1]) or _is_parallel(statement):
         return False
-    return len(_buffers(tirx.stmt_seq(*group, statement), names)) <= MAX_BUFFERS
+    return len(_buffers(tirx.stmt_seq(*group, statement), names)) <= most_buffers()
 
 
 def _is_parallel(statement: Any) -> bool:
@@ -292,8 +292,8 @@ def _stage(group: list[Any], names: Mapping[Any, str], operator: str) -> Stage:
     _walk(statement, (tirx.BufferStore, lambda store: written.append(store.buffer)))
     writes = tuple(dict.fromkeys(names[buffer] for buffer in written if buffer in names))
     reads = tuple(names[buffer] for buffer in _buffers(statement, names) if names[buffer] not in writes)
-    if len(reads) + len(writes) > MAX_BUFFERS:
-        raise NotPlain(f"one of its kernels has {len(reads) + len(writes)} buffers, and {MAX_BUFFERS} is the most")
+    if len(reads) + len(writes) > most_buffers():
+        raise NotPlain(f"one of its kernels has {len(reads) + len(writes)} buffers, and {most_buffers()} is the most")
     by_name = {name: buffer for buffer, name in names.items()}
     order = [by_name[name] for name in (*reads, *writes)]
     function, items = _kernel(statement, order)

@@ -16,6 +16,7 @@ from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile
 from tsm_edge.compile.schedules.emit import Buffers, Expr
 from tsm_edge.compile.schedules.geometry import LINE, Image
+from tsm_edge.runtime import bytes_behind_caches
 
 # Up to this many input channels (a stem's, a small shift cache's) are written out instead of looped over.
 FEW_CHANNELS = 4
@@ -26,6 +27,7 @@ MOST_VALUES_ALIVE = 30
 # Multiply-adds that share a pixel's value broadcast it each for itself up to so many; loads are dearer beyond.
 FOLDED_VECTORS = 2
 FEWEST_FOLDED_TURNS = 3
+_FLOAT_BYTES = 4
 
 Reader = Callable[[int], Expr]  # tile column → its input value, or where pixels are paired, pair → its two
 
@@ -177,9 +179,10 @@ def _steps(
                         step(position * channels + k + index, _lane_reader(source, image, base + k, index, spec))
         done += turns * groups * wide
     rest = count - done
-    if rest and wide > 1 and image.channel == 1 and (count >= wide or image is spec.cache):
+    behind = image is spec.cache and _FLOAT_BYTES * (wide - count) <= bytes_behind_caches()
+    if rest and wide > 1 and image.channel == 1 and (count >= wide or behind):
         # The last few come out of a vector too: one that ends with them; where a cache has no more, one that begins
-        # with them (behind the last cache there is room: stream.c aligns what it allocates).
+        # with them (the runtime has room behind the last cache: TSM_READ_BEHIND in model.h).
         start = first + (done if count < wide else count - wide)
         for index in range(rest):
             k = first + done + index
