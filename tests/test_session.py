@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -249,10 +251,111 @@ def test_a_closed_session(small_artifact: Artifact, frames: list[Floats]) -> Non
             call()
 
 
-@pytest.mark.parametrize("threads", [0, -1, 65, 1 << 20])
+@pytest.mark.parametrize("threads", [0, -1, 65, 1 << 20, (1 << 32) + 1, 1 << 80])
 def test_impossible_threads(threads: int, small_artifact: Artifact) -> None:
     with pytest.raises(ArtifactError, match=f"threads is {threads}, expected 1 to 64"):
         OnlineSession(small_artifact, threads)
+
+
+@pytest.mark.parametrize("kind", [OnlineSession, Library])
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_no_copies(
+    kind: type, way: Callable[[Any], Any], small_artifact: Artifact, frames: list[Floats], expected: list[Floats]
+) -> None:
+    """A copy would free the same stream once more. Refused in words, and the original is none the worse."""
+    original = kind(small_artifact)
+    with pytest.raises(ArtifactError, match=r"can be neither copied nor pickled; (open another|load it again) with"):
+        way(original)
+    gc.collect()
+    session = original if isinstance(original, OnlineSession) else OnlineSession(original)
+    np.testing.assert_array_equal(session.step(frames[0]), expected[0])
+    session.close()
+    session.close()
+
+
+def test_closed_while_another_thread_steps(small_artifact: Artifact, frames: list[Floats]) -> None:
+    """Its frame ends, and the next one is refused; two threads may close, too."""
+    library = Library(small_artifact)
+    for index in range(60):
+        session, endings = OnlineSession(library, threads=1 + index % 3), []
+
+        def work(session: OnlineSession = session, endings: list[str] = endings) -> None:
+            try:
+                while True:
+                    session.step(frames[0])
+            except ArtifactError as error:
+                endings.append(str(error))
+
+        workers = [threading.Thread(target=work) for _ in range(2)]
+        closers = [threading.Thread(target=session.close) for _ in range(2)]
+        for thread in (*workers, *closers):
+            thread.start()
+        for thread in (*workers, *closers):
+            thread.join(timeout=20)
+            assert not thread.is_alive(), "hangs"
+        assert len(endings) == 2
+        assert all("the session is closed" in text for text in endings)
+
+
+def test_closed_by_a_signal_in_the_middle_of_a_frame(small_artifact: Artifact, frames_file: Path) -> None:
+    """Between two bytecodes of a step, wherever the signal comes: no crash, no hang, and then it is closed."""
+    script = """
+import signal, sys
+import numpy as np
+from tsm_edge.errors import ArtifactError
+from tsm_edge.session import Library, OnlineSession
+
+frame, library, seen = np.load(sys.argv[2])[0], Library(sys.argv[1]), set()
+for index in range(150):
+    session = OnlineSession(library, threads=1 + index % 2)
+    signal.signal(signal.SIGALRM, lambda *_: session.close())
+    signal.setitimer(signal.ITIMER_REAL, 0.0005 + index * 1e-5)
+    try:
+        while True:
+            session.step(frame)
+    except ArtifactError as error:
+        seen.add(error.problem)
+    session.close()
+print('"' + "; ".join(sorted(seen)) + '"')
+"""
+    assert set(run_script(script, small_artifact.path, frames_file).split("; ")) <= {
+        "the session is closed",
+        "the session is in the middle of a frame",
+    }
+
+
+def test_a_fork_while_another_thread_steps(small_artifact: Artifact, frames_file: Path) -> None:
+    """The child closes at once or goes on alone; the parent's session is as before."""
+    script = """
+import json, os, signal, sys, threading, time
+import numpy as np
+from tsm_edge.session import OnlineSession
+
+frame = np.load(sys.argv[2])[0]
+session, ended, answers = OnlineSession(sys.argv[1], threads=3), threading.Event(), []
+
+def work():
+    while not ended.is_set():
+        session.step(frame)
+
+worker = threading.Thread(target=work)
+worker.start()
+for index in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        if index % 2:
+            session.step(frame)
+        session.close()
+        os._exit(0)
+    answers.append(os.waitpid(child, 0)[1])
+ended.set()
+worker.join()
+session.step(frame)
+session.close()
+print(json.dumps(answers))
+"""
+    assert run_script(script, small_artifact.path, frames_file) == [0] * 20
 
 
 def thread_count() -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
+import threading
+import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -47,6 +50,8 @@ class Library:
 
     def open_stream(self, threads: int) -> int:
         """``tsm_open``; returns the stream's address."""
+        if ctypes.c_int32(threads).value != threads:  # ctypes would cut it off in silence
+            raise ArtifactError(f"{self.artifact.path}: threads is {threads}, expected 1 to 64")
         stream = self._c.tsm_open(threads)
         if not stream:
             raise ArtifactError(f"{self.artifact.path}: {self.last_error()}")
@@ -60,6 +65,9 @@ class Library:
         if name.startswith("tsm_"):
             return getattr(self._c, name)
         raise AttributeError(name)
+
+    def __reduce__(self) -> NoReturn:
+        raise _no_copies("a library", "load it again with Library(artifact), in every process for itself")
 
 
 def _declare(c: ctypes.CDLL) -> None:
@@ -82,11 +90,85 @@ def _declare(c: ctypes.CDLL) -> None:
         function.restype, function.argtypes = result, arguments
 
 
+class _Stream:
+    """A ``tsm_stream``: one thread at a time is in a call on it, and it is not freed meanwhile.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        Held in every call; whoever has it may read what the call has written.
+    """
+
+    def __init__(self, library: Library, threads: int) -> None:
+        self._library = library
+        self._address: int | None = None
+        self._in_a_call = False
+        self.lock = threading.RLock()
+        self._address = library.open_stream(threads)
+        _streams.add(self)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def call(self, function: Any, *arguments: Any) -> None:
+        """``function(stream, *arguments)`` of the library.
+
+        Raises
+        ------
+        ArtifactError
+            It failed, or the stream is closed.
+        """
+        with self.lock:
+            self._refuse_in_a_call()
+            try:
+                self._in_a_call = True  # from here on no signal handler can close it
+                if self._address is None:
+                    raise ArtifactError("the session is closed", "open another with OnlineSession(...)")
+                code = function(self._address, *arguments)
+            finally:
+                self._in_a_call = False
+            if code:
+                raise ArtifactError(f"{self._library.artifact.path}: {self._library.last_error()}")
+
+    def close(self) -> None:
+        """Free the stream, after the call that another thread is in; closing twice is allowed."""
+        with self.lock:
+            self._refuse_in_a_call()
+            address, self._address = self._address, None
+            if address is not None:
+                self._library.tsm_close(address)
+
+    def new_lock(self) -> None:
+        """In the child of a fork: whoever had the lock may be in the parent."""
+        self.lock, self._in_a_call = threading.RLock(), False
+
+    def _refuse_in_a_call(self) -> None:
+        """A signal handler may come in the middle of its own thread's call: to wait for its end would be for ever."""
+        if self._in_a_call:
+            raise ArtifactError("the session is in the middle of a frame", "use it after that, not in a signal handler")
+
+
+_streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for stream in list(_streams):
+        stream.new_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _no_copies(what: str, hint: str) -> ArtifactError:
+    return ArtifactError(f"{what} is part of this process: it can be neither copied nor pickled", hint)
+
+
 class OnlineSession:
     """One video stream over a compiled model.
 
     The shift caches start at zero, live inside the session and are never copied. Sessions over one
-    :class:`Library` are independent of each other; one session is for one thread at a time.
+    :class:`Library` are independent of each other; one session is for one thread at a time (a second one waits). After
+    a fork the child may go on with its own copy of the caches, on one thread.
 
     Parameters
     ----------
@@ -104,7 +186,7 @@ class OnlineSession:
     def __init__(self, model: str | Path | Artifact | Library, threads: int = 1) -> None:
         self.library = model if isinstance(model, Library) else Library(model)
         self.manifest = self.library.manifest
-        self._stream: int | None = self.library.open_stream(threads)
+        self._stream = _Stream(self.library, threads)
         # A step leaves little of the interpreter in the caches: what can be looked up and converted now costs ten times
         # as much there.
         self._tsm_step = self.library.tsm_step
@@ -120,19 +202,16 @@ class OnlineSession:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if getattr(self, "_stream", None):
-            self.close()
+    def __reduce__(self) -> NoReturn:
+        raise _no_copies("a session", "open another with OnlineSession(...)")
 
     def close(self) -> None:
-        """Free the stream; closing twice is allowed."""
-        if self._stream is not None:
-            self.library.tsm_close(self._stream)
-            self._stream = None
+        """Free the stream, after the frame that another thread is in; closing twice is allowed."""
+        self._stream.close()
 
     def reset(self) -> None:
         """Zero the shift caches: the next frame is the first of a video."""
-        self._check(self.library.tsm_reset(self._open()))
+        self._stream.call(self.library.tsm_reset)
 
     def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one frame.
@@ -152,8 +231,9 @@ class OnlineSession:
         ArtifactError
             The frame has another shape or dtype, or the session is closed.
         """
-        self._check(self._tsm_step(self._open(), self._pointer(frame), self._logits_pointer))
-        return np.array(self._logits)
+        with self._stream.lock:
+            self._stream.call(self._tsm_step, self._pointer(frame), self._logits_pointer)
+            return np.array(self._logits)
 
     def step_profiled(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
         """As :meth:`step`, with the nanoseconds each kernel of ``manifest.kernels`` took (uint64)."""
@@ -172,14 +252,12 @@ class OnlineSession:
     ) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
         logits = np.empty(self.manifest.logits.shape, np.float32)
         times = np.zeros(len(self.manifest.kernels), np.uint64)
-        self._check(
-            self.library.tsm_step_profiled(
-                self._open(),
-                self._pointer(frame),
-                logits.ctypes.data_as(_FLOATS),
-                times.ctypes.data_as(_NANOSECONDS),
-                None if stages is None else stages.ctypes.data_as(_NANOSECONDS),
-            )
+        self._stream.call(
+            self.library.tsm_step_profiled,
+            self._pointer(frame),
+            logits.ctypes.data_as(_FLOATS),
+            times.ctypes.data_as(_NANOSECONDS),
+            None if stages is None else stages.ctypes.data_as(_NANOSECONDS),
         )
         return logits, times
 
@@ -197,14 +275,12 @@ class OnlineSession:
         kept = [checked_tensor(cache, info.input, info.shape) for cache, info in zip(caches, infos, strict=True)]
         logits = np.empty(self.manifest.logits.shape, np.float32)
         array = _FLOATS * max(1, len(infos))
-        self._check(
-            self.library.tsm_step_explicit(
-                self._open(),
-                self._pointer(frame),
-                array(*(cache.ctypes.data_as(_FLOATS) for cache in kept)),
-                logits.ctypes.data_as(_FLOATS),
-                array(*(cache.ctypes.data_as(_FLOATS) for cache in following)),
-            )
+        self._stream.call(
+            self.library.tsm_step_explicit,
+            self._pointer(frame),
+            array(*(cache.ctypes.data_as(_FLOATS) for cache in kept)),
+            logits.ctypes.data_as(_FLOATS),
+            array(*(cache.ctypes.data_as(_FLOATS) for cache in following)),
         )
         return logits, following
 
@@ -213,15 +289,6 @@ class OnlineSession:
         values = checked_tensor(frame, info.name, info.shape)
         # The buffer protocol is the shorter way, but not open to what is read-only.
         return self._frame_values.from_buffer(values.data) if values.flags.writeable else values.ctypes.data_as(_FLOATS)
-
-    def _open(self) -> int:
-        if self._stream is None:
-            raise ArtifactError("the session is closed", "open another with OnlineSession(...)")
-        return self._stream
-
-    def _check(self, code: int) -> None:
-        if code:
-            raise ArtifactError(f"{self.library.artifact.path}: {self.library.last_error()}")
 
 
 def checked_tensor(array: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
