@@ -9,8 +9,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tsm_edge.errors import ArtifactError
+
 if TYPE_CHECKING:
     from tsm_edge.manifest import TargetInfo
+
+MOST_THREADS = 64  # of tsm_open
 
 # /proc/cpuinfo of 64-bit Arm -> LLVM feature, of those that matter to the kernels.
 ARM_FEATURES = {
@@ -116,3 +120,15 @@ def missing_features(target: TargetInfo, flags: Collection[str], machine: str = 
         has |= {"neon", "vfpv4"}
     known = bool(has) or machine.startswith(("armv4", "armv5", "armv6"))
     return [flag for flag in dict.fromkeys(needs) if known and flag not in has]
+
+
+def check_threads(count: int) -> None:
+    """Refuse a number of threads a model cannot run with, before the C interface takes its last 32 bits.
+
+    Raises
+    ------
+    ArtifactError
+        It is no whole number from 1 to :data:`MOST_THREADS`.
+    """
+    if not isinstance(count, int) or not 1 <= count <= MOST_THREADS:
+        raise ArtifactError(f"threads is {count}, expected 1 to {MOST_THREADS}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from tsm_edge.artifact import Artifact, load_artifact, open_library
 from tsm_edge.errors import ArtifactError
+from tsm_edge.machine import check_threads
 from tsm_edge.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ class Library:
 
     def open_stream(self, threads: int) -> int:
         """``tsm_open``; returns the stream's address."""
-        if ctypes.c_int32(threads).value != threads:  # ctypes would cut it off in silence
-            raise ArtifactError(f"{self.artifact.path}: threads is {threads}, expected 1 to 64")
+        check_threads(threads)
         stream = self._c.tsm_open(threads)
         if not stream:
             raise ArtifactError(f"{self.artifact.path}: {self.last_error()}")

@@ -17,6 +17,7 @@ from tsm_edge.artifact import Artifact
 from tsm_edge.errors import ArtifactError, RpcError
 from tsm_edge.rpc import device as device_module
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
+from tsm_edge.rpc.serving import set_threads
 from tsm_edge.rpc.session import RemoteSession
 from tsm_edge.session import OnlineSession
 
@@ -148,6 +149,11 @@ def test_threads(ours: Place, stock: Place, small_artifact: Artifact) -> None:
     RemoteSession(small_artifact, stock, threads=2, limits=LIMITS, notify=told.append).close()
     assert len(told) == 1
     assert "does not take the number of threads" in told[0]
+    for count in (0, -1, 65, (1 << 32) + 1):
+        with pytest.raises(ArtifactError, match=f"threads is {count}, expected 1 to 64"):
+            RemoteSession(small_artifact, ours, threads=count)
+        with pytest.raises(ArtifactError, match="expected 1 to 64"):
+            set_threads(count)
 
 
 def test_wrong_key(place: Place, small_artifact: Artifact) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from tsm_edge.cli.output import note
+from tsm_edge.machine import MOST_THREADS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -16,6 +17,14 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def artifact_argument(command: _F) -> _F:
     """Give a click command the optional argument DIR, received as ``artifact``."""
     return click.argument("artifact", metavar="[DIR]", required=False, type=click.Path(path_type=Path))(command)
+
+
+def threads_option(command: _F) -> _F:
+    """Give a click command ``--threads``."""
+    kind = click.IntRange(1, MOST_THREADS)
+    return click.option(
+        "--threads", metavar="N", type=kind, default=1, show_default=True, help="CPU threads of the model."
+    )(command)
 
 
 def rpc_options(command: _F) -> _F:

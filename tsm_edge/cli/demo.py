@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tsm_edge.artifact import OUTPUT_FOLDER
+from tsm_edge.cli.artifacts import threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 
 
@@ -22,7 +23,7 @@ from tsm_edge.cli.output import json_option, note, print_json, print_table, stat
     show_default=True,
     help="Folder for the compiled model and the videos.",
 )
-@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU threads of the model.")
+@threads_option
 @json_option
 def command(model: str, checkpoint: Path | None, video: Path | None, output: Path, threads: int, as_json: bool) -> None:
     """Export a model, compile it for this machine, verify it against ONNX Runtime, and run it on a clip."""

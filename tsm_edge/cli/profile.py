@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact
+from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("profile")
 @artifact_argument
-@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU threads of the model.")
+@threads_option
 @click.option("--frames", type=click.IntRange(min=1), default=50, show_default=True, help="Frames to time.")
 @click.option("--no-peak", is_flag=True, help="Do not measure the machine's peak (which needs the compiler).")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a report: one HTML file.")

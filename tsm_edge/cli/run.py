@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options
+from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
 from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--every", metavar="K", type=click.IntRange(min=1), default=1, help="Predict on each K-th frame.")
 @click.option("--smooth/--raw", default=False, help="Steady the label by the model card's rules (default: raw).")
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), default=1, help="CPU threads of the network.")
+@threads_option
 @click.option("--show", is_flag=True, help="Show the annotated video in a window (q: quit).")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--gap", metavar="S", type=float, default=1.0, help="Reset the caches after a gap of S seconds.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options
+from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 
 
@@ -14,7 +14,7 @@ from tsm_edge.cli.output import json_option, note, print_json, print_table, stat
 @artifact_argument
 @click.option("--onnx", type=click.Path(path_type=Path), help="The ONNX file, if not the one kept in DIR.")
 @click.option("--frames", type=click.IntRange(min=2), help="Frames to compare [16; with --emulate 4].")
-@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU threads of the model.")
+@threads_option
 @click.option("--emulate", is_flag=True, help="Run tsm-runner, under QEMU if it is for another machine.")
 @rpc_options
 @json_option

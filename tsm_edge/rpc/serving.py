@@ -16,7 +16,7 @@ from typing import Any
 
 from tsm_edge import __version__
 from tsm_edge.artifact import file_sha256
-from tsm_edge.machine import cpu_flags, this_architecture
+from tsm_edge.machine import check_threads, cpu_flags, this_architecture
 from tsm_edge.rpc.greeting import FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_THREADS, installed_build
 
 _KEPT_UPLOADS = 8
@@ -114,6 +114,7 @@ def server_info() -> dict[str, object]:
 
 def set_threads(count: int) -> None:
     """Choose the CPU threads of models this session loads from now on."""
+    check_threads(count)
     os.environ[THREADS_VARIABLE] = str(int(count))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from tsm_edge.artifact import Artifact, load_artifact
 from tsm_edge.errors import ArtifactError, RpcError
+from tsm_edge.machine import check_threads
 from tsm_edge.rpc.device import Device, DeviceInfo, open_device
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.wire import ConnectionLost, RemoteTensor, call_packet, copy_from_packet, copy_to_packet
@@ -47,7 +48,7 @@ class RemoteSession:
     Raises
     ------
     ArtifactError
-        The artifact is missing or damaged.
+        The artifact is missing or damaged, or there cannot be so many threads.
     RpcError
         The device cannot be reached, does not fit the model, or fails.
     """
@@ -60,6 +61,8 @@ class RemoteSession:
         limits: TimeLimits | None = None,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
+        if threads is not None:
+            check_threads(threads)
         self.artifact = model if isinstance(model, Artifact) else load_artifact(model)
         if self.artifact.manifest.target.device != "cpu":
             raise RpcError(f"{self.artifact.path}: only models for CPUs can run over RPC yet")
