@@ -94,6 +94,9 @@ def test_no_command_shows_help_and_is_a_user_error(run_program: RunProgram) -> N
         # The words between are click's.
         (["--versoin"], r"--versoin.* mean .*--version.*; try: tsm-edge --help"),
         (["models", "--jsn"], r"--jsn.* mean .*--json.*; try: tsm-edge models --help"),
+        (["compile", ""], r"an argument is empty: expected a name or path.*; try: tsm-edge compile --help"),
+        (["compile", "--target="], r"--target is empty: expected a value.*; try: tsm-edge compile --help"),
+        (["deploy", "--adb", ""], r"--adb is empty: expected a value.*; try: tsm-edge deploy --help"),
         (["models", "extra"], r"unexpected extra argument \(extra\).*; try: tsm-edge models --help"),
     ],
 )

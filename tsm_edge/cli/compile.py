@@ -69,7 +69,9 @@ def command(
     """
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
-    card = load_model(model or "mobilenetv2-jester") if model or onnx is None else None
+    if model is None and onnx is None:
+        model = "mobilenetv2-jester"
+    card = None if model is None else load_model(model)
     target_card = load_target(target)
     name = card.name if card else onnx.stem if onnx else ""
     folder = output or OUTPUT_FOLDER / f"{name}-{target_card.name}"

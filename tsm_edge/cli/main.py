@@ -82,11 +82,17 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command ``args`` begins with; an unknown one is refused with the closest match and all names."""
+        """Find the command ``args`` begins with.
+
+        An unknown one is refused with the closest match and all names; empty values are refused, too.
+        """
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
             raise click.UsageError(unknown_name("command", name, self.list_commands(ctx)), ctx)
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        if found[1] is not None:
+            _refuse_empty(found[2], click.Context(found[1], ctx, name))
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any."""
@@ -94,6 +100,18 @@ class LazyGroup(click.Group):
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)
+
+
+def _refuse_empty(args: Sequence[str], ctx: click.Context) -> None:
+    """Refuse empty values, which are shell variables that were never set: no default may stand in for them."""
+    for before, text in zip(["", *args], args, strict=False):
+        option, sign, value = text.partition("=")
+        if text.startswith("--") and sign and not value:
+            raise click.UsageError(f"{option} is empty: expected a value, or leave the option out", ctx)
+        if not text and before.startswith("-"):
+            raise click.UsageError(f"{before} is empty: expected a value, or leave the option out", ctx)
+        if not text:
+            raise click.UsageError("an argument is empty: expected a name or path, or leave it out", ctx)
 
 
 @click.group(

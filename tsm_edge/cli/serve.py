@@ -22,7 +22,7 @@ def command(host: str, port: int, key: str, tracker: str | None, custom_addr: st
     """
     from tsm_edge.rpc.server import Server, ServeRequest, reach
 
-    place = parse_endpoint(tracker, DEFAULT_TRACKER_PORT) if tracker else None
+    place = parse_endpoint(tracker, DEFAULT_TRACKER_PORT) if tracker is not None else None
     with status("loading TVM"):
         server = Server(ServeRequest(host, port, key, place, custom_addr), click.echo)
     advice = reach(server.endpoint)
