@@ -5,11 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import hashlib
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,41 +99,6 @@ def file_sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextmanager
-def writing_artifact(path: Path) -> Iterator[Path]:
-    """Fill a temporary directory that replaces ``path`` when the block ends without an error.
-
-    Raises
-    ------
-    ArtifactError
-        ``path`` exists and is not an artifact (it is never overwritten), or cannot be written.
-    """
-    if path.exists() and not (path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))):
-        raise ArtifactError(
-            f"{path}: exists and is not a compiled artifact", "choose another directory with: tsm-edge compile -o DIR"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as error:
-        raise ArtifactError(
-            f"{path}: cannot be written ({error.strerror})", "choose another directory with: tsm-edge compile -o DIR"
-        ) from None
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        if path.exists():
-            # A directory cannot be replaced by a rename: move the old one aside first.
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            os.replace(path, old / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_library(artifact: Artifact) -> ctypes.CDLL:

@@ -6,9 +6,9 @@ import dataclasses
 import datetime
 import importlib.metadata
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from tsm_edge.artifact import (
     Artifact,
     file_sha256,
     load_artifact,
-    writing_artifact,
 )
 from tsm_edge.cards import ModelCard, Preprocess, Smoothing, TargetCard, TemporalMode
 from tsm_edge.compile.graph import OnlineGraph, load_onnx, read_onnx
 from tsm_edge.compile.memory_plan import MemoryPlan, plan_memory
+from tsm_edge.compile.output import check_loads, writing_artifact, writing_intermediates
 from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.errors import CompileError
+from tsm_edge.files import scratch_folder
 from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
 from tsm_edge.runtime import HEADER, abi_version
@@ -125,8 +126,10 @@ def compile_model(
     from tsm_edge.reference import Reference
 
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as scratch, writing_artifact(request.output) as folder:
-        work = Path(scratch)
+    with ExitStack() as folders:
+        work = folders.enter_context(scratch_folder())
+        folder = folders.enter_context(writing_artifact(request.output))
+        kept = folders.enter_context(writing_intermediates(request.intermediates)) if request.intermediates else None
         progress("exporting to ONNX" if request.onnx is None else f"reading {request.onnx}")
         onnx_file, metadata = _model_file(request, folder)
         graph = load_onnx(onnx_file, request.cache_names)
@@ -149,8 +152,9 @@ def compile_model(
             link_runner(folder / RUNNER, request.target, manifest, work, sources, [objects])
             write_golden(folder / GOLDEN, make_golden(Reference(folder / MODEL_ONNX, manifest), manifest))
         _write_folder(folder, manifest)
-        if request.intermediates is not None:
-            _keep(request.intermediates, work, folder / MODEL_ONNX, functions, kernels, program)
+        check_loads(folder, request.output)
+        if kept is not None:
+            _keep(kept, work, folder / MODEL_ONNX, functions, kernels, program)
     return load_artifact(request.output)
 
 
@@ -285,7 +289,6 @@ def _keep(
     folder: Path, work: Path, onnx_file: Path, functions: Mapping[str, Any], kernels: Any, program: Program
 ) -> None:
     """Copy every stage's result: the ONNX file, the calls, TIR, LLVM IR, assembly, generated C, weights."""
-    folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(onnx_file, folder / MODEL_ONNX)
     (folder / "program.txt").write_text("".join(f"{call}\n\n" for call in program.calls), "utf-8")
     (folder / "kernels.tir.py").write_text("\n".join(function.script() for function in functions.values()), "utf-8")
