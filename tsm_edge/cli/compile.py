@@ -85,7 +85,7 @@ def command(
         allow_offline_weights=allow_offline_weights,
         temporal_mode=mode,
         seed=seed,
-        intermediates=folder.with_name(f"{folder.name}-intermediates") if keep_intermediates else None,
+        intermediates=Path(f"{folder}-intermediates") if keep_intermediates else None,
         runner=not no_runner,
     )
     programs: list[Program] = []
