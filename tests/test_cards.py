@@ -237,7 +237,7 @@ def test_a_wrong_model_card_is_refused_in_one_line_naming_it(tmp_path: Path, old
         ("[cpu]", 'libc = "bionic"\n[cpu]', "bionic is Android's, alone"),
         ("[cpu]", 'libc = "glibc-2.5"\n[cpu]', "libc is 'glibc-2.5', expected 'glibc-2.17' or a later version"),
         ('"cortex-a72"', '"cortex a72"', "cpu is 'cortex a72', expected a name of LLVM's"),
-        ("cores = 4", 'cores = 4\nfeatures = ["neon"]', "features has 'neon', expected a name of LLVM's after + or -"),
+        ("cores = 4", 'cores = 4\nfeatures = ["neon"]', "features has 'neon', expected a name of LLVM's after +"),
         ("[cpu]", 'name = "a/b"\n[cpu]', "name is 'a/b', expected a plain name"),
         ("[cpu]", 'libc = "newlib"\n[cpu]', "libc is 'newlib', expected 'glibc-2.17'"),
         ("[cpu]", 'device = "tpu"\n[cpu]', "unknown value 'tpu' (did you mean 'cpu'?): known are cpu, cuda"),

@@ -43,6 +43,8 @@ _TRIPLE = re.compile(
     r"|arm(v7|v7a|v7l|v8|v8a|v8l)?(-\w+)?-linux-(gnu|musl)eabihf",
     re.ASCII,
 )
+# Of random weights: what PyTorch's generator takes.
+LARGEST_SEED = 2**63 - 1
 SHIFT_PROPORTIONS = (Fraction(0), Fraction(1, 8), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 
 
@@ -291,9 +293,9 @@ class CpuSpec:
         if not re.fullmatch(r"[\w.+-]{1,40}", self.cpu, re.ASCII):
             raise CardError(f"cpu is {shown(self.cpu)}, expected a name of LLVM's", "for example cpu = 'cortex-a72'")
         for feature in self.features:
-            if not re.fullmatch(r"[+-][\w.-]{1,40}", feature, re.ASCII):
+            if not re.fullmatch(r"\+[\w.-]{1,40}", feature, re.ASCII):
                 raise CardError(
-                    f"features has {shown(feature)}, expected a name of LLVM's after + or -", "for example '+neon'"
+                    f"features has {shown(feature)}, expected a name of LLVM's after +", "for example '+neon'"
                 )
         if self.vector_lanes not in (4, 8, 16):
             raise CardError(

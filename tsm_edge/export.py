@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge import __version__
-from tsm_edge.cards import ModelCard, NetworkSpec, TemporalMode
-from tsm_edge.errors import ModelFileError
+from tsm_edge.cards import LARGEST_SEED, ModelCard, NetworkSpec, TemporalMode
+from tsm_edge.errors import ModelFileError, TsmEdgeError
 from tsm_edge.files import write_atomic
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, write_metadata
 
@@ -50,6 +50,10 @@ class ExportRequest:
     allow_offline_weights: bool = False
     temporal_mode: TemporalMode | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise TsmEdgeError(f"seed is {self.seed}, expected 0 to {LARGEST_SEED}", "choose another")
 
 
 @dataclass(frozen=True)

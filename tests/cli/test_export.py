@@ -57,6 +57,7 @@ def test_json_and_mode(run_program, card: str, tmp_path: Path) -> None:  # type:
     [
         (("-o", "m.onnx", "--checkpoint", "nothing.pth"), "nothing.pth: cannot be read"),
         (("-o", ".",), "is a folder"),
+        (("-o", "m.onnx", "--seed", "1" + "0" * 23), "Invalid value for '--seed'"),
         ((), "Missing option '-o'"),
         (("-o", "m.onnx", "--mode", "onlin"), "'onlin'"),
     ],

@@ -21,11 +21,12 @@ from onnx_graphs import GraphBuilder, Reference, assert_close, small_network
 
 import tsm_edge
 from tsm_edge.artifact import HEADER_FILE, LABELS, LIBRARY, MANIFEST, MODEL_ONNX, Artifact, file_sha256, load_artifact
-from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard, load_model
+from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard, load_model, load_target, target_names
+from tsm_edge.compile.codegen import check_cpu
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
-from tsm_edge.errors import ArtifactError, CardError, CompileError, ModelFileError, TsmEdgeError
+from tsm_edge.errors import ArtifactError, CompileError, ModelFileError, TsmEdgeError
 from tsm_edge.networks import build_network
-from tsm_edge.onnx_metadata import read_metadata
+from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata, write_metadata
 from tsm_edge.session import Library, OnlineSession
 from tsm_edge.verify import verify_artifact
 
@@ -296,14 +297,60 @@ def test_a_card_gives_a_foreign_file_its_preprocessing(native: TargetCard, tmp_p
     assert manifest.preprocess.crop == 32
 
 
-def test_a_card_with_labels_for_other_classes(native: TargetCard, tmp_path: Path) -> None:
+def refused_before_any_work(request: CompileRequest) -> str:
+    """Compile what must not compile; check that no kernel was made and nothing written, and return the message."""
+    stages: list[str] = []
+    with pytest.raises(TsmEdgeError) as caught:
+        compile_model(request, stages.append)
+    assert all(stage.startswith(("reading", "exporting")) for stage in stages)
+    assert not request.output.exists()
+    return str(caught.value)
+
+
+def test_a_card_of_other_classes_is_refused_before_code_is_made(native: TargetCard, tmp_path: Path) -> None:
     onnx.save(tiny(size=32), str(tmp_path / "tiny.onnx"))
     request = CompileRequest(
         native, tmp_path / "mine", load_model("mobilenetv2-jester"), onnx=tmp_path / "tiny.onnx", runner=False
     )
-    with pytest.raises(CardError, match="27 labels, expected 3"):
-        compile_model(request)
-    assert not (tmp_path / "mine").exists()
+    message = refused_before_any_work(request)
+    assert "tiny.onnx: has 3 classes, model card mobilenetv2-jester 27; name the card of this model, or none" in message
+
+
+def test_metadata_of_another_network_is_refused_before_code_is_made(native: TargetCard, tmp_path: Path) -> None:
+    model = tiny(size=32)
+    write_metadata(model, OnnxMetadata(load_model("mobilenetv2-jester"), WeightSource(), "1"))
+    onnx.save(model, str(tmp_path / "tiny.onnx"))
+    message = refused_before_any_work(CompileRequest(native, tmp_path / "mine", onnx=tmp_path / "tiny.onnx"))
+    assert "metadata is of a network of 224 px and 27 classes, its tensors of 32 px and 3 classes" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"cpu": "cortex-a722"}, "unknown cpu 'cortex-a722' (did you mean 'cortex-a72'?): known are a64fx, "),
+        (
+            {"features": ("+neom",)},
+            "no CPU of aarch64-unknown-linux-gnu has the feature '+neom'; did you mean '+neon'?",
+        ),
+        # LLVM would end the process.
+        ({"triple": "x86_64-unknown-linux-gnu", "cpu": "pentium4"}, "unknown cpu 'pentium4'"),
+        ({"triple": "armv7l-unknown-linux-gnueabihf", "cpu": "cortex-m55"}, "unknown cpu 'cortex-m55'"),
+    ],
+    ids=["cpu", "feature", "32-bit x86", "microcontroller"],
+)
+def test_cpus_that_llvm_does_not_know_are_refused_before_any_work(
+    changes: dict[str, object], expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    board = load_target("raspberry-pi-4")
+    target = dataclasses.replace(board, cpu=dataclasses.replace(board.cpu, **changes))  # type: ignore[arg-type]
+    message = refused_before_any_work(CompileRequest(target, tmp_path / "out", ONLINE))
+    assert message.startswith(f"target raspberry-pi-4: {expected}")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_shipped_target_has_a_cpu_that_llvm_knows(name: str) -> None:
+    check_cpu(load_target(name))
 
 
 # Output ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.artifact import OUTPUT_FOLDER, RUNNER
-from tsm_edge.cards import TemporalMode, load_model, load_target
+from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model, load_target
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 )
 @click.option("--allow-offline-weights", is_flag=True, help="Accept weights not trained for online use.")
 @click.option("--mode", type=click.Choice(["online", "none"]), help="Temporal mode; by default the model card's.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random weights.")
+@click.option(
+    "--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Of the random weights."
+)
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
 @click.option("--explain", is_flag=True, help="Show each kernel: rule, tile, FLOP, bytes, modelled time on the target.")
 @click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, the static program with the model inside.")

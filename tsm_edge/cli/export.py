@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tsm_edge.cards import TemporalMode, load_model
+from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 
 
@@ -18,7 +18,9 @@ from tsm_edge.cli.output import json_option, note, print_json, print_table, stat
 @click.option(
     "--mode", type=click.Choice(["online", "offline", "none"]), help="Temporal mode; by default the model card's."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random weights.")
+@click.option(
+    "--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Of the random weights."
+)
 @json_option
 def command(
     model: str,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tsm_edge.cards import CpuSpec
+from tsm_edge.cards import CpuSpec, TargetCard
 from tsm_edge.compile.program import Program
 from tsm_edge.compile.schedules import copying, pooling
 from tsm_edge.compile.schedules.convolution import convolution
@@ -17,6 +19,8 @@ from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec, exp
 from tsm_edge.compile.schedules.generic import GenericSpec, generic
 from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec, inverted_residual
 from tsm_edge.compile.schedules.winograd import WinogradSpec, winograd
+from tsm_edge.errors import CardError, unknown_name
+from tsm_edge.machine import architecture
 
 _WRITERS: Mapping[type, Any] = {
     ConvolutionSpec: convolution,
@@ -43,6 +47,49 @@ def llvm_target(cpu: CpuSpec) -> Any:
     if cpu.float_abi:
         options["mfloat-abi"] = cpu.float_abi
     return tvm.target.Target(options)
+
+
+def check_cpu(target: TargetCard) -> None:
+    """Refuse CPUs and features that LLVM does not know for the card's triple, or that cannot run Linux.
+
+    LLVM itself only warns of an unknown name, makes code for another CPU, and ends the process where a CPU cannot have
+    the triple's mode at all (a 32-bit one with x86_64).
+
+    Raises
+    ------
+    CardError
+        One is unknown; the known ones are listed.
+    """
+    known = _cpus(target.cpu.triple)
+    where = f"target {target.name}: "
+    if target.cpu.cpu not in known:
+        raise CardError(where + unknown_name("cpu", target.cpu.cpu, known), f"correct cpu of the card {target.name}")
+    features = set().union(*known.values())
+    for feature in target.cpu.features:
+        if feature[1:] not in features:
+            close = difflib.get_close_matches(feature[1:], features, n=1)
+            guess = f"did you mean '+{close[0]}'? " if close else ""
+            raise CardError(
+                f"{where}no CPU of {target.cpu.triple} has the feature {feature!r}",
+                f"{guess}correct features of the card {target.name}",
+            )
+
+
+@functools.cache
+def _cpus(triple: str) -> dict[str, set[str]]:
+    """The CPUs that LLVM knows for a triple and that run Linux in its mode, with their features."""
+    import tvm
+    from tvm.target import codegen
+
+    def features(cpu: str) -> set[str]:
+        target = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
+        return {str(name) for name in codegen.llvm_get_cpu_features(target)}
+
+    names = codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": triple}))
+    found = {str(name): features(str(name)) for name in names}
+    # On x86 without 32-bit processors, on 32-bit Arm without microcontrollers.
+    needed = {"x86_64": {"64bit"}, "arm": {"aclass"}}.get(architecture(triple), set())
+    return {name: having for name, having in found.items() if needed <= having}
 
 
 def write_kernels(program: Program) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from tsm_edge.compile.graph import OnlineGraph, load_onnx, read_onnx
 from tsm_edge.compile.memory_plan import MemoryPlan, plan_memory
 from tsm_edge.compile.output import check_loads, writing_artifact, writing_intermediates
 from tsm_edge.compile.program import KernelCall, Program
-from tsm_edge.errors import CompileError
+from tsm_edge.errors import CompileError, ModelFileError
 from tsm_edge.files import scratch_folder
 from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
@@ -116,7 +116,7 @@ def compile_model(
     TsmEdgeError
         With the stage's own message; nothing is left behind.
     """
-    from tsm_edge.compile.codegen import build_kernels, write_kernels
+    from tsm_edge.compile.codegen import build_kernels, check_cpu, write_kernels
     from tsm_edge.compile.csource import write_sources
     from tsm_edge.compile.layers import fuse
     from tsm_edge.compile.link import link_library
@@ -126,6 +126,7 @@ def compile_model(
     from tsm_edge.reference import Reference
 
     started = time.monotonic()
+    check_cpu(request.target)
     with ExitStack() as folders:
         work = folders.enter_context(scratch_folder())
         folder = folders.enter_context(writing_artifact(request.output))
@@ -133,6 +134,7 @@ def compile_model(
         progress("exporting to ONNX" if request.onnx is None else f"reading {request.onnx}")
         onnx_file, metadata = _model_file(request, folder)
         graph = load_onnx(onnx_file, request.cache_names)
+        model = _described_model(request, metadata, graph)
         progress("lowering and scheduling")
         program = lower(graph, fuse(graph), request.target.cpu)
         inspect(program)
@@ -142,7 +144,7 @@ def compile_model(
         kernels = build_kernels(functions, request.target.cpu)
         objects = work / "kernels.o"
         kernels.write_to_file(str(objects), "o")
-        manifest = _manifest(request, metadata, graph, program, plan, time.monotonic() - started)
+        manifest = _manifest(request, model, metadata, graph, program, plan, time.monotonic() - started)
         sources = write_sources(work, graph, program, plan, manifest.to_json())
         progress(f"linking for {request.target.name}")
         link_library(folder / LIBRARY, request.target, sources, [objects], _tvm_ffi_includes())
@@ -183,6 +185,7 @@ def _model_file(request: CompileRequest, folder: Path) -> tuple[Path, OnnxMetada
 
 def _manifest(
     request: CompileRequest,
+    model: ModelCard | _ForeignModel,
     metadata: OnnxMetadata | None,
     graph: OnlineGraph,
     program: Program,
@@ -192,21 +195,20 @@ def _manifest(
     from tsm_edge.compile.csource import block_offsets, cache_bytes
     from tsm_edge.compile.link import zig_version
 
-    card = metadata.card if metadata else _foreign_model(request, graph)
     weights = metadata.weights if metadata else WeightSource(str(request.onnx), graph.sha256)
     cpu, target = request.target.cpu, request.target
     hashes = {"onnx": graph.sha256}
     if metadata and metadata.weights.sha256:
         hashes["checkpoint"] = metadata.weights.sha256
     return Manifest(
-        model=card.name,
-        description=card.description,
+        model=model.name,
+        description=model.description,
         frame=TensorInfo(graph.frame, graph.shapes[graph.frame]),
         logits=TensorInfo(graph.logits, graph.shapes[graph.logits]),
         caches=tuple(CacheInfo(cache.input, cache.output, cache.shape) for cache in graph.caches),
-        preprocess=card.preprocess,
-        smoothing=card.smoothing,
-        labels=card.labels,
+        preprocess=model.preprocess,
+        smoothing=model.smoothing,
+        labels=model.labels,
         random_weights=weights.random,
         weights=str(weights),
         target=TargetInfo(
@@ -240,7 +242,7 @@ def _manifest(
 
 @dataclass(frozen=True)
 class _ForeignModel:
-    """What the manifest says of a model that has no card; fields as in ``ModelCard``."""
+    """What the manifest says of a model that tsm-edge did not export; fields as in ``ModelCard``."""
 
     name: str
     description: str
@@ -249,17 +251,43 @@ class _ForeignModel:
     labels: tuple[str, ...] = ()
 
 
-def _foreign_model(request: CompileRequest, graph: OnlineGraph) -> ModelCard | _ForeignModel:
+def _described_model(
+    request: CompileRequest, metadata: OnnxMetadata | None, graph: OnlineGraph
+) -> ModelCard | _ForeignModel:
+    """What the manifest will say of the model: the exported card, or what can be known of a foreign file."""
+    if metadata is None:
+        return _foreign_model(request, graph)
+    network = metadata.card.network
+    said, found = (network.frame_size, network.classes), _size_and_classes(graph)
+    if said != found:
+        raise ModelFileError(
+            f"{request.onnx}: its tsm_edge metadata is of a network of {said[0]} px and {said[1]} classes, its tensors "
+            f"of {found[0]} px and {found[1]} classes",
+            "export it again with: tsm-edge export",
+        )
+    return metadata.card
+
+
+def _foreign_model(request: CompileRequest, graph: OnlineGraph) -> _ForeignModel:
     """What can be known of an ONNX file tsm-edge did not export; the named card's preprocessing and labels apply."""
-    size, classes = graph.shapes[graph.frame][2], graph.shapes[graph.logits][-1]
-    if request.card is None:
+    size, classes = _size_and_classes(graph)
+    card = request.card
+    if card is None:
         name = request.onnx.stem if request.onnx else "model"
-        preprocess = Preprocess(short_side=round(size * 256 / 224), crop=size)
-        return _ForeignModel(name, f"compiled from {request.onnx}", preprocess)
-    network = dataclasses.replace(request.card.network, frame_size=size, classes=classes)
-    short_side = max(size, request.card.preprocess.short_side)
-    preprocess = dataclasses.replace(request.card.preprocess, crop=size, short_side=short_side)
-    return dataclasses.replace(request.card, network=network, preprocess=preprocess)
+        return _ForeignModel(
+            name, f"compiled from {request.onnx}", Preprocess(short_side=round(size * 256 / 224), crop=size)
+        )
+    if card.network.classes != classes:
+        raise CompileError(
+            f"{request.onnx}: has {classes} classes, model card {card.name} {card.network.classes}",
+            "name the card of this model, or none: its classes are then numbers",
+        )
+    preprocess = dataclasses.replace(card.preprocess, crop=size, short_side=max(size, card.preprocess.short_side))
+    return _ForeignModel(card.name, card.description, preprocess, card.smoothing, card.labels)
+
+
+def _size_and_classes(graph: OnlineGraph) -> tuple[int, int]:
+    return graph.shapes[graph.frame][2], graph.shapes[graph.logits][-1]
 
 
 def _kernel_info(call: KernelCall) -> KernelInfo:
