@@ -3,10 +3,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
+import shutil
 import signal
 import socket
 import struct
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +23,13 @@ from tsm_edge.artifact import Artifact
 from tsm_edge.errors import RpcError
 from tsm_edge.rpc.device import open_device
 from tsm_edge.rpc.greeting import TVM_FFI_VERSION, TVM_VERSION, Greeting, installed_build, read_greeting, write_greeting
-from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
-from tsm_edge.rpc.server import ServeRequest, reach
+from tsm_edge.rpc.place import Endpoint, Place, TimeLimits, UnixEndpoint
+from tsm_edge.rpc.server import ServeRequest
 from tsm_edge.rpc.session import RemoteSession
-from tsm_edge.rpc.wire import CODE_ACCEPTED, MAGIC
+from tsm_edge.rpc.wire import CODE_ACCEPTED, CODE_DUPLICATE, MAGIC
 from tsm_edge.session import OnlineSession
 
+USER = pwd.getpwuid(os.geteuid()).pw_name
 LIMITS = TimeLimits(connect_s=10.0, answer_s=20.0)
 
 
@@ -42,7 +47,7 @@ def hello(key: str) -> bytes:
 def test_it_says_what_it_is(our_server: Background, ours: Place) -> None:
     output = our_server.output()
     assert f"serving on {ours.endpoint} with key 'board': x86_64, {installed_build()}" in output
-    assert f"ssh -L {ours.endpoint.port}:127.0.0.1:{ours.endpoint.port} USER@" in output
+    assert f"ssh -L {ours.endpoint.port}:127.0.0.1:{ours.endpoint.port} {USER}@" in output
     assert f"adb forward tcp:{ours.endpoint.port} tcp:{ours.endpoint.port}" in output
     assert "warning" not in output
     device = open_device(ours, LIMITS)
@@ -162,18 +167,101 @@ def test_a_warning_when_other_machines_can_connect(start: Start) -> None:
     server = start("tsm_edge.cli", "serve", "--host", "0.0.0.0", "--port", "0")
     served_at(server)
     assert "warning: other machines can connect to 0.0.0.0:" in server.output()
-    assert "no authentication and no encryption" in server.output()
+    assert f"whoever connects can run any program here as {USER}: TVM's RPC has no encryption" in server.output()
     assert server.interrupt() == 0
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.8.8"])
-def test_loopback(host: str) -> None:
-    assert not reach(Endpoint(host, 9090)).exposed
+def test_many_silent_connections_hold_up_nobody(ours: Place) -> None:
+    silent = [raw_connection(ours) for _ in range(40)]
+    began_s = time.monotonic()
+    open_device(ours, LIMITS).close()
+    assert time.monotonic() - began_s < 3
+    assert struct.unpack("<i", silent[0].recv(4)) == (CODE_DUPLICATE,)  # had to make room
+    for stream in silent:
+        stream.close()
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "no-such-host.invalid", ""])
-def test_beyond_loopback(host: str) -> None:
-    assert reach(Endpoint(host, 9090)).exposed
+def test_a_client_that_says_nothing_after_the_handshake_keeps_the_device_from_nobody(
+    our_server: Background, ours: Place
+) -> None:
+    with raw_connection(ours, hello("board") + b"\x20"):  # one byte of its first packet
+        with pytest.raises(RpcError, match="is busy with another session"):
+            open_device(ours, LIMITS)
+        our_server.wait_for("the client has shaken hands and says nothing more")
+        open_device(ours, LIMITS).close()
+
+
+@contextlib.contextmanager
+def limited(server: Background, kind: int, soft: int) -> Iterator[None]:
+    """The server, and the sessions it begins now, have less of something."""
+    process = psutil.Process(server.process.pid)
+    before = process.rlimit(kind)
+    process.rlimit(kind, (soft, before[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(kind, before)
+
+
+def test_no_file_descriptor_for_a_session(our_server: Background, ours: Place) -> None:
+    for more in range(2):
+        taken = {int(name) for name in os.listdir(f"/proc/{our_server.process.pid}/fd")}
+        free = next(number for number in range(len(taken) + 1) if number not in taken)
+        with (
+            limited(our_server, psutil.RLIMIT_NOFILE, free + more),
+            pytest.raises(RpcError, match=r"is busy with another|no session can begin .* \(Too many open files\)"),
+        ):
+            open_device(ours, LIMITS)
+    open_device(ours, LIMITS).close()
+
+
+def test_no_room_in_the_temporary_folder(our_server: Background, ours: Place) -> None:
+    device = open_device(ours, LIMITS)
+    work = Path(device.ask("tvm.rpc.server.workpath", "x")).parents[1]
+    device.close()
+    our_server.wait_for("session [0-9]+: ended")
+    shutil.rmtree(work)
+    work.write_text("in the way")
+    with pytest.raises(RpcError, match=r"no session can begin on this device \((File exists|Not a directory)\)"):
+        open_device(ours, LIMITS)
+    work.unlink()
+    open_device(ours, LIMITS).close()  # made again: cleaners of temporary folders take them
+
+
+def test_no_room_for_an_upload(our_server: Background, ours: Place) -> None:
+    with limited(our_server, psutil.RLIMIT_FSIZE, 1 << 20):
+        device = open_device(ours, LIMITS)
+    with pytest.raises(RpcError, match="File too large"):
+        device.call("tvm.rpc.server.upload", "model.so", bytes(1 << 21))
+    device.call("tvm.rpc.server.upload", "model.so", b"small")
+    assert device.call("tvm.rpc.server.download", "model.so") == b"small"
+    device.close()
+
+
+def test_a_unix_socket_with_a_key_in_a_file(start: Start, small_artifact: Artifact, run_program: RunProgram) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, key_file = Path(folder) / "board", Path(folder) / "key"
+        key_file.touch(0o600)
+        key_file.write_text("s3cret\n")
+        server = start("tsm_edge.cli", "serve", "--unix", str(path), "--key-file", str(key_file))
+        server.wait_for("tunnel first")
+        frame = np.zeros(small_artifact.manifest.frame_shape, np.float32)
+        with RemoteSession(small_artifact, Place(UnixEndpoint(str(path)), "s3cret"), limits=LIMITS) as session:
+            found = session.step(frame)
+        with OnlineSession(small_artifact) as here:
+            np.testing.assert_array_equal(found, here.step(frame))
+        verify = ("verify", str(small_artifact.path), "--frames", "2", "--rpc", f"unix:{path}")
+        assert run_program(*verify, "--key-file", str(key_file)).returncode == 0
+        assert "does not accept clients without its key; give the one" in run_program(*verify).stderr
+        server.wait_for("refused, wrong key")
+        assert f"process {os.getpid()} of {USER} connected" in server.output()
+        assert server.interrupt() == 0
+        assert f"serving on unix:{path} with the key in {key_file}: " in server.output()
+        assert "s3cret" not in server.output()
+        assert sorted(os.listdir(folder)) == ["key"]
+        assert f"nothing listens on unix:{path}; start a server there with: tsm-edge serve --unix {path}" in (
+            run_program(*verify).stderr
+        )
 
 
 def test_user_mistakes(run_program: RunProgram, ours: Place, tmp_path: Path) -> None:
@@ -189,8 +277,15 @@ def test_user_mistakes(run_program: RunProgram, ours: Place, tmp_path: Path) -> 
     missing = run_program("serve", "--port", "0", env=environment)
     assert missing.returncode == 2
     assert missing.stderr.endswith("TVM cannot be loaded (no tvm_ffi here); install it with: pip install apache-tvm\n")
+    both = run_program("serve", "--unix", "board", "--port", "9090")
+    assert "expected either --unix PATH or --host and --port" in both.stderr
+    odd = run_program("serve", "--host", "a..b")
+    assert (odd.returncode, odd.stderr.count("\n")) == (2, 1)
+    assert "'a..b' is not the name or number of a machine" in odd.stderr
+    with pytest.raises(RpcError, match="a tracker's clients cannot reach a Unix socket"):
+        ServeRequest(UnixEndpoint("board"), "k", tracker=Endpoint("127.0.0.1", 9190))
     with pytest.raises(RpcError, match="a tracker knows devices by their key, and none was given"):
-        ServeRequest(tracker=Endpoint("127.0.0.1", 9190))
+        ServeRequest(Endpoint("127.0.0.1", 9090), tracker=Endpoint("127.0.0.1", 9190))
 
 
 def test_greetings() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -28,14 +29,28 @@ def threads_option(command: _F) -> _F:
 
 
 def rpc_options(command: _F) -> _F:
-    """Give a click command ``--rpc``, ``--tracker`` and ``--key``, received under these names."""
+    """Give a click command ``--rpc``, ``--tracker``, ``--key`` and ``--key-file``, received as ``device``.
+
+    That is a :class:`tsm_edge.rpc.place.Place`, or None: this machine.
+    """
+
+    @functools.wraps(command)
+    def with_device(
+        *arguments: Any, rpc: str | None, tracker: str | None, key: str, key_file: Path | None, **options: Any
+    ) -> Any:
+        from tsm_edge.rpc.key import chosen_key
+        from tsm_edge.rpc.place import chosen_place
+
+        return command(*arguments, device=chosen_place(rpc, tracker, chosen_key(key, key_file)), **options)
+
     for option in (
+        click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="Read the key from a file."),
         click.option("--key", metavar="K", default="", help="Of the device's server; of a tracker's device."),
         click.option("--tracker", metavar="HOST:PORT", help="Run on a device this tracker knows by --key."),
-        click.option("--rpc", metavar="HOST:PORT", help="Run on the device whose server is there (tsm-edge serve)."),
+        click.option("--rpc", metavar="HOST:PORT", help="Run on the device served there (or: unix:PATH)."),
     ):
-        command = option(command)
-    return command
+        with_device = option(with_device)
+    return cast(_F, with_device)
 
 
 def chosen_artifact(path: Path | None) -> Path:

@@ -47,9 +47,7 @@ def command(
     limit: int | None,
     gap: float,
     reconnect: float,
-    rpc: str | None,
-    tracker: str | None,
-    key: str,
+    device: Place | None,
 ) -> None:
     """Predict on every frame of a video with the compiled model in DIR, and say how long each part took.
 
@@ -60,14 +58,12 @@ def command(
     place = video if camera is None else camera
     if place is None or (video is not None and camera is not None):
         raise click.UsageError("expected either --video FILE|URL or --camera N", ctx)
-    from tsm_edge.rpc.place import chosen_place
     from tsm_edge.run import RunRequest
     from tsm_edge.video.capture import SourceOptions
 
     logs = bool(ctx.obj.debug)
     options = SourceOptions(gap_s=gap, reconnect_s=reconnect, native_logs=logs)
     request = RunRequest(every=every, smooth=smooth, limit=limit, out=out, show=show, native_logs=logs)
-    device = chosen_place(rpc, tracker, key)
     with _session(chosen_artifact(artifact), threads, device) as session:
         _run(session, place, options, request, as_json, "step, with network" if device else "step")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+
+if TYPE_CHECKING:
+    from tsm_edge.rpc.place import Place
 
 
 @click.command("verify")
@@ -26,19 +30,15 @@ def command(
     frames: int | None,
     threads: int,
     emulate: bool,
-    rpc: str | None,
-    tracker: str | None,
-    key: str,
+    device: Place | None,
     as_json: bool,
 ) -> None:
     """Run the compiled model in DIR and its ONNX file side by side, caches fed back, and compare every output.
 
     DIR: by default the artifact compiled last below ./out. Exit code 1 when an output differs.
     """
-    from tsm_edge.rpc.place import chosen_place
     from tsm_edge.verify import TOLERANCE, verify_artifact
 
-    device = chosen_place(rpc, tracker, key)
     if device is not None and emulate:
         raise click.UsageError("--emulate runs on this machine: expected no --rpc and no --tracker with it", ctx)
     path = chosen_artifact(artifact)

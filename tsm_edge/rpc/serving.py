@@ -9,7 +9,9 @@ import os
 import platform
 import re
 import socket
+import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,25 @@ from tsm_edge import __version__
 from tsm_edge.artifact import file_sha256
 from tsm_edge.machine import check_threads, cpu_flags, this_architecture
 from tsm_edge.rpc.greeting import FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_THREADS, installed_build
+from tsm_edge.rpc.sockets import Patience, send
 
 _KEPT_UPLOADS = 8
+_BEGIN_S = 5.0  # for the client to take the greeting, and to begin its session
+_PEEK_AGAIN_S = 0.01
+_MOST_PEEKED = 4096  # bytes: of TVM's first packet, which is small, all
+_LENGTH = struct.Struct("<Q")
 THREADS_VARIABLE = "TSM_EDGE_THREADS"  # read by model.so at its first step
 
 
-def serve_session(stream: socket.socket, folder: Path, uploads: Path) -> None:
+def serve_session(stream: socket.socket, greeting: bytes, folder: Path, uploads: Path) -> None:
     """Serve until the client ends the session.
 
     Parameters
     ----------
     stream : socket
-        Connected, after the handshake, blocking; closed at the end.
+        Connected, its handshake read but not answered; closed at the end.
+    greeting : bytes
+        The answer to the handshake.
     folder : Path
         Of this session: uploads without a path go there.
     uploads : Path
@@ -38,14 +47,19 @@ def serve_session(stream: socket.socket, folder: Path, uploads: Path) -> None:
     Raises
     ------
     Exception
-        The client went away without a word, or sent nonsense.
+        The client went away without a word, says nothing, or sent nonsense.
     """
+    _prepare(stream)
+    send(stream, [greeting], Patience(_BEGIN_S))
+    _await_first_packet(stream)
+    stream.settimeout(None)
     ffi = load_runtime()
     os.chdir(folder)
     library = Uploads(folder, uploads)
     functions = {
         # What TVM's own Python server defines.
         "tvm.rpc.server.workpath": library.path,
+        "tvm.rpc.server.upload": library.upload,  # TVM's own does not notice that a disk is full
         "tvm.rpc.server.load_module": lambda name: _load_module(library.path(name)),
         SERVER_INFO: lambda: json.dumps(server_info()),
         FIND_UPLOAD: library.find,
@@ -55,6 +69,38 @@ def serve_session(stream: socket.socket, folder: Path, uploads: Path) -> None:
     for name, function in functions.items():
         ffi.register_global_func(name, function, override=True)
     ffi.get_global_func("rpc.ServerLoop")(stream.detach())
+
+
+def _prepare(stream: socket.socket) -> None:
+    """Small answers go out at once; a client whose network is gone is noticed within half a minute."""
+    if stream.family == socket.AF_UNIX:
+        return
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _await_first_packet(stream: socket.socket) -> None:
+    """Wait, but not for ever as TVM does, until a client that has shaken hands begins its session; reads nothing."""
+    patience = Patience(_BEGIN_S)
+    try:
+        head = _peek(stream, _LENGTH.size, patience)
+        if len(head) == _LENGTH.size:
+            _peek(stream, min(_LENGTH.size + _LENGTH.unpack(head)[0], _MOST_PEEKED), patience)
+    except TimeoutError:
+        raise TimeoutError("the client has shaken hands and says nothing more") from None
+
+
+def _peek(stream: socket.socket, size: int, patience: Patience) -> bytes:
+    """The next bytes, which stay to be read; fewer: the client has gone."""
+    while True:
+        stream.settimeout(patience.left_s())
+        seen = stream.recv(size, socket.MSG_PEEK)
+        if not seen or len(seen) == size:
+            return seen
+        time.sleep(_PEEK_AGAIN_S)
 
 
 def load_runtime() -> Any:
@@ -136,6 +182,15 @@ class Uploads:
     def path(self, name: str) -> str:
         """Where a file that was uploaded as ``name`` lies."""
         return str(self._folder / name)
+
+    def upload(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
+        path = Path(self.path(name))
+        try:
+            path.write_bytes(data)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
     def find(self, sha256: str) -> str:
         """The path of a kept library with this hash; empty if there is none."""

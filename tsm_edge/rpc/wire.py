@@ -144,6 +144,12 @@ def copy_from_packet(tensor: RemoteTensor, size: int) -> Packet:
     return Packet(_COPY_FROM, (tensor.description() + struct.pack("<Q", size),), _nothing, size)
 
 
+def accepted(greeting: str) -> bytes:
+    """What a server answers to a good handshake."""
+    data = greeting.encode()
+    return struct.pack("<ii", CODE_ACCEPTED, len(data)) + data
+
+
 def fault_packet(text: str) -> Packet:
     """What a server answers when something failed there."""
     return Packet(_EXCEPTION, tuple(_sequence((text,))), _nothing)
