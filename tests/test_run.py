@@ -230,7 +230,7 @@ def test_a_cut_off_file_says_so_in_the_summary(tmp_path: Path) -> None:
     frames, summary = run_all(cut_off(tmp_path / "cut.mp4", whole, 0.5))
     assert summary.predictions == len(frames) < 250
     assert not summary.complete
-    assert summary.ended == f"decoded {len(frames)} of 250 frames: the rest is cut off or damaged"
+    assert summary.ended == f"decoded {len(frames)} of 250 frames: the rest is cut off"
 
 
 def test_the_annotated_video_has_every_frame_with_a_bar(tmp_path: Path) -> None:

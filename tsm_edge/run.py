@@ -128,7 +128,8 @@ class FrameResult:
     latency_ms : float
         From the arrival of the frame to its label, milliseconds; of a live source with the time it waited.
     reset : str
-        Empty, or why the caches were reset before this frame: ``start``, ``seek``, ``gap``, ``new stream``.
+        Empty, or why the caches were reset before this frame: ``start``, ``seek``, ``gap``, ``new size``,
+        ``new stream``.
     logits : ndarray
         float32 ``[classes]`` of this frame alone.
     """
@@ -173,7 +174,7 @@ class RunSummary:
     frames, predictions, dropped : int
         Frames read; frames predicted; frames a live source passed over to stay up to date.
     frames_stated : int or None
-        Frames the file says it has.
+        Frames the file says it has: a hint, often wrong.
     resets : int
         Times the caches were reset in the middle; ``reset_log`` tells of the first 1000.
     reset_log : tuple of CacheReset

@@ -14,6 +14,7 @@ import pytest
 from mjpeg_server import MjpegServer, Send, serving, steady, wait_until
 
 from tsm_edge.errors import VideoError
+from tsm_edge.video.camera import OpenCvCapture
 from tsm_edge.video.capture import SourceOptions
 from tsm_edge.video.grabber import Grabber, LiveSource
 from tsm_edge.video.source import open_source
@@ -161,7 +162,7 @@ def test_a_web_page_is_not_a_stream() -> None:
 
 
 class ScriptedCamera:
-    """Stands for ``cv2.VideoCapture`` of a camera, which cannot be unplugged in a test."""
+    """Stands for ``cv2.VideoCapture`` of a camera, which cannot be unplugged in a test; None: a frame it lost."""
 
     def __init__(self, images: list[Any], interval_s: float = 0.002) -> None:
         self._images = list(images)
@@ -172,14 +173,18 @@ class ScriptedCamera:
         time.sleep(self._interval_s)
         return bool(self._images)
 
-    def retrieve(self) -> tuple[bool, Any]:
-        return True, self._images.pop(0)
+    def retrieve(self, image: Any = None) -> tuple[bool, Any]:
+        """Do as OpenCV does: write into a buffer that fits, and say that a frame was read even where none was."""
+        scripted = self._images.pop(0)
+        if scripted is None:
+            return True, image
+        if image is not None and (image.shape, image.dtype) == (scripted.shape, scripted.dtype):
+            np.copyto(image, scripted)
+            return True, image
+        return True, scripted
 
     def get(self, prop: int) -> float:
         return 30.0 if prop == cv2.CAP_PROP_FPS else 0.0
-
-    def set(self, prop: int, value: float) -> bool:
-        return True
 
     def release(self) -> None:
         self.released = True
@@ -191,7 +196,7 @@ def frames_of(count: int) -> list[Any]:
 
 def test_an_unplugged_camera_is_an_error_after_its_last_frame() -> None:
     camera = ScriptedCamera(frames_of(30))
-    source = LiveSource(lambda: camera, "camera 0", SourceOptions(), may_end=False)
+    source = LiveSource(lambda: OpenCvCapture(camera), "camera 0", SourceOptions(), may_end=False)
     seen: list[int] = []
     with pytest.raises(VideoError, match=r"camera 0: stopped giving frames after 30 frames; check its cable"), source:
         seen.extend(frame.index for frame in source)
@@ -203,7 +208,7 @@ def test_an_unplugged_camera_is_an_error_after_its_last_frame() -> None:
 def test_a_camera_plugged_in_again_is_a_new_stream() -> None:
     cameras = [ScriptedCamera(frames_of(5)), ScriptedCamera(frames_of(500))]
     waiting = iter(cameras)
-    source = LiveSource(lambda: next(waiting), "camera 0", SourceOptions(reconnect_s=2.0), may_end=False)
+    source = LiveSource(lambda: OpenCvCapture(next(waiting)), "camera 0", SourceOptions(reconnect_s=2.0), may_end=False)
     with source:
         for frame in source:
             if frame.discontinuity == "new stream":
@@ -214,14 +219,14 @@ def test_a_camera_plugged_in_again_is_a_new_stream() -> None:
 
 def test_a_camera_without_a_single_frame_is_an_error() -> None:
     with pytest.raises(VideoError, match="camera 0: opened, but gave no frame"):
-        LiveSource(lambda: ScriptedCamera([]), "camera 0", SourceOptions(), may_end=False)
+        LiveSource(lambda: OpenCvCapture(ScriptedCamera([])), "camera 0", SourceOptions(), may_end=False)
 
 
 def test_an_impossible_frame_reaches_the_reader_as_an_error() -> None:
     camera = ScriptedCamera([np.zeros((4, 4, 2), np.uint8)])
-    source = LiveSource(lambda: camera, "camera 0", SourceOptions(), may_end=False)
-    with pytest.raises(VideoError, match="expected 1, 3 or 4 channels"), source:
-        source.read()
+    with pytest.raises(VideoError, match="expected 1, 3 or 4 channels"):
+        LiveSource(lambda: OpenCvCapture(camera), "camera 0", SourceOptions(), may_end=False)
+    assert camera.released
 
 
 def test_closing_ends_the_thread_and_lets_go_of_the_source() -> None:
@@ -230,7 +235,7 @@ def test_closing_ends_the_thread_and_lets_go_of_the_source() -> None:
 
     before = grabbers()
     camera = ScriptedCamera(frames_of(1000))
-    grabber = Grabber(lambda: camera, "camera 0", SourceOptions(), may_end=False)
+    grabber = Grabber(lambda: OpenCvCapture(camera), "camera 0", SourceOptions(), may_end=False)
     assert grabber.take() is not None
     assert grabbers() == before + 1
     grabber.close()

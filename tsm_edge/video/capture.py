@@ -1,14 +1,9 @@
-"""What tsm-edge needs of OpenCV's capture: opening with bounded waits, silence on stderr, frames as RGB.
-
-OpenCV and the FFmpeg inside it log to stderr on their own; both are silenced unless asked for, because their lines
-name C++ files, not what the user did.
-"""
+"""What every source of frames is to the rest: how it is opened and read, and its frames as RGB."""
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_edge.errors import VideoError
-from tsm_edge.redact import redacted
-from tsm_edge.video.diagnose import why_not_a_video
 
 Image = npt.NDArray[np.uint8]
 
@@ -29,7 +22,6 @@ _FFMPEG_QUIET = "-8"
 # cv::utils::logging::LogLevel.
 _CV_SILENT, _CV_WARNING = 0, 3
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_MOST_FRAMES = 1e9
 
 
 @dataclass(frozen=True)
@@ -63,23 +55,62 @@ class SourceOptions:
             raise VideoError(f"reconnect_s is {self.reconnect_s} s, expected 0 s or more")
 
 
+class Picture(Protocol):
+    """A frame that was fetched and is not converted yet."""
+
+    def to_rgb(self) -> Image:
+        """Return it as uint8 RGB ``[H, W, 3]``, a new array."""
+
+
 class Capture(Protocol):
-    """The part of ``cv2.VideoCapture`` that is used."""
+    """Something that gives frames.
+
+    Attributes
+    ----------
+    fps : float
+        Stated rate, frames/s; 0.0 if it states none that can be true.
+    """
+
+    fps: float
 
     def grab(self) -> bool:
-        """Wait for the next frame."""
+        """Wait for the next frame; False when there is none."""
 
-    def retrieve(self) -> tuple[bool, Any]:
-        """Decode the frame that was grabbed."""
-
-    def get(self, prop: int) -> float:
-        """Read a property."""
-
-    def set(self, prop: int, value: float) -> bool:
-        """Change a property."""
+    def retrieve(self) -> Picture | None:
+        """Return the frame that was grabbed; None if it could not be decoded."""
 
     def release(self) -> None:
         """Close the source."""
+
+
+class Recording(Capture, Protocol):
+    """A capture with a beginning and an end, which gives every frame.
+
+    Attributes
+    ----------
+    frame_count : int or None
+        Frames it says it has: a hint only. None if it does not say.
+    time_s : float or None
+        Of the frame that was grabbed: its presentation time, seconds; None if there are no time stamps.
+    damaged : int
+        Pieces that could not be decoded so far.
+    """
+
+    frame_count: int | None
+    time_s: float | None
+    damaged: int
+
+    def retrieve(self) -> Picture:
+        """Return the frame that was grabbed."""
+
+    def seek(self, time_s: float) -> bool:
+        """Go to a time in seconds; False if that is not possible."""
+
+    def trouble(self) -> str:
+        """Return what was wrong with it up to its end, in words; empty if it was whole."""
+
+    def why_empty(self) -> tuple[str, str]:
+        """Return why there is not a single frame, as the end of a sentence that begins with a name; and what to try."""
 
 
 def is_url(place: str) -> bool:
@@ -92,111 +123,8 @@ def is_pipeline(place: str) -> bool:
     return " ! " in place and not Path(place).exists()
 
 
-def open_file(path: Path, options: SourceOptions) -> Capture:
-    """Open a video file.
-
-    Raises
-    ------
-    VideoError
-        There is no such file, or it is not a video: the message says what it seems to be instead.
-    """
-    if not path.exists():
-        raise VideoError(f"video {path}: no such file", "check the path")
-    if path.is_dir():
-        raise VideoError(f"video {path}: is a folder, expected a video file")
-    if not os.access(path, os.R_OK):
-        raise VideoError(f"video {path}: no permission to read it", f"try: ls -l {path}")
-    cv2 = load_opencv(options)
-    # Absolute, so that a name such as "take:1.mp4" is not read as a protocol called "take".
-    capture = _open(cv2, str(path.absolute()), _file_backend(cv2), [])
-    if capture is None:
-        raise VideoError(f"video {path}: {why_not_a_video(path)}", "expected a video file such as an .mp4")
-    return capture
-
-
-def open_url(url: str, options: SourceOptions) -> Capture:
-    """Open a stream; waits at most ``open_timeout_s``, and later at most ``read_timeout_s`` for each frame.
-
-    Raises
-    ------
-    VideoError
-        Nothing answers there, or what answers is no video.
-    """
-    cv2 = load_opencv(options)
-    waits = [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-        int(options.open_timeout_s * 1e3),
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        int(options.read_timeout_s * 1e3),
-    ]
-    capture = _open(cv2, url, cv2.CAP_FFMPEG, waits)
-    if capture is None:
-        raise VideoError(
-            f"stream {redacted(url)}: no video could be opened there within {options.open_timeout_s:g} s",
-            "check the address in a browser or player, and that this machine can reach it",
-        )
-    return capture
-
-
-def open_pipeline(pipeline: str, options: SourceOptions) -> Capture:
-    """Open a GStreamer pipeline that ends in an ``appsink``.
-
-    Raises
-    ------
-    VideoError
-        This OpenCV was built without GStreamer (those from PyPI are), or the pipeline does not start.
-    """
-    cv2 = load_opencv(options)
-    if cv2.CAP_GSTREAMER not in cv2.videoio_registry.getStreamBackends() or not _has_gstreamer(cv2):
-        raise VideoError(
-            "GStreamer pipeline: this OpenCV was built without GStreamer",
-            "use the system's OpenCV (on a Jetson: apt install python3-opencv), or a V4L2 camera with --camera",
-        )
-    capture = _open(cv2, pipeline, cv2.CAP_GSTREAMER, [])
-    if capture is None:
-        raise VideoError(f"GStreamer pipeline does not start: {redacted(pipeline)}", "try it with gst-launch-1.0")
-    return capture
-
-
-def open_camera(number: int, options: SourceOptions) -> Capture:
-    """Open a camera: by V4L2 on Linux, asked for MJPG, which USB cameras need to deliver full rate.
-
-    Raises
-    ------
-    VideoError
-        There is no such camera, it is in use, or this user may not open it.
-    """
-    cv2 = load_opencv(options)
-    linux = sys.platform.startswith("linux")
-    if linux:
-        _check_device(number)
-    capture = _open(cv2, number, cv2.CAP_V4L2 if linux else cv2.CAP_ANY, [])
-    if capture is None:
-        raise VideoError(
-            f"camera {number}: cannot be opened", "close other programs that use it, or try another --camera"
-        )
-    capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))
-    return capture
-
-
-def frame_count(capture: Capture) -> int | None:
-    """Return how many frames the container says it has; None for a live stream or a container that does not say."""
-    import cv2
-
-    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return int(count) if 0 <= count < _MOST_FRAMES else None
-
-
-def frame_rate(capture: Capture) -> float:
-    """Return the source's stated rate in frames/s; 0.0 if it states none that can be true."""
-    import cv2
-
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return float(rate) if 0.1 <= rate <= 1000 else 0.0
-
-
 def to_rgb(image: Any) -> Image:
-    """Turn a frame as OpenCV delivers it into RGB; the one place where channels change order.
+    """Turn a frame as OpenCV delivers it into RGB.
 
     Parameters
     ----------
@@ -251,7 +179,10 @@ def wait_for(task: Callable[[], _Result]) -> _Result:
 
 
 def load_opencv(options: SourceOptions) -> Any:
-    """Import cv2 with its own logs, and FFmpeg's, off or on. FFmpeg's level is fixed at its first use."""
+    """Import cv2 with its own logs, and FFmpeg's, off or on. FFmpeg's level is fixed at its first use.
+
+    Both write to stderr on their own, in lines that name C++ files and not what the user did.
+    """
     if not options.native_logs:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_QUIET)
     import cv2
@@ -261,36 +192,3 @@ def load_opencv(options: SourceOptions) -> Any:
     set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
     set_level(level)
     return cv2
-
-
-def _open(cv2: Any, place: str | int, backend: int, parameters: list[int]) -> Capture | None:
-    capture = cv2.VideoCapture()
-    try:
-        opened = capture.open(place, backend, parameters) if parameters else capture.open(place, backend)
-    except cv2.error:
-        opened = False
-    if not opened:
-        capture.release()
-        return None
-    result: Capture = capture
-    return result
-
-
-def _file_backend(cv2: Any) -> int:
-    # FFmpeg by name: OpenCV's own choice may fall through to backends that treat any file as an image sequence.
-    backends = cv2.videoio_registry.getStreamBackends()
-    return int(cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in backends else cv2.CAP_ANY)
-
-
-def _has_gstreamer(cv2: Any) -> bool:
-    return re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()) is not None
-
-
-def _check_device(number: int) -> None:
-    device = Path(f"/dev/video{number}")
-    if not device.exists():
-        present = sorted(path.name for path in Path("/dev").glob("video[0-9]*"))
-        found = f"found {', '.join(present)}" if present else "no camera was found"
-        raise VideoError(f"camera {number}: {device} does not exist ({found})", "list cameras with: ls /dev/video*")
-    if not os.access(device, os.R_OK | os.W_OK):
-        raise VideoError(f"camera {number}: no permission to open {device}", "try: sudo usermod -aG video $USER")

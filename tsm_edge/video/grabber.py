@@ -10,10 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tsm_edge.errors import VideoError
-from tsm_edge.video.capture import Capture, SourceOptions, frame_rate, to_rgb, wait_for
+from tsm_edge.video.capture import Capture, Picture, SourceOptions, wait_for
 from tsm_edge.video.source import Break, Frame, SourceInfo, VideoSource
 
 _JOIN_S = 1.0
@@ -22,9 +21,9 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Grabbed:
-    """A frame as it was fetched: ``image`` as OpenCV gives it; the rest as in :class:`Frame`."""
+    """A frame as it was fetched: ``picture`` is not converted yet; the rest as in :class:`Frame`."""
 
-    image: Any
+    picture: Picture
     index: int
     arrived_s: float
     retrieve_ms: float
@@ -70,7 +69,7 @@ class Grabber:
         self._taken = 0
         self._finished = False
         capture = opened if opened is not None else wait_for(open_capture)
-        self.fps = frame_rate(capture)
+        self.fps = capture.fps
         self._thread = threading.Thread(target=self._work, args=(capture,), name="tsm-edge-grabber", daemon=True)
         self._thread.start()
 
@@ -136,14 +135,17 @@ class Grabber:
     def _fetch_until_it_breaks(self, capture: Capture) -> float:
         """Keep the newest frame up to date; return how long the last, failed read took, in seconds."""
         last_s: float | None = None
+        good_s = time.perf_counter()
         while not self._stopping.is_set():
             asked_s = time.perf_counter()
             if not capture.grab():
                 return time.perf_counter() - asked_s
             arrived_s = time.perf_counter()
-            found, image = capture.retrieve()
-            if not found:
-                return time.perf_counter() - asked_s
+            picture = capture.retrieve()
+            if picture is None:
+                self._check_decoding(arrived_s - good_s)
+                continue
+            good_s = arrived_s
             retrieve_ms = (time.perf_counter() - arrived_s) * 1e3
             with self._arrival:
                 if last_s is not None and arrived_s - last_s > self._longest_interval_s():
@@ -151,12 +153,20 @@ class Grabber:
                 # A break seen on a frame that is dropped must reach the next one that is taken.
                 if self._newest is not None:
                     self._pending = self._pending or self._newest.discontinuity
-                self._newest = Grabbed(image, self._grabbed, arrived_s, retrieve_ms, self._pending)
+                self._newest = Grabbed(picture, self._grabbed, arrived_s, retrieve_ms, self._pending)
                 self._pending = ""
                 self._grabbed += 1
                 self._arrival.notify()
             last_s = arrived_s
         return 0.0
+
+    def _check_decoding(self, undecoded_s: float) -> None:
+        """Bear a frame that was damaged on its way, but not a source of which nothing can be decoded."""
+        if undecoded_s > self._options.read_timeout_s:
+            raise VideoError(
+                f"{self._name}: frames arrive, but for {undecoded_s:.1f} s none of them could be decoded",
+                "see whether another program shows it; if so, try another version of OpenCV",
+            )
 
     def _longest_interval_s(self) -> float:
         return max(self._options.gap_s, 3 / self.fps if self.fps else 0.0)
@@ -224,13 +234,14 @@ class LiveSource(VideoSource):
         self._grabber = Grabber(open_capture, name, options, may_end=may_end, opened=opened)
         try:
             first = self._grabber.peek()
+            if first is None:
+                raise VideoError(f"{name}: opened, but gave no frame", "check that it sends video")
+            self._shape = first.picture.to_rgb().shape
         except BaseException:
             self._grabber.close()
             raise
-        if first is None:
-            raise VideoError(f"{name}: opened, but gave no frame", "check that it sends video")
         self._began_s = first.arrived_s
-        height, width = first.image.shape[:2]
+        height, width = self._shape[:2]
         self.info = SourceInfo(name, True, width, height, self._grabber.fps, None)
 
     def read(self) -> Frame | None:
@@ -243,10 +254,12 @@ class LiveSource(VideoSource):
             self.ended = "the sender closed the stream"
             return None
         began_s = time.perf_counter()
-        image = to_rgb(grabbed.image)
+        image = grabbed.picture.to_rgb()
         decode_ms = grabbed.retrieve_ms + (time.perf_counter() - began_s) * 1e3
         time_s = grabbed.arrived_s - self._began_s
-        return Frame(image, grabbed.index, time_s, grabbed.arrived_s, decode_ms, grabbed.discontinuity)
+        discontinuity = grabbed.discontinuity or ("new size" if image.shape != self._shape else "")
+        self._shape = image.shape
+        return Frame(image, grabbed.index, time_s, grabbed.arrived_s, decode_ms, discontinuity)
 
     def close(self) -> None:
         """Stop fetching and let go of the source."""

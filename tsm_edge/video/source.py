@@ -16,26 +16,14 @@ from typing import Literal
 
 from tsm_edge.errors import VideoError
 from tsm_edge.redact import redacted
-from tsm_edge.video.capture import (
-    Capture,
-    Image,
-    SourceOptions,
-    frame_count,
-    frame_rate,
-    is_pipeline,
-    is_url,
-    open_camera,
-    open_file,
-    open_pipeline,
-    open_url,
-    to_rgb,
-    wait_for,
-)
+from tsm_edge.video.camera import open_camera, open_pipeline
+from tsm_edge.video.capture import Image, Recording, SourceOptions, is_pipeline, is_url, wait_for
 
-_SLOW_S = 1.0
 _LATE_S = 2.0
+# Of a source that states none, as FFmpeg takes it.
+_DEFAULT_FPS = 25.0
 
-Break = Literal["", "start", "seek", "gap", "new stream"]
+Break = Literal["", "start", "seek", "gap", "new size", "new stream"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ class SourceInfo:
     fps : float
         Stated rate, frames/s; 0.0 if the source states none.
     frame_count : int or None
-        Frames the file says it has; None if it does not say.
+        Frames the file says it has: a hint, often wrong. None if it does not say.
     path : Path or None
         Of a local file.
     """
@@ -84,7 +72,8 @@ class Frame:
     decode_ms : float
         Decoding and conversion to RGB; of a live source without the waiting. Milliseconds.
     discontinuity : str
-        Empty, or why this frame does not continue the one before: ``start``, ``seek``, ``gap``, ``new stream``.
+        Empty, or why this frame does not continue the one before: ``start``, ``seek``, ``gap``,
+        ``new size``, ``new stream``.
     """
 
     image: Image
@@ -107,7 +96,7 @@ class VideoSource(ABC):
     ended : str
         Empty while it runs; then how it ended, in words.
     complete : bool
-        False when fewer frames could be decoded than the source said it has.
+        False when some frames could not be decoded, or the source is cut off.
     """
 
     info: SourceInfo
@@ -147,7 +136,7 @@ class FileSource(VideoSource):
 
     Parameters
     ----------
-    capture : Capture
+    capture : Recording
         Opened; closed by this object.
     name : str
         For messages.
@@ -162,32 +151,30 @@ class FileSource(VideoSource):
         Not even one frame can be decoded.
     """
 
-    def __init__(self, capture: Capture, name: str, options: SourceOptions, path: Path | None = None) -> None:
-        import cv2
-
+    def __init__(self, capture: Recording, name: str, options: SourceOptions, path: Path | None = None) -> None:
         self._capture = capture
-        self._position, self._frames = cv2.CAP_PROP_POS_MSEC, cv2.CAP_PROP_POS_FRAMES
         self._gap_s = options.gap_s
-        self._fps = frame_rate(capture)
-        self._count = frame_count(capture)
         self._next_index = 0
-        self._lost = 0
         self._sought = False
         self._time_s = 0.0
         self._break: Break = "start"
+        self._shape: tuple[int, ...] = ()
         # The first frame is read at once: only it tells the true size, and whether there is any.
-        self._first = self._decode()
-        if self._first is None:
+        try:
+            self._first = self._decode()
+            if self._first is None:
+                why, hint = capture.why_empty()
+                raise VideoError(f"{name}: {why}", hint)
+        except BaseException:
             capture.release()
-            raise VideoError(f"{name}: has no frames that can be decoded", "try to play it: it is empty or damaged")
+            raise
         height, width = self._first.image.shape[:2]
-        self.info = SourceInfo(name, False, width, height, self._fps, self._count, path)
+        self.info = SourceInfo(name, False, width, height, capture.fps, capture.frame_count, path)
 
     def read(self) -> Frame | None:
         """Return the next frame, or None at the end; damaged stretches are passed over.
 
-        At the end, :attr:`ended` says how many frames of how many were decoded, and :attr:`complete` is False when
-        some are missing.
+        At the end, :attr:`complete` is False and :attr:`ended` says why, when some of it was damaged or is cut off.
         """
         if self.ended:
             return None
@@ -207,11 +194,10 @@ class FileSource(VideoSource):
         VideoError
             The source cannot seek there.
         """
-        if not (time_s >= 0 and self._capture.set(self._position, time_s * 1e3)):
+        if not (time_s >= 0 and self._capture.seek(time_s)):
             raise VideoError(f"{self.info.name}: cannot seek to {time_s:g} s")
         self._first = None
-        self._next_index = max(int(self._capture.get(self._frames)), 0)
-        self._lost = 0
+        self._next_index = round(time_s * (self._capture.fps or _DEFAULT_FPS))
         self.ended = ""
         self._sought = True
         self._break = "seek"
@@ -223,78 +209,65 @@ class FileSource(VideoSource):
 
     def _decode(self) -> Frame | None:
         began = time.perf_counter()
-        while self._grab(began):
-            found, image = self._capture.retrieve()
-            if not found:
-                return None
+        while self._capture.grab():
             time_s = self._presentation_time()
             if self._is_late(time_s):
-                self._lost += 1
                 continue
-            rgb = to_rgb(image)
+            image = self._capture.retrieve().to_rgb()
             decode_ms = (time.perf_counter() - began) * 1e3
-            frame = Frame(rgb, self._next_index, time_s, began, decode_ms, self._discontinuity(time_s))
-            self._time_s, self._break = time_s, ""
+            frame = Frame(image, self._next_index, time_s, began, decode_ms, self._discontinuity(time_s, image))
+            self._time_s, self._break, self._shape = time_s, "", image.shape
             self._next_index += 1
             return frame
         return None
 
-    def _grab(self, began: float) -> bool:
-        """Go to the next frame that decodes; False at the end.
-
-        A failed grab inside a file is a damaged frame, and later ones may well be whole. The container's own count
-        bounds the attempts; a slow failure is a server that no longer answers.
-        """
-        while not self._capture.grab():
-            slow = time.perf_counter() - began > _SLOW_S
-            if slow or self._count is None or self._next_index + self._lost >= self._count:
-                return False
-            self._lost += 1
-        return True
-
     def _is_late(self, time_s: float) -> bool:
         """Whether a decoder that stumbled over damage hands out a frame from before the one it handed out last."""
-        return self._lost > 0 and not self._break and self._time_s - _LATE_S < time_s < self._time_s
+        return self._capture.damaged > 0 and not self._break and self._time_s - _LATE_S < time_s < self._time_s
 
     def _presentation_time(self) -> float:
-        position_ms = self._capture.get(self._position)
-        if position_ms > 0 or self._next_index == 0:
-            return max(position_ms, 0.0) / 1e3
-        return self._next_index / (self._fps or 25.0)  # a container without time stamps
+        time_s = self._capture.time_s
+        # There are containers without time stamps.
+        return self._next_index / (self._capture.fps or _DEFAULT_FPS) if time_s is None else time_s
 
-    def _discontinuity(self, time_s: float) -> Break:
+    def _discontinuity(self, time_s: float, image: Image) -> Break:
         if self._break:
             return self._break
         apart = time_s - self._time_s
-        longest = max(self._gap_s, 3 / self._fps if self._fps else 0.0)
+        longest = max(self._gap_s, 3 / self._capture.fps if self._capture.fps else 0.0)
         if apart > longest:
             return "gap"
-        return "seek" if apart < -longest else ""
+        if apart < -longest:
+            return "seek"
+        return "new size" if image.shape != self._shape else ""
 
     def _conclude(self) -> None:
-        decoded, stated = self._next_index, self._count
-        # Counts made from duration and rate are off by a frame or two in good files.
-        if stated is not None and not self._sought and stated - decoded > max(2, stated // 100):
-            self.complete = False
-            self.ended = f"decoded {decoded} of {stated} frames: the rest is cut off or damaged"
-        else:
+        """Say how it ended. The container's frame count is a hint only: healthy files are off by any number."""
+        trouble = self._capture.trouble()
+        if not trouble:
             self.ended = "end of the video"
+            return
+        decoded, stated = self._next_index, self._capture.frame_count
+        of = f" of {stated}" if stated is not None and stated > decoded and not self._sought else ""
+        self.complete = False
+        self.ended = f"decoded {decoded}{of} frames: {trouble}"
 
 
 def open_source(place: str | Path | int, options: SourceOptions | None = None) -> VideoSource:
-    """Open a video file, a stream's address, a GStreamer pipeline or a camera's number.
+    """Open a video file, a folder of pictures, a stream's address, a GStreamer pipeline or a camera's number.
 
     Parameters
     ----------
     place : str, Path or int
-        A path; an address with ``://``; a pipeline with `` ! ``; or a camera number.
+        A path, which may be a pattern (``%05d.jpg``); an address with ``://``; a pipeline with `` ! ``; or a camera
+        number.
     options : SourceOptions, optional
         Waits and gaps.
 
     Returns
     -------
     VideoSource
-        A :class:`FileSource` if it has a stated number of frames or is a local file, else a
+        A :class:`FileSource` if it has a stated length or is local, else a
         :class:`~tsm_edge.video.grabber.LiveSource`.
 
     Raises
@@ -302,7 +275,9 @@ def open_source(place: str | Path | int, options: SourceOptions | None = None) -
     VideoError
         It cannot be opened, or gives no frame; the message says what it is and what was expected.
     """
+    from tsm_edge.video.files import open_file
     from tsm_edge.video.grabber import LiveSource
+    from tsm_edge.video.network import has_an_end, open_url
 
     options = options or SourceOptions()
     if isinstance(place, int):
@@ -313,7 +288,7 @@ def open_source(place: str | Path | int, options: SourceOptions | None = None) -
     if not is_url(text):
         return FileSource(open_file(Path(place), options), f"video {place}", options, Path(place))
     capture = wait_for(lambda: open_url(text, options))
-    if frame_count(capture):
+    if has_an_end(capture):
         return FileSource(capture, f"video {redacted(text)}", options)
     name = f"stream {redacted(text)}"
     return LiveSource(lambda: open_url(text, options), name, options, may_end=True, opened=capture)

@@ -1,0 +1,270 @@
+"""Decodes video files and network streams with PyAV, which is FFmpeg, and knows when it could not.
+
+OpenCV is not used for this. Since 4.13 it leaves the pictures of interlaced video unwritten and says that it read
+them, and a mark in the buffer does not show it: OpenCV copies a stale picture of its own over it. Nor does it tell a
+frame it failed to decode from the end of the file, or a codec it lacks from damage. FFmpeg's own interface does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from tsm_edge.video.capture import Image
+from tsm_edge.video.diagnose import is_animated_webp, is_cut_off
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
+    from av.video.stream import VideoStream
+
+# After this many failures to read in a row a file is given up: what follows is not a video any more.
+_MOST_READ_ERRORS = 16
+_FEWEST_FPS, _MOST_FPS = 0.1, 1000.0
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class DecodedPicture:
+    """A decoded frame in the codec's own colours; it is converted when it is asked for."""
+
+    def __init__(self, frame: VideoFrame, reformatter: VideoReformatter) -> None:
+        self._frame = frame
+        self._reformatter = reformatter
+
+    def to_rgb(self) -> Image:
+        """Return uint8 RGB ``[H, W, 3]``, C-contiguous, turned as the file says it is to be shown."""
+        # Of the reformatter that is kept: one made for each frame costs more than the conversion.
+        rgb: Any = self._reformatter.reformat(self._frame, format="rgb24").to_ndarray()
+        # No copy where there is nothing to turn.
+        return np.ascontiguousarray(np.rot90(rgb, round(self._frame.rotation / 90)), np.uint8)
+
+
+class Decoder:
+    """The pictures of one video stream, in the order in which they are shown.
+
+    Parameters
+    ----------
+    container : av.container.InputContainer
+        Opened; closed by this object.
+    stream : av.video.stream.VideoStream
+        The stream to decode; its codec is known (:func:`video_stream`).
+    live : bool
+        Rather the newest frame at once than many frames a second.
+    file : optional
+        What the container reads from; closed by this object.
+    path : Path, optional
+        Of an ordinary file.
+
+    Attributes
+    ----------
+    fps : float
+        Stated rate, frames/s; 0.0 if none is stated that can be true.
+    frame_count : int or None
+        Frames the container says it has: a hint, wrong in many healthy files. None if it does not say.
+    time_s : float or None
+        Presentation time of the frame that was grabbed, seconds; None if the container has no time stamps.
+    duration_s : float or None
+        How long the container says it is, seconds; None of a live stream.
+    damaged : int
+        Packets that could not be decoded, and frames with parts missing, since the first good frame.
+    """
+
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        live: bool = False,
+        file: _Closable | None = None,
+        path: Path | None = None,
+    ) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._container = container
+        self._stream = stream
+        self._file = file
+        self._path = path
+        self._codec = stream.codec_context.codec.name
+        # Frame threads hold back a frame each. A motion JPEG camera is decoded as fast without.
+        stream.thread_type = "SLICE" if live and self._codec == "mjpeg" else "AUTO"
+        self._packets = container.demux(stream)
+        self._frames: deque[VideoFrame] = deque()
+        self._frame: VideoFrame | None = None
+        self._reformatter = VideoReformatter()
+        # AVI has no presentation times: its packets' order of decoding gives them.
+        self._by_decoding_time = container.format.name == "avi"
+        self._zero_s: float | None = None
+        self._skip_until_s: float | None = None
+        self._exhausted = False
+        self._read_errors = 0
+        self._packets_read = 0
+        self._cut_off = False
+        self._broke_off = ""
+        self.fps = _stated_rate(stream)
+        self.frame_count: int | None = stream.frames or None
+        self.duration_s = None if container.duration is None else container.duration / 1e6
+        self.time_s: float | None = None
+        self.damaged = 0
+
+    def grab(self) -> bool:
+        """Decode up to the next frame; False at the end, or where reading breaks off."""
+        while self._next_frame():
+            self.time_s = self._presentation_time()
+            if self._skip_until_s is None or self.time_s is None or self.time_s >= self._skip_until_s:
+                self._skip_until_s = None
+                return True
+        return False
+
+    def retrieve(self) -> DecodedPicture:
+        """Return the frame that was grabbed, not converted yet."""
+        if self._frame is None:
+            raise RuntimeError("retrieve() before grab()")
+        return DecodedPicture(self._frame, self._reformatter)
+
+    def seek(self, time_s: float) -> bool:
+        """Go to a time in seconds, as :attr:`time_s` counts it; False where the source cannot."""
+        import av
+
+        base = self._stream.time_base
+        if base is None:
+            return False
+        try:
+            self._container.seek(int((time_s + (self._zero_s or 0.0)) / float(base)), stream=self._stream)
+        except av.FFmpegError:
+            return False
+        self._packets = self._container.demux(self._stream)
+        self._frames.clear()
+        self._exhausted = False
+        # Seeking ends at a key frame before; half a frame is for times that were rounded.
+        self._skip_until_s = time_s - 0.5 / (self.fps or 1e3)
+        return True
+
+    def release(self) -> None:
+        """Close the source."""
+        self._frames.clear()
+        self._container.close()
+        if self._file is not None:
+            self._file.close()
+
+    def trouble(self) -> str:
+        """Return why the frames up to here are not all there are, in words; empty if they are."""
+        troubles = [self._broke_off] if self._broke_off else []
+        if self.damaged:
+            troubles.append(count_of("piece", self.damaged) + " damaged")
+        if self._cut_off or (self._path is not None and is_cut_off(self._path)):
+            troubles.append("the rest is cut off")
+        return " and ".join(troubles)
+
+    def why_empty(self) -> tuple[str, str]:
+        """Return why there is not a single frame, as the end of a sentence that begins with a name; and what to try."""
+        if self._path is not None and is_animated_webp(self._path):
+            return "is an animated WebP, which this FFmpeg cannot decode", "save it as .gif or .mp4"
+        if self._broke_off:
+            return f"gave no frame: {self._broke_off}", "check that the sender sends video"
+        if self._packets_read == 0:
+            return "has no frames", "record it again: its writer put none into it"
+        return (
+            f"has no frames that can be decoded (codec {self._codec})",
+            "try to play it: it is damaged, or this FFmpeg decodes only a part of this codec",
+        )
+
+    def _next_frame(self) -> bool:
+        while not self._frames:
+            if self._exhausted:
+                return False
+            self._read()
+        self._frame = self._frames.popleft()
+        self._count_damage(self._frame.is_corrupt)
+        return True
+
+    def _read(self) -> None:
+        """Read and decode one packet; at the end, what the decoder still holds."""
+        import av
+
+        try:
+            packet = next(self._packets, None)
+        except av.error.InvalidDataError:
+            self._pass_over_garbage()
+            return
+        except (av.FFmpegError, OSError) as error:
+            self._broke_off = _why(error)
+            self._drain()
+            return
+        if packet is None:
+            self._exhausted = True
+            return
+        self._read_errors = 0
+        self._packets_read += packet.size > 0
+        # Half a packet is passed on: the last one of a file that is cut off.
+        self._cut_off = packet.is_corrupt or (self._cut_off and packet.size == 0)
+        self._decode(packet)
+
+    def _decode(self, packet: Any) -> None:
+        import av
+
+        try:
+            self._frames.extend(self._stream.codec_context.decode(packet))
+        except av.FFmpegError:
+            self._count_damage(True)
+
+    def _count_damage(self, damaged: bool) -> None:
+        # A stream that was joined in the middle begins with packets that refer to what came before.
+        if damaged and self._zero_s is not None:
+            self.damaged += 1
+
+    def _pass_over_garbage(self) -> None:
+        self._read_errors += 1
+        self._count_damage(True)
+        if self._read_errors > _MOST_READ_ERRORS:
+            self._drain()
+        else:
+            self._packets = self._container.demux(self._stream)
+
+    def _drain(self) -> None:
+        self._exhausted = True
+        self._decode(None)
+
+    def _presentation_time(self) -> float | None:
+        """Time of the frame; a container that begins late (a broadcast) is counted from its first frame."""
+        frame, base = self._frame, self._stream.time_base
+        stamp = None if frame is None else frame.dts if self._by_decoding_time else frame.pts
+        time_s = None if stamp is None or base is None else float(stamp * base)
+        if self._zero_s is None:
+            # A frame with a negative time comes before the beginning: that shifts no other.
+            self._zero_s = max(time_s or 0.0, 0.0)
+        return None if time_s is None else time_s - self._zero_s
+
+
+def count_of(thing: str, count: int) -> str:
+    """Return ``1 piece is`` or ``7 pieces are``."""
+    return f"1 {thing} is" if count == 1 else f"{count} {thing}s are"
+
+
+def video_stream(container: InputContainer) -> VideoStream | None:
+    """Return the stream to decode; None if there is none but, at most, the cover picture of a song."""
+    from av.stream import Disposition
+
+    films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    best: Any = container.streams.best("video")
+    return next((stream for stream in films if best is not None and stream.index == best.index), None) or next(
+        iter(films), None
+    )
+
+
+def _stated_rate(stream: VideoStream) -> float:
+    rate = stream.guessed_rate or stream.average_rate
+    return float(rate) if rate and _FEWEST_FPS <= rate <= _MOST_FPS else 0.0
+
+
+def _why(error: Exception) -> str:
+    import av
+
+    if isinstance(error, (av.error.ExitError, TimeoutError)):
+        return "nothing came any more"
+    return f"reading failed: {getattr(error, 'strerror', None) or error}"
