@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @artifact_argument
-@click.option("--video", metavar="FILE|URL", help="A video file, a stream's address, or a GStreamer pipeline.")
+@click.option("--video", metavar="FILE|URL", help="A video file, a folder of pictures, a stream, or a pipeline.")
 @click.option("--camera", metavar="N", type=click.IntRange(min=0), help="A camera, by its number.")
 @click.option("--out", metavar="FILE.mp4", type=click.Path(path_type=Path), help="Write the annotated video here.")
 @json_option

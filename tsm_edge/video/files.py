@@ -1,4 +1,4 @@
-"""Opens what has a path: a video file or a pipe."""
+"""Opens what has a path: a video file, a pipe, or pictures in a folder."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from tsm_edge.video.capture import Recording, SourceOptions
 from tsm_edge.video.decoder import Decoder, video_stream
 from tsm_edge.video.diagnose import unknown_codec, why_not_a_video
 from tsm_edge.video.ffmpeg import load_ffmpeg
+from tsm_edge.video.pictures import Pictures, is_pattern, matching, pictures_in
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
 
 def open_file(path: Path, options: SourceOptions) -> Recording:
-    """Open a video file, or a named pipe.
+    """Open a video file, a named pipe, a folder of pictures, or a pattern of their names (``%05d.jpg``).
 
     Raises
     ------
     VideoError
         There is no such file, or it is not a video: the message says what it seems to be instead.
     """
+    if is_pattern(path) and not path.exists():
+        return Pictures(matching(path), options)
     if not path.exists():
         raise VideoError(f"video {path}: no such file", "check the path")
     if path.is_dir():
-        raise VideoError(f"video {path}: is a folder, expected a video file")
+        return Pictures(pictures_in(path), options)
     if not os.access(path, os.R_OK):
         raise VideoError(f"video {path}: no permission to read it", f"try: ls -l {path}")
     if path.is_file():
