@@ -58,9 +58,9 @@ def small_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def other_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The same blocks with other weights, sizes and classes, for this machine."""
-    model = small_network(seed=5, height=18, width=26, classes=4)
-    return compile_onnx(model, tmp_path_factory.mktemp("other") / "other", native)
+    """The same blocks with other weights, sizes and classes, for this machine; with a softmax and ``tsm-runner``."""
+    model = small_network(seed=5, height=18, width=26, classes=4, softmax=True)
+    return compile_onnx(model, tmp_path_factory.mktemp("other") / "other", native, runner=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_edge.cards import Preprocess, Smoothing
+from tsm_edge.manifest import Activation
 
 CLASSES = 10
 
@@ -26,6 +27,7 @@ class FakeManifest:
     labels: tuple[str, ...] = tuple(f"level {index}" for index in range(CLASSES))
     classes: int = CLASSES
     random_weights: bool = False
+    activation: Activation = ""
 
 
 class FakeSession:

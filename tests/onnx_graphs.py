@@ -198,7 +198,13 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
 
 
 def small_network(
-    seed: int = 0, height: int = 24, width: int = 20, classes: int = 7, names: Mapping[str, str] | None = None
+    seed: int = 0,
+    height: int = 24,
+    width: int = 20,
+    classes: int = 7,
+    names: Mapping[str, str] | None = None,
+    *,
+    softmax: bool = False,
 ) -> onnx.ModelProto:
     """MobileNet- and ResNet-like blocks, three caches: every rule of the compiler in about a dozen kernels."""
     graph = GraphBuilder(height, width, seed)
@@ -212,7 +218,8 @@ def small_network(
     x = graph.max_pool(x, 3, 1, (1, 1, 1, 1))
     y = graph.relu(graph.conv(graph.shift(x, 2), 12))
     x = graph.add(graph.conv(y, 18), x)
-    return graph.model(graph.head(x, classes), names)
+    logits = graph.head(x, classes)
+    return graph.model(graph.node("Softmax", [logits], (1, classes), axis=1) if softmax else logits, names)
 
 
 class Reference:

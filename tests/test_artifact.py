@@ -30,6 +30,7 @@ from tsm_edge.artifact import (
 from tsm_edge.cards import TargetCard
 from tsm_edge.compile.link import zig_command
 from tsm_edge.errors import ArtifactError
+from tsm_edge.manifest import parse_manifest
 from tsm_edge.session import OnlineSession
 
 HASHED = (LIBRARY, HEADER_FILE)
@@ -203,6 +204,17 @@ def test_latest_artifact(tmp_path: Path) -> None:
 def test_no_latest_artifact(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no compiled artifact below .*; make one with: tsm-edge compile"):
         latest_artifact(tmp_path / "out")
+
+
+def test_a_manifest_says_what_the_model_applies_to_its_logits(
+    small_artifact: Artifact, other_artifact: Artifact
+) -> None:
+    assert other_artifact.manifest.activation == load_artifact(other_artifact.path).manifest.activation == "softmax"
+    text = small_artifact.manifest.to_json()
+    assert "activation" not in text  # as in those of older versions
+    assert parse_manifest(text, "text") == small_artifact.manifest
+    with pytest.raises(ArtifactError, match="tanh"):
+        parse_manifest(json.dumps({**json.loads(text), "activation": "tanh"}), "text")
 
 
 def test_the_manifest_survives_its_file(small_artifact: Artifact) -> None:

@@ -37,6 +37,8 @@ BACKBONES = (
 )
 TemporalMode = Literal["online", "offline", "none"]
 ShiftPlace = Literal["residual", "in-place"]
+# Pixels: one number of a square, or (height, width).
+Extent = int | tuple[int, int]
 # The architectures that kernels are written for, as LLVM spells them: it crashes on others.
 _TRIPLE = re.compile(
     r"(x86_64|aarch64)(-\w+)?-linux-(gnu|musl)|aarch64(-\w+)?-linux-android\d{0,2}"
@@ -65,8 +67,8 @@ class NetworkSpec:
         one). ``none``: no shift (TSN).
     width : float
         MobileNet-V2 width multiplier; 1.0 for every other backbone.
-    frame_size : int
-        Height and width of a frame, pixels.
+    frame_size : int or (int, int)
+        Of a frame, pixels: one number of a square, or (height, width).
     frames : int
         Frames of a clip in offline mode (the paper uses 8 and 16); ignored online.
     shift_proportion : fractions.Fraction
@@ -81,7 +83,7 @@ class NetworkSpec:
     classes: int
     temporal_mode: TemporalMode = "online"
     width: float = 1.0
-    frame_size: int = 224
+    frame_size: Extent = 224
     frames: int = 8
     shift_proportion: Fraction = Fraction(1, 8)
     shift_place: ShiftPlace = "residual"
@@ -107,7 +109,8 @@ class NetworkSpec:
                 "leave width out",
             )
         _check_range("width", self.width, 0.1, 4.0)
-        _check_range("frame_size", self.frame_size, 32, 2048, " px")
+        for side in height_width(self.frame_size):
+            _check_range("frame_size", side, 32, 2048, " px")
         _check_range("frames", self.frames, 2 if self.temporal_mode == "offline" else 1, 128)
         if self.backbone == "resnet-50-nl" and self.temporal_mode == "online":
             raise CardError(
@@ -123,15 +126,18 @@ class Preprocess:
     Attributes
     ----------
     short_side : int
-        The frame is resized so that its shorter side has this many pixels (aspect ratio kept).
-    crop : int
-        Then this square is cut from its centre, pixels; equals the network's frame size.
+        The frame is resized so that its shorter side has this many pixels (aspect ratio kept). Where the crop is no
+        square, the crop's shorter side is what this is compared with: the frame is resized until it covers the crop
+        enlarged by ``short_side / min(crop)``, which for a square is the same.
+    crop : int or (int, int)
+        Then this is cut from its centre, pixels: one number of a square, or (height, width); equals the network's
+        frame size.
     mean, std : tuple of 3 floats
         Per channel, in RGB order, applied to values scaled to 0..1.
     """
 
     short_side: int = 256
-    crop: int = 224
+    crop: Extent = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
@@ -148,11 +154,20 @@ class Preprocess:
                 "divide numbers made for 0 to 255 by 255",
             )
         _check_range("short_side", self.short_side, 1, 8192, " px")
-        if not 1 <= self.crop <= self.short_side:
+        shorter = min(height_width(self.crop))
+        if not 1 <= shorter <= self.short_side:
             raise CardError(
-                f"short_side is {self.short_side} px, expected at least the crop of {self.crop} px",
-                f"set short_side = {max(1, round(self.crop * 256 / 224))}",
+                f"short_side is {self.short_side} px, expected at least the crop of {extent_text(self.crop)} px",
+                f"set short_side = {max(1, round(shorter * 256 / 224))}",
             )
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which a frame of this size is resized before the crop is cut from it, pixels."""
+        rows, columns = height_width(self.crop)
+        shorter = min(rows, columns)
+        if width * rows >= height * columns:  # wider than the crop: the height decides
+            return self.short_side * rows // shorter, self.short_side * rows * width // (shorter * height)
+        return self.short_side * columns * height // (shorter * width), self.short_side * columns // shorter
 
 
 @dataclass(frozen=True)
@@ -213,10 +228,11 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        if self.preprocess.crop != self.network.frame_size:
+        if height_width(self.preprocess.crop) != height_width(self.network.frame_size):
+            wanted = extent_text(self.network.frame_size)
             raise CardError(
-                f"crop is {self.preprocess.crop} px, expected the frame size of {self.network.frame_size} px",
-                f"set crop = {self.network.frame_size} in [preprocess]",
+                f"crop is {extent_text(self.preprocess.crop)} px, expected the frame size of {wanted} px",
+                f"set crop = {_extent_toml(self.network.frame_size)} in [preprocess]",
             )
         if self.labels and len(self.labels) != self.network.classes:
             raise CardError(
@@ -361,6 +377,25 @@ class TargetCard:
                 f"libc is {self.libc!r}, but triple is {self.cpu.triple!r}: bionic is Android's, alone",
                 "correct one of the two",
             )
+
+
+def height_width(extent: Extent) -> tuple[int, int]:
+    """Both sides of an :data:`Extent`, pixels."""
+    return (extent, extent) if isinstance(extent, int) else extent
+
+
+def extent_of(height: int, width: int) -> Extent:
+    """Both sides as an :data:`Extent`: one number where they are equal."""
+    return height if height == width else (height, width)
+
+
+def extent_text(extent: Extent) -> str:
+    """For people: ``224``, or ``128x224``, the height first."""
+    return str(extent) if isinstance(extent, int) else "x".join(map(str, extent))
+
+
+def _extent_toml(extent: Extent) -> str:
+    return str(extent) if isinstance(extent, int) else str(list(extent))
 
 
 def _check_range(name: str, value: float, least: float, most: float, unit: str = "") -> None:

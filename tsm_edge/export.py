@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge import __version__
-from tsm_edge.cards import LARGEST_SEED, ModelCard, NetworkSpec, TemporalMode
+from tsm_edge.cards import LARGEST_SEED, ModelCard, NetworkSpec, TemporalMode, height_width
 from tsm_edge.errors import ModelFileError, TsmEdgeError
 from tsm_edge.files import write_atomic
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, write_metadata
@@ -128,9 +128,9 @@ def _load_weights(network: TemporalNetwork, spec: NetworkSpec, request: ExportRe
 def _to_onnx(network: TemporalNetwork, spec: NetworkSpec) -> onnx.ModelProto:
     import torch
 
-    size = spec.frame_size
+    size = height_width(spec.frame_size)
     frames = spec.frames if spec.temporal_mode == "offline" else 1
-    arguments = (torch.zeros(frames, 3, size, size), *(torch.zeros(shape) for shape in network.cache_shapes))
+    arguments = (torch.zeros(frames, 3, *size), *(torch.zeros(shape) for shape in network.cache_shapes))
     caches = [f"shift_{index}" for index in range(len(network.cache_shapes))]
     with _quiet():
         program = torch.onnx.export(

@@ -7,12 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tsm_edge.cards import Preprocess, Smoothing
 from tsm_edge.errors import ArtifactError
 
 FORMAT = 1
+
+Activation = Literal["", "softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class Manifest:
     compile_seconds : float
     files : dict of str to str
         SHA-256 of the files beside the manifest.
+    activation : {"", "softmax", "sigmoid"}
+        What the model itself applies to its logits: then its outputs are probabilities already. Empty: nothing.
     """
 
     model: str
@@ -153,6 +157,11 @@ class Manifest:
     compile_seconds: float
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    activation: Activation = ""
+
+    def __post_init__(self) -> None:
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation is {self.activation!r}, expected softmax, sigmoid or nothing")
 
     @property
     def classes(self) -> int:
@@ -166,7 +175,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """As JSON, indented, UTF-8."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+        table = dataclasses.asdict(self)
+        if not self.activation:
+            del table["activation"]  # as in artifacts made before there was one
+        return json.dumps(table, indent=1, ensure_ascii=False)
 
 
 def parse_manifest(text: str, where: str | Path) -> Manifest:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from tsm_edge.cards import Preprocess, Smoothing
 from tsm_edge.errors import TsmEdgeError
+from tsm_edge.manifest import Activation
 from tsm_edge.video.annotate import annotate
 from tsm_edge.video.capture import Image
 from tsm_edge.video.preprocess import Preprocessor
@@ -53,6 +54,10 @@ class Manifest(Protocol):
     @property
     def classes(self) -> int:
         """Width of the logits."""
+
+    @property
+    def activation(self) -> Activation:
+        """What the model has applied to its logits itself."""
 
     @property
     def random_weights(self) -> bool:
@@ -122,7 +127,8 @@ class FrameResult:
     class_index : int
         The class shown: with smoothing it may differ from the largest of ``logits``.
     probability : float
-        0..1, softmax; of a smoothed label over the window (:class:`tsm_edge.video.smoothing.Shown`).
+        0..1, softmax of the logits, or what the model made of them itself; of a smoothed label over the window
+        (:class:`tsm_edge.video.smoothing.Shown`).
     decode_ms, preprocess_ms, step_ms : float
         Decoding and conversion to RGB; resizing and normalising; the network with its caches. Milliseconds.
     latency_ms : float
@@ -131,7 +137,7 @@ class FrameResult:
         Empty, or why the caches were reset before this frame: ``start``, ``seek``, ``gap``, ``new size``,
         ``new stream``.
     logits : ndarray
-        float32 ``[classes]`` of this frame alone.
+        float32 ``[classes]``: the model's output on this frame alone.
     """
 
     index: int
@@ -237,7 +243,8 @@ class Run:
         self._labels = manifest.labels
         self._random_weights = manifest.random_weights
         self._preprocess = Preprocessor(manifest.preprocess)
-        self._smoother = Smoother(manifest.smoothing if request.smooth else Smoothing(), manifest.classes)
+        rules = manifest.smoothing if request.smooth else Smoothing()
+        self._smoother = Smoother(rules, manifest.classes, manifest.activation)
         self._frames = self._predictions = self._resets = 0
         self._reset_log: list[CacheReset] = []
         self._pending: Break = ""

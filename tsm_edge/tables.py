@@ -1,7 +1,8 @@
 """Plain tables, as TOML and JSON give them, into the frozen dataclasses they stand for: every key and type is checked.
 
 A dataclass's annotations are its format: text, whole numbers, numbers, ``true``/``false``, fractions, choices
-(``Literal``), lists of one kind (``tuple[int, ...]``) and tables within tables.
+(``Literal``), lists of one kind (``tuple[int, ...]``, ``tuple[int, int]``), one value or a list of them
+(``int | tuple[int, int]``) and tables within tables.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import typing
 from dataclasses import dataclass
 from fractions import Fraction
+from types import UnionType
 from typing import Any, Literal, TypeVar
 
 from tsm_edge.errors import TsmEdgeError, unknown_name
@@ -90,10 +92,18 @@ def _convert(value: Any, hint: Any, place: Place) -> Any:
         return from_table(typing.cast(type, hint), value, place)
     if origin is Literal:
         return _choice(value, typing.get_args(hint), place)
+    if origin is UnionType:
+        listed = isinstance(value, (list, tuple))
+        return next(
+            _convert(value, kind, place)
+            for kind in typing.get_args(hint)
+            if (typing.get_origin(kind) is tuple) == listed
+        )
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise place.error(f" is {shown(value)}, expected a list")
-        inner = typing.get_args(hint)[0]
+        inner, *others = typing.get_args(hint)
+        length = None if others == [...] else 1 + len(others)
+        if not isinstance(value, (list, tuple)) or length not in (None, len(value)):
+            raise place.error(f" is {shown(value)}, expected a list{f' of {length}' if length else ''}")
         return tuple(_convert(entry, inner, place.at(f"[{index}]")) for index, entry in enumerate(value))
     if hint is Fraction:
         return _fraction(value, place)

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from tsm_edge.cards import BACKBONES, NetworkSpec, TemporalMode
+from tsm_edge.cards import BACKBONES, Extent, NetworkSpec, TemporalMode, height_width
 from tsm_edge.networks import build_network
 from tsm_edge.networks.mobilenet_v2 import block_channels, width_of
 
@@ -59,9 +59,12 @@ def test_deep_resnets_shift_every_second_block() -> None:
     assert len(build_network(NetworkSpec("resnet-101", 174)).cache_shapes) == 18
 
 
-def test_odd_frame_size() -> None:
-    network = build_network(NetworkSpec("resnet-18", 3, frame_size=75))
-    logits, *caches = network(torch.zeros(1, 3, 75, 75), *(torch.zeros(shape) for shape in network.cache_shapes))
+@pytest.mark.parametrize("backbone", ["resnet-18", "mobilenet-v2"])
+@pytest.mark.parametrize("frame_size", [75, (48, 75)])
+def test_odd_frame_sizes(backbone: str, frame_size: Extent) -> None:
+    network = build_network(NetworkSpec(backbone, 3, frame_size=frame_size))
+    frame = torch.zeros(1, 3, *height_width(frame_size))
+    logits, *caches = network(frame, *(torch.zeros(shape) for shape in network.cache_shapes))
     assert tuple(tuple(cache.shape) for cache in caches) == network.cache_shapes
     assert logits.isfinite().all()
 

@@ -150,12 +150,31 @@ def test_stream_takes_frames_that_are_cut_already(artifact: Artifact, runner: Ru
     check_predictions(artifact, done.stdout, inputs)
 
 
+def run_stream(artifact: Artifact, frames: list[Pixels], *options: str) -> subprocess.CompletedProcess[bytes]:
+    command = [artifact.path / RUNNER, "stream", *options]
+    return subprocess.run(command, input=b"".join(frame.tobytes() for frame in frames), capture_output=True, check=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(18, 26), (48, 64), (30, 90), (50, 20), (26, 18)])
+def test_stream_takes_frames_for_a_model_whose_input_is_not_square(
+    other_artifact: Artifact, height: int, width: int
+) -> None:
+    assert other_artifact.manifest.frame_shape == (1, 3, 18, 26)
+    frames = [picture(height, width, seed) for seed in range(3)]
+    done = run_stream(other_artifact, frames, "--size", f"{width}x{height}")
+    preprocess = Preprocessor(other_artifact.manifest.preprocess)
+    check_predictions(other_artifact, done.stdout, [preprocess(frame).copy() for frame in frames])
+    cut = [picture(18, 26, seed) for seed in range(3)]
+    inputs = [network_input(frame, other_artifact.manifest.preprocess) for frame in cut]
+    check_predictions(other_artifact, run_stream(other_artifact, cut).stdout, inputs)
+
+
 def check_predictions(artifact: Artifact, output: bytes, inputs: list[Floats]) -> None:
     """The runner's lines are what the session computes for the same inputs."""
     with OnlineSession(artifact) as session:
         for index, (frame, text) in enumerate(zip(inputs, output.splitlines(), strict=True)):
             line, logits = json.loads(text), session.step(frame)[0].astype(np.float64)
-            chances = np.exp(logits - logits.max())
+            chances = logits if artifact.manifest.activation else np.exp(logits - logits.max())
             assert (line["frame"], line["index"]) == (index, int(logits.argmax()))
             assert line["probability"] == pytest.approx(chances.max() / chances.sum(), abs=0.01)
             assert line["step_ms"] > 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from clips import clip
 
-from tsm_edge.cards import Preprocess
+from tsm_edge.cards import Preprocess, height_width
 from tsm_edge.video.preprocess import Cut, Preprocessor, plan_axis
 
 CARD = Preprocess()
@@ -16,16 +16,21 @@ CARD = Preprocess()
 LEVEL = 1 / 255 / min(CARD.std)
 
 
-def reference(image: np.ndarray, card: Preprocess = CARD) -> np.ndarray:
-    height, width = image.shape[:2]
+def resized_for_a_square(card: Preprocess, height: int, width: int) -> tuple[int, int]:
+    """As torchvision's ``Resize(short_side)``."""
     if height <= width:
-        size = (card.short_side, int(card.short_side * width / height))
-    else:
-        size = (int(card.short_side * height / width), card.short_side)
+        return card.short_side, int(card.short_side * width / height)
+    return int(card.short_side * height / width), card.short_side
+
+
+def reference(image: np.ndarray, card: Preprocess = CARD, size: tuple[int, int] | None = None) -> np.ndarray:
+    height, width = image.shape[:2]
+    size = size or resized_for_a_square(card, height, width)
+    rows, columns = height_width(card.crop)
     tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
     tensor = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear", align_corners=False, antialias=False)
-    top, left = round((size[0] - card.crop) / 2), round((size[1] - card.crop) / 2)
-    tensor = tensor[:, :, top : top + card.crop, left : left + card.crop] / 255
+    top, left = round((size[0] - rows) / 2), round((size[1] - columns) / 2)
+    tensor = tensor[:, :, top : top + rows, left : left + columns] / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
     return ((tensor - mean) / std).numpy()
 
@@ -46,6 +51,34 @@ def test_equals_the_plain_recipe_within_rounding_to_whole_levels(width: int, hei
     difference = np.abs(Preprocessor(CARD)(image) - reference(image))
     assert difference.mean() < 0.5 * LEVEL
     assert difference.max() < 4 * LEVEL
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [
+        # Margin 160/128: the frame is to cover 160 x 280.
+        (640, 360, (160, 284)),  # wider than the crop: its height decides
+        (640, 480, (210, 280)),  # its width does
+        (360, 640, (497, 280)),
+        (280, 160, (160, 280)),
+    ],
+)
+def test_a_crop_that_is_not_square_is_covered(width: int, height: int, size: tuple[int, int]) -> None:
+    card = Preprocess(short_side=160, crop=(128, 224))
+    assert card.resized(height, width) == size
+    image = real_frame("bigbuckbunny.mp4", width, height)
+    output = Preprocessor(card)(image)
+    assert output.shape == (1, 3, 128, 224)
+    difference = np.abs(output - reference(image, card, size))
+    assert difference.mean() < 0.5 * LEVEL
+    assert difference.max() < 4 * LEVEL
+
+
+def test_a_square_crop_is_cut_from_what_upstream_resizes_to() -> None:
+    random = np.random.default_rng(0)
+    for height, width in random.integers(1, 5000, (300, 2)).tolist():
+        for card in (CARD, Preprocess(short_side=256, crop=(224, 224)), Preprocess(short_side=32, crop=32)):
+            assert card.resized(height, width) == resized_for_a_square(card, height, width)
 
 
 def test_is_exact_where_nothing_is_resized() -> None:

@@ -94,3 +94,22 @@ def test_logits_may_live_in_a_buffer_that_changes() -> None:
 def test_impossible_rules_are_refused(settings: Smoothing) -> None:
     with pytest.raises(CardError, match="smoothing"):
         Smoother(settings, 3)
+
+
+@pytest.mark.parametrize("rules", [Smoothing(), Smoothing(window=3, agree=2, masked=(1,), shown_as=((0, 2),))])
+def test_a_model_that_ends_in_a_softmax_is_shown_as_the_same_model_without(rules: Smoothing) -> None:
+    plain, itself = Smoother(rules, 5), Smoother(rules, 5, "softmax")
+    for logits in np.random.default_rng(2).normal(0, 4, (40, 1, 5)).astype(np.float32):
+        chances = np.exp(logits) / np.exp(logits).sum()
+        found, expected = itself.update(chances), plain.update(logits)
+        assert found.class_index == expected.class_index
+        assert found.probability == pytest.approx(expected.probability, rel=1e-4)
+
+
+def test_probabilities_are_shown_as_the_model_gives_them() -> None:
+    chances = np.array([[0.28, 0.06, 0.66, 0.0, 0.0]], np.float32)
+    assert Smoother(Smoothing(), 5, "softmax").update(chances).probability == pytest.approx(0.66, rel=1e-5)
+    # Of a sigmoid each class stands for itself.
+    several = np.array([[0.9, 0.8, 1.0, 0.0]], np.float32)
+    shown = Smoother(Smoothing(masked=(2,)), 4, "sigmoid").update(several)
+    assert (shown.class_index, round(shown.probability, 5)) == (0, 0.9)

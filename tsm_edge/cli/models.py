@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 import click
 
-from tsm_edge.cards import ModelCard, load_model, model_names
+from tsm_edge.cards import ModelCard, extent_text, load_model, model_names
 from tsm_edge.cli.output import json_option, print_json, print_table
 
 
@@ -27,5 +27,6 @@ def _row(card: ModelCard) -> list[object]:
     backbone = network.backbone if network.width == 1.0 else f"{network.backbone} x{network.width:g}"
     mode = f"offline, {network.frames} frames" if network.temporal_mode == "offline" else network.temporal_mode
     shift = "none" if network.temporal_mode == "none" else f"{network.shift_proportion} {network.shift_place}"
+    frame = extent_text(network.frame_size)
     labels = PurePath(card.labels_file).stem or "none"
-    return [card.name, backbone, mode, network.classes, network.frame_size, shift, labels, card.description]
+    return [card.name, backbone, mode, network.classes, frame, shift, labels, card.description]

@@ -26,7 +26,18 @@ from tsm_edge.artifact import (
     file_sha256,
     load_artifact,
 )
-from tsm_edge.cards import ModelCard, Preprocess, Smoothing, TargetCard, TemporalMode
+from tsm_edge.cards import (
+    Extent,
+    ModelCard,
+    Preprocess,
+    Smoothing,
+    TargetCard,
+    TemporalMode,
+    extent_of,
+    extent_text,
+    height_width,
+)
+from tsm_edge.compile.activation import output_activation
 from tsm_edge.compile.graph import OnlineGraph, load_onnx, read_onnx
 from tsm_edge.compile.memory_plan import MemoryPlan, plan_memory
 from tsm_edge.compile.output import check_loads, writing_artifact, writing_intermediates
@@ -237,6 +248,7 @@ def _manifest(
         },
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         compile_seconds=round(seconds, 1),
+        activation=output_activation(graph),
     )
 
 
@@ -258,11 +270,11 @@ def _described_model(
     if metadata is None:
         return _foreign_model(request, graph)
     network = metadata.card.network
-    said, found = (network.frame_size, network.classes), _size_and_classes(graph)
+    said, found = (extent_of(*height_width(network.frame_size)), network.classes), _size_and_classes(graph)
     if said != found:
         raise ModelFileError(
-            f"{request.onnx}: its tsm_edge metadata is of a network of {said[0]} px and {said[1]} classes, its tensors "
-            f"of {found[0]} px and {found[1]} classes",
+            f"{request.onnx}: its tsm_edge metadata is of a network of {extent_text(said[0])} px and {said[1]} "
+            f"classes, its tensors of {extent_text(found[0])} px and {found[1]} classes",
             "export it again with: tsm-edge export",
         )
     return metadata.card
@@ -271,23 +283,24 @@ def _described_model(
 def _foreign_model(request: CompileRequest, graph: OnlineGraph) -> _ForeignModel:
     """What can be known of an ONNX file tsm-edge did not export; the named card's preprocessing and labels apply."""
     size, classes = _size_and_classes(graph)
+    shorter = min(height_width(size))
     card = request.card
     if card is None:
         name = request.onnx.stem if request.onnx else "model"
-        return _ForeignModel(
-            name, f"compiled from {request.onnx}", Preprocess(short_side=round(size * 256 / 224), crop=size)
-        )
+        preprocess = Preprocess(short_side=round(shorter * 256 / 224), crop=size)
+        return _ForeignModel(name, f"compiled from {request.onnx}", preprocess)
     if card.network.classes != classes:
         raise CompileError(
             f"{request.onnx}: has {classes} classes, model card {card.name} {card.network.classes}",
             "name the card of this model, or none: its classes are then numbers",
         )
-    preprocess = dataclasses.replace(card.preprocess, crop=size, short_side=max(size, card.preprocess.short_side))
+    preprocess = dataclasses.replace(card.preprocess, crop=size, short_side=max(shorter, card.preprocess.short_side))
     return _ForeignModel(card.name, card.description, preprocess, card.smoothing, card.labels)
 
 
-def _size_and_classes(graph: OnlineGraph) -> tuple[int, int]:
-    return graph.shapes[graph.frame][2], graph.shapes[graph.logits][-1]
+def _size_and_classes(graph: OnlineGraph) -> tuple[Extent, int]:
+    _, _, height, width = graph.shapes[graph.frame]
+    return extent_of(height, width), graph.shapes[graph.logits][-1]
 
 
 def _kernel_info(call: KernelCall) -> KernelInfo:

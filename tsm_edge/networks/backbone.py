@@ -73,6 +73,6 @@ class Backbone(nn.Module):
         return logits
 
 
-def halved(size: int) -> int:
-    """Height or width after a convolution or pooling of stride 2 with "same" padding."""
-    return (size + 1) // 2
+def halved(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width after a convolution or pooling of stride 2 with "same" padding."""
+    return (size[0] + 1) // 2, (size[1] + 1) // 2

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from tsm_edge.cards import NetworkSpec
+from tsm_edge.cards import NetworkSpec, height_width
 from tsm_edge.networks.backbone import Backbone, Shifted, halved
 from tsm_edge.networks.temporal_shift import Shift, fold_of
 
@@ -78,7 +78,7 @@ class MobileNetV2(Backbone):
             for expansion, _, blocks, stride in _STAGES
             for index in range(blocks)
         ]
-        channels, size = _STEM_CHANNELS, halved(spec.frame_size)
+        channels, size = _STEM_CHANNELS, halved(height_width(spec.frame_size))
         layers: list[nn.Module] = [nn.Sequential(*_conv_bn_relu(3, channels, 3, stride=2))]
         shapes = []
         for outputs, (expansion, stride) in zip(block_outputs, first_strides, strict=True):
@@ -86,7 +86,7 @@ class MobileNetV2(Backbone):
             fold = fold_of(channels, spec.shift_proportion) if shifted else 0
             layers.append(InvertedResidual(channels, outputs, stride, expansion, fold, in_place))
             if fold:
-                shapes.append((1, fold, size, size))
+                shapes.append((1, fold, *size))
             channels, size = outputs, halved(size) if stride == 2 else size
         layers.append(nn.Sequential(*_conv_bn_relu(channels, last, 1)))
         self.features = nn.ModuleList(layers)

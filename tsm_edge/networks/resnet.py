@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from tsm_edge.cards import NetworkSpec
+from tsm_edge.cards import NetworkSpec, height_width
 from tsm_edge.networks.backbone import Backbone, Shifted, halved
 from tsm_edge.networks.non_local import NonLocal
 from tsm_edge.networks.temporal_shift import Shift, fold_of
@@ -110,7 +110,7 @@ class ResNet(Backbone):
         self.conv1, self.bn1 = _conv_bn(3, _STEM_CHANNELS, 7, stride=2)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels, size = _STEM_CHANNELS, halved(halved(spec.frame_size))
+        channels, size = _STEM_CHANNELS, halved(halved(height_width(spec.frame_size)))
         shapes = []
         for layer, count in enumerate(plan.blocks, start=1):
             base = 64 * 2 ** (layer - 1)
@@ -119,7 +119,7 @@ class ResNet(Backbone):
                 stride = 2 if layer > 1 and index == 0 else 1
                 fold = fold_of(channels, spec.shift_proportion) if index % every == 0 else 0
                 if fold:
-                    shapes.append((1, fold, size, size))
+                    shapes.append((1, fold, *size))
                 block = ResidualBlock(plan, channels, base, stride, fold, in_place)
                 channels, size = plan.channels(base)[0], halved(size) if stride == 2 else size
                 if (layer, index) in plan.non_local:

@@ -5,11 +5,13 @@
 #include <stdint.h>
 
 typedef struct {
-  int32_t short_side, crop;  /* pixels: the shorter side is resized to the first, a square of the second is cut out */
-  float scale[3], offset[3]; /* of R, G, B: input = byte * scale + offset */
-  int32_t random_weights;    /* predictions mean nothing */
-  int32_t n_labels;          /* 0: unknown */
-  const char *const *labels; /* UTF-8 */
+  int32_t short_side;              /* pixels: to what a frame is resized where the crop's shorter side is cut from it */
+  int32_t crop_height, crop_width; /* pixels: what is cut from the centre of the resized frame */
+  float scale[3], offset[3];       /* of R, G, B: input = byte * scale + offset */
+  int32_t probabilities;           /* the model ends in a softmax or sigmoid: its outputs are no logits */
+  int32_t random_weights;          /* predictions mean nothing */
+  int32_t n_labels;                /* 0: unknown */
+  const char *const *labels;       /* UTF-8 */
 } tsm_card;
 
 extern const tsm_card tsm_the_card;

@@ -17,10 +17,8 @@ struct tsm_resizer {
   tap taps[]; /* rows, then columns */
 };
 
-static void plan_axis(tap *taps, int32_t source, int32_t shorter) {
-  const int32_t crop = tsm_the_card.crop;
-  const int32_t resized = (int32_t)((int64_t)tsm_the_card.short_side * source / shorter);
-  const int32_t start = (int32_t)rint((resized - crop) / 2.0);
+static void plan_axis(tap *taps, int32_t source, int64_t resized, int32_t crop) {
+  const double start = rint((double)(resized - crop) / 2.0);
   for (int32_t i = 0; i < crop; ++i) {
     float at = (float)(start + i + 0.5) * (float)source / (float)resized - 0.5f;
     at = fminf(fmaxf(at, 0.0f), (float)(source - 1));
@@ -31,13 +29,16 @@ static void plan_axis(tap *taps, int32_t source, int32_t shorter) {
 }
 
 tsm_resizer *tsm_resizer_open(int32_t width, int32_t height) {
-  const int32_t crop = tsm_the_card.crop;
-  tsm_resizer *resizer = calloc(1, sizeof *resizer + 2 * (size_t)crop * sizeof resizer->taps[0]);
+  const int32_t rows = tsm_the_card.crop_height, columns = tsm_the_card.crop_width;
+  tsm_resizer *resizer = calloc(1, sizeof *resizer + (size_t)(rows + columns) * sizeof resizer->taps[0]);
   if (!resizer) return NULL;
-  const int32_t shorter = width < height ? width : height;
+  /* As Preprocess.resized in cards.py: until the frame covers the crop enlarged by short_side / its shorter side. */
+  const int64_t shorter = rows < columns ? rows : columns;
+  const int64_t tall = (int64_t)tsm_the_card.short_side * rows, wide = (int64_t)tsm_the_card.short_side * columns;
+  const int height_decides = (int64_t)width * rows >= (int64_t)height * columns;
   resizer->width = width;
-  plan_axis(resizer->taps, height, shorter);
-  plan_axis(resizer->taps + crop, width, shorter);
+  plan_axis(resizer->taps, height, height_decides ? tall / shorter : wide * height / (shorter * width), rows);
+  plan_axis(resizer->taps + rows, width, height_decides ? tall * width / (shorter * height) : wide / shorter, columns);
   return resizer;
 }
 
@@ -45,19 +46,20 @@ void tsm_resizer_close(tsm_resizer *resizer) { free(resizer); }
 
 void tsm_resizer_run(const tsm_resizer *resizer, const uint8_t *frame, float *input) {
   const tsm_card *card = &tsm_the_card;
-  const size_t crop = (size_t)card->crop, row_bytes = 3 * (size_t)resizer->width;
-  for (size_t y = 0; y < crop; ++y) {
+  const size_t rows = (size_t)card->crop_height, columns = (size_t)card->crop_width;
+  const size_t row_bytes = 3 * (size_t)resizer->width;
+  for (size_t y = 0; y < rows; ++y) {
     const tap *row = &resizer->taps[y];
     const uint8_t *above = frame + (size_t)row->first * row_bytes, *below = frame + (size_t)row->second * row_bytes;
-    for (size_t x = 0; x < crop; ++x) {
-      const tap *column = &resizer->taps[crop + x];
+    for (size_t x = 0; x < columns; ++x) {
+      const tap *column = &resizer->taps[rows + x];
       const size_t left = 3 * (size_t)column->first, right = 3 * (size_t)column->second;
       for (size_t c = 0; c < 3; ++c) {
         float top = above[left + c] + column->share * (float)(above[right + c] - above[left + c]);
         float bottom = below[left + c] + column->share * (float)(below[right + c] - below[left + c]);
         /* Rounded to a byte, as a resized picture is. */
         float byte = floorf(top + row->share * (bottom - top) + 0.5f);
-        input[(c * crop + y) * crop + x] = byte * card->scale[c] + card->offset[c];
+        input[(c * rows + y) * columns + x] = byte * card->scale[c] + card->offset[c];
       }
     }
   }

@@ -10,7 +10,7 @@ typedef struct tsm_resizer tsm_resizer;
 /* For frames of this size; null: out of memory. */
 tsm_resizer *tsm_resizer_open(int32_t width, int32_t height);
 
-/* frame: [height, width, 3] bytes; input: float32 [3, crop, crop], written. */
+/* frame: [height, width, 3] bytes; input: float32 [3, crop height, crop width], written. */
 void tsm_resizer_run(const tsm_resizer *resizer, const uint8_t *frame, float *input);
 
 void tsm_resizer_close(tsm_resizer *resizer);

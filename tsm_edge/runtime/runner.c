@@ -106,28 +106,32 @@ static int bench(const runner_options *given) {
 
 /* stream ---------------------------------------------------------------------------------------------------------- */
 
-/* One line of JSON: the likeliest class, its softmax probability, and the times. */
-static void print_prediction(size_t frame, const float *logits, uint64_t preprocess, uint64_t step) {
-  const int32_t classes = tsm_the_model.classes;
-  int32_t best = 0;
-  for (int32_t i = 1; i < classes; ++i)
-    if (logits[i] > logits[best]) best = i;
+/* The softmax probability of one class, unless the model has applied such a function itself. */
+static double probability(const float *logits, int32_t index) {
+  if (tsm_the_card.probabilities) return logits[index];
   double sum = 0;
-  for (int32_t i = 0; i < classes; ++i) sum += exp((double)logits[i] - (double)logits[best]);
+  for (int32_t i = 0; i < tsm_the_model.classes; ++i) sum += exp((double)logits[i] - (double)logits[index]);
+  return 1.0 / sum;
+}
+
+/* One line of JSON: the likeliest class, its probability, and the times. */
+static void print_prediction(size_t frame, const float *logits, uint64_t preprocess, uint64_t step) {
+  int32_t best = 0;
+  for (int32_t i = 1; i < tsm_the_model.classes; ++i)
+    if (logits[i] > logits[best]) best = i;
   printf("{\"frame\": %zu, \"index\": %d, \"label\": ", frame, (int)best);
   if (best < tsm_the_card.n_labels)
     runner_print_string(tsm_the_card.labels[best], "");
   else
     fputs("null", stdout);
-  printf(", \"probability\": %.4f, \"preprocess_ms\": %.3f, \"step_ms\": %.3f}\n", 1.0 / sum,
+  printf(", \"probability\": %.4f, \"preprocess_ms\": %.3f, \"step_ms\": %.3f}\n", probability(logits, best),
          (double)preprocess / 1e6, (double)step / 1e6);
   fflush(stdout);
 }
 
 static int stream_frames(const runner_options *given) {
-  const size_t crop = (size_t)tsm_the_card.crop, pixels = runner_frame_pixels();
+  const size_t pixels = runner_frame_pixels();
   const size_t bytes = 3 * (given->width ? (size_t)given->width * (size_t)given->height : pixels);
-  if (crop * crop != pixels) return runner_fail("stream", "the model's input is not square");
   uint8_t *frame = runner_allocate(bytes);
   float *input = runner_allocate(sizeof(float) * 3 * pixels);
   float *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_model.classes);

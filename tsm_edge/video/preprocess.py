@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tsm_edge.cards import Preprocess
+from tsm_edge.cards import Preprocess, height_width
 from tsm_edge.video.capture import Image
 
 # A cut may shift the picture by this much, in source pixels: half of what OpenCV's own remapping rounds to.
@@ -79,7 +79,8 @@ class Preprocessor:
 
     def __init__(self, card: Preprocess) -> None:
         self._card = card
-        self._output = np.zeros((1, 3, card.crop, card.crop), np.float32)
+        self._crop = height_width(card.crop)
+        self._output = np.zeros((1, 3, *self._crop), np.float32)
         mean, std = np.array(card.mean, np.float64), np.array(card.std, np.float64)
         self._scale = (1 / (255 * std)).astype(np.float32)
         self._offset = (-mean / std).astype(np.float32)
@@ -97,17 +98,17 @@ class Preprocessor:
         Returns
         -------
         ndarray
-            float32 ``[1, 3, crop, crop]``, C-contiguous; overwritten by the next call.
+            float32 ``[1, 3, height, width]`` of the crop, C-contiguous; overwritten by the next call.
         """
         import cv2
 
         if image.shape[:2] != self._shape:
             self._plan(image.shape[0], image.shape[1])
-        rows, columns, crop = self._rows, self._columns, self._card.crop
+        rows, columns = self._rows, self._columns
         part = image[rows.start : rows.start + rows.size, columns.start : columns.start + columns.size]
         if part.shape[:2] != (rows.resized, columns.resized):
             part = cv2.resize(part, (columns.resized, rows.resized), interpolation=cv2.INTER_LINEAR)
-        part = part[rows.offset : rows.offset + crop, columns.offset : columns.offset + crop]
+        part = part[rows.offset : rows.offset + self._crop[0], columns.offset : columns.offset + self._crop[1]]
         for channel, plane in enumerate(cv2.split(part)):
             target = self._output[0, channel]
             np.multiply(plane, self._scale[channel], out=target, dtype=np.float32)
@@ -115,8 +116,7 @@ class Preprocessor:
         return self._output
 
     def _plan(self, height: int, width: int) -> None:
-        short_side, crop = self._card.short_side, self._card.crop
-        shorter = min(height, width)
-        self._rows = plan_axis(height, int(short_side * height / shorter), crop)
-        self._columns = plan_axis(width, int(short_side * width / shorter), crop)
+        rows, columns = self._card.resized(height, width)
+        self._rows = plan_axis(height, rows, self._crop[0])
+        self._columns = plan_axis(width, columns, self._crop[1])
         self._shape = (height, width)

@@ -9,6 +9,9 @@ In this order, for each prediction:
 
 The first prediction after a reset is shown at once (of a masked class, the best class that is not masked).
 
+Of a model that ends in a softmax or sigmoid the logits are found again, so that the rules mean the same for it, and its
+probabilities are not turned into probabilities once more.
+
 The upstream demo (``online_demo/main.py`` of temporal-shift-module) has rules 1 to 3 and, for rule 4, one that is
 close but not the same: there a label may change as soon as the last two labels *shown* were equal, so that a stray
 prediction is shown, and then held for a second frame. Rule 4 never shows a prediction that came only once.
@@ -24,8 +27,11 @@ import numpy.typing as npt
 
 from tsm_edge.cards import Smoothing
 from tsm_edge.errors import CardError
+from tsm_edge.manifest import Activation
 
-Logits = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float64]
+# Keeps the logarithm of a probability that float32 rounded to 0 or 1 finite.
+_SMALLEST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Shown:
     class_index : int
         The class.
     probability : float
-        0..1: softmax of the mean logits of the window, summed over the classes that are shown as this one.
+        0..1: softmax of the mean logits of the window, summed over the classes that are shown as this one; of a model
+        that ends in a sigmoid, that function, and the largest of these classes.
     """
 
     class_index: int
@@ -53,6 +60,8 @@ class Smoother:
         The rules.
     classes : int
         Width of the logits.
+    activation : {"", "softmax", "sigmoid"}
+        What the model has applied to its logits itself.
 
     Raises
     ------
@@ -60,19 +69,20 @@ class Smoother:
         Every class is masked, or a rule names a class that does not exist.
     """
 
-    def __init__(self, settings: Smoothing, classes: int) -> None:
+    def __init__(self, settings: Smoothing, classes: int, activation: Activation = "") -> None:
         named = {*settings.masked, *(index for pair in settings.shown_as for index in pair)}
         if any(not 0 <= index < classes for index in named):
             raise CardError(f"smoothing names class {max(named)}, expected 0 to {classes - 1}")
         if len(set(settings.masked)) >= classes:
             raise CardError("smoothing masks every class, expected at least one that can be shown")
         self._settings = settings
+        self._activation = activation
         self._shown_as = np.arange(classes)
         for index, instead in settings.shown_as:
             self._shown_as[index] = instead
         self._masked = np.zeros(classes, np.bool_)
         self._masked[list(settings.masked)] = True
-        self._history: deque[Logits] = deque(maxlen=settings.window)
+        self._history: deque[Scores] = deque(maxlen=settings.window)
         self._shown: int | None = None
         self._candidate: int | None = None
         self._votes = 0
@@ -83,16 +93,20 @@ class Smoother:
         self._shown = self._candidate = None
         self._votes = 0
 
-    def update(self, logits: Logits) -> Shown:
-        """Take the logits of one frame, ``[classes]`` or ``[1, classes]``, and return the label to show."""
-        self._history.append(np.array(logits, np.float32).reshape(-1))
-        mean: npt.NDArray[np.float64] = np.stack(self._history).astype(np.float64).mean(axis=0)
+    def update(self, output: npt.NDArray[np.float32]) -> Shown:
+        """Take the model's output of one frame, ``[classes]`` or ``[1, classes]``, and return the label to show."""
+        self._history.append(_logits(np.array(output, np.float64).reshape(-1), self._activation))
+        mean: Scores = np.stack(self._history).mean(axis=0)
         self._shown = self._vote(mean)
-        exponentials = np.exp(mean - mean.max())
-        share = exponentials[self._shown_as == self._shown].sum() / exponentials.sum()
-        return Shown(self._shown, float(share))
+        return Shown(self._shown, self._probability(mean, self._shown_as == self._shown))
 
-    def _vote(self, mean: npt.NDArray[np.float64]) -> int:
+    def _probability(self, mean: Scores, members: npt.NDArray[np.bool_]) -> float:
+        if self._activation == "sigmoid":
+            return float(1 / (1 + np.exp(-mean[members].max())))
+        exponentials = np.exp(mean - mean.max())
+        return float(exponentials[members].sum() / exponentials.sum())
+
+    def _vote(self, mean: Scores) -> int:
         predicted = int(np.argmax(mean))
         if self._shown is None:
             return int(self._shown_as[int(np.argmax(np.where(self._masked, -np.inf, mean)))])
@@ -106,3 +120,11 @@ class Smoother:
             return self._shown
         self._candidate, self._votes = None, 0
         return label
+
+
+def _logits(output: Scores, activation: Activation) -> Scores:
+    """The logits behind a model's output; behind a softmax but for a number common to all classes, which is lost."""
+    if activation == "":
+        return output
+    logits: Scores = np.log(np.maximum(output, _SMALLEST))
+    return logits - np.log(np.maximum(1 - output, _SMALLEST)) if activation == "sigmoid" else logits
