@@ -96,12 +96,13 @@ class PeakMeter:
 def _compiled(target: TargetInfo, folder: Path) -> Any:
     """The loaded kernel."""
     from tsm_edge.compile.codegen import build_kernels
+    from tsm_edge.compile.ir.kernel import Argument
     from tsm_edge.compile.link import zig_command
     from tsm_edge.compile.schedules import emit
 
     lanes = target.vector_lanes
-    with emit.kernel("tsm_peak", ("values",)) as kernel:
-        values = kernel.buffers[0]
+    with emit.function("tsm_peak", (Argument("values", "output"),)) as kernel:
+        values = kernel.buffers["values"]
         sums = emit.Registers(_ACCUMULATORS, lanes)
         for index in range(_ACCUMULATORS):
             sums.set(index, emit.load(values, index * lanes, lanes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -10,22 +11,22 @@ from pathlib import Path
 from tsm_edge.bench.profile import KernelTime, Profile, StageTime
 from tsm_edge.files import write_atomic
 
-# Rules that only move data share one colour.
-_COPIES = ("pad", "repack", "cache", "shift")
+# Colours that are told apart side by side; a rule that is not here gets one of its own from its name.
 _COLOURS: Mapping[str, str] = {
     "pointwise": "#3d7fc1",
     "inverted_residual": "#7d63c9",
     "expand_depthwise": "#a98be0",
     "depthwise": "#dd8a2f",
     "convolution": "#2f9a74",
+    "winograd": "#8fb02f",
     "grouped": "#1f9fa5",
     "max_pool": "#b09a35",
     "average_pool": "#b09a35",
     "elementwise": "#d0669a",
     "generic": "#c84a4a",
-    **dict.fromkeys(_COPIES, "#8b929b"),
+    "copy": "#8b929b",
+    "shift": "#8b929b",
 }
-_OTHER = "#5f6b78"
 _GUIDES_GB_S = (1, 10, 100, 1000)
 
 
@@ -113,7 +114,7 @@ def colour(rule: str) -> str:
     """A rule's colour, the same in every report."""
     if rule.startswith("conv"):
         return _COLOURS["convolution"]
-    return _COLOURS.get(rule, _OTHER)
+    return _COLOURS.get(rule) or f"hsl({zlib.crc32(rule.encode()) % 360} 45% 52%)"
 
 
 def _tiles(profile: Profile) -> str:

@@ -10,31 +10,8 @@ from typing import Any
 
 from tsm_edge.cards import CpuSpec, TargetCard
 from tsm_edge.compile.program import Program
-from tsm_edge.compile.schedules import copying, pooling
-from tsm_edge.compile.schedules.convolution import convolution
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
-from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
-from tsm_edge.compile.schedules.elementwise import ElementwiseSpec, elementwise
-from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec, expand_depthwise
-from tsm_edge.compile.schedules.generic import GenericSpec, generic
-from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec, inverted_residual
-from tsm_edge.compile.schedules.winograd import WinogradSpec, winograd
 from tsm_edge.errors import CardError, unknown_name
 from tsm_edge.machine import architecture
-
-_WRITERS: Mapping[type, Any] = {
-    ConvolutionSpec: convolution,
-    DepthwiseSpec: depthwise,
-    InvertedResidualSpec: inverted_residual,
-    ExpandDepthwiseSpec: expand_depthwise,
-    WinogradSpec: winograd,
-    pooling.MaxPoolSpec: pooling.max_pool,
-    pooling.AveragePoolSpec: pooling.global_average_pool,
-    copying.CopySpec: copying.copy,
-    copying.ShiftCopySpec: copying.shift_copy,
-    ElementwiseSpec: elementwise,
-    GenericSpec: generic,
-}
 
 
 def llvm_target(cpu: CpuSpec) -> Any:
@@ -95,7 +72,7 @@ def _cpus(triple: str) -> dict[str, set[str]]:
 def write_kernels(program: Program) -> dict[str, Any]:
     """One PrimFunc for every distinct kernel of the program, by symbol name."""
     specs = {call.kernel: call.spec for call in program.calls}
-    return {name: _WRITERS[type(spec)](name, spec) for name, spec in specs.items()}
+    return {name: spec.write(name) for name, spec in specs.items()}
 
 
 def build_kernels(functions: Mapping[str, Any], cpu: CpuSpec) -> Any:

@@ -89,8 +89,9 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
         "",
         "static const tsm_call calls[] = {",
         *(
-            f"    {{run_{call.kernel}, {call.items}, {call.grain}, {int(call.resumes)}, {len(call.stages)}, "
-            f"{len(call.buffers)}, {{{', '.join(_ref(ref, offsets) for ref in call.buffers)}}}}}, "
+            f"    {{run_{call.kernel}, {call.items.count}, {call.items.grain}, {int(call.items.resumes)}, "
+            f"{len(call.spec.stages)}, {len(call.buffers)}, "
+            f"{{{', '.join(_ref(ref, offsets) for ref in call.buffers)}}}}}, "
             f"/* {_comment(call.layer)} */"
             for call in program.calls
         ),
@@ -124,15 +125,16 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
 
 
 def _wrapper(call: KernelCall) -> str:
-    numbers = ["begin", "end", *(["resumed"] if call.resumes else [])]
-    pointers = [*(["clock"] if call.stages else []), *(f"buffers[{index}]" for index in range(len(call.buffers)))]
+    resumes, stages = call.items.resumes, call.spec.stages
+    numbers = ["begin", "end", *(["resumed"] if resumes else [])]
+    pointers = [*(["clock"] if stages else []), *(f"buffers[{index}]" for index in range(len(call.buffers)))]
     parameters = [*["int32_t"] * len(numbers), *["void *"] * len(pointers)]
     lines = [
         f"extern void {call.kernel}({', '.join(parameters)});",
         f"static void run_{call.kernel}(void *const *buffers, int32_t begin, int32_t end, int32_t resumed, "
         "tsm_clock *clock) {",
-        *([] if call.resumes else ["  (void)resumed;"]),
-        *([] if call.stages else ["  (void)clock;"]),
+        *([] if resumes else ["  (void)resumed;"]),
+        *([] if stages else ["  (void)clock;"]),
         f"  {call.kernel}({', '.join([*numbers, *pointers])});",
         "}",
     ]

@@ -9,18 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tsm_edge.cards import CpuSpec
+from tsm_edge.compile.ir.kernel import FALLBACK_RULE
 from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.compile.roofline import bytes_per_cycle, level
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
-from tsm_edge.compile.schedules.depthwise import DepthwiseSpec
-from tsm_edge.compile.schedules.elementwise import ElementwiseSpec
-from tsm_edge.compile.schedules.expand_depthwise import ExpandDepthwiseSpec
-from tsm_edge.compile.schedules.generic import GenericSpec
-from tsm_edge.compile.schedules.inverted_residual import InvertedResidualSpec
-from tsm_edge.compile.schedules.tiles import DepthwiseTile, GemmTile
-from tsm_edge.compile.schedules.winograd import WinogradSpec
-
-GENERIC_RULE = "generic"
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class Explanation:
     @property
     def without_rule(self) -> tuple[str, ...]:
         """``operator (layer)`` of everything that was compiled by the generic fallback."""
-        names = [f"{item.tile} ({item.layer})" for item in self.kernels if item.rule == GENERIC_RULE]
+        names = [f"{item.tile} ({item.layer})" for item in self.kernels if item.rule == FALLBACK_RULE]
         return tuple(dict.fromkeys(names))
 
 
@@ -107,53 +98,22 @@ def explain(program: Program, cpu: CpuSpec) -> Explanation:
 
 def _estimate(program: Program, call: KernelCall, cpu: CpuSpec, weights_from: str) -> KernelEstimate:
     weights = sum(program.weights[ref.index].nbytes for ref in call.buffers if ref.space == "weights")
-    activations = max(0, call.bytes - weights)
+    activations = max(0, call.spec.bytes - weights)
     activations_from = level(cpu, activations)
     traffic = {weights_from: 0.0}
     for where, size in ((weights_from, weights), (activations_from, activations)):
         traffic[where] = traffic.get(where, 0.0) + size / bytes_per_cycle(cpu, where)
-    arithmetic = call.flops / (2 * cpu.vector_lanes * cpu.fma_per_cycle)
+    arithmetic = call.spec.flops / (2 * cpu.vector_lanes * cpu.fma_per_cycle)
     moving = sum(traffic.values())
     cycles = max(arithmetic, moving)
     return KernelEstimate(
         kernel=call.kernel,
-        rule=call.rule,
+        rule=call.spec.rule,
         layer=call.layer,
-        tile=tile_text(call),
-        items=call.items,
-        flops=call.flops,
-        bytes=call.bytes,
+        tile=call.spec.describe(),
+        items=call.items.count,
+        flops=call.spec.flops,
+        bytes=call.spec.bytes,
         bound="arithmetic" if arithmetic >= moving else max(traffic, key=lambda where: traffic[where]),
         microseconds=cycles / cpu.clock_mhz if cpu.clock_mhz else None,
     )
-
-
-def tile_text(call: KernelCall) -> str:
-    """What the rule chose, for people: pixels × output channels of a register tile; for other rules, the operator."""
-    spec = call.spec
-    if isinstance(spec, (InvertedResidualSpec, ExpandDepthwiseSpec)):
-        return ", ".join(f"{name} {_stage_tile(getattr(spec, name))}" for name in spec.stages)
-    if isinstance(spec, WinogradSpec):
-        return f"F({spec.outputs}×{spec.outputs}, 3×3) of {spec.block}, {_tile(spec.product.tile, spec.lanes)}"
-    if isinstance(spec, GenericSpec):
-        return spec.operator
-    if isinstance(spec, ElementwiseSpec):
-        return spec.operation
-    tile = getattr(spec, "tile", None)
-    if tile is None:
-        return ""
-    blocks = f", k by {spec.k_block}" if getattr(spec, "k_block", 0) else ""
-    return _tile(tile, spec.lanes) + blocks
-
-
-def _stage_tile(spec: ConvolutionSpec | DepthwiseSpec) -> str:
-    together = spec.pixels_together if isinstance(spec, ConvolutionSpec) else 1
-    return _tile(spec.tile, spec.lanes // together)
-
-
-def _tile(tile: GemmTile | DepthwiseTile, lanes: int) -> str:
-    if isinstance(tile, DepthwiseTile):
-        return f"{tile.rows}×{tile.columns}×{lanes}" if tile.rows > 1 else f"{tile.columns}×{lanes}"
-    tail = f" (last {tile.tail_vectors * lanes})" if tile.tail_vectors and tile.panels > 1 else ""
-    vectors = tile.vectors if tile.panels > 1 or not tile.tail_vectors else tile.tail_vectors
-    return f"{tile.rows}×{vectors * lanes}{tail}"

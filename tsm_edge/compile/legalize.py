@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.compile.graph import Node, Shape
-from tsm_edge.compile.schedules.generic import GenericSpec, NotPlain, by_tvm, stages_of
+from tsm_edge.compile.schedules.generic import GenericSpec, NotPlain, by_tvm, parts_of
 from tsm_edge.errors import CompileError
 
 # Operands of one kernel of a long concatenation.
@@ -28,8 +28,6 @@ class Step:
 
     spec: GenericSpec
     arguments: tuple[str, ...]
-    flops: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -194,17 +192,17 @@ class _Walk:
         raise NotPlain(f"it needs {getattr(getattr(value, 'op', None), 'name', type(value).__name__)}")
 
     def _call(self, call: Any) -> tuple[str, ...]:
-        """A ``call_tir``: its function's stages, with the call's arguments for the function's parameters."""
+        """A ``call_tir``: its function's parts, with the call's arguments for the function's parameters."""
         given = [self._value(argument)[0] for argument in call.args[1].fields]
         types = call.ty_args[0]
         outputs = tuple(self._temporary(item) for item in getattr(types, "fields", [types]))
-        parts = stages_of(self.module[call.args[0]], self.node.op)
+        parts = parts_of(self.module[call.args[0]], self.node.op)
         bound = {f"p{index}": name for index, name in enumerate((*given, *outputs))}
         for name, size in parts.temporaries.items():
             bound[name] = self._add_temporary(size)
-        for stage in parts.stages:
-            arguments = tuple(bound[name] for name in (*stage.reads, *stage.writes))
-            self.steps.append(Step(stage.spec, arguments, stage.flops, stage.bytes))
+        for part in parts.parts:
+            arguments = tuple(bound[name] for name in (*part.reads, *part.writes))
+            self.steps.append(Step(part.spec, arguments))
         return outputs
 
     def _temporary(self, tensor: Any) -> str:
@@ -225,8 +223,8 @@ class _Walk:
         """Without the steps whose results nobody reads (the running statistics of a batch normalization)."""
         used, kept = {result}, []
         for step in reversed(self.steps):
-            written = step.arguments[len(step.arguments) - step.spec.outputs :]
-            if used.intersection(written):
+            arguments = zip(step.spec.arguments, step.arguments, strict=True)
+            if used.intersection(name for argument, name in arguments if argument.role == "output"):
                 kept.append(step)
                 used.update(step.arguments)
         return tuple(reversed(kept)), used

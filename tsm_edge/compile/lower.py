@@ -14,8 +14,9 @@ from tsm_edge.compile import layers as ir
 from tsm_edge.compile.algorithms import winograd_layers
 from tsm_edge.compile.blocks import fused_blocks
 from tsm_edge.compile.graph import CachePair, OnlineGraph
+from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.legalize import legalize
-from tsm_edge.compile.program import BufferRef, KernelCall, Program, Stage, WorkspaceBuffer
+from tsm_edge.compile.program import BufferRef, KernelCall, Program, WorkspaceBuffer
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, pack_weights
 from tsm_edge.compile.schedules.copying import CopySpec, ShiftCopySpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, pack_depthwise
@@ -73,7 +74,7 @@ class _Lowering:
         self.calls: list[KernelCall] = []
         self.images: list[tuple[str, Image]] = []
         self.weights: list[np.ndarray] = []
-        self.kernel_names: dict[Any, str] = {}
+        self.kernel_names: dict[KernelSpec, str] = {}
         self.cache_images = [_cache_image(cache) for cache in graph.caches]
         self.cache_index = {cache.output: index for index, cache in enumerate(graph.caches)}
         self.taps = self._plan_taps()
@@ -157,19 +158,10 @@ class _Lowering:
         self.weights.append(packed)
         return BufferRef("weights", len(self.weights) - 1)
 
-    def _call(
-        self,
-        rule: str,
-        spec: Any,
-        buffers: dict[str, BufferRef],
-        layer: str,
-        flops: int,
-        moved: int,
-        stages: tuple[Stage, ...] = (),
-    ) -> None:
-        name = self.kernel_names.setdefault(spec, f"tsm_k{len(self.kernel_names)}_{rule}")
-        refs = tuple(buffers[key] for key in spec.buffers)
-        self.calls.append(KernelCall(name, spec, refs, layer, rule, flops, moved, stages))
+    def _call(self, spec: KernelSpec, buffers: Mapping[str, BufferRef], layer: str) -> None:
+        name = self.kernel_names.setdefault(spec, f"tsm_k{len(self.kernel_names)}_{spec.rule}")
+        refs = tuple(buffers[argument.name] for argument in spec.arguments)
+        self.calls.append(KernelCall(name, spec, refs, layer))
 
     def _source(self, tensor: str, border: Border = NO_BORDER) -> _Tensor:
         """The tensor with at least this border, copied if it was not made with one."""
@@ -188,8 +180,7 @@ class _Lowering:
             padded = nhwc(image.height, image.width, image.channels, self.lanes, border)
         made = self._new(key, padded)
         spec = CopySpec(image, padded, self.lanes)
-        moved = 4 * (image.elements + padded.elements)
-        self._call("pad", spec, {"source": found.buffer, "target": made.buffer}, key, 0, moved)
+        self._call(spec, {"source": found.buffer, "target": made.buffer}, key)
         return made
 
     def _vectors(self, tensor: str, border: Border = NO_BORDER) -> _Tensor:
@@ -203,8 +194,7 @@ class _Lowering:
             made = self._new(key, nhwc(image.height, image.width, image.channels, self.lanes, border))
             plain = self.tensors[tensor]
             spec = CopySpec(plain.image, made.image, self.lanes)
-            moved = 4 * (plain.image.elements + made.image.elements)
-            self._call("repack", spec, {"source": plain.buffer, "target": made.buffer}, key, 0, moved)
+            self._call(spec, {"source": plain.buffer, "target": made.buffer}, key)
         return self.tensors[key]
 
     # Shift caches ----------------------------------------------------------------------------------------------
@@ -243,7 +233,7 @@ class _Lowering:
             image = self.cache_images[index]
             spec = CopySpec(found.image, image, self.lanes)
             buffers = {"source": found.buffer, "target": BufferRef("next_cache", index)}
-            self._call("cache", spec, buffers, self.graph.caches[index].output, 0, 8 * image.elements)
+            self._call(spec, buffers, self.graph.caches[index].output)
 
     # Layers ----------------------------------------------------------------------------------------------------
 
@@ -289,8 +279,7 @@ class _Lowering:
         }
         if tap is not None:
             buffers["tap"] = BufferRef("next_cache", tap)
-        moved = _bytes_read(inputs["source"].image, layer) + _bytes_written(target.image, layer)
-        self._call(_rule_name(layer), spec, buffers, layer.output, _flops(target.image, layer), moved)
+        self._call(spec, buffers, layer.output)
 
     def _in_k_blocks(self, spec: ConvolutionSpec) -> ConvolutionSpec:
         """With its k loop in blocks, where a panel's weights would not stay in L1 from one tile to the next.
@@ -361,6 +350,7 @@ class _Lowering:
             lanes=self.lanes,
             low=layer.clamp.low,
             high=layer.clamp.high,
+            groups=layer.groups,
             group_vectors=group_vectors,
             residual=images.get("residual"),
             cache=images.get("cache"),
@@ -419,18 +409,15 @@ class _Lowering:
             high=layer.clamp.high,
             residual=None if residual is None else residual.image,
         )
-        packed = pack_winograd(spec, layer.weight, layer.bias)
         buffers = {
             "source": source.buffer,
-            "weights": self._add_weights(packed),
+            "weights": self._add_weights(pack_winograd(spec, layer.weight, layer.bias)),
             "scratch": BufferRef("scratch"),
             "target": target.buffer,
         }
         if residual is not None:
             buffers["residual"] = residual.buffer
-        moved = 4 * source.image.height * source.image.width * channels + packed.nbytes
-        flops = 2 * spec.tiles * spec.side**2 * channels * layer.weight.shape[0]
-        self._call("winograd", spec, buffers, layer.output, flops, moved + _bytes_written(target.image, layer))
+        self._call(spec, buffers, layer.output)
 
     def _inverted_residual(self, expand: ir.Convolution, depthwise: ir.Convolution, project: ir.Convolution) -> None:
         """Three layers as one kernel, the tensors between them in a thread's scratch memory."""
@@ -469,14 +456,7 @@ class _Lowering:
             buffers["residual"] = residual.buffer
         if tap is not None:
             buffers["tap"] = BufferRef("next_cache", tap)
-        flops = (
-            2 * height * width * expand.weight.size,
-            2 * row_height * row_width * depthwise.weight.size,
-            _flops(target.image, project),
-        )
-        moved = _bytes_read(inputs["source"].image, expand) + _bytes_written(target.image, project)
-        stages = tuple(zip(spec.stages, flops, strict=True))
-        self._call("inverted_residual", spec, buffers, project.output, sum(flops), moved, stages)
+        self._call(spec, buffers, project.output)
 
     def _expand_depthwise(self, expand: ir.Convolution, depthwise: ir.Convolution) -> None:
         """Two layers as one kernel, a panel of the tensor between them in a thread's scratch memory."""
@@ -499,10 +479,7 @@ class _Lowering:
             "scratch": BufferRef("scratch"),
             "target": target.buffer,
         }
-        flops = (2 * height * width * expand.weight.size, _flops(target.image, depthwise))
-        moved = _bytes_read(inputs["source"].image, expand) + _bytes_written(target.image, depthwise)
-        stages = tuple(zip(spec.stages, flops, strict=True))
-        self._call("expand_depthwise", spec, buffers, depthwise.output, sum(flops), moved, stages)
+        self._call(spec, buffers, depthwise.output)
 
     def _group_split(self, layer: ir.Convolution, out_per_group: int, in_per_group: int) -> tuple[int, int]:
         """Reduction channels and vectors of a panel's group.
@@ -526,10 +503,7 @@ class _Lowering:
             "target": target.buffer,
             "weights": self._add_weights(pack_depthwise(spec, layer.weight, layer.bias)),
         }
-        outputs = target.image.height * target.image.width
-        moved = 4 * source.image.height * source.image.width * source.image.channels
-        moved += _bytes_written(target.image, layer) + 4 * int(layer.weight.size)
-        self._call("depthwise", spec, buffers, layer.output, 2 * outputs * layer.weight.size, moved)
+        self._call(spec, buffers, layer.output)
 
     def _depthwise_spec(self, layer: ir.Convolution, source: Image, target: Image) -> DepthwiseSpec:
         channels, _, *kernel = layer.weight.shape
@@ -561,15 +535,14 @@ class _Lowering:
             source.image, target.image, layer.kernel, layer.strides, layer.pads[0], layer.pads[1], self.lanes
         )
         buffers = {"source": source.buffer, "target": target.buffer}
-        self._call("max_pool", spec, buffers, layer.output, 0, 4 * (source.image.elements + target.image.elements))
+        self._call(spec, buffers, layer.output)
 
     def average_pool(self, layer: ir.GlobalAveragePool) -> None:
         source = self._vectors(layer.source)
         target = self._output(layer.output)
         spec = AveragePoolSpec(source.image, target.image, self.lanes)
         buffers = {"source": source.buffer, "target": target.buffer}
-        flops = source.image.height * source.image.width * source.image.channels
-        self._call("average_pool", spec, buffers, layer.output, flops, 4 * source.image.elements)
+        self._call(spec, buffers, layer.output)
 
     def shift_concat(self, layer: ir.ShiftConcat) -> None:
         source = self._vectors(layer.source)
@@ -577,7 +550,7 @@ class _Lowering:
         target = self._output(layer.output)
         spec = ShiftCopySpec(source.image, cache.image, target.image, self.lanes)
         buffers = {"source": source.buffer, "cache": cache.buffer, "target": target.buffer}
-        self._call("shift", spec, buffers, layer.output, 0, 8 * target.image.elements)
+        self._call(spec, buffers, layer.output)
 
     def view(self, layer: ir.View) -> None:
         if layer.source not in self.tensors:
@@ -616,9 +589,7 @@ class _Lowering:
             low=layer.clamp.low,
             high=layer.clamp.high,
         )
-        images = [image for image in (*operands, target.image) if isinstance(image, Image)]
-        moved = sum(4 * image.height * image.width * image.channels for image in images)
-        self._call("elementwise", spec, buffers, layer.output, spec.flops, moved)
+        self._call(spec, buffers, layer.output)
 
     # Operators without a rule: dense tensors -------------------------------------------------------------------
 
@@ -633,8 +604,8 @@ class _Lowering:
         parts |= {name: self._add_weights(value) for name, value in made.constants.items()}
         parts |= {name: self._new(name, _flat(size)).buffer for name, size in made.temporaries.items()}
         for step in made.steps:
-            buffers = {key: parts[name] for key, name in zip(step.spec.buffers, step.arguments, strict=True)}
-            self._call("generic", step.spec, buffers, layer.output, step.flops, step.bytes)
+            named = zip(step.spec.arguments, step.arguments, strict=True)
+            self._call(step.spec, {argument.name: parts[name] for argument, name in named}, layer.output)
         self._set_dense(layer.output, parts[made.result])
 
     def _dense(self, tensor: str) -> BufferRef:
@@ -668,8 +639,7 @@ class _Lowering:
 
     def _repack(self, layer: str, source: _Tensor, target: _Tensor) -> None:
         spec = CopySpec(source.image, target.image, self.lanes)
-        moved = 4 * (source.image.elements + target.image.elements)
-        self._call("repack", spec, {"source": source.buffer, "target": target.buffer}, layer, 0, moved)
+        self._call(spec, {"source": source.buffer, "target": target.buffer}, layer)
 
     def _liveness(self, logits: int) -> tuple[WorkspaceBuffer, ...]:
         first: dict[int, int] = {}
@@ -707,24 +677,3 @@ def _cache_image(cache: CachePair) -> Image:
 def _flat(size: int) -> Image:
     """Room for ``size`` bytes."""
     return planar(1, -(-size // 4), 1)
-
-
-def _flops(target: Image, layer: ir.Convolution) -> int:
-    return 2 * target.height * target.width * int(layer.weight.size)
-
-
-def _bytes_read(source: Image, layer: ir.Convolution) -> int:
-    """Input and weights."""
-    return 4 * (source.height * source.width * source.channels + int(layer.weight.size))
-
-
-def _bytes_written(target: Image, layer: ir.Convolution) -> int:
-    """Output, and the residual it is added to."""
-    return 4 * target.height * target.width * target.channels * (2 if layer.residual is not None else 1)
-
-
-def _rule_name(layer: ir.Convolution) -> str:
-    if layer.groups > 1:
-        return "grouped"
-    height, width = layer.weight.shape[2:]
-    return "pointwise" if (height, width) == (1, 1) else f"conv{height}x{width}"

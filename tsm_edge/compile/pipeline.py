@@ -304,10 +304,11 @@ def _size_and_classes(graph: OnlineGraph) -> tuple[Extent, int]:
 
 
 def _kernel_info(call: KernelCall) -> KernelInfo:
-    from tsm_edge.compile.explain import tile_text
-
-    stages = tuple(StageInfo(*stage) for stage in call.stages)
-    return KernelInfo(call.kernel, call.rule, call.layer, call.items, call.flops, call.bytes, tile_text(call), stages)
+    spec = call.spec
+    stages = tuple(StageInfo(stage.name, stage.flops) for stage in spec.stages)
+    return KernelInfo(
+        call.kernel, spec.rule, call.layer, call.items.count, spec.flops, spec.bytes, spec.describe(), stages
+    )
 
 
 def _write_folder(folder: Path, manifest: Manifest) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from tsm_edge.compile.ir.kernel import Items, KernelSpec
 from tsm_edge.compile.schedules.geometry import Image
 
-# A stage of a fused kernel, and its floating-point operations in a whole call.
-Stage = tuple[str, int]
 Space = Literal["frame", "workspace", "weights", "cache", "next_cache", "scratch"]
 
 
@@ -40,48 +39,31 @@ class KernelCall:
     ----------
     kernel : str
         Symbol name; equal specs share a kernel.
-    spec : object
-        The rule's spec: what the kernel was generated from.
+    spec : KernelSpec
+        What the kernel is generated from.
     buffers : tuple of BufferRef
         In the kernel's argument order.
     layer : str
         Name of the tensor it makes.
-    rule : str
-        The schedule rule that wrote it.
-    flops, bytes : int
-        Floating-point operations, and bytes of inputs, weights and outputs moved once.
-    stages : tuple of Stage
-        Of a fused kernel, in the order of its spec's ``stages``; together they do ``flops``.
     """
 
     kernel: str
-    spec: Any
+    spec: KernelSpec
     buffers: tuple[BufferRef, ...]
     layer: str
-    rule: str
-    flops: int
-    bytes: int
-    stages: tuple[Stage, ...] = ()
 
     @property
-    def items(self) -> int:
-        """Work items the call may be split into."""
-        return int(self.spec.items)
+    def items(self) -> Items:
+        """How threads share the call.
 
-    @property
-    def grain(self) -> int:
-        """Fewest work items worth taking from another thread."""
-        return int(getattr(self.spec, "grain", 1))
-
-    @property
-    def resumes(self) -> bool:
-        """Whether the kernel is told that the same thread has just done the items before."""
-        return bool(getattr(self.spec, "resumes", False))
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Scratch memory it needs for each thread."""
-        return int(getattr(self.spec, "scratch_bytes", 0))
+        Raises
+        ------
+        TypeError
+            It is a GPU's.
+        """
+        if not isinstance(self.spec.parallel, Items):
+            raise TypeError(f"{self.kernel} is parted into {self.spec.parallel}, not into items")
+        return self.spec.parallel
 
 
 @dataclass(frozen=True)
@@ -125,4 +107,4 @@ class Program:
     @property
     def scratch_bytes(self) -> int:
         """Scratch memory of a thread."""
-        return max((call.scratch_bytes for call in self.calls), default=0)
+        return max((call.spec.scratch_bytes for call in self.calls), default=0)

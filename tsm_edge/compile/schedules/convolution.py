@@ -27,9 +27,8 @@ from tsm_edge.compile.schedules.register_tile import for_panel, register_tile, t
 
 def convolution(name: str, spec: ConvolutionSpec) -> Any:
     """Write the kernel of a convolution; returns its PrimFunc."""
-    with emit.kernel(name, spec.buffers) as kernel:
-        buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
-        (_by_k_blocks if spec.k_block else _by_tiles)(spec, buffers, kernel)
+    with emit.kernel(name, spec) as kernel:
+        (_by_k_blocks if spec.k_block else _by_tiles)(spec, kernel.buffers, kernel)
     return kernel.function
 
 

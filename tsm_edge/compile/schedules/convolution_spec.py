@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.emit import Expr
 from tsm_edge.compile.schedules.geometry import Image
@@ -14,7 +16,7 @@ from tsm_edge.compile.schedules.tiles import GemmTile, KLoop
 
 
 @dataclass(frozen=True)
-class ConvolutionSpec:
+class ConvolutionSpec(KernelSpec):
     """Everything a convolution kernel's code depends on; equal specs share one kernel.
 
     Attributes
@@ -26,6 +28,8 @@ class ConvolutionSpec:
         Padding before the first row and column, pixels.
     reduction_channels : int
         Input channels each output sums over (input channels / groups).
+    groups : int
+        Groups of channels.
     group_vectors : int
         Vectors of output channels that share their input channels; 0: all do (no groups).
     low, high : float
@@ -63,6 +67,7 @@ class ConvolutionSpec:
     lanes: int
     low: float
     high: float
+    groups: int = 1
     group_vectors: int = 0
     residual: Image | None = None
     cache: Image | None = None
@@ -107,9 +112,44 @@ class ConvolutionSpec:
         return self.target.height * self.row_tiles
 
     @property
-    def items(self) -> int:
-        """Work items: (block of register tiles, panel) pairs, or with blocks of the k loop, the tiles in them."""
-        return self.blocks * self.tile.panels * (self.tile.block if self.k_block else 1)
+    def rule(self) -> str:
+        """By the kernel's size, and whether there are groups."""
+        if self.groups > 1:
+            return "grouped"
+        height, width = self.kernel
+        return "pointwise" if (height, width) == (1, 1) else f"conv{height}x{width}"
+
+    @property
+    def parallel(self) -> Items:
+        """(Block of register tiles, panel) pairs, or with blocks of the k loop, the tiles in them."""
+        return Items(self.blocks * self.tile.panels * (self.tile.block if self.k_block else 1))
+
+    @property
+    def weights(self) -> int:
+        """Weights, as many as multiply-adds an output pixel."""
+        return self.target.channels * (self.source.channels // self.groups) * self.kernel[0] * self.kernel[1]
+
+    @property
+    def flops(self) -> int:
+        """Two a multiply-add."""
+        return 2 * self.target.height * self.target.width * self.weights
+
+    @property
+    def bytes(self) -> int:
+        """Image, weights, result, and the residual it is added to."""
+        outputs = 2 if self.residual is not None else 1
+        return 4 * (self.source.values + self.weights + outputs * self.target.values)
+
+    def describe(self) -> str:
+        """Pixels × output channels of a register tile."""
+        blocks = f", k by {self.k_block}" if self.k_block else ""
+        return self.tile.describe(self.lanes // self.pixels_together) + blocks
+
+    def write(self, name: str) -> Any:
+        """See ``convolution.py``."""
+        from tsm_edge.compile.schedules.convolution import convolution
+
+        return convolution(name, self)
 
     @property
     def tile_elements(self) -> int:
@@ -127,11 +167,16 @@ class ConvolutionSpec:
         return self.tile.panels - (1 if self.tile.tail_vectors else 0)
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
-        residual = None if self.in_place else self.residual
-        optional = (("residual", residual), ("cache", self.cache), ("tap", self.tap), ("scratch", self.k_block or None))
-        return ("source", "weights", "target", *(name for name, value in optional if value is not None))
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        optional = (
+            (Argument("residual", "input"), self.residual is not None and not self.in_place),
+            (Argument("cache", "cache"), self.cache is not None),
+            (Argument("tap", "next_cache"), self.tap is not None),
+            (Argument("scratch", "scratch"), self.k_block > 0),
+        )
+        fixed = (Argument("source", "input"), Argument("weights", "weights"), Argument("target", "output"))
+        return (*fixed, *(argument for argument, there in optional if there))
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.geometry import Border, Image
 
 
 @dataclass(frozen=True)
-class CopySpec:
+class CopySpec(KernelSpec):
     """Copy the first channels of ``source`` into ``target``, whose border is zeroed and whose layout may differ."""
 
     source: Image
@@ -24,14 +25,29 @@ class CopySpec:
         return self.source.channel > 1 and self.target.channel > 1
 
     @property
-    def items(self) -> int:
-        """Work items: image rows (of each channel, between planar images)."""
-        return self.target.height * (self.target.channels if self.planar else 1)
+    def rule(self) -> str:
+        """Of the rule."""
+        return "copy"
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
-        return ("source", "target")
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        return (Argument("source", "input"), Argument("target", "output"))
+
+    @property
+    def parallel(self) -> Items:
+        """Image rows (of each channel, between planar images)."""
+        return Items(self.target.height * (self.target.channels if self.planar else 1))
+
+    @property
+    def bytes(self) -> int:
+        """What is read of the source, and the target with its border."""
+        read = self.target.height * self.target.width * min(self.source.channels, self.target.channels)
+        return 4 * (read + self.target.elements)
+
+    def write(self, name: str) -> Any:
+        """See :func:`copy`."""
+        return copy(name, self)
 
 
 def copy(name: str, spec: CopySpec) -> Any:
@@ -48,8 +64,8 @@ def _copy_planes(name: str, spec: CopySpec) -> Any:
     """NCHW → NCHW with a border: whole rows, as vectors."""
     source_image, image, lanes = spec.source, spec.target, spec.lanes
     border, total = image.border, image.row
-    with emit.kernel(name, spec.buffers) as kernel:
-        source, target = kernel.buffers
+    with emit.kernel(name, spec) as kernel:
+        source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as item:
             channel, y = emit.div(item, image.height), emit.mod(item, image.height)
             read = source_image.origin + channel * source_image.channel + y * source_image.row
@@ -81,8 +97,8 @@ def _copy_pixels(name: str, spec: CopySpec) -> Any:
     """NHWC → NHWC with another border or fewer channels."""
     source_image, image = spec.source, spec.target
     lanes = spec.lanes if image.pixel % spec.lanes == 0 and source_image.pixel >= image.pixel else 4
-    with emit.kernel(name, spec.buffers) as kernel:
-        source, target = kernel.buffers
+    with emit.kernel(name, spec) as kernel:
+        source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as y, emit.loop(image.width) as x:
             read = source_image.origin + y * source_image.row + x * source_image.pixel
             write = image.origin + y * image.row + x * image.pixel
@@ -101,8 +117,8 @@ def _transpose(name: str, spec: CopySpec) -> Any:
     """NCHW ↔ NHWC, element by element; lanes beyond the last channel are zeroed."""
     source_image, image = spec.source, spec.target
     channels = min(source_image.channels, image.channels)
-    with emit.kernel(name, spec.buffers) as kernel:
-        source, target = kernel.buffers
+    with emit.kernel(name, spec) as kernel:
+        source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as y, emit.loop(image.width) as x:
             read = source_image.origin + y * source_image.row + x * source_image.pixel
             write = image.origin + y * image.row + x * image.pixel
@@ -119,7 +135,7 @@ def _transpose(name: str, spec: CopySpec) -> Any:
 
 
 @dataclass(frozen=True)
-class ShiftCopySpec:
+class ShiftCopySpec(KernelSpec):
     """``target = [cache channels | remaining channels of source]``, with ``target``'s border zeroed."""
 
     source: Image
@@ -128,21 +144,35 @@ class ShiftCopySpec:
     lanes: int
 
     @property
-    def items(self) -> int:
-        """Work items: image rows."""
-        return self.target.height
+    def rule(self) -> str:
+        """Of the rule."""
+        return "shift"
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
-        return ("source", "cache", "target")
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        return (Argument("source", "input"), Argument("cache", "cache"), Argument("target", "output"))
+
+    @property
+    def parallel(self) -> Items:
+        """Image rows."""
+        return Items(self.target.height)
+
+    @property
+    def bytes(self) -> int:
+        """Everything once in and once out."""
+        return 8 * self.target.elements
+
+    def write(self, name: str) -> Any:
+        """See :func:`shift_copy`."""
+        return shift_copy(name, self)
 
 
 def shift_copy(name: str, spec: ShiftCopySpec) -> Any:
     """Write the kernel of a materialised shift; returns its PrimFunc."""
     image, lanes = spec.target, spec.lanes
-    with emit.kernel(name, spec.buffers) as kernel:
-        source, cache, target = kernel.buffers
+    with emit.kernel(name, spec) as kernel:
+        source, cache, target = (kernel.buffers[name] for name in ("source", "cache", "target"))
         with emit.loop(kernel.end, kernel.begin) as y, emit.loop(image.width) as x:
             read = spec.source.origin + y * spec.source.row + x * spec.source.pixel
             cached = spec.cache.origin + y * spec.cache.row + x * spec.cache.pixel

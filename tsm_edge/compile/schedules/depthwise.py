@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.emit import Expr
@@ -20,7 +21,7 @@ from tsm_edge.compile.schedules.tiles import DepthwiseTile
 
 
 @dataclass(frozen=True)
-class DepthwiseSpec:
+class DepthwiseSpec(KernelSpec):
     """Everything a depthwise kernel's code depends on; fields as in ``ConvolutionSpec``."""
 
     source: Image
@@ -35,14 +36,42 @@ class DepthwiseSpec:
     high: float
 
     @property
-    def items(self) -> int:
-        """Work items: (run of rows, chunk of channels) pairs, the chunk running fastest."""
-        return -(-self.target.height // self.tile.rows) * self.tile.chunks
+    def rule(self) -> str:
+        """Of the rule."""
+        return "depthwise"
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
-        return ("source", "weights", "target")
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        return (Argument("source", "input"), Argument("weights", "weights"), Argument("target", "output"))
+
+    @property
+    def parallel(self) -> Items:
+        """(Run of rows, chunk of channels) pairs, the chunk running fastest."""
+        return Items(-(-self.target.height // self.tile.rows) * self.tile.chunks)
+
+    @property
+    def weights(self) -> int:
+        """Weights, as many as multiply-adds an output pixel."""
+        return self.target.channels * self.kernel[0] * self.kernel[1]
+
+    @property
+    def flops(self) -> int:
+        """Two a multiply-add."""
+        return 2 * self.target.height * self.target.width * self.weights
+
+    @property
+    def bytes(self) -> int:
+        """Image, weights and result."""
+        return 4 * (self.source.values + self.weights + self.target.values)
+
+    def describe(self) -> str:
+        """Output columns × channels of a tile."""
+        return self.tile.describe(self.lanes)
+
+    def write(self, name: str) -> Any:
+        """See :func:`depthwise`."""
+        return depthwise(name, self)
 
 
 def pack_depthwise(spec: DepthwiseSpec, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -59,8 +88,8 @@ def depthwise(name: str, spec: DepthwiseSpec) -> Any:
     """Write the kernel of a depthwise convolution; returns its PrimFunc."""
     image, target, tile = spec.source, spec.target, spec.tile
     total = target.pixel // spec.lanes
-    with emit.kernel(name, spec.buffers) as kernel:
-        source, weights, result = kernel.buffers
+    with emit.kernel(name, spec) as kernel:
+        source, weights, result = (kernel.buffers[name] for name in ("source", "weights", "target"))
         with emit.loop(kernel.end, kernel.begin) as item:
             y = emit.smaller(emit.div(item, tile.chunks) * tile.rows, target.height - tile.rows)
             first = emit.mod(item, tile.chunks) * tile.vectors

@@ -8,6 +8,7 @@ from typing import Any
 
 from tvm import tirx
 
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.emit import Expr
@@ -55,7 +56,7 @@ _FLOPS: Mapping[str, int] = {
 
 
 @dataclass(frozen=True)
-class ElementwiseSpec:
+class ElementwiseSpec(KernelSpec):
     """Everything an element-wise kernel's code depends on.
 
     Attributes
@@ -79,21 +80,38 @@ class ElementwiseSpec:
     high: float = float("inf")
 
     @property
-    def items(self) -> int:
-        """Work items: image rows."""
-        return self.target.height
+    def rule(self) -> str:
+        """Of the rule."""
+        return "elementwise"
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
         images = [index for index, operand in enumerate(self.operands) if isinstance(operand, Image)]
-        return (*(operand_name(index) for index in images), "target")
+        return (*(Argument(operand_name(index), "input") for index in images), Argument("target", "output"))
+
+    @property
+    def parallel(self) -> Items:
+        """Image rows."""
+        return Items(self.target.height)
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of the whole image."""
-        target = self.target
-        return _FLOPS.get(self.operation, 1) * target.height * target.width * target.channels
+        """Of the whole image."""
+        return _FLOPS.get(self.operation, 1) * self.target.values
+
+    @property
+    def bytes(self) -> int:
+        """Images in and out."""
+        return 4 * sum(image.values for image in (*self.operands, self.target) if isinstance(image, Image))
+
+    def describe(self) -> str:
+        """The operation."""
+        return self.operation
+
+    def write(self, name: str) -> Any:
+        """See :func:`elementwise`."""
+        return elementwise(name, self)
 
 
 def operand_name(index: int) -> str:
@@ -105,8 +123,8 @@ def elementwise(name: str, spec: ElementwiseSpec) -> Any:
     """Write the kernel of an element-wise operator; returns its PrimFunc."""
     image, lanes = spec.target, spec.lanes
     full, tail = divmod(image.channels, lanes)
-    with emit.kernel(name, spec.buffers) as kernel:
-        buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
+    with emit.kernel(name, spec) as kernel:
+        buffers = kernel.buffers
         target = buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as y, emit.loop(image.width) as x:
             write = _at(image, y, x)

@@ -19,6 +19,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
+
 Expr = Any  # a TIR expression or a Python int
 Buffers = dict[str, Any]  # a kernel's buffers by name
 MAX_ELEMENTS = 2**31 - 1
@@ -36,7 +38,7 @@ class Kernel:
     begin: Expr
     end: Expr
     resumed: Expr
-    buffers: tuple[Any, ...]
+    buffers: Buffers
     stages: tuple[str, ...] = ()
     clock: Any = None
     function: Any = None
@@ -47,9 +49,18 @@ class Kernel:
             T.evaluate(T.call_extern("void", "tsm_stage_done", self.clock, self.stages.index(name)))
 
 
+def kernel(name: str, spec: KernelSpec) -> contextlib.AbstractContextManager[Kernel]:
+    """Open the kernel of a spec for a CPU; its buffers must not overlap where written."""
+    if not isinstance(spec.parallel, Items):
+        raise TypeError(f"{spec.rule}: a CPU kernel is parted into items, not {spec.parallel}")
+    return function(name, spec.arguments, spec.parallel.resumes, tuple(stage.name for stage in spec.stages))
+
+
 @contextlib.contextmanager
-def kernel(name: str, buffers: Sequence[str], resumes: bool = False, stages: tuple[str, ...] = ()) -> Iterator[Kernel]:
-    """Open a kernel with one float32 pointer a name in ``buffers``; they must not overlap where written."""
+def function(
+    name: str, arguments: Sequence[Argument], resumes: bool = False, stages: tuple[str, ...] = ()
+) -> Iterator[Kernel]:
+    """Open a kernel with these pointer arguments."""
     with IRBuilder() as builder, T.prim_func():
         T.func_name(name)
         T.func_attr({"global_symbol": name, "calling_conv": 1, "tirx.noalias": True})
@@ -57,10 +68,11 @@ def kernel(name: str, buffers: Sequence[str], resumes: bool = False, stages: tup
         end = T.arg("end", T.int32())
         resumed = T.arg("resumed", T.int32()) if resumes else 0
         clock = T.arg("clock", T.handle()) if stages else None
-        pointers = [T.arg(f"{buffer}_ptr", T.ptr("float32")) for buffer in buffers]
-        views = tuple(
-            T.decl_buffer((MAX_ELEMENTS,), "float32", data=pointer, align=4, layout=None) for pointer in pointers
-        )
+        pointers = [T.arg(f"{argument.name}_ptr", T.ptr(argument.dtype)) for argument in arguments]
+        views = {
+            argument.name: T.decl_buffer((MAX_ELEMENTS,), argument.dtype, data=pointer, align=4, layout=None)
+            for argument, pointer in zip(arguments, pointers, strict=True)
+        }
         written = Kernel(name, begin, end, resumed, views, stages, clock)
         _open.append(written)
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_whole_border
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row, row_of
@@ -20,7 +21,7 @@ from tsm_edge.compile.schedules.register_tile import for_panel, register_tile, t
 
 
 @dataclass(frozen=True)
-class ExpandDepthwiseSpec:
+class ExpandDepthwiseSpec(KernelSpec):
     """Two layers in one kernel.
 
     Attributes
@@ -35,20 +36,54 @@ class ExpandDepthwiseSpec:
     depthwise: DepthwiseSpec
 
     @property
-    def items(self) -> int:
-        """Work items: panels."""
-        return self.expand.tile.panels
+    def rule(self) -> str:
+        """Of the rule."""
+        return "expand_depthwise"
 
     @property
-    def stages(self) -> tuple[str, ...]:
+    def parallel(self) -> Items:
+        """Panels."""
+        return Items(self.expand.tile.panels)
+
+    @property
+    def _expand_weights(self) -> int:
+        """Of the whole expansion: ``expand`` is one panel of it."""
+        return self.depthwise.target.channels * self.expand.reduction
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
         """The layers, in the order in which they are reported."""
-        return ("expand", "depthwise")
+        panel = self.expand.target
+        return (
+            Stage("expand", 2 * panel.height * panel.width * self._expand_weights),
+            Stage("depthwise", self.depthwise.flops),
+        )
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
-        fixed = ("source", "expand_weights", "depthwise_weights", "scratch", "target")
-        return fixed if self.expand.cache is None else (*fixed, "cache")
+    def bytes(self) -> int:
+        """The block's input, all weights, and the depthwise result."""
+        weights = self._expand_weights + self.depthwise.weights
+        return 4 * (self.expand.source.values + weights + self.depthwise.target.values)
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        return (
+            Argument("source", "input"),
+            Argument("expand_weights", "weights"),
+            Argument("depthwise_weights", "weights"),
+            Argument("scratch", "scratch"),
+            Argument("target", "output"),
+            *((Argument("cache", "cache"),) if self.expand.cache is not None else ()),
+        )
+
+    def describe(self) -> str:
+        """The tile of every stage."""
+        return f"expand {self.expand.describe()}, depthwise {self.depthwise.describe()}"
+
+    def write(self, name: str) -> Any:
+        """See :func:`expand_depthwise`."""
+        return expand_depthwise(name, self)
 
     @property
     def scratch_bytes(self) -> int:
@@ -59,8 +94,8 @@ class ExpandDepthwiseSpec:
 def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
     panel_image, lanes = spec.expand.target, spec.expand.lanes
-    with emit.kernel(name, spec.buffers, stages=spec.stages) as kernel:
-        buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
+    with emit.kernel(name, spec) as kernel:
+        buffers = kernel.buffers
         zero_whole_border(buffers["scratch"], panel_image, 0, panel_image.pixel, lanes)
         with emit.loop(kernel.end, kernel.begin) as panel:
             for_panel(spec.expand, panel, lambda at, vectors: _panel(spec, kernel, buffers, at, vectors))

@@ -17,6 +17,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import ScheduleError
 
+from tsm_edge.compile.ir.kernel import FALLBACK_RULE, Argument, Items, Role, Stage
 from tsm_edge.runtime import most_buffers
 
 # Longest run of consecutive elements in one work item.
@@ -27,7 +28,7 @@ MAX_LOCAL_BYTES = 4096
 
 @dataclass(frozen=True)
 class GenericSpec:
-    """A kernel made from a TVM function; equal code makes equal specs.
+    """A kernel made from a TVM function (a ``KernelSpec``); equal code makes equal specs.
 
     Attributes
     ----------
@@ -35,26 +36,49 @@ class GenericSpec:
         The ONNX operator it came from.
     code : str
         The kernel as TVM script: what equality means.
-    items : int
-        Work items.
-    buffers : tuple of str
-        Names of the kernel's pointer arguments, in order: those read, then those written.
-    outputs : int
-        How many are written.
+    arguments : tuple of Argument
+        In order: those read, then those written.
+    parallel : Items
+    flops, bytes : int
+        Floating-point operations, and bytes of the buffers touched.
     function : tvm.tirx.PrimFunc
         The kernel, still without a symbol name.
     """
 
     operator: str
     code: str
-    items: int
-    buffers: tuple[str, ...]
-    outputs: int
+    arguments: tuple[Argument, ...]
+    parallel: Items
+    flops: int
+    bytes: int
     function: Any = field(compare=False, repr=False)
+
+    @property
+    def rule(self) -> str:
+        """The fallback."""
+        return FALLBACK_RULE
+
+    @property
+    def scratch_bytes(self) -> int:
+        """None: what it needs is on the stack."""
+        return 0
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """None."""
+        return ()
+
+    def describe(self) -> str:
+        """The operator."""
+        return self.operator
+
+    def write(self, name: str) -> Any:
+        """See :func:`generic`."""
+        return generic(name, self)
 
 
 @dataclass(frozen=True)
-class Stage:
+class Part:
     """One kernel of a function.
 
     Attributes
@@ -62,22 +86,18 @@ class Stage:
     spec : GenericSpec
     reads, writes : tuple of str
         Its buffers: names of the function's parameters (``p0``, ``p1``, …) and of its temporaries.
-    flops, bytes : int
-        Floating-point operations, and bytes of the buffers touched.
     """
 
     spec: GenericSpec
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    flops: int
-    bytes: int
 
 
 @dataclass(frozen=True)
-class Stages:
+class Parts:
     """A function as kernels in execution order, and the bytes of each temporary they hand on."""
 
-    stages: tuple[Stage, ...]
+    parts: tuple[Part, ...]
     temporaries: dict[str, int]
 
 
@@ -101,7 +121,7 @@ def generic(name: str, spec: GenericSpec) -> Any:
     return tirx.transform.FlattenBuffer()(module)[name]
 
 
-def stages_of(function: Any, operator: str) -> Stages:
+def parts_of(function: Any, operator: str) -> Parts:
     """Schedule a TVM function and split it into kernels.
 
     Parameters
@@ -252,7 +272,7 @@ def _loop_is(schedule: Any, a: Any, b: Any) -> bool:
     return bool(schedule.get(a).loop_var.same_as(schedule.get(b).loop_var))
 
 
-def _split(function: Any, operator: str) -> Stages:
+def _split(function: Any, operator: str) -> Parts:
     """Cut the lowered body into its loop nests; what they hand on becomes pointer arguments."""
     body = list(function.body.seq) if isinstance(function.body, tirx.SeqStmt) else [function.body]
     names = {parameter: f"p{index}" for index, parameter in enumerate(function.params)}
@@ -267,7 +287,7 @@ def _split(function: Any, operator: str) -> Stages:
             groups[-1].append(statement)
         else:
             groups.append([statement])
-    return Stages(tuple(_stage(group, names, operator) for group in groups), temporaries)
+    return Parts(tuple(_part(group, names, operator) for group in groups), temporaries)
 
 
 def _may_join(group: list[Any], statement: Any, names: Mapping[Any, str]) -> bool:
@@ -285,7 +305,7 @@ def _buffers(statement: Any, names: Mapping[Any, str]) -> list[Any]:
     return [buffer for buffer in tirx.analysis.undefined_vars(statement, []) if buffer in names]
 
 
-def _stage(group: list[Any], names: Mapping[Any, str], operator: str) -> Stage:
+def _part(group: list[Any], names: Mapping[Any, str], operator: str) -> Part:
     statement = tirx.stmt_seq(*group)
     _refuse_calls(statement)
     written: list[Any] = []
@@ -297,16 +317,20 @@ def _stage(group: list[Any], names: Mapping[Any, str], operator: str) -> Stage:
     by_name = {name: buffer for buffer, name in names.items()}
     order = [by_name[name] for name in (*reads, *writes)]
     function, items = _kernel(statement, order)
+    roles: list[Role] = ["input" if name in reads else "output" for name in (*reads, *writes)]
     spec = GenericSpec(
         operator=operator,
         code=function.script(),
-        items=items,
-        buffers=tuple(f"b{index}" for index in range(len(order))),
-        outputs=len(writes),
+        arguments=tuple(
+            Argument(f"b{index}", role, str(buffer.dtype))
+            for index, (role, buffer) in enumerate(zip(roles, order, strict=True))
+        ),
+        parallel=Items(items),
+        flops=int(s_tir.analysis.estimate_tir_flops(statement)),
+        bytes=sum(map(_buffer_bytes, order)),
         function=function,
     )
-    flops = int(s_tir.analysis.estimate_tir_flops(statement))
-    return Stage(spec, reads, writes, flops, sum(map(_buffer_bytes, order)))
+    return Part(spec, reads, writes)
 
 
 def _kernel(statement: Any, buffers: list[Any]) -> tuple[Any, int]:

@@ -56,6 +56,11 @@ class Image:
         return max(rows * self.row, self.channels * self.channel if self.channel > 1 else 0)
 
     @property
+    def values(self) -> int:
+        """Elements that mean something: without border or rounding."""
+        return self.height * self.width * self.channels
+
+    @property
     def dense_rows(self) -> bool:
         """Whether rows follow each other without gaps, so that the image is one long row."""
         return self.row == self.width * self.pixel and self.border == Border()

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row, row_of
@@ -26,7 +27,7 @@ FEWEST_ROWS_SHARE = 28
 
 
 @dataclass(frozen=True)
-class InvertedResidualSpec:
+class InvertedResidualSpec(KernelSpec):
     """Three layers in one kernel.
 
     Attributes
@@ -47,35 +48,63 @@ class InvertedResidualSpec:
     expanded_height: int
 
     @property
-    def items(self) -> int:
-        """Work items: output rows."""
-        return self.project.target.height
+    def rule(self) -> str:
+        """Of the rule."""
+        return "inverted_residual"
 
     @property
-    def grain(self) -> int:
-        """Fewest rows worth taking from another thread: the first of them expands two rows more than the others."""
-        return max(2, self.items // FEWEST_ROWS_SHARE)
+    def parallel(self) -> Items:
+        """Output rows.
+
+        The first row of those taken from another thread expands two rows more than the others. A thread that goes on
+        where it was finds the last rows in its ring.
+        """
+        rows = self.project.target.height
+        return Items(rows, grain=max(2, rows // FEWEST_ROWS_SHARE), resumes=True)
 
     @property
-    def resumes(self) -> bool:
-        """A thread that goes on where it was finds the last rows in its ring."""
-        return True
-
-    @property
-    def stages(self) -> tuple[str, ...]:
+    def stages(self) -> tuple[Stage, ...]:
         """The layers, in the order in which they are reported."""
-        return ("expand", "depthwise", "project")
+        expanded, row = self.expand.target, self.depthwise.target
+        return (
+            Stage("expand", 2 * self.expanded_height * expanded.width * self.expand.weights),
+            Stage("depthwise", 2 * self.project.target.height * row.width * self.depthwise.weights),
+            Stage("project", self.project.flops),
+        )
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
+    def bytes(self) -> int:
+        """The block's input, all weights, its output, and the residual that is added to it."""
+        weights = self.expand.weights + self.depthwise.weights + self.project.weights
+        outputs = 2 if self.project.residual is not None else 1
+        return 4 * (self.expand.source.values + weights + outputs * self.project.target.values)
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
         optional = (
-            ("cache", self.expand.cache),
-            ("residual", self.project.residual),
-            ("tap", self.project.tap),
+            (Argument("cache", "cache"), self.expand.cache),
+            (Argument("residual", "input"), self.project.residual),
+            (Argument("tap", "next_cache"), self.project.tap),
         )
-        fixed = ("source", "expand_weights", "depthwise_weights", "project_weights", "scratch", "target")
-        return (*fixed, *(name for name, image in optional if image is not None))
+        return (
+            Argument("source", "input"),
+            Argument("expand_weights", "weights"),
+            Argument("depthwise_weights", "weights"),
+            Argument("project_weights", "weights"),
+            Argument("scratch", "scratch"),
+            Argument("target", "output"),
+            *(argument for argument, image in optional if image is not None),
+        )
+
+    def describe(self) -> str:
+        """The tile of every stage."""
+        parts = (("expand", self.expand), ("depthwise", self.depthwise), ("project", self.project))
+        return ", ".join(f"{name} {part.describe()}" for name, part in parts)
+
+    def write(self, name: str) -> Any:
+        """See :func:`inverted_residual`."""
+        return inverted_residual(name, self)
 
     @property
     def scratch_bytes(self) -> int:
@@ -85,8 +114,8 @@ class InvertedResidualSpec:
 
 def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
-    with emit.kernel(name, spec.buffers, resumes=spec.resumes, stages=spec.stages) as kernel:
-        buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
+    with emit.kernel(name, spec) as kernel:
+        buffers = kernel.buffers
         anew = emit.equal(kernel.resumed, 0)
         with emit.when(anew):
             _zero_side_borders(spec, buffers["scratch"])

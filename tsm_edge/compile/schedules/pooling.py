@@ -7,13 +7,14 @@ from typing import Any
 
 from tvm import tirx
 
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.geometry import Image
 
 
 @dataclass(frozen=True)
-class MaxPoolSpec:
+class MaxPoolSpec(KernelSpec):
     """Spatial maximum; positions outside the image do not take part (they are skipped, not read as zero)."""
 
     source: Image
@@ -25,21 +26,35 @@ class MaxPoolSpec:
     lanes: int
 
     @property
-    def items(self) -> int:
-        """Work items: output rows."""
-        return self.target.height
+    def rule(self) -> str:
+        """Of the rule."""
+        return "max_pool"
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
-        return ("source", "target")
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        return (Argument("source", "input"), Argument("target", "output"))
+
+    @property
+    def parallel(self) -> Items:
+        """Output rows."""
+        return Items(self.target.height)
+
+    @property
+    def bytes(self) -> int:
+        """Image and result."""
+        return 4 * (self.source.elements + self.target.elements)
+
+    def write(self, name: str) -> Any:
+        """See :func:`max_pool`."""
+        return max_pool(name, self)
 
 
 def max_pool(name: str, spec: MaxPoolSpec) -> Any:
     """Write the kernel of a max pooling; returns its PrimFunc."""
     lanes, source_image, target_image = spec.lanes, spec.source, spec.target
-    with emit.kernel(name, spec.buffers) as kernel:
-        source, target = kernel.buffers
+    with emit.kernel(name, spec) as kernel:
+        source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as y, emit.loop(target_image.width) as x:
             with emit.loop(target_image.pixel // lanes) as vector:
                 best = emit.Registers(1, lanes)
@@ -62,7 +77,7 @@ def _clamped(value: Any, extent: int) -> Any:
 
 
 @dataclass(frozen=True)
-class AveragePoolSpec:
+class AveragePoolSpec(KernelSpec):
     """Mean over the whole image."""
 
     source: Image
@@ -70,21 +85,40 @@ class AveragePoolSpec:
     lanes: int
 
     @property
-    def items(self) -> int:
-        """Work items: vectors of channels."""
-        return self.target.pixel // self.lanes
+    def rule(self) -> str:
+        """Of the rule."""
+        return "average_pool"
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
-        return ("source", "target")
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        return (Argument("source", "input"), Argument("target", "output"))
+
+    @property
+    def parallel(self) -> Items:
+        """Vectors of channels."""
+        return Items(self.target.pixel // self.lanes)
+
+    @property
+    def flops(self) -> int:
+        """An addition a value."""
+        return self.source.values
+
+    @property
+    def bytes(self) -> int:
+        """The image; the result is one pixel of it."""
+        return 4 * self.source.elements
+
+    def write(self, name: str) -> Any:
+        """See :func:`global_average_pool`."""
+        return global_average_pool(name, self)
 
 
 def global_average_pool(name: str, spec: AveragePoolSpec) -> Any:
     """Write the kernel of a global average pooling; returns its PrimFunc."""
     lanes, image = spec.lanes, spec.source
-    with emit.kernel(name, spec.buffers) as kernel:
-        source, target = kernel.buffers
+    with emit.kernel(name, spec) as kernel:
+        source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as vector:
             total = emit.Registers(1, lanes)
             total.set(0, emit.splat(0.0, lanes))

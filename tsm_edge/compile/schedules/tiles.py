@@ -64,6 +64,12 @@ class GemmTile:
     panels_outside: bool
     cycles: float
 
+    def describe(self, lanes: int) -> str:
+        """Pixels × output channels, for people."""
+        tail = f" (last {self.tail_vectors * lanes})" if self.tail_vectors and self.panels > 1 else ""
+        vectors = self.vectors if self.panels > 1 or not self.tail_vectors else self.tail_vectors
+        return f"{self.rows}×{vectors * lanes}{tail}"
+
 
 def gemm_tile(
     cpu: CpuSpec,
@@ -308,6 +314,10 @@ class DepthwiseTile:
     columns: int
     vectors: int
     chunks: int
+
+    def describe(self, lanes: int) -> str:
+        """Output rows, if more than one, × columns × channels, for people."""
+        return f"{self.rows}×{self.columns}×{lanes}" if self.rows > 1 else f"{self.columns}×{lanes}"
 
 
 def depthwise_tile(

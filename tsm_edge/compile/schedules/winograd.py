@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_whole_border
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row
@@ -68,7 +69,7 @@ TRANSFORMS = {
 
 
 @dataclass(frozen=True)
-class WinogradSpec:
+class WinogradSpec(KernelSpec):
     """Everything a Winograd kernel's code depends on.
 
     Attributes
@@ -123,24 +124,49 @@ class WinogradSpec:
         return self.product.tile.panels
 
     @property
-    def items(self) -> int:
-        """Work items: (block of tiles, panel) pairs, the panel running fastest."""
-        return -(-self.tiles // self.block) * self.panels
+    def rule(self) -> str:
+        """Of the rule."""
+        return "winograd"
 
     @property
-    def grain(self) -> int:
-        """Fewest items worth taking from another thread: the panels that share a transformed block."""
-        return self.panels
+    def parallel(self) -> Items:
+        """(Block of tiles, panel) pairs, the panel running fastest.
+
+        Panels that share a transformed block are taken together; a thread that goes on where it was finds the block
+        transformed.
+        """
+        return Items(-(-self.tiles // self.block) * self.panels, grain=self.panels, resumes=True)
 
     @property
-    def resumes(self) -> bool:
-        """A thread that goes on where it was finds the block transformed."""
-        return True
+    def flops(self) -> int:
+        """Of the products: the transforms are not counted, nor are the multiplications they save."""
+        return 2 * self.tiles * self.side**2 * self.source.channels * self.target.channels
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the kernel's pointer arguments, in order."""
-        return ("source", "weights", "scratch", "target", *(("residual",) if self.residual is not None else ()))
+    def bytes(self) -> int:
+        """Image, transformed weights, result, and the residual it is added to."""
+        panel = self.side**2 * (1 + self.source.channels) * self.product.tile.vectors * self.lanes
+        outputs = 2 if self.residual is not None else 1
+        return 4 * (self.source.values + self.panels * panel + outputs * self.target.values)
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        return (
+            Argument("source", "input"),
+            Argument("weights", "weights"),
+            Argument("scratch", "scratch"),
+            Argument("target", "output"),
+            *((Argument("residual", "input"),) if self.residual is not None else ()),
+        )
+
+    def describe(self) -> str:
+        """The algorithm, tiles of a block, and the register tile of its products."""
+        return f"F({self.outputs}×{self.outputs}, 3×3) of {self.block}, {self.product.tile.describe(self.lanes)}"
+
+    def write(self, name: str) -> Any:
+        """See :func:`winograd`."""
+        return winograd(name, self)
 
     @property
     def scratch_bytes(self) -> int:
@@ -179,8 +205,8 @@ def pack_winograd(spec: WinogradSpec, weight: np.ndarray, bias: np.ndarray) -> n
 
 def winograd(name: str, spec: WinogradSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
-    with emit.kernel(name, spec.buffers, resumes=spec.resumes) as kernel:
-        buffers = dict(zip(spec.buffers, kernel.buffers, strict=True))
+    with emit.kernel(name, spec) as kernel:
+        buffers = kernel.buffers
         with emit.loop(kernel.end, kernel.begin) as item:
             block, panel = emit.div(item, spec.panels), emit.mod(item, spec.panels)
             first = emit.smaller(block * spec.block, spec.tiles - spec.block)

@@ -1,0 +1,1 @@
+"""What the compiler's stages hand on to each other. Nothing here imports TVM."""
