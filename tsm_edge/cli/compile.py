@@ -122,6 +122,7 @@ def _print_json(artifact: Artifact, explanation: Explanation | None) -> None:
             "modelled_milliseconds": explanation.milliseconds,
             "without_rule": explanation.without_rule,
             "kernels": [{**to_plain(item), "intensity": item.intensity} for item in explanation.kernels],
+            "choices": [choice.to_table() for choice in explanation.choices],
         }
     print_json(table)
 

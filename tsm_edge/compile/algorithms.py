@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile import layers as ir
@@ -17,13 +18,41 @@ OUTPUTS = (2, 4)
 WORTH = 0.85
 
 
+@dataclass(frozen=True)
+class WinogradSettings:
+    """What the rule chooses.
+
+    Attributes
+    ----------
+    tile : WinogradTile
+    prefetch : tuple of str
+        Operands of the products that are asked for ahead, as in ``ConvolutionSpec``.
+    """
+
+    tile: WinogradTile
+    prefetch: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class WinogradConvolution:
+    """A convolution, and the tile of Winograd's algorithm that makes it faster."""
+
+    convolution: ir.Convolution
+    tile: WinogradTile
+
+    @property
+    def layers(self) -> tuple[ir.Convolution, ...]:
+        """The one layer."""
+        return (self.convolution,)
+
+
 def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], cpu: CpuSpec) -> dict[str, WinogradTile]:
     """Output tensor → tile of the convolutions that Winograd's algorithm makes faster on this CPU."""
     convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
     weights_from = level(cpu, sum(4 * layer.weight.size for layer in convolutions))
     found = {}
     for layer in convolutions:
-        if not _fits(graph, layer):
+        if not winograd_fits(graph, layer):
             continue
         _, _, height, width = graph.shapes[layer.output]
         outputs, channels = layer.weight.shape[:2]
@@ -45,7 +74,8 @@ def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], cpu: CpuSpec
     return found
 
 
-def _fits(graph: OnlineGraph, layer: ir.Convolution) -> bool:
+def winograd_fits(graph: OnlineGraph, layer: ir.Convolution) -> bool:
+    """Whether the rule covers a layer."""
     if layer.weight.shape[2:] != (3, 3) or layer.strides != (1, 1) or layer.groups > 1 or layer.shift is not None:
         return False
     shape = graph.shapes[layer.source]

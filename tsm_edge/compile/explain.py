@@ -6,9 +6,10 @@ memory traffic (at the bandwidth of the cache that holds it). Nothing is run; ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tsm_edge.cards import CpuSpec
+from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.kernel import FALLBACK_RULE
 from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.compile.roofline import bytes_per_cycle, level
@@ -59,11 +60,14 @@ class Explanation:
     peak_gflops : float or None
         Of one core; None when the card has no clock.
     clock_mhz : int
+    choices : Choices
+        What the rules chose.
     """
 
     kernels: tuple[KernelEstimate, ...]
     peak_gflops: float | None
     clock_mhz: int
+    choices: Choices = field(default_factory=Choices)
 
     @property
     def milliseconds(self) -> float | None:
@@ -93,7 +97,7 @@ def explain(program: Program, cpu: CpuSpec) -> Explanation:
     peak = cpu.vector_lanes * 2 * cpu.fma_per_cycle * cpu.clock_mhz / 1e3
     weights_from = level(cpu, sum(array.nbytes for array in program.weights))
     kernels = tuple(_estimate(program, call, cpu, weights_from) for call in program.calls)
-    return Explanation(kernels, peak if cpu.clock_mhz else None, cpu.clock_mhz)
+    return Explanation(kernels, peak if cpu.clock_mhz else None, cpu.clock_mhz, program.choices)
 
 
 def _estimate(program: Program, call: KernelCall, cpu: CpuSpec, weights_from: str) -> KernelEstimate:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.kernel import Items, KernelSpec
 from tsm_edge.compile.schedules.geometry import Image
 
@@ -96,6 +97,8 @@ class Program:
         Layout of each shift cache inside a stream.
     logits : int
         The workspace buffer that holds the logits after the last call.
+    choices : Choices
+        What the rules chose for each kernel, or were told to.
     """
 
     calls: tuple[KernelCall, ...]
@@ -103,6 +106,7 @@ class Program:
     weights: tuple[np.ndarray, ...]
     caches: tuple[Image, ...]
     logits: int
+    choices: Choices
 
     @property
     def scratch_bytes(self) -> int:

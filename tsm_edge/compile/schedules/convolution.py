@@ -15,14 +15,80 @@ the shift cache, the others from the current frame. Nothing is concatenated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tsm_edge.compile import layers as ir
+from tsm_edge.compile.lowering import Lowering
+from tsm_edge.compile.placement import Tensor
+from tsm_edge.compile.program import BufferRef
+from tsm_edge.compile.rule import Rule
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, KBlock, RegisterTile, row_of
+from tsm_edge.compile.schedules.convolution_lowering import (
+    ConvolutionSettings,
+    choose_settings,
+    convolution_inputs,
+    convolution_spec,
+    in_k_blocks,
+)
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, KBlock, RegisterTile, pack_weights, row_of
 from tsm_edge.compile.schedules.emit import Buffers, Expr, Kernel
+from tsm_edge.compile.schedules.geometry import Image
 from tsm_edge.compile.schedules.register_tile import for_panel, register_tile, tile_start
+
+
+def _lower(at: Lowering, layer: ir.Convolution) -> None:
+    inputs = convolution_inputs(at, layer)
+    target_image = at.tensors.output_image(layer.output)
+    tap = at.caches.take(layer.output)
+    images = {name: tensor.image for name, tensor in inputs.items()} | {"target": target_image}
+    if tap is not None:
+        images["tap"] = at.caches.images[tap]
+    pointwise = layer.weight.shape[2:] == (1, 1) and layer.strides == (1, 1) and layer.pads == (0, 0, 0, 0)
+    if pointwise and all(image.dense_rows for image in images.values()):
+        images = {name: image.flat() for name, image in images.items()}
+    settings = at.given((layer,), ConvolutionSettings) or _choose(at, layer, images)
+    at.chose(RULE.name, (layer,), settings)
+    spec = convolution_spec(at, layer, images, settings)
+    if _can_overwrite_residual(at, layer, spec, inputs, target_image):
+        spec = replace(spec, in_place=True)
+        target = at.tensors.put(layer.output, inputs["residual"])
+    else:
+        target = at.tensors.new(layer.output, target_image)
+    buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
+        "target": target.buffer,
+        "scratch": BufferRef("scratch"),
+        "weights": at.add_weights(pack_weights(spec, layer.weight, layer.bias, layer.groups)),
+    }
+    if tap is not None:
+        buffers["tap"] = BufferRef("next_cache", tap)
+    at.call(spec, buffers, layer.output)
+
+
+def _choose(at: Lowering, layer: ir.Convolution, images: Mapping[str, Image]) -> ConvolutionSettings:
+    settings = choose_settings(at, layer, images)
+    return in_k_blocks(at, convolution_spec(at, layer, images, settings), settings)
+
+
+def _can_overwrite_residual(
+    at: Lowering, layer: ir.Convolution, spec: ConvolutionSpec, inputs: Mapping[str, Tensor], target: Image
+) -> bool:
+    """Whether the sum may take the place of the residual, which then need not come from memory twice.
+
+    Nobody may read the residual afterwards, and no register tile may be computed twice (the last tile of a row is
+    moved back where the row is not a multiple of it).
+    """
+    residual = inputs.get("residual")
+    if residual is None or residual.image != target or spec.target.width % spec.tile.rows:
+        return False
+    if residual.buffer.space != "workspace" or residual.buffer == inputs["source"].buffer:
+        return False
+    return not any(at.read_later(name, layer.output) for name in at.tensors.sharing(residual.buffer))
+
+
+RULE = Rule("convolution", lambda unit: isinstance(unit, ir.Convolution), _lower, ConvolutionSettings)
 
 
 def convolution(name: str, spec: ConvolutionSpec) -> Any:

@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from tsm_edge.compile import layers as ir
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
+from tsm_edge.compile.lowering import Lowering
+from tsm_edge.compile.rule import Rule
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.emit import Expr
 from tsm_edge.compile.schedules.geometry import Image
-from tsm_edge.compile.schedules.tiles import DepthwiseTile
+from tsm_edge.compile.schedules.tiles import DepthwiseTile, depthwise_tile
+from tsm_edge.errors import CompileError
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,61 @@ def pack_depthwise(spec: DepthwiseSpec, weight: np.ndarray, bias: np.ndarray) ->
     packed[0, :channels] = bias
     packed[1:, :channels] = weight.reshape(channels, -1).T
     return np.ascontiguousarray(packed.reshape(-1, vectors, spec.lanes).transpose(1, 0, 2)).reshape(-1)
+
+
+@dataclass(frozen=True)
+class DepthwiseSettings:
+    """What is chosen for a depthwise convolution."""
+
+    tile: DepthwiseTile
+
+
+def choose_settings(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSettings:
+    """The tile by the card's numbers."""
+    channels, _, height, width = layer.weight.shape
+    size = (target.height, target.width)
+    return DepthwiseSettings(depthwise_tile(at.cpu, *size, channels, (height, width), layer.strides, target.paired))
+
+
+def depthwise_spec(
+    at: Lowering, layer: ir.Convolution, source: Image, target: Image, settings: DepthwiseSettings
+) -> DepthwiseSpec:
+    """The kernel of a layer between two images."""
+    _, _, height, width = layer.weight.shape
+    return DepthwiseSpec(
+        source=source,
+        target=target,
+        kernel=(height, width),
+        strides=layer.strides,
+        pad_top=layer.pads[0],
+        pad_left=layer.pads[1],
+        tile=settings.tile,
+        lanes=at.lanes,
+        low=layer.clamp.low,
+        high=layer.clamp.high,
+    )
+
+
+def _lower(at: Lowering, layer: ir.Convolution) -> None:
+    if layer.residual is not None:
+        raise CompileError(
+            f"depthwise convolution {layer.output!r} has a residual, which no rule covers",
+            "export the model with the addition after another operator",
+        )
+    source = at.tensors.vectors(layer.source, at.border_of(layer))
+    target = at.tensors.output(layer.output)
+    settings = at.given((layer,), DepthwiseSettings) or choose_settings(at, layer, target.image)
+    at.chose(RULE.name, (layer,), settings)
+    spec = depthwise_spec(at, layer, source.image, target.image, settings)
+    buffers = {
+        "source": source.buffer,
+        "target": target.buffer,
+        "weights": at.add_weights(pack_depthwise(spec, layer.weight, layer.bias)),
+    }
+    at.call(spec, buffers, layer.output)
+
+
+RULE = Rule("depthwise", lambda unit: isinstance(unit, ir.Convolution) and unit.depthwise, _lower, DepthwiseSettings)
 
 
 def depthwise(name: str, spec: DepthwiseSpec) -> Any:

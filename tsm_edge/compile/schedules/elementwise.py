@@ -6,14 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
+from tsm_edge.compile import layers as ir
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
+from tsm_edge.compile.lowering import Lowering
+from tsm_edge.compile.program import BufferRef
+from tsm_edge.compile.rule import Rule
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.emit import Expr
 from tsm_edge.compile.schedules.functions import sigmoid
-from tsm_edge.compile.schedules.geometry import Border, Image
+from tsm_edge.compile.schedules.geometry import Border, Image, nhwc
 
 # Operands, parameters, lanes → result.
 _Operation = Callable[[tuple[Expr, ...], tuple[float, ...], int], Expr]
@@ -117,6 +122,36 @@ class ElementwiseSpec(KernelSpec):
 def operand_name(index: int) -> str:
     """Name of an operand's pointer argument."""
     return f"operand{index}"
+
+
+def _lower(at: Lowering, layer: ir.Elementwise) -> None:
+    operands: list[Image | float] = []
+    buffers: dict[str, BufferRef] = {}
+    for index, operand in enumerate(layer.operands):
+        if isinstance(operand, str):
+            found = at.tensors.vectors(operand)
+            operands.append(found.image)
+            buffers[operand_name(index)] = found.buffer
+        elif operand.size == 1:
+            operands.append(float(operand[0]))
+        else:
+            image = nhwc(1, 1, operand.size, at.lanes)
+            operands.append(image)
+            buffers[operand_name(index)] = at.add_weights(np.pad(operand, (0, image.pixel - operand.size)))
+    target = at.tensors.output(layer.output)
+    spec = ElementwiseSpec(
+        operation=layer.operation,
+        operands=tuple(operands),
+        target=target.image,
+        lanes=at.lanes,
+        parameters=layer.parameters,
+        low=layer.clamp.low,
+        high=layer.clamp.high,
+    )
+    at.call(spec, buffers | {"target": target.buffer}, layer.output)
+
+
+RULE = Rule("elementwise", lambda unit: isinstance(unit, ir.Elementwise), _lower)
 
 
 def elementwise(name: str, spec: ElementwiseSpec) -> Any:

@@ -8,15 +8,36 @@ the block's input. It is for small images; where a panel is larger than the cach
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tsm_edge.compile.fusion import ExpandDepthwise
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
+from tsm_edge.compile.lowering import Lowering
+from tsm_edge.compile.program import BufferRef
+from tsm_edge.compile.rule import Rule
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_whole_border
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row, row_of
-from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
+from tsm_edge.compile.schedules.convolution_lowering import (
+    ConvolutionSettings,
+    choose_settings,
+    convolution_inputs,
+    convolution_spec,
+)
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row, pack_weights, row_of
+from tsm_edge.compile.schedules.depthwise import (
+    DepthwiseRow,
+    DepthwiseSettings,
+    DepthwiseSpec,
+    depthwise_spec,
+    pack_depthwise,
+    row_run,
+)
+from tsm_edge.compile.schedules.depthwise import (
+    choose_settings as choose_depthwise,
+)
 from tsm_edge.compile.schedules.emit import Buffers, Expr, Kernel
+from tsm_edge.compile.schedules.geometry import nhwc
 from tsm_edge.compile.schedules.register_tile import for_panel, register_tile, tile_start
 
 
@@ -89,6 +110,51 @@ class ExpandDepthwiseSpec(KernelSpec):
     def scratch_bytes(self) -> int:
         """Scratch memory of a thread: the panel."""
         return 4 * self.expand.target.elements
+
+
+@dataclass(frozen=True)
+class ExpandDepthwiseSettings:
+    """What is chosen for the two layers; ``expand``'s tile is of a panel over the whole image."""
+
+    expand: ConvolutionSettings
+    depthwise: DepthwiseSettings
+
+
+def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
+    """Two layers as one kernel, a panel of the tensor between them in a thread's scratch memory."""
+    expand, depthwise = unit.layers
+    inputs = convolution_inputs(at, expand)
+    images = {name: tensor.image for name, tensor in inputs.items()}
+    _, channels, height, width = at.graph.shapes[expand.output]
+    target = at.tensors.output(depthwise.output)
+    whole = nhwc(height, width, channels, at.lanes)
+    settings = at.given(unit.layers, ExpandDepthwiseSettings)
+    if settings is None:
+        chosen = choose_settings(at, expand, images | {"target": whole})
+        tiles = -(-width // chosen.tile.rows) * height
+        settings = ExpandDepthwiseSettings(
+            ConvolutionSettings(
+                replace(chosen.tile, panels_outside=True, block=tiles),
+                tuple(name for name in chosen.prefetch if name != "target"),
+            ),
+            choose_depthwise(at, depthwise, target.image),
+        )
+    at.chose(RULE.name, unit.layers, settings)
+    panel = nhwc(height, width, settings.expand.tile.vectors * at.lanes, at.lanes, at.border_of(depthwise))
+    spec = ExpandDepthwiseSpec(
+        expand=convolution_spec(at, expand, images | {"target": panel}, settings.expand),
+        depthwise=depthwise_spec(at, depthwise, panel, target.image, settings.depthwise),
+    )
+    buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
+        "expand_weights": at.add_weights(pack_weights(spec.expand, expand.weight, expand.bias, 1)),
+        "depthwise_weights": at.add_weights(pack_depthwise(spec.depthwise, depthwise.weight, depthwise.bias)),
+        "scratch": BufferRef("scratch"),
+        "target": target.buffer,
+    }
+    at.call(spec, buffers, depthwise.output)
+
+
+RULE = Rule("expand_depthwise", lambda unit: isinstance(unit, ExpandDepthwise), _lower, ExpandDepthwiseSettings)
 
 
 def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:

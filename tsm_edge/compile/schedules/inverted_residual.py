@@ -11,16 +11,38 @@ thing with another convolution in front.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tsm_edge.compile.fusion import InvertedResidual
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
+from tsm_edge.compile.lowering import Lowering
+from tsm_edge.compile.program import BufferRef
+from tsm_edge.compile.rule import Rule
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row, row_of
-from tsm_edge.compile.schedules.depthwise import DepthwiseRow, DepthwiseSpec, row_run
+from tsm_edge.compile.schedules.convolution_lowering import (
+    ConvolutionSettings,
+    choose_settings,
+    convolution_inputs,
+    convolution_spec,
+)
+from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row, pack_weights, row_of
+from tsm_edge.compile.schedules.depthwise import (
+    DepthwiseRow,
+    DepthwiseSettings,
+    DepthwiseSpec,
+    depthwise_spec,
+    pack_depthwise,
+    row_run,
+)
+from tsm_edge.compile.schedules.depthwise import (
+    choose_settings as choose_depthwise,
+)
 from tsm_edge.compile.schedules.emit import Buffers, Expr
+from tsm_edge.compile.schedules.geometry import Border, nhwc
 from tsm_edge.compile.schedules.register_tile import for_panel, register_tile, tile_start
+from tsm_edge.compile.schedules.tiles import worth_pairing
 
 # Taking this part of an image from another thread costs little more than it saves.
 FEWEST_ROWS_SHARE = 28
@@ -110,6 +132,79 @@ class InvertedResidualSpec(KernelSpec):
     def scratch_bytes(self) -> int:
         """Scratch memory of a thread: the ring and the depthwise row."""
         return 4 * (self.expand.target.elements + self.depthwise.target.elements)
+
+
+@dataclass(frozen=True)
+class InvertedResidualSettings:
+    """What is chosen for an inverted residual.
+
+    Attributes
+    ----------
+    expand, depthwise, project
+        Of the three layers.
+    paired : bool
+        Two neighbouring pixels of the depthwise row share vectors for the projection.
+    """
+
+    expand: ConvolutionSettings
+    depthwise: DepthwiseSettings
+    project: ConvolutionSettings
+    paired: bool = False
+
+
+def _lower(at: Lowering, unit: InvertedResidual) -> None:
+    """Three layers as one kernel, the tensors between them in a thread's scratch memory."""
+    expand, depthwise, project = unit.layers
+    inputs = convolution_inputs(at, expand)
+    residual = at.tensors.vectors(project.residual) if project.residual is not None else None
+    _, channels, height, width = at.graph.shapes[expand.output]
+    _, _, row_height, row_width = at.graph.shapes[depthwise.output]
+    border = at.border_of(depthwise)
+    ring = nhwc(depthwise.weight.shape[2], width, channels, at.lanes, Border(left=border.left, right=border.right))
+    settings = at.given(unit.layers, InvertedResidualSettings)
+    if settings is None:
+        outputs = int(project.weight.shape[0])
+        paired = worth_pairing(at.cpu, row_height, row_width, channels, outputs)
+    else:
+        paired = settings.paired
+    row = replace(nhwc(1, row_width, channels, at.lanes), paired=paired)
+    target = at.tensors.output(project.output)
+    tap = at.caches.take(project.output)
+    inner = {name: tensor.image for name, tensor in inputs.items()} | {"target": ring}
+    outer = {"source": row, "target": target.image}
+    if residual is not None:
+        outer["residual"] = residual.image
+    if tap is not None:
+        outer["tap"] = at.caches.images[tap]
+    if settings is None:
+        settings = InvertedResidualSettings(
+            choose_settings(at, expand, inner),
+            choose_depthwise(at, depthwise, row),
+            choose_settings(at, project, outer),
+            paired,
+        )
+    at.chose(RULE.name, unit.layers, settings)
+    spec = InvertedResidualSpec(
+        expand=convolution_spec(at, expand, inner, settings.expand),
+        depthwise=depthwise_spec(at, depthwise, ring, row, settings.depthwise),
+        project=convolution_spec(at, project, outer, settings.project),
+        expanded_height=height,
+    )
+    buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
+        "expand_weights": at.add_weights(pack_weights(spec.expand, expand.weight, expand.bias, 1)),
+        "depthwise_weights": at.add_weights(pack_depthwise(spec.depthwise, depthwise.weight, depthwise.bias)),
+        "project_weights": at.add_weights(pack_weights(spec.project, project.weight, project.bias, 1)),
+        "scratch": BufferRef("scratch"),
+        "target": target.buffer,
+    }
+    if residual is not None:
+        buffers["residual"] = residual.buffer
+    if tap is not None:
+        buffers["tap"] = BufferRef("next_cache", tap)
+    at.call(spec, buffers, project.output)
+
+
+RULE = Rule("inverted_residual", lambda unit: isinstance(unit, InvertedResidual), _lower, InvertedResidualSettings)
 
 
 def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:

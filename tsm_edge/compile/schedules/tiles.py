@@ -8,7 +8,7 @@ file, weighed against what it wastes at the edges of the layer.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile.schedules.geometry import LINE
@@ -62,7 +62,7 @@ class GemmTile:
     panels: int
     block: int
     panels_outside: bool
-    cycles: float
+    cycles: float = field(default=0.0, compare=False)
 
     def describe(self, lanes: int) -> str:
         """Pixels × output channels, for people."""
@@ -258,8 +258,8 @@ class WinogradTile:
     outputs: int
     block: int
     product: GemmTile
-    cycles: float
-    weight_bytes: float
+    cycles: float = field(default=0.0, compare=False)
+    weight_bytes: float = field(default=0.0, compare=False)
 
 
 def winograd_tile(

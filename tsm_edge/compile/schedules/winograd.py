@@ -18,13 +18,19 @@ from typing import Any
 
 import numpy as np
 
+from tsm_edge.compile.algorithms import WinogradConvolution, WinogradSettings
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
+from tsm_edge.compile.lowering import Lowering
+from tsm_edge.compile.program import BufferRef
+from tsm_edge.compile.rule import Rule
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_whole_border
+from tsm_edge.compile.schedules.convolution_lowering import far_operands
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row
 from tsm_edge.compile.schedules.emit import Buffers, Expr
 from tsm_edge.compile.schedules.geometry import Border, Image, nhwc
 from tsm_edge.compile.schedules.register_tile import register_tile, tile_start
+from tsm_edge.compile.schedules.tiles import k_loop
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -75,7 +81,7 @@ class WinogradSpec(KernelSpec):
     Attributes
     ----------
     source, target : Image
-        The source has the border :func:`winograd_border` says.
+        The source has the border that ``borders.winograd_border`` says.
     outputs : int
         m: outputs a side of a tile.
     block : int
@@ -180,16 +186,6 @@ def transformed_images(outputs: int, block: int, channels: int, vectors: int, la
     return nhwc(positions, block, channels, lanes), nhwc(1, block, positions * vectors * lanes, lanes)
 
 
-def winograd_border(source: tuple[int, int], target: tuple[int, int], pads: tuple[int, int], outputs: int) -> Border:
-    """The border the tiles read around an input; sizes are (height, width), pads (top, left)."""
-    # The last tile's last input row is two below its last output row, less the padding.
-    ends = [
-        max(0, math.ceil(after / outputs) * outputs + 2 - pad - before)
-        for before, after, pad in zip(source, target, pads, strict=True)
-    ]
-    return Border(pads[0], pads[1], ends[0], ends[1])
-
-
 def pack_winograd(spec: WinogradSpec, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Transform and pack float32 [out, in, 3, 3] as ``[panel][position][1 + in][panel's channels]``."""
     outputs, channels = weight.shape[:2]
@@ -201,6 +197,59 @@ def pack_winograd(spec: WinogradSpec, weight: np.ndarray, bias: np.ndarray) -> n
     packed[1, 1, 0, :outputs] = bias
     panels = packed.reshape(spec.side**2, 1 + channels, spec.panels, width).transpose(2, 0, 1, 3)
     return np.ascontiguousarray(panels).reshape(-1)
+
+
+def _lower(at: Lowering, unit: WinogradConvolution) -> None:
+    layer, tile = unit.convolution, unit.tile
+    source = at.tensors.vectors(layer.source, at.border_of(layer))
+    residual = at.tensors.vectors(layer.residual) if layer.residual is not None else None
+    target = at.tensors.output(layer.output)
+    channels, vectors = layer.weight.shape[1], tile.product.vectors
+    block, products = transformed_images(tile.outputs, tile.block, channels, vectors, at.lanes)
+    settings = at.given((layer,), WinogradSettings)
+    if settings is None:
+        far = far_operands(at, layer, {"source": block})
+        settings = WinogradSettings(tile, tuple(name for name in far if name == "weights"))
+    at.chose(RULE.name, (layer,), settings)
+    product = ConvolutionSpec(
+        source=block,
+        target=products,
+        kernel=(1, 1),
+        strides=(1, 1),
+        pad_top=0,
+        pad_left=0,
+        reduction_channels=channels,
+        tile=tile.product,
+        lanes=at.lanes,
+        low=-math.inf,
+        high=math.inf,
+        prefetch=settings.prefetch,
+        k_loop=k_loop(at.cpu),
+    )
+    spec = WinogradSpec(
+        source=source.image,
+        target=target.image,
+        pad_top=layer.pads[0],
+        pad_left=layer.pads[1],
+        outputs=tile.outputs,
+        block=tile.block,
+        product=product,
+        low=layer.clamp.low,
+        high=layer.clamp.high,
+        residual=None if residual is None else residual.image,
+    )
+    buffers = {
+        "source": source.buffer,
+        "weights": at.add_weights(pack_winograd(spec, layer.weight, layer.bias)),
+        "scratch": BufferRef("scratch"),
+        "target": target.buffer,
+    }
+    if residual is not None:
+        buffers["residual"] = residual.buffer
+    at.call(spec, buffers, layer.output)
+
+
+RULE = Rule("winograd", lambda unit: isinstance(unit, WinogradConvolution), _lower, WinogradSettings)
 
 
 def winograd(name: str, spec: WinogradSpec) -> Any:

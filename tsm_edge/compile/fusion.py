@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeGuard
 
 from tsm_edge.cards import CpuSpec
@@ -20,33 +21,57 @@ MOST_ROWS_TWICE = 0.15
 # A kernel by panels has its panel in the L1 cache beside a tile of pixels and their weights.
 PANEL_L1_SHARE = 0.75
 
-Pair = tuple[ir.Convolution, ir.Convolution]
-Triple = tuple[ir.Convolution, ir.Convolution, ir.Convolution]
+
+@dataclass(frozen=True, eq=False)
+class ExpandDepthwise:
+    """A convolution and the depthwise convolution after it, a panel of channels at a time."""
+
+    expand: ir.Convolution
+    depthwise: ir.Convolution
+
+    @property
+    def layers(self) -> tuple[ir.Convolution, ...]:
+        """In order."""
+        return (self.expand, self.depthwise)
 
 
-def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], cpu: CpuSpec) -> list[Pair | Triple]:
-    """Groups of layers that are worth one kernel on this CPU, none of them in two groups.
+@dataclass(frozen=True, eq=False)
+class InvertedResidual:
+    """A convolution, the depthwise convolution after it and the projection, a row at a time."""
 
-    Either a convolution, the depthwise convolution after it and the projection, a row at a time; or the first two, a
-    panel of channels at a time.
-    """
+    expand: ir.Convolution
+    depthwise: ir.Convolution
+    project: ir.Convolution
+
+    @property
+    def layers(self) -> tuple[ir.Convolution, ...]:
+        """In order."""
+        return (self.expand, self.depthwise, self.project)
+
+
+Block = ExpandDepthwise | InvertedResidual
+
+
+def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], cpu: CpuSpec) -> list[Block]:
+    """Groups of layers that are worth one kernel on this CPU, none of them in two groups."""
     readers = _readers(layers)
-    blocks: list[Pair | Triple] = []
+    blocks: list[Block] = []
     for expand, depthwise in _expanded(graph, layers, readers):
-        if any(block[-1] is expand for block in blocks):  # the projection of one block may be the expansion of the next
+        # The projection of one block may be the expansion of the next.
+        if any(block.layers[-1] is expand for block in blocks):
             continue
         project = _only_reader(graph, readers, depthwise.output)
         large = 4 * math.prod(graph.shapes[expand.output]) > cpu.l2_kib * 1024 * LARGE_L2_SHARE
         if _projects(project, depthwise) and (large or _weights_stay(expand, project, cpu)):
-            triple = (expand, depthwise, project)
+            whole = InvertedResidual(expand, depthwise, project)
         else:
-            triple = None
-        if triple and _rows_twice(graph, expand, depthwise, cpu) <= MOST_ROWS_TWICE:
-            blocks.append(triple)
+            whole = None
+        if whole and _rows_twice(graph, expand, depthwise, cpu) <= MOST_ROWS_TWICE:
+            blocks.append(whole)
         elif _panel_bytes(graph, expand, depthwise, cpu) <= cpu.l1d_kib * 1024 * PANEL_L1_SHARE:
-            blocks.append((expand, depthwise))
-        elif triple and large:
-            blocks.append(triple)
+            blocks.append(ExpandDepthwise(expand, depthwise))
+        elif whole and large:
+            blocks.append(whole)
     return blocks
 
 
@@ -60,7 +85,9 @@ def _rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convol
     return float((cpu.cores - 1) * shared / graph.shapes[expand.output][2])
 
 
-def _expanded(graph: OnlineGraph, layers: list[ir.Layer], readers: dict[str, list[ir.Layer]]) -> Iterator[Pair]:
+def _expanded(
+    graph: OnlineGraph, layers: list[ir.Layer], readers: dict[str, list[ir.Layer]]
+) -> Iterator[tuple[ir.Convolution, ir.Convolution]]:
     """Convolutions whose result only a depthwise convolution reads, with it."""
     for expand in layers:
         if not isinstance(expand, ir.Convolution) or expand.groups > 1 or expand.residual is not None:

@@ -11,7 +11,7 @@ import pytest
 from onnx_graphs import GraphBuilder
 
 from tsm_edge.cards import CpuSpec
-from tsm_edge.compile.blocks import fused_blocks
+from tsm_edge.compile.fusion import fused_blocks
 from tsm_edge.compile.graph import load_onnx
 from tsm_edge.compile.layers import fuse
 
@@ -29,7 +29,7 @@ def sizes(graph: GraphBuilder, tensor: str, folder: Path, **changes: Any) -> lis
     """Layers of each fused block on :data:`CPU` with some numbers changed."""
     onnx.save(graph.model(graph.head(tensor, 3)), str(folder / "model.onnx"))
     loaded = load_onnx(folder / "model.onnx")
-    return [len(block) for block in fused_blocks(loaded, fuse(loaded), dataclasses.replace(CPU, **changes))]
+    return [len(block.layers) for block in fused_blocks(loaded, fuse(loaded), dataclasses.replace(CPU, **changes))]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""What rules decide, written down and used instead of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import onnx
+import pytest
+from onnx_graphs import GraphBuilder
+
+from tsm_edge.cards import load_target
+from tsm_edge.compile.graph import OnlineGraph, load_onnx
+from tsm_edge.compile.ir.choices import Choices
+from tsm_edge.compile.layers import fuse
+from tsm_edge.compile.lower import lower
+from tsm_edge.compile.program import Program
+from tsm_edge.compile.rules import settings_of_rules
+from tsm_edge.errors import CompileError
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> OnlineGraph:
+    """An inverted residual by rows, one by panels, a 3×3 convolution for Winograd, a pointwise and a dense one."""
+    builder = GraphBuilder(56, 56)
+    x = builder.relu(builder.conv(builder.frame, 64, 3, 2))
+    x = builder.relu(builder.conv(x, 64, 3))
+    y = builder.clip(builder.depthwise(builder.clip(builder.conv(builder.shift(x, 8), 384), 0, 6)), 0, 6)
+    x = builder.add(builder.conv(y, 64), x)
+    x = builder.max_pool(x, 2, 2)
+    y = builder.clip(builder.depthwise(builder.clip(builder.conv(builder.shift(x, 8), 192), 0, 6)), 0, 6)
+    x = builder.add(builder.conv(builder.relu(builder.conv(y, 64)), 64), x)
+    path = tmp_path_factory.mktemp("choices") / "model.onnx"
+    onnx.save(builder.model(builder.head(builder.depthwise(x), 5)), str(path))
+    return load_onnx(path, {})
+
+
+def compiled(graph: OnlineGraph, target: str, choices: Choices | None = None) -> Program:
+    return lower(graph, fuse(graph), load_target(target).cpu, choices)
+
+
+def tables(program: Program) -> list[dict[str, Any]]:
+    """Through JSON, as a record file would hold them."""
+    read: list[dict[str, Any]] = json.loads(json.dumps([choice.to_table() for choice in program.choices]))
+    return read
+
+
+def read(found: list[dict[str, Any]]) -> Choices:
+    return Choices.from_tables(found, settings_of_rules())
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64", "raspberry-pi-4", "raspberry-pi-3-32bit"])
+def test_choices_that_are_written_and_read_make_the_same_program(graph: OnlineGraph, target: str) -> None:
+    program = compiled(graph, target)
+    again = compiled(graph, target, read(tables(program)))
+    assert [(call.spec, call.buffers) for call in again.calls] == [(call.spec, call.buffers) for call in program.calls]
+    assert again.choices == program.choices
+
+
+def test_a_choice_replaces_what_the_rule_would_do(graph: OnlineGraph) -> None:
+    program = compiled(graph, "raspberry-pi-4")
+    found = tables(program)
+    pointwise = next(table for table in found if table["rule"] == "convolution")
+    pointwise["settings"]["tile"]["block"] = 1
+    changed = {call.layer: call.spec for call in compiled(graph, "raspberry-pi-4", read([pointwise])).calls}
+    before = {call.layer: call.spec for call in program.calls}
+    different = [layer for layer in before if before[layer] != changed[layer]]
+    assert different == [pointwise["layers"][0]]
+
+
+def test_fusion_and_algorithm_are_choices_too(graph: OnlineGraph) -> None:
+    """A board's own choices on another board, whose rules would fuse and compute otherwise."""
+    server, board = compiled(graph, "x86-64-v4"), compiled(graph, "raspberry-pi-3")
+    assert [choice.layers for choice in server.choices] != [choice.layers for choice in board.choices]
+    plan = [choice for choice in tables(board) if len(choice["layers"]) > 1 or choice["rule"] == "winograd"]
+    for other in (plan, [table for table in tables(board) if table not in plan]):
+        forced = compiled(graph, "x86-64-v4", read(other))
+        assert {tuple(table["layers"]) for table in other} <= {choice.layers for choice in forced.choices}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rule": "magic"}, "'magic' is missing or unknown"),
+        ({"layers": ["nowhere"]}, "the model has no layer 'nowhere'"),
+        ({"settings": {"tile": {"rows": "seven"}}}, "cannot be read"),
+        ({"settings": {"speed": 11}}, "cannot be read"),
+        ({"rule": "inverted_residual", "settings": {}}, "cannot be read"),
+    ],
+)
+def test_a_choice_that_does_not_fit_is_refused(graph: OnlineGraph, change: dict[str, Any], message: str) -> None:
+    table = next(table for table in tables(compiled(graph, "x86-64")) if table["rule"] == "convolution")
+    with pytest.raises(CompileError, match=message):
+        compiled(graph, "x86-64", read([{**table, **change}]))
+
+
+def test_a_layer_is_chosen_for_once(graph: OnlineGraph) -> None:
+    choice = next(iter(compiled(graph, "x86-64").choices))
+    with pytest.raises(CompileError, match="is in two kernels"):
+        Choices((choice, dataclasses.replace(choice)))
