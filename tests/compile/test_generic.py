@@ -277,7 +277,7 @@ def test_an_operator_of_more_tensors_than_a_kernel_takes_is_named() -> None:
     names = tuple(f"x{index}" for index in range(most))
     shapes = dict.fromkeys((*names, "y"), SHAPE)
     steps = legalize(Node("Sum", names[:-1], ("y",), {}), shapes, {}, opset=18).steps
-    assert max(len(step.spec.buffers) for step in steps) == most
+    assert max(len(step.spec.arguments) for step in steps) == most
     with pytest.raises(CompileError, match=f"one of its kernels has {most + 1} buffers, and {most} is the most"):
         legalize(Node("Sum", names, ("y",), {}), shapes, {}, opset=18)
 
