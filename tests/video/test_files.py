@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -87,6 +88,25 @@ def test_a_pipe_that_falls_silent_is_given_up(pipe: Path) -> None:
 def test_what_is_no_video_in_a_pipe_is_refused(pipe: Path) -> None:
     thread = write_into(pipe, lambda descriptor: os.write(descriptor, b"not a video\n" * 100) and None)
     assert "what comes through this pipe is not a video" in refusal(pipe)
+    thread.join(5)
+
+
+def test_ctrl_c_ends_the_waiting_for_a_pipe_at_once(pipe: Path, tmp_path: Path) -> None:
+    data = encode(tmp_path / "clip.ts", [plain(10)] * 20, "mpeg2video").read_bytes()
+    done = threading.Event()
+
+    def write(descriptor: int) -> None:
+        os.write(descriptor, data[: len(data) // 2])
+        time.sleep(0.2)
+        signal.raise_signal(signal.SIGINT)
+        done.wait(5)
+
+    thread = write_into(pipe, write)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), open_source(pipe, SourceOptions(read_timeout_s=20)) as source:
+        list(source)
+    assert time.monotonic() - began < 5
+    done.set()
     thread.join(5)
 
 

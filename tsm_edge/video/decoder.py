@@ -8,11 +8,13 @@ frame it failed to decode from the end of the file, or a codec it lacks from dam
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tsm_edge.errors import VideoError
 from tsm_edge.video.capture import Image
 from tsm_edge.video.diagnose import is_animated_webp, is_cut_off
 
@@ -25,10 +27,6 @@ if TYPE_CHECKING:
 # After this many failures to read in a row a file is given up: what follows is not a video any more.
 _MOST_READ_ERRORS = 16
 _FEWEST_FPS, _MOST_FPS = 0.1, 1000.0
-
-
-class _Closable(Protocol):
-    def close(self) -> None: ...
 
 
 class DecodedPicture:
@@ -57,8 +55,6 @@ class Decoder:
         The stream to decode; its codec is known (:func:`video_stream`).
     live : bool
         Rather the newest frame at once than many frames a second.
-    file : optional
-        What the container reads from; closed by this object.
     path : Path, optional
         Of an ordinary file.
 
@@ -81,14 +77,12 @@ class Decoder:
         container: InputContainer,
         stream: VideoStream,
         live: bool = False,
-        file: _Closable | None = None,
         path: Path | None = None,
     ) -> None:
         from av.video.reformatter import VideoReformatter
 
         self._container = container
         self._stream = stream
-        self._file = file
         self._path = path
         self._codec = stream.codec_context.codec.name
         # Frame threads hold back a frame each. A motion JPEG camera is decoded as fast without.
@@ -149,14 +143,13 @@ class Decoder:
         """Close the source."""
         self._frames.clear()
         self._container.close()
-        if self._file is not None:
-            self._file.close()
 
     def trouble(self) -> str:
         """Return why the frames up to here are not all there are, in words; empty if they are."""
         troubles = [self._broke_off] if self._broke_off else []
-        if self.damaged:
-            troubles.append(count_of("piece", self.damaged) + " damaged")
+        # The half packet at a cut is no damage of its own.
+        if self.damaged > self._cut_off:
+            troubles.append(count_of("piece", self.damaged - self._cut_off) + " damaged")
         if self._cut_off or (self._path is not None and is_cut_off(self._path)):
             troubles.append("the rest is cut off")
         return " and ".join(troubles)
@@ -255,6 +248,42 @@ def video_stream(container: InputContainer) -> VideoStream | None:
     return next((stream for stream in films if best is not None and stream.index == best.index), None) or next(
         iter(films), None
     )
+
+
+def chosen_stream(container: InputContainer, name: str, codec_name: Callable[[], str] = str) -> VideoStream:
+    """Return the stream to decode, or close the container.
+
+    Parameters
+    ----------
+    container : av.container.InputContainer
+        Opened.
+    name : str
+        Of the source, for messages.
+    codec_name : callable, optional
+        Finds out what a codec is called that FFmpeg does not know; empty: it cannot be found.
+
+    Raises
+    ------
+    VideoError
+        There is no video in it, or none that can be decoded.
+    """
+    stream = video_stream(container)
+    if stream is not None and stream.codec_context is not None:
+        return stream
+    holds = _what_it_holds(container)
+    container.close()
+    if stream is None:
+        raise VideoError(f"{name}: {holds}", "expected a video file such as an .mp4")
+    raise VideoError(
+        f"{name}: its codec {codec_name() or '(unnamed)'} is none that this FFmpeg can decode",
+        "convert it with the program that made it, for example to H.264",
+    )
+
+
+def _what_it_holds(container: InputContainer) -> str:
+    if container.streams.video:
+        return "has sound and a cover picture, but no video stream"
+    return "has sound but no video stream" if container.streams.audio else "has no video stream"
 
 
 def _stated_rate(stream: VideoStream) -> float:

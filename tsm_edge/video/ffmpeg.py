@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tsm_edge.errors import VideoError
 from tsm_edge.video.capture import SourceOptions
+
+
+def file_address(path: Path) -> str:
+    """Return what FFmpeg takes for a file of just that name: never for a protocol, as ``take:1.avi`` would be.
+
+    It is not given Python's file instead. A signal that comes while FFmpeg calls back into Python is lost.
+    """
+    return f"file:{path.absolute()}"
 
 
 def load_ffmpeg(options: SourceOptions) -> Any:

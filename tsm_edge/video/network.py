@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from tsm_edge.errors import VideoError
 from tsm_edge.redact import redacted
 from tsm_edge.video.capture import SourceOptions
-from tsm_edge.video.decoder import Decoder, video_stream
+from tsm_edge.video.decoder import Decoder, chosen_stream
 from tsm_edge.video.ffmpeg import load_ffmpeg
 
 # Lost packets of a camera on UDP are broken pictures: TCP is tried first.
@@ -33,11 +33,7 @@ def open_url(url: str, options: SourceOptions) -> Decoder:
     except (av.FFmpegError, OSError) as error:
         waited_s = time.monotonic() - began_s
         raise _refusal(url, error, options.open_timeout_s, waited_s >= 0.9 * options.open_timeout_s) from error
-    stream = video_stream(container)
-    if stream is None or stream.codec_context is None:
-        what = "it sends no video" if stream is None else "its codec is none that this FFmpeg can decode"
-        container.close()
-        raise VideoError(f"stream {redacted(url)}: no video could be opened there: {what}", _CHECK)
+    stream = chosen_stream(container, f"stream {redacted(url)}")
     return Decoder(container, stream, live=container.duration is None)
 
 

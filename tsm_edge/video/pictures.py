@@ -9,7 +9,7 @@ from pathlib import Path
 from tsm_edge.errors import VideoError
 from tsm_edge.video.capture import SourceOptions
 from tsm_edge.video.decoder import DecodedPicture, Decoder, count_of, video_stream
-from tsm_edge.video.ffmpeg import load_ffmpeg
+from tsm_edge.video.ffmpeg import file_address, load_ffmpeg
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 _FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".ts", ".gif")
@@ -123,21 +123,20 @@ class Pictures:
 
     def _decode(self, path: Path) -> DecodedPicture | None:
         """Decode one picture; None if it is damaged, or no picture."""
-        with path.open("rb") as file:
-            try:
-                container = self._av.open(file, metadata_errors="replace")
-            except self._av.FFmpegError:
-                self.damaged += 1
-                return None
-            stream = video_stream(container)
-            if stream is None or stream.codec_context is None:
-                self.damaged += 1
-                return None
-            stream.codec_context.thread_count = 1  # starting threads takes longer than decoding
-            decoder = Decoder(container, stream)
-            picture = decoder.retrieve() if decoder.grab() else None
-            self.damaged += picture is None or decoder.damaged > 0
-            decoder.release()
+        try:
+            container = self._av.open(file_address(path), metadata_errors="replace")
+        except self._av.FFmpegError:
+            self.damaged += 1
+            return None
+        stream = video_stream(container)
+        if stream is None or stream.codec_context is None:
+            self.damaged += 1
+            return None
+        stream.codec_context.thread_count = 1  # starting threads takes longer than decoding
+        decoder = Decoder(container, stream)
+        picture = decoder.retrieve() if decoder.grab() else None
+        self.damaged += picture is None or decoder.damaged > 0
+        decoder.release()
         return picture
 
 
