@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import numpy as np
 from tsm_edge.artifact import file_sha256
 from tsm_edge.errors import ArtifactError
 from tsm_edge.manifest import Manifest
+from tsm_edge.onnx_runtime import open_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,12 +30,10 @@ class Reference:
     Raises
     ------
     ArtifactError
-        The file is missing, or is another than the one compiled.
+        The file is missing, is another than the one compiled, or ONNX Runtime cannot run it.
     """
 
     def __init__(self, onnx: Path, manifest: Manifest) -> None:
-        import onnxruntime
-
         if not onnx.is_file():
             raise ArtifactError(f"{onnx}: no such file", "name the ONNX file with: tsm-edge verify --onnx FILE")
         if file_sha256(onnx) != manifest.hashes.get("onnx"):
@@ -40,9 +41,9 @@ class Reference:
                 f"{onnx}: not the file {manifest.model} for {manifest.target.name} was compiled from",
                 "compile again with: tsm-edge compile",
             )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+        self._onnx = onnx
+        with self._in_words():
+            self._session = open_session(onnx.read_bytes())
         self._frame = manifest.frame.name
         self._inputs = [cache.input for cache in manifest.caches]
         self._zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
@@ -62,6 +63,17 @@ class Reference:
             The logits, then every next cache, float32 NCHW; named by :attr:`outputs`.
         """
         feed = {self._frame: frame, **dict(zip(self._inputs, self._caches, strict=True))}
-        found: list[NDArray[np.float32]] = self._session.run(self.outputs, feed)
+        with self._in_words():
+            found: list[NDArray[np.float32]] = self._session.run(self.outputs, feed)
         self._caches = found[1:]
         return found
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exception types are not public
+            reason = str(error).strip().splitlines()[0]
+            raise ArtifactError(
+                f"{self._onnx}: ONNX Runtime cannot run it ({reason})", "export the model again: tsm-edge export --help"
+            ) from None

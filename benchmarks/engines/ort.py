@@ -10,14 +10,15 @@ from engines.base import Engine, Floats, OnlineModel, Stepper
 
 def open_session(path: Path, threads: int) -> Any:
     """Return an ``InferenceSession`` on exactly ``threads`` threads, all graph optimisations on."""
-    import onnxruntime
+    from tsm_edge.onnx_runtime import import_onnxruntime, session_options
+    from tsm_edge.onnx_runtime import open_session as make_session
 
-    options = onnxruntime.SessionOptions()
+    onnxruntime, options = import_onnxruntime(), session_options()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return make_session(str(path), options)
 
 
 class RunStepper:
