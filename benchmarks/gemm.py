@@ -24,8 +24,8 @@ from report import describe, machine_info, table, write_json
 from tsm_edge.artifact import MODEL_ONNX
 from tsm_edge.bench.peak import PeakMeter
 from tsm_edge.bench.profile import Profile, profile_artifact
-from tsm_edge.compile.graph import load_onnx
 from tsm_edge.compile.layers import Convolution, fuse
+from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.errors import TsmEdgeError
 
 LARGE = 2048

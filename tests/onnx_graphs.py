@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+from tsm_edge.compile.graph import OnlineGraph
+from tsm_edge.onnx_runtime import open_session, session_options
 
 Floats = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -189,6 +191,24 @@ class GraphBuilder:
         return model
 
 
+def model_of(graph: OnlineGraph) -> onnx.ModelProto:
+    """A graph as it was read and rewritten, as a model again."""
+    nodes = []
+    for node in graph.nodes:
+        unread = [f"{node.outputs[0]} {index}" for index in range(node.result)]
+        nodes.append(helper.make_node(node.op, node.inputs, [*unread, *node.outputs], **node.attributes))
+    names = [graph.frame, *(cache.input for cache in graph.caches)]
+    results = [graph.logits, *(cache.output for cache in graph.caches)]
+    made = helper.make_graph(
+        nodes,
+        "rewritten",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, graph.shapes[name]) for name in names],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, graph.shapes[name]) for name in results],
+        [numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=9)
+
+
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
@@ -233,10 +253,10 @@ class Reference:
     """
 
     def __init__(self, model: Path | onnx.ModelProto) -> None:
-        options = onnxruntime.SessionOptions()
+        options = session_options()
         options.intra_op_num_threads = 1
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
-        self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(source, options)
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
         self.frame_shape, *self.cache_shapes = [tuple(value.shape) for value in self._session.get_inputs()]

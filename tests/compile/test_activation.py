@@ -11,7 +11,7 @@ import pytest
 from onnx_graphs import GraphBuilder
 
 from tsm_edge.compile.activation import output_activation
-from tsm_edge.compile.graph import load_onnx
+from tsm_edge.compile.onnx_reader import load_onnx
 
 SHAPE = (1, 5)
 

@@ -11,10 +11,11 @@ import pytest
 from onnx_graphs import GraphBuilder
 
 from tsm_edge.cards import load_target
-from tsm_edge.compile.graph import OnlineGraph, load_onnx
+from tsm_edge.compile.graph import OnlineGraph
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.layers import fuse
 from tsm_edge.compile.lower import lower
+from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.compile.program import Program
 from tsm_edge.compile.rules import settings_of_rules
 from tsm_edge.errors import CompileError

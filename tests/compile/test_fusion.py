@@ -12,8 +12,8 @@ from onnx_graphs import GraphBuilder
 
 from tsm_edge.cards import CpuSpec
 from tsm_edge.compile.fusion import fused_blocks
-from tsm_edge.compile.graph import load_onnx
 from tsm_edge.compile.layers import fuse
+from tsm_edge.compile.onnx_reader import load_onnx
 
 # Channels 32 → 192 → 32 at 16×16: 192 KiB expanded, 48 KiB of weights.
 CPU = CpuSpec("x86_64-unknown-linux-gnu", "x86-64-v4", 16, 32, l1d_kib=96, l2_kib=2048, cores=2)

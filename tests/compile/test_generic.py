@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +14,17 @@ import onnx
 import pytest
 from artifacts import sse_target
 from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
+from tvm import tirx
 
 from tsm_edge.artifact import Artifact
 from tsm_edge.cards import TargetCard, load_target
-from tsm_edge.compile.codegen import build_kernels
+from tsm_edge.compile.codegen import build_kernels, generate
 from tsm_edge.compile.graph import Node
+from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.legalize import legalize
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
+from tsm_edge.compile.program import KernelCall, Program
+from tsm_edge.compile.quiet import without_tvm_warnings
 from tsm_edge.compile.schedules.generic import generic
 from tsm_edge.errors import CompileError
 from tsm_edge.runtime import most_buffers
@@ -282,14 +289,53 @@ def test_an_operator_of_more_tensors_than_a_kernel_takes_is_named() -> None:
         legalize(Node("Sum", names, ("y",), {}), shapes, {}, opset=18)
 
 
-def test_an_operator_nothing_can_compile_is_named(native: TargetCard, tmp_path: Path) -> None:
+def cumulative_sum(g: GraphBuilder, x: str) -> str:
+    return g.node("CumSum", [x, g.constant(1, np.int64)], SHAPE)
+
+
+def accumulating_scatter(g: GraphBuilder, x: str) -> str:
+    """TVM makes loops of it that no code can be generated for."""
+    updates = [g.constant([[0, 1, 2, 3]], np.int64), g.constant([1.0])]
+    return g.node("ScatterND", [x, *updates], SHAPE, reduction="add")
+
+
+def unpooling(g: GraphBuilder, x: str) -> str:
+    """TVM's own function of it cannot be scheduled."""
+    places = g.constant(np.arange(math.prod(SHAPE)).reshape(SHAPE), np.int64)
+    return g.node("MaxUnpool", [x, places], SHAPE, kernel_shape=[1, 1])
+
+
+@pytest.mark.parametrize("operator", [cumulative_sum, accumulating_scatter, unpooling])
+def test_an_operator_nothing_can_compile_is_named(
+    operator: Callable[[GraphBuilder, str], str], native: TargetCard, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     graph = GraphBuilder()
-    x = graph.conv(graph.frame, 6, 3, 2)
-    summed = graph.node("CumSum", [x, graph.constant(1, np.int64)], SHAPE)
-    with pytest.raises(CompileError, match=r"operator CumSum \('cumsum_1'\) has no rule") as caught:
-        compiled(graph.model(graph.head(summed, 5)), tmp_path / "bad", native)
+    made = operator(graph, graph.conv(graph.frame, 6, 3, 2))
+    with pytest.raises(CompileError, match=rf"operator \w+ \('{made}'\) has no rule, .*; export the model") as caught:
+        compiled(graph.model(graph.head(made, 5)), tmp_path / "bad", native)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "bad" / "out").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_operator_without_code_is_named(native: TargetCard) -> None:
+    """Where TVM fails only at the very end."""
+    (step,) = legalize(Node("Tanh", ("x",), ("y",)), {"x": (1, 400), "y": (1, 400)}, {}, opset=18).steps
+    broken = tirx.PrimFunc(step.spec.function.params, tirx.Evaluate(tirx.Var("elsewhere", "int32")))
+    good = KernelCall("a", step.spec, (), "fine")
+    bad = replace(good, kernel="b", spec=replace(step.spec, code="broken", function=broken), layer="bad")
+    with pytest.raises(CompileError, match=r"operator Tanh \('bad'\) has no rule, and TVM generates no code for it"):
+        generate(Program((good, bad), (), (), (), 0, Choices()), native.cpu)
+
+
+def test_the_fallback_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """TVM warns of its gather on stderr; what others say meanwhile is kept."""
+    indices = {"i": np.array([2, 0], np.int64)}
+    legalize(Node("Gather", ("x", "i"), ("y",), {"axis": 1}), {"x": (1, 4), "i": (2,), "y": (1, 2)}, indices, opset=18)
+    assert capfd.readouterr() == ("", "")
+    with without_tvm_warnings():
+        os.write(2, b"[11:12:13] /src/a.h:9: Warning: of no interest\nkept\n")
+    assert capfd.readouterr() == ("", "kept\n")
 
 
 def test_a_tensor_that_is_not_float32_is_refused(native: TargetCard, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from onnx_graphs import GraphBuilder, small_network
 
 from tsm_edge.cards import CpuSpec, load_target
-from tsm_edge.compile.graph import load_onnx
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.layers import fuse
 from tsm_edge.compile.lower import lower
+from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.compile.program import Program
 
 RULES = {

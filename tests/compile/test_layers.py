@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx_graphs import GraphBuilder
 
-from tsm_edge.compile.graph import OnlineGraph, load_onnx
+from tsm_edge.compile.graph import OnlineGraph
 from tsm_edge.compile.layers import (
     CacheTap,
     Clamp,
@@ -23,6 +23,7 @@ from tsm_edge.compile.layers import (
     fuse,
     layer_sources,
 )
+from tsm_edge.compile.onnx_reader import load_onnx
 
 
 class Built(GraphBuilder):

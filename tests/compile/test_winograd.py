@@ -14,8 +14,8 @@ from onnx_graphs import GraphBuilder, Reference, assert_close
 from tsm_edge.cards import CpuSpec, TargetCard, load_target
 from tsm_edge.compile import algorithms
 from tsm_edge.compile.algorithms import winograd_layers
-from tsm_edge.compile.graph import load_onnx
 from tsm_edge.compile.layers import fuse
+from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.compile.schedules.winograd import TRANSFORMS
 from tsm_edge.session import OnlineSession
 

@@ -5,13 +5,59 @@ from __future__ import annotations
 import difflib
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tsm_edge.cards import CpuSpec, TargetCard
+from tsm_edge.compile.ir.kernel import FALLBACK_RULE, KernelSpec
 from tsm_edge.compile.program import Program
-from tsm_edge.errors import CardError, unknown_name
+from tsm_edge.errors import CardError, CompileError, unknown_name
 from tsm_edge.machine import architecture
+
+
+def generate(
+    program: Program, cpu: CpuSpec, progress: Callable[[int], None] = lambda kernels: None
+) -> tuple[dict[str, Any], Any]:
+    """Write and compile all kernels of a program.
+
+    Parameters
+    ----------
+    program : Program
+    cpu : CpuSpec
+    progress : callable, optional
+        Called with the number of kernels before they are compiled.
+
+    Returns
+    -------
+    (dict of str to tvm.tirx.PrimFunc, object)
+        See :func:`write_kernels` and :func:`build_kernels`.
+
+    Raises
+    ------
+    CompileError
+        TVM cannot generate code for an operator that has no rule.
+    """
+    try:
+        functions = write_kernels(program)
+        progress(len(functions))
+        return functions, build_kernels(functions, cpu)
+    except Exception as error:  # TVM's errors have no common base below Exception
+        for call in program.calls:
+            if call.spec.rule == FALLBACK_RULE and not _builds(call.kernel, call.spec, cpu):
+                raise CompileError(
+                    f"operator {call.spec.describe()} ({call.layer!r}) has no rule, and TVM generates no code for it: "
+                    f"{str(error).strip().splitlines()[-1]}",
+                    "export the model without it, or open an issue naming the operator",
+                ) from None
+        raise
+
+
+def _builds(name: str, spec: KernelSpec, cpu: CpuSpec) -> bool:
+    try:
+        build_kernels({name: spec.write(name)}, cpu)
+    except Exception:  # noqa: BLE001 - as above
+        return False
+    return True
 
 
 def llvm_target(cpu: CpuSpec) -> Any:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tsm_edge.compile.graph import Node, OnlineGraph
-from tsm_edge.errors import CompileError
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def fuse(graph: OnlineGraph) -> list[Layer]:
     Raises
     ------
     CompileError
-        An operator with several outputs, or in a form nothing here can compile.
+        An operator in a form nothing here can compile.
     """
     layers = [_layer(graph, node) for node in graph.nodes]
     for rewrite in (_fuse_residuals, _fuse_clamps, _fuse_shifts, _read_elementwise):
@@ -164,9 +163,7 @@ def fuse(graph: OnlineGraph) -> list[Layer]:
 
 
 def _layer(graph: OnlineGraph, node: Node) -> Layer:
-    if len([name for name in node.outputs if name]) != 1:
-        raise CompileError(f"operator {node.op} ({node.name}) has several outputs, which tsm-edge cannot compile")
-    read = _READERS.get(node.op)
+    read = _READERS.get(node.op) if node.result == 0 else None
     layer = read(graph, node) if read else None
     if layer is not None:
         return layer

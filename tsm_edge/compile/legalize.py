@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.compile.graph import Node, Shape
+from tsm_edge.compile.quiet import without_tvm_warnings
 from tsm_edge.compile.schedules.generic import GenericSpec, NotPlain, by_tvm, parts_of
 from tsm_edge.errors import CompileError
 
@@ -70,7 +71,9 @@ def legalize(node: Node, shapes: Mapping[str, Shape], constants: Mapping[str, np
         TVM cannot import the operator, or it cannot become plain float32 kernels.
     """
     try:
-        return _Walk(_imported(_model(node, shapes, constants, opset)), node).run()
+        with without_tvm_warnings():
+            made: Legalized = by_tvm(lambda: _Walk(_imported(_model(node, shapes, constants, opset)), node).run())
+            return made
     except NotPlain as problem:
         raise CompileError(
             f"operator {node.op} ({node.outputs[0]!r}) has no rule, and TVM cannot compile it either: {problem}",
@@ -88,9 +91,10 @@ def _model(node: Node, shapes: Mapping[str, Shape], constants: Mapping[str, np.n
     operands = tuple(dict.fromkeys(name for name in node.inputs if name))
     renamed = {name: f"x{index}" for index, name in enumerate(operands)}
     inputs = [renamed.get(name, "") for name in node.inputs]
-    nodes = [helper.make_node(op, inputs, ["y"], **node.attributes)]
+    outputs = [f"y{index}" for index in range(node.result + 1)]
+    nodes = [helper.make_node(op, inputs, outputs, **node.attributes)]
     if op == "Concat" and len(inputs) > CONCAT_OPERANDS:
-        nodes = _concat_in_groups(inputs, node.attributes["axis"])
+        nodes = _concat_in_groups(inputs, outputs[0], node.attributes["axis"])
     graph = helper.make_graph(
         nodes,
         "operator",
@@ -99,13 +103,13 @@ def _model(node: Node, shapes: Mapping[str, Shape], constants: Mapping[str, np.n
             for name in operands
             if name not in constants
         ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shapes[node.outputs[0]])],
+        [helper.make_tensor_value_info(outputs[-1], TensorProto.FLOAT, shapes[node.outputs[0]])],
         [numpy_helper.from_array(constants[name], renamed[name]) for name in operands if name in constants],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
-def _concat_in_groups(inputs: list[str], axis: int) -> list[Any]:
+def _concat_in_groups(inputs: list[str], output: str, axis: int) -> list[Any]:
     """A kernel takes few buffers: a long concatenation is done in groups, which are then concatenated."""
     from onnx import helper
 
@@ -113,7 +117,7 @@ def _concat_in_groups(inputs: list[str], axis: int) -> list[Any]:
     level = inputs
     while len(level) > 1:
         groups = [level[start : start + CONCAT_OPERANDS] for start in range(0, len(level), CONCAT_OPERANDS)]
-        names = [f"part{len(nodes) + index}" for index in range(len(groups))] if len(groups) > 1 else ["y"]
+        names = [f"part{len(nodes) + index}" for index in range(len(groups))] if len(groups) > 1 else [output]
         nodes += [
             helper.make_node("Concat", group, [name], axis=axis) for group, name in zip(groups, names, strict=True)
         ]
@@ -140,7 +144,7 @@ def _imported(model: Any) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TVM checks the model again and warns of deprecated operators
-        return by_tvm(lambda: passes(from_onnx(model)))
+        return passes(from_onnx(model))
 
 
 class _Walk:

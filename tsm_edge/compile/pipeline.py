@@ -38,8 +38,9 @@ from tsm_edge.cards import (
     height_width,
 )
 from tsm_edge.compile.activation import output_activation
-from tsm_edge.compile.graph import OnlineGraph, load_onnx, read_onnx
+from tsm_edge.compile.graph import OnlineGraph
 from tsm_edge.compile.memory_plan import MemoryPlan, plan_memory
+from tsm_edge.compile.onnx_reader import load_onnx, read_onnx
 from tsm_edge.compile.output import check_loads, writing_artifact, writing_intermediates
 from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.errors import CompileError, ModelFileError
@@ -127,7 +128,7 @@ def compile_model(
     TsmEdgeError
         With the stage's own message; nothing is left behind.
     """
-    from tsm_edge.compile.codegen import build_kernels, check_cpu, write_kernels
+    from tsm_edge.compile.codegen import check_cpu, generate
     from tsm_edge.compile.csource import write_sources
     from tsm_edge.compile.layers import fuse
     from tsm_edge.compile.link import link_library
@@ -150,9 +151,9 @@ def compile_model(
         program = lower(graph, fuse(graph), request.target.cpu)
         inspect(program)
         plan = plan_memory(program.workspace)
-        functions = write_kernels(program)
-        progress(f"generating code for {len(functions)} kernels")
-        kernels = build_kernels(functions, request.target.cpu)
+        functions, kernels = generate(
+            program, request.target.cpu, lambda count: progress(f"generating code for {count} kernels")
+        )
         objects = work / "kernels.o"
         kernels.write_to_file(str(objects), "o")
         manifest = _manifest(request, model, metadata, graph, program, plan, time.monotonic() - started)

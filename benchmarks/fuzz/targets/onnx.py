@@ -19,11 +19,11 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from tsm_edge.cards import load_target
-from tsm_edge.compile.codegen import build_kernels, write_kernels
-from tsm_edge.compile.graph import load_onnx
+from tsm_edge.compile.codegen import generate
 from tsm_edge.compile.layers import fuse
 from tsm_edge.compile.lower import lower
 from tsm_edge.compile.memory_plan import plan_memory
+from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.onnx_metadata import read_metadata
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests"))
@@ -75,7 +75,7 @@ def run(given: Given) -> None:
     program = lower(graph, fuse(graph), CARD.cpu)
     plan_memory(program.workspace)
     if given.code:
-        build_kernels(write_kernels(program), CARD.cpu)
+        generate(program, CARD.cpu)
 
 
 @functools.cache

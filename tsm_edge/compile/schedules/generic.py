@@ -109,6 +109,8 @@ def by_tvm(work: Callable[[], Any]) -> Any:
     """Let TVM do something it may not know how to do; its many kinds of error become one."""
     try:
         return work()
+    except NotPlain:
+        raise
     except Exception as error:  # noqa: BLE001 - TVM's errors have no common base below Exception
         lines = str(error).strip().splitlines()
         raise NotPlain(lines[-1].strip() if lines else type(error).__name__) from None
@@ -347,6 +349,9 @@ def _kernel(statement: Any, buffers: list[Any]) -> tuple[Any, int]:
     declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(buffers, pointers, strict=True)]
     loop = tirx.For(step, 0, end - begin, tirx.ForKind.SERIAL, tirx.stmt_seq(*body))
     function = tirx.PrimFunc([begin, end, *pointers], tirx.stmt_seq(*declared, loop))
+    loose = tirx.analysis.undefined_vars(function.body, list(function.params))
+    if loose:
+        raise NotPlain(f"a kernel of it needs {loose[0].name} from outside")
     return function, items
 
 
