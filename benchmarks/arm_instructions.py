@@ -33,8 +33,8 @@ from worker import ERROR_LIMIT
 
 from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact
 from tsm_edge.cards import CpuSpec, load_model, load_target
-from tsm_edge.compile.link import zig_command
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
+from tsm_edge.compile.zig import zig_command
 from tsm_edge.emulate import emulator_command, verify_emulated
 from tsm_edge.errors import TsmEdgeError
 

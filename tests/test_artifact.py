@@ -28,7 +28,7 @@ from tsm_edge.artifact import (
     open_library,
 )
 from tsm_edge.cards import TargetCard
-from tsm_edge.compile.link import zig_command
+from tsm_edge.compile.zig import zig_command
 from tsm_edge.errors import ArtifactError
 from tsm_edge.manifest import parse_manifest
 from tsm_edge.session import OnlineSession

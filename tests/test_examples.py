@@ -14,7 +14,8 @@ from onnx_graphs import Floats, Reference, assert_close, small_network
 
 from tsm_edge.artifact import HEADER_FILE, LIBRARY, MODEL_ONNX, Artifact
 from tsm_edge.cards import load_target
-from tsm_edge.compile.link import zig_command, zig_target
+from tsm_edge.compile.link import zig_target
+from tsm_edge.compile.zig import zig_command
 from tsm_edge.session import OnlineSession
 
 SOURCE = Path(__file__).resolve().parents[1] / "examples" / "step.c"

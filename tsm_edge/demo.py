@@ -77,8 +77,16 @@ class DemoResult:
     seconds: float
 
 
-def run_demo(request: DemoRequest, progress: Progress = lambda text: None) -> DemoResult:
+def run_demo(
+    request: DemoRequest, progress: Progress = lambda text: None, warn: Callable[[str], None] = lambda text: None
+) -> DemoResult:
     """Export, compile, verify and run.
+
+    Parameters
+    ----------
+    request : DemoRequest
+    progress, warn : callable, optional
+        Called with what is being done, and with what is not as it should be, but does not hinder.
 
     Raises
     ------
@@ -92,7 +100,9 @@ def run_demo(request: DemoRequest, progress: Progress = lambda text: None) -> De
     target = load_target("native")
     folder = request.output / f"{card.name}-native"
     # tsm-runner is for devices, and its first link takes most of a minute.
-    artifact = compile_model(CompileRequest(target, folder, card, request.checkpoint, runner=False), progress)
+    artifact = compile_model(
+        CompileRequest(target, folder, card, request.checkpoint, runner=False), progress, warn=warn
+    )
     progress("verifying against ONNX Runtime")
     verified = verify_artifact(artifact)
     if not verified.passed:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from tsm_edge.errors import TextFileError
+from tsm_edge.disk import temporary_place
+from tsm_edge.errors import TextFileError, TsmEdgeError
 from tsm_edge.stale import create_file, hold, remove, remove_if_stale, remove_stale
 
 _SCRATCH = "tsm-edge-scratch-"
@@ -146,13 +147,17 @@ def scratch_folder() -> Iterator[Path]:
 
     Raises
     ------
-    OSError
+    TsmEdgeError
         The system's folder for temporary files cannot be written.
     """
-    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+    place = temporary_place()
+    for path in place.folder.glob(f"{_SCRATCH}*"):
         remove_if_stale(path)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        except OSError as error:
+            raise TsmEdgeError(f"{place.folder}: no folder can be made there ({error.strerror})", place.hint) from None
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         if hold(folder, descriptor):
             break

@@ -383,7 +383,7 @@ def test_a_failure_leaves_what_was_there(
     if stage == "reading":
         source.write_bytes(b"not a model")
     else:
-        monkeypatch.setattr("tsm_edge.compile.link.zig_command", broken_linker)
+        monkeypatch.setattr("tsm_edge.compile.zig.zig_command", broken_linker)
         expected = CompileError
     with pytest.raises(expected) as caught:
         compile_model(CompileRequest(native, output, onnx=source, runner=False))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tsm_edge.cards import load_target
-from tsm_edge.compile.link import zig_command
 from tsm_edge.compile.schedules.convolution import convolution
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.schedules.geometry import Image, nhwc
 from tsm_edge.compile.schedules.tiles import gemm_tile, k_loop
+from tsm_edge.compile.zig import zig_command
 from tsm_edge.runtime import RUNTIME_FOLDER, bytes_behind_caches
 
 PROGRAM = """

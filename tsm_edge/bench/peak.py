@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import subprocess
 import tempfile
 import threading
 import time
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.cards import CpuSpec
-from tsm_edge.errors import CompileError
 from tsm_edge.manifest import TargetInfo
 
 # Enough independent sums to hide the latency of a multiply-add, few enough for 16 registers.
@@ -97,8 +95,8 @@ def _compiled(target: TargetInfo, folder: Path) -> Any:
     """The loaded kernel."""
     from tsm_edge.compile.codegen import build_kernels
     from tsm_edge.compile.ir.kernel import Argument
-    from tsm_edge.compile.link import zig_command
     from tsm_edge.compile.schedules import emit
+    from tsm_edge.compile.zig import run_zig
 
     lanes = target.vector_lanes
     with emit.function("tsm_peak", (Argument("values", "output"),)) as kernel:
@@ -115,14 +113,8 @@ def _compiled(target: TargetInfo, folder: Path) -> Any:
             emit.store(values, index * lanes, sums.get(index), lanes)
     objects, library = folder / "peak.o", folder / "peak.so"
     build_kernels({"tsm_peak": kernel.function}, _cpu(target)).write_to_file(str(objects), "o")
-    linked = subprocess.run(
-        [*zig_command(), "ld.lld", "-shared", str(objects), "-o", str(library)], capture_output=True, text=True
-    )
-    if linked.returncode != 0:
-        reason = (linked.stderr.strip().splitlines() or ["no message"])[0]
-        raise CompileError(
-            f"the peak kernel cannot be linked ({reason})", "leave it out with: tsm-edge profile --no-peak"
-        )
+    arguments = ["ld.lld", "-shared", str(objects), "-o", str(library)]
+    run_zig(arguments, "linking the peak kernel", library, "leave it out with: tsm-edge profile --no-peak")
     function = ctypes.CDLL(str(library)).tsm_peak
     function.restype, function.argtypes = None, [ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p]
     return function

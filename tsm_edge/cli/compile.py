@@ -93,7 +93,7 @@ def command(
     programs: list[Program] = []
     with status(f"compiling {name} for {target_card.name}") as show:
         artifact = compile_model(
-            request, lambda stage: show(f"{name} for {target_card.name}: {stage}"), programs.append
+            request, lambda stage: show(f"{name} for {target_card.name}: {stage}"), programs.append, warn
         )
     explanation = None
     if explain:

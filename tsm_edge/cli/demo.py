@@ -30,7 +30,7 @@ def command(model: str, checkpoint: Path | None, video: Path | None, output: Pat
     from tsm_edge.demo import DemoRequest, run_demo
 
     with status("starting") as show:
-        result = run_demo(DemoRequest(model, checkpoint, video, output, threads), show)
+        result = run_demo(DemoRequest(model, checkpoint, video, output, threads), show, warn)
     if as_json:
         print_json(result)
         return

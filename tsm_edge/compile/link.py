@@ -6,17 +6,12 @@ needs no library at all.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tsm_edge.cards import TargetCard
-from tsm_edge.errors import CompileError
+from tsm_edge.compile.zig import run_zig
+from tsm_edge.files import scratch_folder
 from tsm_edge.runtime import RUNTIME_FOLDER, SOURCES, VERSION_SCRIPT
 
 # What the C runtime may take from Android's libc.so and the kernels from its libm.so; anything else fails to link. All
@@ -36,28 +31,6 @@ BIONIC = {
 _COMPILE = ("-O2", "-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fno-stack-protector", "-Werror=excess-initializers")
 # Pages may have 16 KiB: Android from version 15, and Raspberry Pi OS on the Pi 5.
 _LINK = ("-s", "-Wl,-z,max-page-size=16384")
-
-
-@functools.cache
-def zig_command() -> tuple[str, ...]:
-    """How to call zig.
-
-    Raises
-    ------
-    CompileError
-        The ``ziglang`` package is not installed.
-    """
-    spec = importlib.util.find_spec("ziglang")
-    if spec is None or not spec.submodule_search_locations:
-        raise CompileError("the ziglang package is missing: it links model.so", "install it with: pip install ziglang")
-    binary = Path(next(iter(spec.submodule_search_locations))) / ("zig.exe" if sys.platform == "win32" else "zig")
-    return (str(binary),)
-
-
-@functools.cache
-def zig_version() -> str:
-    """Version of the linker."""
-    return subprocess.run([*zig_command(), "version"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def zig_target(target: TargetCard) -> str:
@@ -111,8 +84,7 @@ def _link_for_android(
     would stand for them ask the C library what the CPU can do.
     """
     machine = zig_target(target)
-    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         compiled: list[Path] = []
         for path in inputs:
             compiled.append(path if path.suffix == ".o" else folder / f"{len(compiled)}.o")
@@ -144,19 +116,10 @@ def _zig(
     target: TargetCard, flags: Sequence[str], inputs: Sequence[Path], output: Path, includes: Sequence[Path] = ()
 ) -> None:
     """Run ``zig cc -target`` and the flags, of which the first is the target."""
-    command = [
-        *(*zig_command(), "cc", "-target", *flags),
+    arguments = [
+        *("cc", "-target", *flags),
         *(f"-I{folder}" for folder in (RUNTIME_FOLDER, *includes)),
         *(str(path.resolve()) for path in inputs),
         *("-o", str(output.resolve())),
     ]
-    environment = dict(os.environ)
-    # zig builds its C library stubs once for each target; keep them where they last.
-    cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsm-edge" / "zig"
-    environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(cache))
-    environment.setdefault("ZIG_LOCAL_CACHE_DIR", str(cache))
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if finished.returncode != 0:
-        lines = [line for line in finished.stderr.splitlines() if "error" in line] or finished.stderr.splitlines()
-        reason = lines[0].strip() if lines else f"exit code {finished.returncode}"
-        raise CompileError(f"linking for {target.name} failed: {reason}", "try: pip install --force-reinstall ziglang")
+    run_zig(arguments, f"linking for {target.name}", output)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from tsm_edge.compile.cache_pairs import pair_caches
 from tsm_edge.compile.graph import OLDEST_OPSET, CachePair, Node, OnlineGraph, Shape
 from tsm_edge.compile.rewrite import rewritten
+from tsm_edge.disk import no_room, temporary_place
 from tsm_edge.errors import ModelFileError, TsmEdgeError
 from tsm_edge.files import scratch_folder
 from tsm_edge.onnx_runtime import import_onnxruntime, open_session, session_options
@@ -263,10 +263,9 @@ def _simplified(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     disabled = ["ConvActivationFusion", "ConvAddActivationFusion"]
     content = model.SerializeToString()
     with scratch_folder() as folder:
-        if shutil.disk_usage(folder).free < len(content):
-            raise ModelFileError(
-                f"{folder}: too little space for a copy of {path}", "name another folder in the variable TMPDIR"
-            )
+        # ONNX Runtime would only say that something failed.
+        if full := no_room([temporary_place()], len(content)):
+            raise full
         options.optimized_model_filepath = str(folder / "simplified.onnx")
         try:
             open_session(content, options, disabled)

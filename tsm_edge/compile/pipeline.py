@@ -43,6 +43,7 @@ from tsm_edge.compile.memory_plan import MemoryPlan, plan_memory
 from tsm_edge.compile.onnx_reader import load_onnx, read_onnx
 from tsm_edge.compile.output import check_loads, writing_artifact, writing_intermediates
 from tsm_edge.compile.program import KernelCall, Program
+from tsm_edge.disk import Place, naming_full_disk, temporary_place
 from tsm_edge.errors import CompileError, ModelFileError
 from tsm_edge.files import scratch_folder
 from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
@@ -112,6 +113,7 @@ def compile_model(
     request: CompileRequest,
     progress: Progress = lambda text: None,
     inspect: Callable[[Program], None] = lambda program: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Artifact:
     """Compile a model to an artifact directory.
 
@@ -122,6 +124,8 @@ def compile_model(
         Called with what is being done, before each stage.
     inspect : callable, optional
         Called with the lowered program, before code is generated (see ``tsm_edge.compile.explain``).
+    warn : callable, optional
+        Called with what is not as it should be, but does not hinder.
 
     Raises
     ------
@@ -134,15 +138,20 @@ def compile_model(
     from tsm_edge.compile.link import link_library
     from tsm_edge.compile.lower import lower
     from tsm_edge.compile.runner import link_runner
+    from tsm_edge.compile.zig import zig_cache
     from tsm_edge.golden import make_golden, write_golden
     from tsm_edge.reference import Reference
 
     started = time.monotonic()
     check_cpu(request.target)
+    if note := zig_cache().note:
+        warn(note)
     with ExitStack() as folders:
         work = folders.enter_context(scratch_folder())
         folder = folders.enter_context(writing_artifact(request.output))
         kept = folders.enter_context(writing_intermediates(request.intermediates)) if request.intermediates else None
+        output = Place(request.output, "the artifact", "make room there, or choose another folder with: -o DIR")
+        folders.enter_context(naming_full_disk([temporary_place(), output]))
         progress("exporting to ONNX" if request.onnx is None else f"reading {request.onnx}")
         onnx_file, metadata = _model_file(request, folder)
         graph = load_onnx(onnx_file, request.cache_names)
@@ -205,7 +214,7 @@ def _manifest(
     seconds: float,
 ) -> Manifest:
     from tsm_edge.compile.csource import block_offsets, cache_bytes
-    from tsm_edge.compile.link import zig_version
+    from tsm_edge.compile.zig import zig_version
 
     weights = metadata.weights if metadata else WeightSource(str(request.onnx), graph.sha256)
     cpu, target = request.target.cpu, request.target
