@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
-from clips import plain, write_avi
+from clips import case, plain, write_avi
 
 from tsm_edge.errors import VideoError
 from tsm_edge.video.annotate import annotate
@@ -27,8 +31,8 @@ def levels(path: Path) -> list[int]:
 def test_a_file_has_the_sources_rate_and_size_and_every_frame(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     file = VideoFile(path, info())
-    for level in (0, 100, 200):
-        file.write(plain(level), 0.0)
+    for index, level in enumerate((0, 100, 200)):
+        file.write(plain(level), index / 10)
     assert not path.exists()  # nothing under its name before it is finished
     file.close()
     file.close()
@@ -67,33 +71,90 @@ def test_frames_of_another_size_are_fitted_in(tmp_path: Path) -> None:
     assert second.image[:, 44:].mean() < 20
 
 
+def written(path: Path, times_s: Sequence[float], **source: Any) -> tuple[list[float], float]:
+    """Write frames of these times; return the times and the duration that are then in the file, seconds."""
+    file = VideoFile(path, info(**source))
+    for index, time_s in enumerate(times_s):
+        file.write(plain(20 * index), time_s)
+    file.close()
+    return times(path)
+
+
+def write_all(file: VideoFile, images: Sequence[np.ndarray]) -> None:
+    for index, image in enumerate(images):
+        file.write(image, index / 10)
+
+
+def times(path: Path) -> tuple[list[float], float]:
+    """Presentation times and duration of a file, seconds."""
+    with av.open(str(path)) as container, open_source(path) as source:
+        assert container.duration is not None
+        return [frame.time_s for frame in source], container.duration / 1e6
+
+
+@pytest.mark.parametrize("name", ["variable_rate.webm", "one_frame_in_5_s.mp4", "edit_list.mp4"])
+def test_the_speed_of_a_file_is_kept(tmp_path: Path, name: str) -> None:
+    with open_source(case(name)) as source:
+        file = VideoFile(tmp_path / "out.mp4", source.info)
+        expected = []
+        for frame in source:
+            file.write(frame.image, frame.time_s)
+            expected.append(frame.time_s)
+        file.close()
+    found, duration_s = times(tmp_path / "out.mp4")
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert 0 < duration_s - expected[-1] <= 1 / source.info.fps + 1e-3
+
+
+@pytest.mark.parametrize("fps", [480.0, 240.0, 60000 / 1001, 24000 / 1001, 0.2, 0.0])
+def test_every_rate_is_kept(tmp_path: Path, fps: float) -> None:
+    step_s = 1 / (fps or 25)
+    expected = [index * step_s for index in range(6)]
+    found, duration_s = written(tmp_path / "out.mp4", expected, fps=fps)
+    assert found == pytest.approx(expected, abs=2e-5)
+    assert duration_s == pytest.approx(6 * step_s, abs=2e-3)
+
+
 def test_a_live_recording_keeps_step_with_the_clock(tmp_path: Path) -> None:
-    path = tmp_path / "live.mp4"
-    file = VideoFile(path, info(live=True))  # 10 frames/s
-    for level, time_s in ((10, 0.0), (50, 0.03), (100, 0.31), (200, 0.52)):
-        file.write(plain(level), time_s)
-    file.close()
-    # Slots of 0.1 s; the frame at 0.03 s came within the first one and is what is seen until 0.31 s.
-    assert levels(path) == [10, 50, 50, 100, 100, 200]
+    expected = [0.0, 0.03, 0.31, 0.52]
+    assert written(tmp_path / "live.mp4", expected, live=True)[0] == pytest.approx(expected, abs=2e-5)
 
 
-def test_a_long_standstill_is_shortened(tmp_path: Path) -> None:
-    path = tmp_path / "live.mp4"
-    file = VideoFile(path, info(live=True))
-    for time_s in (0.0, 3600.0, 3600.1):
-        file.write(plain(100), time_s)
-    file.close()
-    assert len(levels(path)) == 103  # 10 s of it, and the three
+def test_a_long_standstill_of_a_live_source_is_shortened(tmp_path: Path) -> None:
+    found, _ = written(tmp_path / "live.mp4", [0.0, 3600.0, 3600.1], live=True)
+    assert found == pytest.approx([0.0, 10.0, 10.1], abs=2e-5)
 
 
-@pytest.mark.parametrize("fps", [0.0, 1000.0])
-def test_an_impossible_rate_becomes_an_ordinary_one(tmp_path: Path, fps: float) -> None:
-    path = tmp_path / "out.mp4"
-    file = VideoFile(path, info(fps=fps))
-    file.write(plain(1), 0.0)
-    file.close()
-    with open_source(path) as source:
-        assert source.info.fps == 25.0
+@pytest.mark.parametrize(
+    ("times_s", "expected"),
+    [
+        ([5.0, 5.1, 5.2], [0.0, 0.1, 0.2]),  # a file that begins late
+        ([0.0, 0.1, 0.1, 0.2], [0.0, 0.1, 0.1, 0.2]),
+        ([0.0, 0.2, 0.15, 0.3], [0.0, 0.2, 0.2, 0.3]),
+        ([0.0, 0.1, 30.0, 30.1], [0.0, 0.1, 30.0, 30.1]),
+        ([30.0, 30.1, 2.0, 2.1], [0.0, 0.1, 0.2, 0.3]),  # a seek back
+        ([0.0, 100_000.0, 100_000.1], [0.0, 3600.0, 3600.1]),  # more than the codec can say
+    ],
+)
+def test_times_that_repeat_waver_or_jump(tmp_path: Path, times_s: list[float], expected: list[float]) -> None:
+    found, _ = written(tmp_path / "out.mp4", times_s)
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert found == sorted(set(found))
+
+
+def test_a_disk_that_is_full_ends_it_in_one_line(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = VideoFile(tmp_path / "out.mp4", info())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    try:
+        with pytest.raises(VideoError, match=r"out\.mp4: cannot be written \(.*; check: ls -ld .*; df "):
+            write_all(file, [noise] * 1000)
+        file.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not file.saved
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_frame_there_is_no_file_and_an_old_one_stays(tmp_path: Path) -> None:
@@ -123,6 +184,7 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_was_not_written_whole_is_an_error(tmp_path: Path) -> None:
     file = VideoFile(tmp_path / "out.mp4", info())
     file.write(plain(1), 0.0)
+    file.write(plain(1), 0.1)
     for partial in tmp_path.iterdir():
         partial.unlink()
     with pytest.raises(VideoError, match="could not be finished"):

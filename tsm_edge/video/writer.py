@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import math
-import os
+import shlex
+from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from tsm_edge.errors import VideoError
-from tsm_edge.video.capture import Image, SourceOptions, load_opencv
+from tsm_edge.files import NewFile
+from tsm_edge.video.capture import Image, SourceOptions
+from tsm_edge.video.ffmpeg import load_ffmpeg
 from tsm_edge.video.source import SourceInfo
 
+if TYPE_CHECKING:
+    from av.packet import Packet
+
 _DEFAULT_FPS = 25.0
-# MPEG-4 Part 2: H.264 is not in the OpenCV packages on PyPI. Its time base cannot say more frames/s than this.
-_CODEC = "mp4v"
-_MOST_FPS = 240.0
+# MPEG-4 Part 2: quick to encode, and in every build of FFmpeg. Its clock has at most 65535 ticks a second, and knows no
+# pause of more than an hour. This one divides by all ordinary rates.
+_CODEC, _COLOURS = "mpeg4", "yuv420p"
+_TICK = Fraction(1, 60_000)
+_LONGEST_PAUSE_S = 3_600.0
 # A live source that stood still is shown standing still, but not for longer than this.
-_LONGEST_HOLD_S = 10.0
+_LONGEST_LIVE_PAUSE_S = 10.0
+# Constant quality: the quantiser, 1 (best) to 31.
+_QUALITY = {"qmin": "3", "qmax": "3"}
 
 
 class VideoFile:
-    """An MP4 file being written at the source's rate and size.
-
-    Frames of a file are written one by one; those of a live source as often as keeps the video in step with the
-    clock, since some of them were dropped.
+    """An MP4 file being written: each frame is shown for as long as in its source.
 
     Parameters
     ----------
@@ -33,7 +39,7 @@ class VideoFile:
     info : SourceInfo
         Size and rate of the source. An odd width or height is enlarged by one pixel, as the codec needs.
     native_logs : bool
-        Let OpenCV and FFmpeg write to stderr.
+        Let FFmpeg write to stderr.
 
     Attributes
     ----------
@@ -48,57 +54,68 @@ class VideoFile:
 
     def __init__(self, path: Path, info: SourceInfo, native_logs: bool = False) -> None:
         if path.suffix.lower() != ".mp4":
-            raise VideoError(f"annotated video {path}: expected a name that ends in .mp4")
+            raise VideoError(
+                f"annotated video {path}: expected a name that ends in .mp4", f"try: --out {path.with_suffix('.mp4')}"
+            )
         if not path.parent.is_dir():
             raise VideoError(
                 f"annotated video {path}: the folder {path.parent} does not exist", f"try: mkdir -p {path.parent}"
             )
         if path.is_dir():
-            raise VideoError(f"annotated video {path}: is a folder, expected a file name")
+            raise VideoError(f"annotated video {path}: is a folder, expected a file name", f"try: --out {path}/out.mp4")
         if info.path is not None and path.exists() and path.samefile(info.path):
             raise VideoError(f"annotated video {path}: is the video being read", "choose another name for it")
-        cv2 = load_opencv(SourceOptions(native_logs=native_logs))
+        self._av = load_ffmpeg(SourceOptions(native_logs=native_logs))
+        # One for all frames: making one costs more than the conversion.
+        self._reformatter = self._av.video.reformatter.VideoReformatter()
         self.saved = False
         self._path = path
-        self._partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
-        self._live = info.live
-        self._fps = info.fps if 1.0 <= info.fps <= _MOST_FPS else _DEFAULT_FPS
         self._size = (info.width + info.width % 2, info.height + info.height % 2)
+        usual_s = 1 / (info.fps or _DEFAULT_FPS)
+        self._timeline = Timeline(usual_s, _LONGEST_LIVE_PAUSE_S if info.live else _LONGEST_PAUSE_S)
+        # A packet waits for the next one, which tells how long it is shown.
+        self._waiting: Packet[Any] | None = None
         self._written = 0
-        self._cut = 0  # frames left out of long standstills
-        self._latest: Image = np.zeros((self._size[1], self._size[0], 3), np.uint8)
-        self._closed = False
-        # A relative name with a colon would be taken for a protocol.
-        self._writer = cv2.VideoWriter(
-            str(self._partial.absolute()), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*_CODEC), self._fps, self._size
-        )
-        if not self._writer.isOpened():
-            self._partial.unlink(missing_ok=True)
-            raise VideoError(
-                f"annotated video {path}: cannot be written", f"check: ls -ld {path.parent}; df {path.parent}"
-            )
+        self._closed = self._failed = False
+        try:
+            self._file = NewFile(path, ".mp4")
+        except OSError as error:
+            raise self._not_written("cannot be written", error) from None
+        try:
+            self._container = self._av.open(str(self._file.temporary), "w", format="mp4")
+            self._stream = self._container.add_stream(_CODEC, options=dict(_QUALITY))
+        except (self._av.FFmpegError, OSError) as error:
+            self._file.discard()
+            raise self._not_written("cannot be written", error) from None
+        self._stream.width, self._stream.height = self._size
+        self._stream.pix_fmt = _COLOURS
+        self._stream.time_base = self._stream.codec_context.time_base = _TICK
 
     def write(self, image: Image, time_s: float) -> None:
-        """Add a frame: uint8 BGR ``[H, W, 3]`` with its time in seconds. Another size than the first is fitted in."""
-        image = _fit(image, self._size)
-        for _ in range(self._repeats(time_s) if self._live else 0):
-            self._put(self._latest)
-        if not self._live or self._written <= math.floor(time_s * self._fps) - self._cut:
-            self._put(image)
-        self._latest = image
+        """Add a frame: uint8 BGR ``[H, W, 3]`` with its time in seconds. Another size than the first is fitted in.
 
-    def _repeats(self, time_s: float) -> int:
-        """How often the latest frame is still to be written before the one of ``time_s`` is due."""
-        missing = math.floor(time_s * self._fps) - self._cut - self._written
-        too_many = missing - round(_LONGEST_HOLD_S * self._fps)
-        if too_many > 0:
-            self._cut += too_many
-            missing -= too_many
-        return max(missing, 0) if self._written else 0
-
-    def _put(self, image: Image) -> None:
-        self._writer.write(image)
+        Raises
+        ------
+        VideoError
+            It cannot be written, for example because the disk is full.
+        """
+        picture = self._av.VideoFrame.from_ndarray(_fit(image, self._size), "bgr24")
+        frame = self._reformatter.reformat(picture, format=_COLOURS)
+        frame.pts, frame.time_base = self._timeline.place(time_s), _TICK
+        try:
+            self._mux(self._stream.encode(frame))
+        except (self._av.FFmpegError, OSError) as error:
+            self._failed = True
+            raise self._not_written("cannot be written", error) from None
         self._written += 1
+
+    def _mux(self, packets: Iterable[Packet[Any]]) -> None:
+        for packet in packets:
+            # In this order, so that an interruption may lose a frame but never writes one twice.
+            ready, self._waiting = self._waiting, packet
+            if ready is not None:
+                ready.duration = (packet.pts or 0) - (ready.pts or 0)
+                self._container.mux(ready)
 
     def close(self) -> None:
         """Finish the file and give it its name; without a single frame there is no file. May be called twice.
@@ -111,24 +128,70 @@ class VideoFile:
         if self._closed:
             return
         self._closed = True
-        self._writer.release()
-        if self._written == 0:
-            self._partial.unlink(missing_ok=True)
-        elif not self._is_whole():
-            self._partial.unlink(missing_ok=True)
-            raise VideoError(f"annotated video {self._path}: could not be finished", f"check: df {self._path.parent}")
-        else:
-            os.replace(self._partial, self._path)
+        try:
+            self._finish()
+        except (self._av.FFmpegError, OSError) as error:
+            if not self._failed:
+                raise self._not_written("could not be finished", error) from None
+        finally:
+            self._file.discard()
+
+    def _finish(self) -> None:
+        if self._written:
+            self._mux(self._stream.encode(None))
+        last, self._waiting = self._waiting, None
+        if last is not None:
+            last.duration = self._timeline.last_duration()
+            self._container.mux(last)
+        self._container.close()
+        if self._written and not self._failed:
+            self._file.publish()
             self.saved = True
 
-    def _is_whole(self) -> bool:
-        """Whether the file opens again: OpenCV does not report a write that failed."""
-        import cv2
+    def _not_written(self, what: str, error: OSError) -> VideoError:
+        folder = shlex.quote(str(self._path.parent))
+        reason = error.strerror or error
+        return VideoError(f"annotated video {self._path}: {what} ({reason})", f"check: ls -ld {folder}; df {folder}")
 
-        capture = cv2.VideoCapture(str(self._partial.absolute()), cv2.CAP_FFMPEG)
-        whole = capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) >= self._written
-        capture.release()
-        return bool(whole)
+
+class Timeline:
+    """Places frames in time: from zero on, always forward, and without pauses that are too long.
+
+    Parameters
+    ----------
+    usual_s : float
+        From one frame to the next where their times do not tell, seconds.
+    longest_s : float
+        What a longer pause is shortened to, seconds.
+    """
+
+    def __init__(self, usual_s: float, longest_s: float) -> None:
+        self._usual_s = usual_s
+        self._longest_s = longest_s
+        self._shift_s: float | None = None
+        self._at_s = 0.0
+        self._step_s = usual_s
+        self._ticks = -1
+
+    def place(self, time_s: float) -> int:
+        """Turn a frame's time in its source into ticks of the file's clock, more than those of the frame before."""
+        if self._shift_s is None:
+            self._shift_s = time_s
+        step_s = time_s - self._shift_s - self._at_s
+        if step_s < -self._usual_s:  # a seek, or a stream that began again
+            step_s = self._usual_s
+            self._shift_s = time_s - self._at_s - step_s
+        elif step_s > self._longest_s:
+            step_s = self._longest_s
+            self._shift_s = time_s - self._at_s - step_s
+        self._step_s = max(step_s, 0.0)  # times that repeat or waver are found in healthy files
+        self._at_s += self._step_s
+        self._ticks = max(round(self._at_s / _TICK), self._ticks + 1)
+        return self._ticks
+
+    def last_duration(self) -> int:
+        """How long the last frame is shown, in ticks: what is usual, but no longer than the one before it."""
+        return max(round(min(self._step_s or self._usual_s, self._usual_s) / _TICK), 1)
 
 
 def _fit(image: Image, size: tuple[int, int]) -> Image:
