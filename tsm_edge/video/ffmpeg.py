@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsm_edge.errors import VideoError
 from tsm_edge.video.capture import SourceOptions
 
-
-def file_address(path: Path) -> str:
-    """Return what FFmpeg takes for a file of just that name: never for a protocol, as ``take:1.avi`` would be.
-
-    It is not given Python's file instead. A signal that comes while FFmpeg calls back into Python is lost.
-    """
-    return f"file:{path.absolute()}"
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 
 def load_ffmpeg(options: SourceOptions) -> Any:
@@ -33,3 +28,20 @@ def load_ffmpeg(options: SourceOptions) -> Any:
         av.logging.restore_default_callback()
         av.logging.set_libav_level(av.logging.WARNING)
     return av
+
+
+def open_local(path: Path, options: SourceOptions) -> InputContainer:
+    """Open the file of just that name: it is taken neither for a protocol (``take:1.avi``) nor for a pattern (``%d``).
+
+    FFmpeg is not given Python's file instead: a signal that comes while it calls back into Python is lost.
+
+    Raises
+    ------
+    av.FFmpegError
+        It is not a video, a picture or a recording of sound.
+    """
+    # Options of the container only: with others PyAV before 18 crashes where streams turn up late (MPEG).
+    container: InputContainer = load_ffmpeg(options).open(
+        f"file:{path.absolute()}", container_options={"pattern_type": "none"}, metadata_errors="replace"
+    )
+    return container

@@ -11,7 +11,7 @@ from tsm_edge.errors import VideoError
 from tsm_edge.video.capture import Recording, SourceOptions
 from tsm_edge.video.decoder import Decoder, chosen_stream
 from tsm_edge.video.diagnose import unknown_codec, why_not_a_video
-from tsm_edge.video.ffmpeg import file_address, load_ffmpeg
+from tsm_edge.video.ffmpeg import load_ffmpeg, open_local
 from tsm_edge.video.pictures import Pictures, is_pattern, matching, pictures_in
 from tsm_edge.video.pipe import open_pipe
 
@@ -48,7 +48,7 @@ def open_file(path: Path, options: SourceOptions) -> Recording:
 def _open(path: Path, options: SourceOptions) -> tuple[InputContainer, VideoStream]:
     av = load_ffmpeg(options)
     try:
-        container = av.open(file_address(path), metadata_errors="replace")
+        container = open_local(path, options)
     except av.FFmpegError as error:
         raise VideoError(f"video {path}: {why_not_a_video(path)}", "expected a video file such as an .mp4") from error
     return container, chosen_stream(container, f"video {path}", lambda: unknown_codec(path))

@@ -29,7 +29,7 @@ def open_url(url: str, options: SourceOptions) -> Decoder:
     began_s = time.monotonic()
     waits = (options.open_timeout_s, options.read_timeout_s)
     try:
-        container = av.open(url, options=_OPTIONS, timeout=waits, metadata_errors="replace")
+        container = av.open(url, container_options=_OPTIONS, timeout=waits, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         waited_s = time.monotonic() - began_s
         raise _refusal(url, error, options.open_timeout_s, waited_s >= 0.9 * options.open_timeout_s) from error

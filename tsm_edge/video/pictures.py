@@ -9,7 +9,7 @@ from pathlib import Path
 from tsm_edge.errors import VideoError
 from tsm_edge.video.capture import SourceOptions
 from tsm_edge.video.decoder import DecodedPicture, Decoder, count_of, video_stream
-from tsm_edge.video.ffmpeg import file_address, load_ffmpeg
+from tsm_edge.video.ffmpeg import load_ffmpeg, open_local
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 _FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".ts", ".gif")
@@ -81,6 +81,7 @@ class Pictures:
     def __init__(self, paths: Sequence[Path], options: SourceOptions) -> None:
         self._paths = paths
         self._av = load_ffmpeg(options)
+        self._options = options
         self._next = 0
         self._picture: DecodedPicture | None = None
         self.fps = 0.0
@@ -124,7 +125,7 @@ class Pictures:
     def _decode(self, path: Path) -> DecodedPicture | None:
         """Decode one picture; None if it is damaged, or no picture."""
         try:
-            container = self._av.open(file_address(path), metadata_errors="replace")
+            container = open_local(path, self._options)
         except self._av.FFmpegError:
             self.damaged += 1
             return None
