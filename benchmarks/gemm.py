@@ -128,9 +128,8 @@ def _run(options: argparse.Namespace) -> None:
     large = Product(LARGE, LARGE, LARGE)
     profile = profile_artifact(options.artifact, frames=options.samples, measure_peak=True)
     layers = layers_of(profile, pointwise_products(options.artifact / MODEL_ONNX))
-    with PeakMeter(profile.manifest.target) as meter:
-        products = dict.fromkeys((*(layer.product for layer in layers), large))
-        vendor = vendor_shares(products, meter, options.samples)
+    products = dict.fromkeys((*(layer.product for layer in layers), large))
+    vendor = vendor_shares(products, PeakMeter(profile.manifest.target), options.samples)
     machine = machine_info(("torch",))
     print(f"{options.artifact}\n{describe(machine)}\n1 thread, float32, shares of the measured peak")
     rows = [[layer.name, str(layer.product), f"{layer.share:.0%}", f"{vendor[layer.product]:.0%}"] for layer in layers]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.errors import ArtifactError
+from tsm_edge.files import scratch_folder
 from tsm_edge.machine import architecture, cpu_flags, missing_features, this_architecture
 from tsm_edge.manifest import Manifest, parse_manifest
+from tsm_edge.paths import native_path
 from tsm_edge.runtime import abi_version
 
 LIBRARY = "model.so"
@@ -78,6 +79,12 @@ def load_artifact(path: str | Path) -> Artifact:
     return Artifact(folder, manifest)
 
 
+def files_of_artifact(path: Path) -> list[Path]:
+    """All files in an artifact's directory, which may be named by its library; none where there is no directory."""
+    folder = path.parent if path.name == LIBRARY else path
+    return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+
+
 def latest_artifact(folder: Path = OUTPUT_FOLDER) -> Path:
     """The artifact written last directly below ``folder``.
 
@@ -132,12 +139,12 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
 
 def _load(artifact: Artifact) -> ctypes.CDLL:
     path = artifact.library.resolve()
-    library = ctypes.CDLL(str(path))
+    library = ctypes.CDLL(native_path(path))
     library.tsm_manifest.restype = ctypes.c_char_p
     if library.tsm_manifest() == dataclasses.replace(artifact.manifest, files={}).to_json().encode("utf-8"):
         return library
     # The system's loader knows libraries by path: one loaded from here before it was compiled again hides the new one.
-    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as folder:
-        link = Path(folder) / LIBRARY
+    with scratch_folder() as folder:
+        link = folder / LIBRARY
         link.symlink_to(path)
         return ctypes.CDLL(str(link))

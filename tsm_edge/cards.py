@@ -451,6 +451,17 @@ def load_model(name: str | Path) -> ModelCard:
     return from_table(ModelCard, table, _place(path, "models"))
 
 
+def model_files(name: str | Path, card: ModelCard) -> tuple[Path, ...]:
+    """The files that :func:`load_model` has read ``card`` from."""
+    path = _card_path("models", "model", name)
+    return (path, path.parent / card.labels_file) if card.labels_file else (path,)
+
+
+def target_file(name: str | Path) -> Path:
+    """The file that :func:`load_target` reads."""
+    return _card_path("targets", "target", name)
+
+
 def model_to_table(card: ModelCard) -> dict[str, Any]:
     """Return a model card as plain values that JSON and TOML can hold; :func:`model_from_table` is its inverse."""
     table = dataclasses.asdict(card)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tsm_edge.artifact import OUTPUT_FOLDER
-from tsm_edge.cards import load_model, load_target
+from tsm_edge.cards import load_model, load_target, model_files
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import CheckFailed, VideoError
+from tsm_edge.files import NewFile, check_writable
 from tsm_edge.manifest import Manifest
+from tsm_edge.paths import native_path, refuse_replacing
 from tsm_edge.run import RunRequest, RunSummary, run
 from tsm_edge.session import OnlineSession
 from tsm_edge.verify import VerifyResult, verify_artifact
@@ -98,7 +101,11 @@ def run_demo(
     started = time.monotonic()
     card = load_model(request.model)
     target = load_target("native")
-    folder = request.output / f"{card.name}-native"
+    folder, drawn, annotated = (
+        request.output / name for name in (f"{card.name}-native", "demo-clip.mp4", "demo-annotated.mp4")
+    )
+    for path in (annotated,) if request.video else (annotated, drawn):
+        _check_output(path, [request.video, request.checkpoint, *model_files(request.model, card)])
     # tsm-runner is for devices, and its first link takes most of a minute.
     artifact = compile_model(
         CompileRequest(target, folder, card, request.checkpoint, runner=False), progress, warn=warn
@@ -110,8 +117,7 @@ def run_demo(
     clip = request.video
     if clip is None:
         progress("drawing a clip")
-        clip = write_clip(request.output / "demo-clip.mp4")
-    annotated = request.output / "demo-annotated.mp4"
+        clip = write_clip(drawn)
     shown: Counter[str] = Counter()
     progress(f"running on {clip}")
     with (
@@ -132,6 +138,15 @@ def run_demo(
     )
 
 
+def _check_output(path: Path, inputs: Iterable[Path | None]) -> None:
+    """Refuse a place for a video before the work."""
+    refuse_replacing(path, inputs, "-o DIR")
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be written ({error.strerror})", "choose another folder: -o DIR") from None
+
+
 def write_clip(path: Path, frames: int = 90, fps: float = 30.0) -> Path:
     """Draw a clip of a hand-sized disc that swipes left and right, 320 × 240 pixels, and write it as MP4.
 
@@ -142,10 +157,8 @@ def write_clip(path: Path, frames: int = 90, fps: float = 30.0) -> Path:
     """
     cv2 = load_opencv(SourceOptions())
     height, width = 240, 320
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
-    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-    try:
+    with NewFile(path, ".mp4") as file, _closing(cv2.VideoWriter()) as writer:
+        writer.open(native_path(file.temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
         if not writer.isOpened():
             raise VideoError(f"{path}: cannot be written as MP4", "give a clip with: tsm-edge demo --video FILE")
         ramp = np.linspace(40, 120, width, dtype=np.float32)[None, :, None]
@@ -155,7 +168,12 @@ def write_clip(path: Path, frames: int = 90, fps: float = 30.0) -> Path:
             x = int(width * (0.5 + 0.35 * np.sin(2 * np.pi * index / 45)))
             cv2.ellipse(image, (x, height // 2), (34, 46), 0.0, 0.0, 360.0, (120, 160, 220), -1)
             writer.write(image)
+    return path
+
+
+@contextmanager
+def _closing(writer: Any) -> Iterator[Any]:
+    try:
+        yield writer
     finally:
         writer.release()
-    os.replace(temporary, path)
-    return path

@@ -8,13 +8,13 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact, load_artifact
 from tsm_edge.errors import ArtifactError
+from tsm_edge.files import scratch_folder
 from tsm_edge.golden import make_golden, write_golden
 from tsm_edge.machine import architecture, this_architecture
 from tsm_edge.manifest import Manifest, TargetInfo
@@ -79,8 +79,8 @@ def verify_emulated(
         raise ArtifactError(f"{artifact.path}: has no {RUNNER}", "compile again without --no-runner")
     emulator = emulator_command(manifest.target)
     golden = make_golden(Reference(onnx or artifact.path / MODEL_ONNX, manifest), manifest, frames, seed)
-    with tempfile.TemporaryDirectory(prefix="tsm-edge-") as folder:
-        frames_file, outputs_file = Path(folder) / "frames.bin", Path(folder) / "outputs.bin"
+    with scratch_folder() as folder:
+        frames_file, outputs_file = folder / "frames.bin", folder / "outputs.bin"
         write_golden(frames_file, golden)
         arguments = ["--golden", str(frames_file), "--outputs", str(outputs_file), "--threads", str(threads)]
         _run([*emulator, str(runner.resolve()), "verify", *arguments], artifact)

@@ -14,8 +14,9 @@ from pathlib import Path
 from tsm_edge import __version__
 from tsm_edge.cards import LARGEST_SEED, ModelCard, NetworkSpec, TemporalMode, height_width
 from tsm_edge.errors import ModelFileError, TsmEdgeError
-from tsm_edge.files import write_atomic
+from tsm_edge.files import check_writable, write_atomic
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, write_metadata
+from tsm_edge.paths import printable, refuse_replacing
 
 if typing.TYPE_CHECKING:
     import onnx
@@ -98,11 +99,18 @@ def export_onnx(request: ExportRequest) -> ExportResult:
         The temporal mode is impossible for the card's network.
     ModelFileError
         The output cannot be written.
+    TsmEdgeError
+        The output is the checkpoint.
     """
     from tsm_edge.networks import build_network
 
     if request.output.is_dir():
         raise ModelFileError(f"{request.output}: is a folder, expected a file to write", "add a name: -o FILE.onnx")
+    refuse_replacing(request.output, [request.checkpoint], "-o FILE.onnx")
+    try:
+        check_writable(request.output)
+    except OSError as error:
+        raise _not_writable(request.output, error) from None
     card = request.card
     if request.temporal_mode is not None:
         card = dataclasses.replace(card, network=dataclasses.replace(card.network, temporal_mode=request.temporal_mode))
@@ -122,7 +130,7 @@ def _load_weights(network: TemporalNetwork, spec: NetworkSpec, request: ExportRe
 
     checkpoint = read_checkpoint(request.checkpoint)
     load_into(network, spec, checkpoint, request.allow_offline_weights)
-    return WeightSource(checkpoint.path.name, checkpoint.sha256, checkpoint.trained_mode)
+    return WeightSource(printable(checkpoint.path.name), checkpoint.sha256, checkpoint.trained_mode)
 
 
 def _to_onnx(network: TemporalNetwork, spec: NetworkSpec) -> onnx.ModelProto:
@@ -169,7 +177,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def _write(model: onnx.ModelProto, path: Path) -> int:
-    """Check the model, write it under a temporary name, rename it; return its size in bytes."""
+    """Check the model and write it; return its size in bytes."""
     import onnx
 
     onnx.checker.check_model(model, full_check=True)
@@ -177,10 +185,12 @@ def _write(model: onnx.ModelProto, path: Path) -> int:
     try:
         write_atomic(path, data)
     except OSError as error:
-        raise ModelFileError(
-            f"{path}: cannot be written ({error.strerror})", "choose another file with: -o FILE.onnx"
-        ) from None
+        raise _not_writable(path, error) from None
     return len(data)
+
+
+def _not_writable(path: Path, error: OSError) -> ModelFileError:
+    return ModelFileError(f"{path}: cannot be written ({error.strerror})", "choose another file with: -o FILE.onnx")
 
 
 def _shapes(values: typing.Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:

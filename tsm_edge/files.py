@@ -16,6 +16,7 @@ from types import TracebackType
 
 from tsm_edge.disk import temporary_place
 from tsm_edge.errors import TextFileError, TsmEdgeError
+from tsm_edge.paths import native_path
 from tsm_edge.stale import create_file, hold, remove, remove_if_stale, remove_stale
 
 _SCRATCH = "tsm-edge-scratch-"
@@ -141,6 +142,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.temporary.write_bytes(data)
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place where :class:`NewFile` could not write, before the work for it begins; nothing is left there.
+
+    Raises
+    ------
+    OSError
+        As there.
+    """
+    NewFile(path).discard()
+
+
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A private folder for files nobody else looks at, removed at the end; those of dead processes are removed, too.
@@ -148,7 +160,8 @@ def scratch_folder() -> Iterator[Path]:
     Raises
     ------
     TsmEdgeError
-        The system's folder for temporary files cannot be written.
+        The system's folder for temporary files cannot be written, or its name is not UTF-8, which the compiler and the
+        linker need.
     """
     place = temporary_place()
     for path in place.folder.glob(f"{_SCRATCH}*"):
@@ -163,6 +176,7 @@ def scratch_folder() -> Iterator[Path]:
             break
         os.close(descriptor)
     try:
+        native_path(folder)
         yield folder
     finally:
         remove(folder)

@@ -21,6 +21,7 @@ from typing import Any
 
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files import make_folders, remove_folders, sync, sync_folder
+from tsm_edge.paths import native_path
 from tsm_edge.stale import create_folder, hold, remove, remove_stale
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -59,6 +60,8 @@ def writing_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
     ------
     ArtifactError
         ``path`` is not tsm-edge's to replace, is being written, or cannot be written.
+    TsmEdgeError
+        Its name is not UTF-8.
     """
     place = _Place(path, Path(os.path.realpath(path)), kind)
     place.check_possible()
@@ -88,6 +91,7 @@ class _Place:
 
     def check_possible(self) -> None:
         """Refuse what no folder can take the place of."""
+        native_path(self.real)  # the linker writes there
         here: Path | None = None
         with contextlib.suppress(OSError):
             here = Path.cwd()

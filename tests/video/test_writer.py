@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from clips import case, plain, write_avi
 
-from tsm_edge.errors import VideoError
+from tsm_edge.errors import TsmEdgeError, VideoError
 from tsm_edge.video.annotate import annotate
 from tsm_edge.video.source import SourceInfo, open_source
 from tsm_edge.video.writer import VideoFile
@@ -177,7 +177,10 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="is a folder"):
         VideoFile(folder, info())
     clip = write_avi(tmp_path / "clip.avi", [plain(1)]).rename(tmp_path / "clip.mp4")
-    with open_source(clip) as source, pytest.raises(VideoError, match="is the video being read"):
+    with (
+        open_source(clip) as source,
+        pytest.raises(TsmEdgeError, match=r"clip\.mp4: is also read, expected another"),
+    ):
         VideoFile(clip, source.info)
 
 

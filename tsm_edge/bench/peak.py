@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import tempfile
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from tsm_edge.cards import CpuSpec
+from tsm_edge.files import scratch_folder
 from tsm_edge.manifest import TargetInfo
 
 # Enough independent sums to hide the latency of a multiply-add, few enough for 16 registers.
@@ -51,19 +50,11 @@ class PeakMeter:
         self._threads = threads
         self._flops = 2 * target.vector_lanes * _ACCUMULATORS * _UNROLLED
         self._lanes = target.vector_lanes
-        self._folder = tempfile.TemporaryDirectory(prefix="tsm-edge-")
-        self._kernel = _compiled(target, Path(self._folder.name))
+        with scratch_folder() as folder:  # what is loaded needs its file no more
+            self._kernel = _compiled(target, folder)
         self._items = 1000
         while (seconds := self._run(self._items)) < _SECONDS:
             self._items = max(2 * self._items, int(self._items * _SECONDS / max(seconds, 1e-6)))
-
-    def __enter__(self) -> PeakMeter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._folder.cleanup()
 
     def measure(self) -> float:
         """GFLOP/s of all threads together, over a few milliseconds."""

@@ -7,7 +7,6 @@ kernel's time is shared out over its stages, the layers it computes, by steps of
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -193,9 +192,8 @@ def profile_artifact(
     plain: list[float] = []
     profiled: list[float] = []
     peaks: list[float] = []
-    with contextlib.ExitStack() as stack:
-        session = stack.enter_context(OnlineSession(library, threads))
-        meter = stack.enter_context(PeakMeter(manifest.target, threads)) if measure_peak else None
+    with OnlineSession(library, threads) as session:
+        meter = PeakMeter(manifest.target, threads) if measure_peak else None
         for _ in range(WARM_UP):
             session.step(frame)
         for index in range(frames):

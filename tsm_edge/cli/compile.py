@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.artifact import OUTPUT_FOLDER, RUNNER
-from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model, load_target
+from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model, load_target, model_files, target_file
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
+from tsm_edge.paths import refuse_replacing
 
 if TYPE_CHECKING:
     from tsm_edge.artifact import Artifact
@@ -77,6 +78,8 @@ def command(
     target_card = load_target(target)
     name = card.name if card else onnx.stem if onnx else ""
     folder = output or OUTPUT_FOLDER / f"{name}-{target_card.name}"
+    cards = [target_file(target), *(model_files(model, card) if card and model else ())]
+    refuse_replacing(folder, cards, "-o DIR")
     request = CompileRequest(
         target=target_card,
         output=folder,

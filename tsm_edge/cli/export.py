@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model
+from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model, model_files
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+from tsm_edge.paths import refuse_replacing
 
 
 @click.command("export")
@@ -37,7 +38,9 @@ def command(
     """
     from tsm_edge.export import ExportRequest, export_onnx
 
-    request = ExportRequest(load_model(model), output, checkpoint, allow_offline_weights, mode, seed)
+    card = load_model(model)
+    refuse_replacing(output, model_files(model, card), "-o FILE.onnx")
+    request = ExportRequest(card, output, checkpoint, allow_offline_weights, mode, seed)
     with status(f"exporting {request.card.name}"):
         result = export_onnx(request)
     if as_json:

@@ -21,6 +21,7 @@ import tsm_edge
 from tsm_edge.cli.signals import Stopped, stopped_by_signals
 from tsm_edge.cli.streams import prepare_streams, print_to_stderr, stdout_is_gone
 from tsm_edge.errors import TsmEdgeError, unknown_name
+from tsm_edge.paths import not_utf8, printable
 from tsm_edge.redact import redacted
 
 PROGRAM = "tsm-edge"
@@ -172,6 +173,9 @@ def entry_point(args: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str], settings: Settings) -> int:
     """Run one command; a command ends with another code than 0 by ``ctx.exit(code)`` or by raising."""
+    for argument in args:
+        if printable(argument) != argument:
+            raise not_utf8(argument)
     try:
         with root.make_context(PROGRAM, args, obj=settings) as ctx:
             root.invoke(ctx)

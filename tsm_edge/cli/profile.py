@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tsm_edge.artifact import files_of_artifact
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain
+from tsm_edge.files import check_writable
+from tsm_edge.paths import refuse_replacing
 
 if TYPE_CHECKING:
     from tsm_edge.bench.profile import KernelTime, Profile
@@ -33,6 +36,8 @@ def command(artifact: Path | None, threads: int, frames: int, no_peak: bool, htm
     from tsm_edge.bench.profile import profile_artifact
 
     path = chosen_artifact(artifact)
+    if html is not None:
+        _check_report(html, path)
     measure_peak = not no_peak and can_measure_peak()
     with status(f"profiling {path}"):
         profile = profile_artifact(path, threads, frames, measure_peak)
@@ -52,8 +57,21 @@ def _write_report(path: Path, profile: Profile) -> None:
     try:
         write_report(path, profile)
     except OSError as error:
-        raise click.BadParameter(f"{path} cannot be written ({error.strerror})", param_hint="--html") from None
+        raise _not_writable(path, error) from None
     note(f"report: {path}")
+
+
+def _check_report(path: Path, artifact: Path) -> None:
+    """Refuse a place for the report before the work."""
+    refuse_replacing(path, files_of_artifact(artifact), "--html FILE.html")
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise _not_writable(path, error) from None
+
+
+def _not_writable(path: Path, error: OSError) -> click.BadParameter:
+    return click.BadParameter(f"{path} cannot be written ({error.strerror})", param_hint="--html")
 
 
 def _print(profile: Profile) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tsm_edge.artifact import files_of_artifact
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
 from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
+from tsm_edge.paths import refuse_replacing
 
 if TYPE_CHECKING:
     from tsm_edge.rpc.place import Place
@@ -64,7 +66,10 @@ def command(
     logs = bool(ctx.obj.debug)
     options = SourceOptions(gap_s=gap, reconnect_s=reconnect, native_logs=logs)
     request = RunRequest(every=every, smooth=smooth, limit=limit, out=out, show=show, native_logs=logs)
-    with _session(chosen_artifact(artifact), threads, device) as session:
+    path = chosen_artifact(artifact)
+    if out is not None:
+        refuse_replacing(out, files_of_artifact(path), "--out FILE.mp4")
+    with _session(path, threads, device) as session:
         _run(session, place, options, request, as_json, "step, with network" if device else "step")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from tsm_edge.cards import TargetCard
 from tsm_edge.compile.zig import run_zig
 from tsm_edge.files import scratch_folder
+from tsm_edge.paths import native_path
 from tsm_edge.runtime import RUNTIME_FOLDER, SOURCES, VERSION_SCRIPT
 
 # What the C runtime may take from Android's libc.so and the kernels from its libm.so; anything else fails to link. All
@@ -119,7 +120,7 @@ def _zig(
     arguments = [
         *("cc", "-target", *flags),
         *(f"-I{folder}" for folder in (RUNTIME_FOLDER, *includes)),
-        *(str(path.resolve()) for path in inputs),
-        *("-o", str(output.resolve())),
+        *(native_path(path.resolve()) for path in inputs),
+        *("-o", native_path(output.resolve())),
     ]
     run_zig(arguments, f"linking for {target.name}", output)

@@ -48,6 +48,7 @@ from tsm_edge.errors import CompileError, ModelFileError
 from tsm_edge.files import scratch_folder
 from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
+from tsm_edge.paths import printable, refuse_replacing
 from tsm_edge.runtime import HEADER, abi_version
 
 Progress = Callable[[str], None]
@@ -144,6 +145,9 @@ def compile_model(
 
     started = time.monotonic()
     check_cpu(request.target)
+    for output in (request.output, request.intermediates):
+        if output is not None:
+            refuse_replacing(output, [request.onnx, request.checkpoint], "-o DIR")
     if note := zig_cache().note:
         warn(note)
     with ExitStack() as folders:
@@ -216,7 +220,7 @@ def _manifest(
     from tsm_edge.compile.csource import block_offsets, cache_bytes
     from tsm_edge.compile.zig import zig_version
 
-    weights = metadata.weights if metadata else WeightSource(str(request.onnx), graph.sha256)
+    weights = metadata.weights if metadata else WeightSource(printable(str(request.onnx)), graph.sha256)
     cpu, target = request.target.cpu, request.target
     hashes = {"onnx": graph.sha256}
     if metadata and metadata.weights.sha256:
@@ -298,7 +302,7 @@ def _foreign_model(request: CompileRequest, graph: OnlineGraph) -> _ForeignModel
     if card is None:
         name = request.onnx.stem if request.onnx else "model"
         preprocess = Preprocess(short_side=round(shorter * 256 / 224), crop=size)
-        return _ForeignModel(name, f"compiled from {request.onnx}", preprocess)
+        return _ForeignModel(name, f"compiled from {printable(str(request.onnx))}", preprocess)
     if card.network.classes != classes:
         raise CompileError(
             f"{request.onnx}: has {classes} classes, model card {card.name} {card.network.classes}",

@@ -8,10 +8,11 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact import RUNNER, Artifact, load_artifact
+from tsm_edge.artifact import RUNNER, Artifact, files_of_artifact, load_artifact
 from tsm_edge.deploy.files import DeployFile, files_of
 from tsm_edge.errors import DeployError
-from tsm_edge.files import write_atomic
+from tsm_edge.files import check_writable, write_atomic
+from tsm_edge.paths import native_path, refuse_replacing
 
 README, SUMS = "README.txt", "SHA256SUMS"
 
@@ -45,12 +46,12 @@ def write_bundle(artifact_path: Path, output: Path) -> Bundle:
         ``output`` is not named ``.tar.gz``, or cannot be written.
     """
     artifact, planned = _plan(artifact_path, output)
-    folder = artifact.path.resolve().name
+    folder = Path(native_path(artifact.path.resolve())).name
     data = _compressed(folder, planned.files, _readme(artifact, folder, planned.files))
     try:
         write_atomic(output, data)
     except OSError as error:
-        raise DeployError(f"{output}: cannot be written ({error.strerror})", "name another: --bundle FILE") from None
+        raise _not_writable(output, error) from None
     return Bundle(output, len(data), planned.files)
 
 
@@ -69,7 +70,16 @@ def _plan(artifact_path: Path, output: Path) -> tuple[Artifact, Bundle]:
     if not output.name.endswith((".tar.gz", ".tgz")):
         raise DeployError(f"{output}: expected a name that ends in .tar.gz", "for example: --bundle model.tar.gz")
     artifact = load_artifact(artifact_path)
+    refuse_replacing(output, files_of_artifact(artifact.path), "--bundle FILE.tar.gz")
+    try:
+        check_writable(output)
+    except OSError as error:
+        raise _not_writable(output, error) from None
     return artifact, Bundle(output, None, files_of(artifact))
+
+
+def _not_writable(output: Path, error: OSError) -> DeployError:
+    return DeployError(f"{output}: cannot be written ({error.strerror})", "name another: --bundle FILE")
 
 
 def _compressed(folder: str, files: tuple[DeployFile, ...], readme: str) -> bytes:

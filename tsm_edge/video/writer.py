@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from fractions import Fraction
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsm_edge.errors import VideoError
 from tsm_edge.files import NewFile
+from tsm_edge.paths import native_path, refuse_replacing
 from tsm_edge.video.capture import Image, SourceOptions
 from tsm_edge.video.ffmpeg import load_ffmpeg
 from tsm_edge.video.source import SourceInfo
@@ -50,6 +52,8 @@ class VideoFile:
     ------
     VideoError
         The name does not end in ``.mp4``, the folder does not exist, or the file cannot be written.
+    TsmEdgeError
+        It is the video that is read, or its name is not UTF-8.
     """
 
     def __init__(self, path: Path, info: SourceInfo, native_logs: bool = False) -> None:
@@ -63,8 +67,8 @@ class VideoFile:
             )
         if path.is_dir():
             raise VideoError(f"annotated video {path}: is a folder, expected a file name", f"try: --out {path}/out.mp4")
-        if info.path is not None and path.exists() and path.samefile(info.path):
-            raise VideoError(f"annotated video {path}: is the video being read", "choose another name for it")
+        refuse_replacing(path, [info.path], "--out FILE.mp4")
+        native_path(os.path.realpath(path))
         self._av = load_ffmpeg(SourceOptions(native_logs=native_logs))
         # One for all frames: making one costs more than the conversion.
         self._reformatter = self._av.video.reformatter.VideoReformatter()

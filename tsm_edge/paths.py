@@ -1,0 +1,76 @@
+"""Paths that come from outside: names that are no text, and outputs that are an input at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tsm_edge.errors import TsmEdgeError
+
+
+def printable(name: str | Path) -> str:
+    """A name as text that can be printed and stored anywhere: bytes of it that are no UTF-8 as ``\\xff``."""
+    return re.sub("[\ud800-\udfff]", _escaped, str(name))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def native_path(path: str | Path) -> str:
+    """A path for code that is not Python, which takes names as UTF-8 (decoders, ONNX Runtime, TVM, the linker).
+
+    Raises
+    ------
+    TsmEdgeError
+        The name, or that of a folder above, is not UTF-8: such code would crash, or look for another file.
+    """
+    text = str(path)
+    try:
+        same = os.fsencode(text) == text.encode("utf-8")
+    except UnicodeEncodeError:
+        same = False
+    if not same:
+        raise not_utf8(text)
+    return text
+
+
+def not_utf8(name: str) -> TsmEdgeError:
+    """The error of a name that is not UTF-8."""
+    return TsmEdgeError(
+        f"'{printable(name)}': expected a name in UTF-8", "rename it, or make a link to it with a plain name: ln -s"
+    )
+
+
+def refuse_replacing(output: Path, inputs: Iterable[Path | None], option: str) -> None:
+    """Refuse an output that is one of the inputs, or a folder with one in it; links are followed.
+
+    Parameters
+    ----------
+    output : Path
+    inputs : iterable of Path or None
+        None stands for an input that was not given; one that does not exist is passed over.
+    option : str
+        How to name another output: ``-o FILE.onnx``.
+
+    Raises
+    ------
+    TsmEdgeError
+        It is; nothing has been written.
+    """
+    for path in inputs:
+        if path is not None and _holds(output, path):
+            where = "is also read" if output.name == path.name else f"would replace {path}, which is read"
+            raise TsmEdgeError(f"{output}: {where}, expected another file to write", f"name another: {option}")
+
+
+def _holds(output: Path, path: Path) -> bool:
+    """Whether ``path`` is ``output``, or in it."""
+    with contextlib.suppress(OSError):
+        here = Path(os.path.realpath(path))
+        return any(os.path.samefile(output, place) for place in (path, *here.parents))
+    return False
