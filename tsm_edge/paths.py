@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -47,7 +46,7 @@ def not_utf8(name: str) -> TsmEdgeError:
 
 
 def refuse_replacing(output: Path, inputs: Iterable[Path | None], option: str) -> None:
-    """Refuse an output that is one of the inputs, or a folder with one in it; links are followed.
+    """Refuse a file to write that is one of the files that are read; links are followed.
 
     Parameters
     ----------
@@ -63,14 +62,27 @@ def refuse_replacing(output: Path, inputs: Iterable[Path | None], option: str) -
         It is; nothing has been written.
     """
     for path in inputs:
-        if path is not None and _holds(output, path):
-            where = "is also read" if output.name == path.name else f"would replace {path}, which is read"
-            raise TsmEdgeError(f"{output}: {where}, expected another file to write", f"name another: {option}")
+        if path is not None and _same(output, path):
+            raise TsmEdgeError(f"{output}: is also read, expected another file to write", f"name another: {option}")
 
 
-def _holds(output: Path, path: Path) -> bool:
-    """Whether ``path`` is ``output``, or in it."""
-    with contextlib.suppress(OSError):
-        here = Path(os.path.realpath(path))
-        return any(os.path.samefile(output, place) for place in (path, *here.parents))
-    return False
+def refuse_replacing_folder(output: Path, inputs: Iterable[Path | None], option: str) -> None:
+    """Refuse a folder to write in which one of the files is that are read; as :func:`refuse_replacing`.
+
+    Raises
+    ------
+    TsmEdgeError
+        There is one in it; nothing has been written.
+    """
+    for path in inputs:
+        if path is not None and any(_same(output, folder) for folder in Path(os.path.realpath(path)).parents):
+            raise TsmEdgeError(
+                f"{output}: {path} is in it and is read, expected another folder to write", f"name another: {option}"
+            )
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there
+        return False

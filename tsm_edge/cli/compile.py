@@ -10,7 +10,7 @@ import click
 from tsm_edge.artifact import OUTPUT_FOLDER, RUNNER
 from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model, load_target, model_files, target_file
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
-from tsm_edge.paths import refuse_replacing
+from tsm_edge.paths import refuse_replacing_folder
 
 if TYPE_CHECKING:
     from tsm_edge.artifact import Artifact
@@ -79,7 +79,7 @@ def command(
     name = card.name if card else onnx.stem if onnx else ""
     folder = output or OUTPUT_FOLDER / f"{name}-{target_card.name}"
     cards = [target_file(target), *(model_files(model, card) if card and model else ())]
-    refuse_replacing(folder, cards, "-o DIR")
+    refuse_replacing_folder(folder, cards, "-o DIR")
     request = CompileRequest(
         target=target_card,
         output=folder,

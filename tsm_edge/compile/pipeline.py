@@ -48,7 +48,7 @@ from tsm_edge.errors import CompileError, ModelFileError
 from tsm_edge.files import scratch_folder
 from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
-from tsm_edge.paths import printable, refuse_replacing
+from tsm_edge.paths import printable, refuse_replacing_folder
 from tsm_edge.runtime import HEADER, abi_version
 
 Progress = Callable[[str], None]
@@ -147,7 +147,7 @@ def compile_model(
     check_cpu(request.target)
     for output in (request.output, request.intermediates):
         if output is not None:
-            refuse_replacing(output, [request.onnx, request.checkpoint], "-o DIR")
+            refuse_replacing_folder(output, [request.onnx, request.checkpoint], "-o DIR")
     if note := zig_cache().note:
         warn(note)
     with ExitStack() as folders:
