@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def resnet_card(**network: object) -> ModelCard:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "trained.pth"
+    path = tmp_path_factory.mktemp("weights") / os.fsdecode(b"trained\xff.pth")  # a name that is not UTF-8
     torch.save(build_network(ONLINE.network, seed=9).backbone.state_dict(), path)
     return path
 
@@ -118,7 +119,7 @@ def test_metadata(online: ExportResult, checkpoint: Path) -> None:
     assert metadata.version == tsm_edge.__version__
     assert metadata.weights == online.weights
     assert not metadata.weights.random
-    assert metadata.weights.checkpoint == "trained.pth"
+    assert metadata.weights.checkpoint == r"trained\xff.pth"
     assert metadata.weights.sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert metadata.weights.trained_mode == "online"
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Literal
 
 from tsm_edge.errors import VideoError
+from tsm_edge.paths import printable
 from tsm_edge.redact import redacted
 from tsm_edge.video.camera import open_camera, open_pipeline
 from tsm_edge.video.capture import Image, Recording, SourceOptions, is_pipeline, is_url, wait_for
@@ -286,7 +287,7 @@ def open_source(place: str | Path | int, options: SourceOptions | None = None) -
     if is_pipeline(text):
         return LiveSource(lambda: open_pipeline(text, options), "GStreamer pipeline", options, may_end=True)
     if not is_url(text):
-        return FileSource(open_file(Path(place), options), f"video {place}", options, Path(place))
+        return FileSource(open_file(Path(place), options), f"video {printable(text)}", options, Path(place))
     capture = wait_for(lambda: open_url(text, options))
     if has_an_end(capture):
         return FileSource(capture, f"video {redacted(text)}", options)
