@@ -17,13 +17,12 @@ from conftest import RunProgram
 from tsm_edge.artifact import Artifact
 from tsm_edge.cards import TargetCard
 from tsm_edge.cli.main import entry_point
-from tsm_edge.compile.graph import load_onnx
+from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.deploy.bundle import write_bundle
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.files import scratch_folder
 from tsm_edge.paths import native_path, printable, refuse_replacing, refuse_replacing_folder
-from tsm_edge.reference import Reference
 from tsm_edge.session import OnlineSession
 from tsm_edge.video.source import SourceInfo, open_source
 from tsm_edge.video.writer import VideoFile
@@ -98,7 +97,6 @@ API: dict[str, Callable[[Path, Artifact, TargetCard], object]] = {
         folder / "out.mp4", SourceInfo("test", False, 64, 48, 10.0, None)
     ),
     "session": lambda folder, _artifact, _native: OnlineSession(folder / "model"),
-    "reference": lambda folder, artifact, _native: Reference(folder / "model" / "model.onnx", artifact.manifest),
     "graph": lambda folder, _artifact, _native: load_onnx(folder / "model" / "model.onnx"),
     "artifact": lambda folder, artifact, native: compile_model(
         CompileRequest(native, folder / "out", onnx=artifact.path / "model.onnx")

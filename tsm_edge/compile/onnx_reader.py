@@ -23,6 +23,7 @@ from tsm_edge.disk import no_room, temporary_place
 from tsm_edge.errors import ModelFileError, TsmEdgeError
 from tsm_edge.files import scratch_folder
 from tsm_edge.onnx_runtime import import_onnxruntime, open_session, session_options
+from tsm_edge.paths import native_path
 
 if TYPE_CHECKING:
     import onnx
@@ -102,7 +103,7 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:
         try:
             data = path.read_bytes()
             stored = onnx.load_from_string(data)
-            model = onnx.load(str(path))
+            model = onnx.load(native_path(path))  # ONNX looks for weights in files beside it
         except OSError as error:  # the file, or one beside it with the weights
             raise ModelFileError(
                 f"{error.filename or path}: cannot be read ({error.strerror})", _EXPORT_AGAIN
