@@ -145,9 +145,9 @@ def compile_model(
 
     started = time.monotonic()
     check_cpu(request.target)
-    for output in (request.output, request.intermediates):
-        if output is not None:
-            refuse_replacing_folder(output, [request.onnx, request.checkpoint], "-o DIR")
+    for folder_to_write in (request.output, request.intermediates):
+        if folder_to_write is not None:
+            refuse_replacing_folder(folder_to_write, [request.onnx, request.checkpoint], "-o DIR")
     if note := zig_cache().note:
         warn(note)
     with ExitStack() as folders:
