@@ -14,6 +14,7 @@ from mjpeg_server import MjpegServer, Send, serving, steady
 from tsm_edge.cards import Smoothing
 from tsm_edge.errors import RpcError, TsmEdgeError, VideoError
 from tsm_edge.run import FrameResult, Run, RunRequest, RunSummary, run
+from tsm_edge.video.annotate import annotate
 from tsm_edge.video.capture import SourceOptions
 from tsm_edge.video.preprocess import Preprocessor
 from tsm_edge.video.source import FileSource, open_source
@@ -246,6 +247,21 @@ def test_the_annotated_video_has_every_frame_with_a_bar(tmp_path: Path) -> None:
         bar = np.abs(new.image[-14:].astype(int) - old.image[-14:]).mean()
         assert above < 8
         assert bar > 20
+
+
+def test_every_annotated_frame_says_that_weights_are_random(steps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+
+    def noted(image: npt.NDArray[np.uint8], left: str, right: str) -> npt.NDArray[np.uint8]:
+        texts.append(left)
+        return annotate(image, left, right)
+
+    monkeypatch.setattr("tsm_edge.run.annotate", noted)
+    for name in ("trained", "random"):
+        run_all(steps, RunRequest(out=steps.with_suffix(".mp4"), every=5), FakeSession(name))
+    assert [text.partition("  ")[0] for text in texts[:6]] == ["level 0"] * 5 + ["level 5"]
+    assert all(text.startswith("random weights: level ") for text in texts[12:])
+    assert len(texts) == 24
 
 
 def test_an_interrupted_run_keeps_the_video_and_says_so(tmp_path: Path) -> None:

@@ -383,9 +383,7 @@ class Run:
     def _show(self, frame: Frame, result: FrameResult | None) -> None:
         if not self._sinks:
             return
-        left = f"{result.label}  {result.probability:.0%}".replace("%", " %") if result else ""
-        right = f"{result.latency_ms:.1f} ms" if result else ""
-        image = annotate(frame.image, left, right)
+        image = annotate(frame.image, *_caption(result, self._random_weights))
         for sink in self._sinks:
             sink.write(image, frame.time_s)
 
@@ -414,6 +412,14 @@ def run(session: Session, source: VideoSource, request: RunRequest | None = None
         The annotated video cannot be written where asked, or there is no screen for a window.
     """
     return Run(session, source, request or RunRequest())
+
+
+def _caption(result: FrameResult | None, random_weights: bool) -> tuple[str, str]:
+    """What is written at the left and at the right of an annotated frame."""
+    if result is None:
+        return "", ""
+    warning = "random weights: " if random_weights else ""
+    return f"{warning}{result.label}  {100 * result.probability:.0f} %", f"{result.latency_ms:.1f} ms"
 
 
 def _timing(values: npt.NDArray[np.float64]) -> Timing | None:

@@ -216,6 +216,7 @@ def test_a_long_label_is_made_smaller_not_cut() -> None:
     assert columns[-1] < 319
 
 
-def test_accents_do_not_become_question_marks() -> None:
+def test_accents_do_not_become_question_marks_and_other_letters_do_not_vanish() -> None:
     image = np.zeros((200, 320, 3), np.uint8)
     assert np.array_equal(annotate(image, "é", ""), annotate(image, "e", ""))
+    assert np.array_equal(annotate(image, "左へ  83 %", ""), annotate(image, "??  83 %", ""))

@@ -24,7 +24,8 @@ def annotate(image: Image, left: str, right: str) -> Image:
         uint8 RGB ``[H, W, 3]``; not changed.
     left, right : str
         Texts at the ends of the bar, for example ``Swiping Left 83 %`` and ``7.4 ms``. They are made smaller until
-        both fit; letters beyond ASCII lose their accents (OpenCV's built-in font has no others).
+        both fit; letters lose their accents and other characters beyond ASCII become ``?``, because OpenCV's built-in
+        font has none of them.
 
     Returns
     -------
@@ -65,4 +66,5 @@ def _write(cv2: Any, canvas: Image, text: str, place: tuple[int, int], scale: fl
 
 
 def _ascii(text: str) -> str:
-    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    plain = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return "".join(plain).encode("ascii", "replace").decode("ascii")
