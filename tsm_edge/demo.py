@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,14 +15,15 @@ from tsm_edge.artifact import OUTPUT_FOLDER
 from tsm_edge.cards import load_model, load_target, model_files
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import CheckFailed, VideoError
-from tsm_edge.files import NewFile, check_writable
+from tsm_edge.files import check_writable
+from tsm_edge.machine import check_threads
 from tsm_edge.manifest import Manifest
-from tsm_edge.paths import native_path, refuse_replacing
+from tsm_edge.paths import refuse_replacing
 from tsm_edge.run import RunRequest, RunSummary, run
 from tsm_edge.session import OnlineSession
 from tsm_edge.verify import VerifyResult, verify_artifact
-from tsm_edge.video.capture import SourceOptions, load_opencv
-from tsm_edge.video.source import open_source
+from tsm_edge.video.source import SourceInfo, open_source
+from tsm_edge.video.writer import VideoFile
 
 Progress = Callable[[str], None]
 
@@ -38,8 +38,8 @@ class DemoRequest:
         Model card.
     checkpoint : Path or None
         Trained weights; None: random ones, and predictions mean nothing.
-    video : Path or None
-        A clip; None: one is generated.
+    video : str, Path or None
+        A clip, or a stream's address; None: one is generated.
     output : Path
         Folder for the artifact, the clip and the annotated video.
     threads : int
@@ -48,7 +48,7 @@ class DemoRequest:
 
     model: str = "mobilenetv2-jester"
     checkpoint: Path | None = None
-    video: Path | None = None
+    video: str | Path | None = None
     output: Path = OUTPUT_FOLDER
     threads: int = 1
 
@@ -101,11 +101,16 @@ def run_demo(
     started = time.monotonic()
     card = load_model(request.model)
     target = load_target("native")
+    check_threads(request.threads)
     folder, drawn, annotated = (
         request.output / name for name in (f"{card.name}-native", "demo-clip.mp4", "demo-annotated.mp4")
     )
+    inputs = [request.checkpoint, *model_files(request.model, card)]
+    if request.video is not None:
+        open_source(request.video).close()  # it can be read: said before the long stages
+        inputs.append(Path(request.video))
     for path in (annotated,) if request.video else (annotated, drawn):
-        _check_output(path, [request.video, request.checkpoint, *model_files(request.model, card)])
+        _check_output(path, inputs)
     # tsm-runner is for devices, and its first link takes most of a minute.
     artifact = compile_model(
         CompileRequest(target, folder, card, request.checkpoint, runner=False), progress, warn=warn
@@ -122,7 +127,7 @@ def run_demo(
     progress(f"running on {clip}")
     with (
         OnlineSession(artifact, threads=request.threads) as session,
-        open_source(str(clip)) as source,
+        open_source(clip) as source,
         run(session, source, RunRequest(smooth=True, out=annotated)) as results,
     ):
         for result in results:
@@ -155,25 +160,16 @@ def write_clip(path: Path, frames: int = 90, fps: float = 30.0) -> Path:
     VideoError
         The file cannot be written.
     """
-    cv2 = load_opencv(SourceOptions())
+    import cv2
+
     height, width = 240, 320
-    with NewFile(path, ".mp4") as file, _closing(cv2.VideoWriter()) as writer:
-        writer.open(native_path(file.temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-        if not writer.isOpened():
-            raise VideoError(f"{path}: cannot be written as MP4", "give a clip with: tsm-edge demo --video FILE")
-        ramp = np.linspace(40, 120, width, dtype=np.float32)[None, :, None]
-        background = np.broadcast_to(ramp, (height, width, 3)).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = np.linspace(40, 120, width, dtype=np.float32)[None, :, None]
+    background = np.broadcast_to(ramp, (height, width, 3)).astype(np.uint8)
+    with closing(VideoFile(path, SourceInfo("a clip", False, width, height, fps, frames))) as file:
         for index in range(frames):
             image = background.copy()
             x = int(width * (0.5 + 0.35 * np.sin(2 * np.pi * index / 45)))
             cv2.ellipse(image, (x, height // 2), (34, 46), 0.0, 0.0, 360.0, (120, 160, 220), -1)
-            writer.write(image)
+            file.write(image, index / fps)
     return path
-
-
-@contextmanager
-def _closing(writer: Any) -> Iterator[Any]:
-    try:
-        yield writer
-    finally:
-        writer.release()

@@ -26,7 +26,7 @@ from tsm_edge.video.preprocess import Preprocessor
 from tsm_edge.video.smoothing import Smoother
 from tsm_edge.video.source import Break, Frame, VideoSource
 from tsm_edge.video.window import Window
-from tsm_edge.video.writer import VideoFile
+from tsm_edge.video.writer import VideoFile, check_place
 
 Floats = npt.NDArray[np.float32]
 
@@ -110,6 +110,8 @@ class RunRequest:
             raise TsmEdgeError(f"every is {self.every}, expected at least 1 frame")
         if self.limit is not None and self.limit < 1:
             raise TsmEdgeError(f"limit is {self.limit}, expected at least 1 frame")
+        if self.out is not None:
+            check_place(self.out)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tsm_edge.cli.output import json_option, note, print_json, print_table, stat
 @click.command("demo")
 @click.option("--model", default="mobilenetv2-jester", show_default=True, help="Model card, by name or path.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; without: random ones.")
-@click.option("--video", type=click.Path(path_type=Path), help="A clip; without: one is generated.")
+@click.option("--video", metavar="FILE|URL", help="A clip; without: one is generated.")
 @click.option(
     "-o",
     "--output",
@@ -25,7 +25,7 @@ from tsm_edge.cli.output import json_option, note, print_json, print_table, stat
 )
 @threads_option
 @json_option
-def command(model: str, checkpoint: Path | None, video: Path | None, output: Path, threads: int, as_json: bool) -> None:
+def command(model: str, checkpoint: Path | None, video: str | None, output: Path, threads: int, as_json: bool) -> None:
     """Export a model, compile it for this machine, verify it against ONNX Runtime, and run it on a clip."""
     from tsm_edge.demo import DemoRequest, run_demo
 

@@ -133,8 +133,8 @@ def status(text: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.markup import escape
 
-    with Console(stderr=True).status(escape(text)) as spinner:
-        yield lambda new: spinner.update(escape(new))
+    with Console(stderr=True).status(escape(redacted(text))) as spinner:
+        yield lambda new: spinner.update(escape(redacted(new)))
 
 
 def _is_number(cell: object) -> bool:

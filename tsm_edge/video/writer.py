@@ -31,6 +31,26 @@ _LONGEST_LIVE_PAUSE_S = 10.0
 _QUALITY = {"qmin": "3", "qmax": "3"}
 
 
+def check_place(path: Path) -> None:
+    """Refuse a name no video can be written to, before there is one.
+
+    Raises
+    ------
+    VideoError
+        It does not end in ``.mp4``, its folder does not exist, or it is a folder.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise VideoError(
+            f"annotated video {path}: expected a name that ends in .mp4", f"try: --out {path.with_suffix('.mp4')}"
+        )
+    if not path.parent.is_dir():
+        raise VideoError(
+            f"annotated video {path}: the folder {path.parent} does not exist", f"try: mkdir -p {path.parent}"
+        )
+    if path.is_dir():
+        raise VideoError(f"annotated video {path}: is a folder, expected a file name", f"try: --out {path}/out.mp4")
+
+
 class VideoFile:
     """An MP4 file being written: each frame is shown for as long as in its source.
 
@@ -57,16 +77,7 @@ class VideoFile:
     """
 
     def __init__(self, path: Path, info: SourceInfo, native_logs: bool = False) -> None:
-        if path.suffix.lower() != ".mp4":
-            raise VideoError(
-                f"annotated video {path}: expected a name that ends in .mp4", f"try: --out {path.with_suffix('.mp4')}"
-            )
-        if not path.parent.is_dir():
-            raise VideoError(
-                f"annotated video {path}: the folder {path.parent} does not exist", f"try: mkdir -p {path.parent}"
-            )
-        if path.is_dir():
-            raise VideoError(f"annotated video {path}: is a folder, expected a file name", f"try: --out {path}/out.mp4")
+        check_place(path)
         refuse_replacing(path, [info.path], "--out FILE.mp4")
         native_path(os.path.realpath(path))
         self._av = load_ffmpeg(SourceOptions(native_logs=native_logs))
