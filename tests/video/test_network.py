@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clips import clip, index_first
+from clips import clip, encode, index_first, plain
 from mjpeg_server import MjpegServer, Send, serving
 
 from tsm_edge.errors import VideoError
@@ -151,6 +151,32 @@ def test_a_file_of_which_the_server_sends_a_part_is_not_whole(tmp_path: Path) ->
         server.shutdown()
     assert 0 < len(frames) < 120
     assert not source.complete
+
+
+def test_a_stream_that_stalls_is_not_one_that_ended_although_the_decoder_still_had_frames(tmp_path: Path) -> None:
+    images = [plain(10 * (index % 20)) for index in range(100)]
+    data = encode(tmp_path / "stream.ts", images, "libx264", options={"bf": "2"}).read_bytes()
+    done = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+        def do_GET(self) -> None:
+            """Send some of an endless stream, then nothing."""
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(data)
+            done.wait(5)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        source = open_source(f"http://127.0.0.1:{server.server_address[1]}/stream", SourceOptions(read_timeout_s=0.5))
+        with source, pytest.raises(VideoError, match=r"no frame for \d\.\d s after \d+ frames"):
+            list(source)
+        done.set()
+        server.shutdown()
 
 
 def test_a_web_camera_that_sends_no_picture_is_named() -> None:

@@ -62,12 +62,13 @@ class OpenCvCapture:
 
         rate = native.get(cv2.CAP_PROP_FPS)
         self.fps = float(rate) if 0.1 <= rate <= 1000 else 0.0
+        self.broke_off = ""
         self._native = native
         self._shape: tuple[int, ...] = ()
         self._type: Any = np.uint8
 
     def grab(self) -> bool:
-        """Wait for the next frame; False if the source broke off."""
+        """Wait for the next frame; False if the source broke off or ended: OpenCV does not say which."""
         return self._native.grab()
 
     def retrieve(self) -> OpenCvPicture | None:

@@ -69,9 +69,12 @@ class Capture(Protocol):
     ----------
     fps : float
         Stated rate, frames/s; 0.0 if it states none that can be true.
+    broke_off : str
+        Empty, or why there are no more frames although the source has not ended, in words.
     """
 
     fps: float
+    broke_off: str
 
     def grab(self) -> bool:
         """Wait for the next frame; False when there is none."""

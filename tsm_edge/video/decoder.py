@@ -7,6 +7,8 @@ frame it failed to decode from the end of the file, or a codec it lacks from dam
 
 from __future__ import annotations
 
+import errno
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +72,8 @@ class Decoder:
         How long the container says it is, seconds; None of a live stream.
     damaged : int
         Packets that could not be decoded, and frames with parts missing, since the first good frame.
+    broke_off : str
+        Empty, or why reading ended before the source did.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Decoder:
 
         self._container = container
         self._stream = stream
+        self._live = live
         self._path = path
         self._codec = stream.codec_context.codec.name
         # Frame threads hold back a frame each. A motion JPEG camera is decoded as fast without.
@@ -99,12 +104,12 @@ class Decoder:
         self._read_errors = 0
         self._packets_read = 0
         self._cut_off = False
-        self._broke_off = ""
         self.fps = _stated_rate(stream)
         self.frame_count: int | None = stream.frames or None
         self.duration_s = None if container.duration is None else container.duration / 1e6
         self.time_s: float | None = None
         self.damaged = 0
+        self.broke_off = ""
 
     def grab(self) -> bool:
         """Decode up to the next frame; False at the end, or where reading breaks off."""
@@ -146,7 +151,7 @@ class Decoder:
 
     def trouble(self) -> str:
         """Return why the frames up to here are not all there are, in words; empty if they are."""
-        troubles = [self._broke_off] if self._broke_off else []
+        troubles = [self.broke_off] if self.broke_off else []
         # The half packet at a cut is no damage of its own.
         if self.damaged > self._cut_off:
             troubles.append(count_of("piece", self.damaged - self._cut_off) + " damaged")
@@ -158,8 +163,8 @@ class Decoder:
         """Return why there is not a single frame, as the end of a sentence that begins with a name; and what to try."""
         if self._path is not None and is_animated_webp(self._path):
             return "is an animated WebP, which this FFmpeg cannot decode", "save it as .gif or .mp4"
-        if self._broke_off:
-            return f"gave no frame: {self._broke_off}", "check that the sender sends video"
+        if self.broke_off:
+            return f"gave no frame: {self.broke_off}", "check that the sender sends video"
         if self._packets_read == 0:
             return "has no frames", "record it again: its writer put none into it"
         return (
@@ -180,13 +185,16 @@ class Decoder:
         """Read and decode one packet; at the end, what the decoder still holds."""
         import av
 
+        began_s = time.perf_counter()
         try:
             packet = next(self._packets, None)
         except av.error.InvalidDataError:
             self._pass_over_garbage()
             return
         except (av.FFmpegError, OSError) as error:
-            self._broke_off = _why(error)
+            # A motion JPEG stream ends with an "input/output error", whatever the reason.
+            if not (self._live and getattr(error, "errno", 0) == errno.EIO):
+                self.broke_off = _why(error, time.perf_counter() - began_s)
             self._drain()
             return
         if packet is None:
@@ -291,9 +299,9 @@ def _stated_rate(stream: VideoStream) -> float:
     return float(rate) if rate and _FEWEST_FPS <= rate <= _MOST_FPS else 0.0
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, waited_s: float) -> str:
     import av
 
     if isinstance(error, (av.error.ExitError, TimeoutError)):
-        return "nothing came any more"
+        return f"no frame for {waited_s:.1f} s"
     return f"reading failed: {getattr(error, 'strerror', None) or error}"

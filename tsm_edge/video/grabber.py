@@ -118,11 +118,11 @@ class Grabber:
         error: VideoError | None = None
         try:
             while current is not None:
-                waited_s = self._fetch_until_it_breaks(current)
+                broke_off = self._fetch_until_it_breaks(current)
                 current.release()
                 current = None if self._stopping.is_set() else self._reconnect()
                 if current is None and not self._stopping.is_set():
-                    error = self._loss(waited_s)
+                    error = self._loss(broke_off)
         except VideoError as unfit:  # a frame of an impossible shape
             error = unfit
         finally:
@@ -132,14 +132,14 @@ class Grabber:
                 self._error, self._finished = error, True
                 self._arrival.notify_all()
 
-    def _fetch_until_it_breaks(self, capture: Capture) -> float:
-        """Keep the newest frame up to date; return how long the last, failed read took, in seconds."""
+    def _fetch_until_it_breaks(self, capture: Capture) -> str:
+        """Keep the newest frame up to date; return why there are no more, in words; empty: it may just have ended."""
         last_s: float | None = None
         good_s = time.perf_counter()
         while not self._stopping.is_set():
             asked_s = time.perf_counter()
             if not capture.grab():
-                return time.perf_counter() - asked_s
+                return capture.broke_off or self._silence(time.perf_counter() - asked_s)
             arrived_s = time.perf_counter()
             picture = capture.retrieve()
             if picture is None:
@@ -158,7 +158,10 @@ class Grabber:
                 self._grabbed += 1
                 self._arrival.notify()
             last_s = arrived_s
-        return 0.0
+        return ""
+
+    def _silence(self, waited_s: float) -> str:
+        return f"no frame for {waited_s:.1f} s" if waited_s >= 0.9 * self._options.read_timeout_s else ""
 
     def _check_decoding(self, undecoded_s: float) -> None:
         """Bear a frame that was damaged on its way, but not a source of which nothing can be decoded."""
@@ -188,7 +191,7 @@ class Grabber:
             return capture
         return None
 
-    def _loss(self, waited_s: float) -> VideoError | None:
+    def _loss(self, broke_off: str) -> VideoError | None:
         """Return what to tell about a source that broke off for good; None if it simply ended."""
         after = f"after {self._grabbed} frames"
         if self._options.reconnect_s > 0:
@@ -196,9 +199,9 @@ class Grabber:
                 f"{self._name}: lost {after}, and not back within {self._options.reconnect_s:g} s",
                 "check its power, cable and network",
             )
-        if waited_s >= 0.9 * self._options.read_timeout_s:
+        if broke_off:
             return VideoError(
-                f"{self._name}: no frame for {waited_s:.1f} s {after}",
+                f"{self._name}: {broke_off} {after}",
                 "check the sender, or wait longer for it with --reconnect SECONDS",
             )
         if self._may_end and self._grabbed:

@@ -74,7 +74,7 @@ class Pictures:
 
     Attributes
     ----------
-    fps, frame_count, time_s, damaged
+    fps, frame_count, time_s, damaged, broke_off
         As in :class:`tsm_edge.video.capture.Recording`; the rate is not known, times are those at 25 frames/s.
     """
 
@@ -88,6 +88,7 @@ class Pictures:
         self.frame_count: int | None = len(paths)
         self.time_s: float | None = None
         self.damaged = 0
+        self.broke_off = ""
 
     def grab(self) -> bool:
         """Decode the next picture that can be; False at the end."""
