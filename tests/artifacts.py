@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import golden
@@ -11,7 +14,7 @@ import onnx
 import pytest
 from onnx_graphs import small_network
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact import Artifact, load_artifact
 from tsm_edge.cards import CpuSpec, TargetCard, load_model, load_target
 
 GOLDEN_ONLINE = "online_mobilenetv2_jester27"
@@ -50,28 +53,73 @@ def native() -> TargetCard:
     return load_target("native")
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of the test processes running side by side fills, and all of them read.
+
+    Parameters
+    ----------
+    factory : pytest.TempPathFactory
+    name : str
+    make : callable
+        Is given the empty folder.
+    """
+    base = factory.getbasetemp()
+    # Each process of pytest-xdist has its own folder in one that is common to them.
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = common / name, common / f"{name}.done"
+    with (common / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of another process that failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def small_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """:func:`onnx_graphs.small_network`, for this machine."""
-    return compile_onnx(small_network(), tmp_path_factory.mktemp("small") / "small", native)
+
+    def make(folder: Path) -> None:
+        compile_onnx(small_network(), folder / "small", native)
+
+    return load_artifact(made_once(tmp_path_factory, "small", make) / "small")
+
+
+@pytest.fixture(scope="session")
+def artifact_with_runner(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The same, with ``tsm-runner``."""
+
+    def make(folder: Path) -> None:
+        compile_onnx(small_network(), folder / "gestures", native, runner=True)
+
+    return load_artifact(made_once(tmp_path_factory, "with-runner", make) / "gestures")
 
 
 @pytest.fixture(scope="session")
 def other_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The same blocks with other weights, sizes and classes, for this machine; with a softmax and ``tsm-runner``."""
-    model = small_network(seed=5, height=18, width=26, classes=4, softmax=True)
-    return compile_onnx(model, tmp_path_factory.mktemp("other") / "other", native, runner=True)
+
+    def make(folder: Path) -> None:
+        model = small_network(seed=5, height=18, width=26, classes=4, softmax=True)
+        compile_onnx(model, folder / "other", native, runner=True)
+
+    return load_artifact(made_once(tmp_path_factory, "other", make) / "other")
 
 
 @pytest.fixture(scope="session")
 def golden_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The online reference case's weights, in the upstream demo's format."""
-    import torch
+    name = "mobilenetv2_jester_online.pth"
 
-    weights = golden.load(GOLDEN_ONLINE).state_dict()
-    path = tmp_path_factory.mktemp("golden") / "mobilenetv2_jester_online.pth"
-    torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, path)
-    return path
+    def make(folder: Path) -> None:
+        import torch
+
+        weights = golden.load(GOLDEN_ONLINE).state_dict()
+        torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, folder / name)
+
+    return made_once(tmp_path_factory, "golden-checkpoint", make) / name
 
 
 @pytest.fixture(scope="session")
@@ -79,14 +127,13 @@ def golden_artifact(
     native: TargetCard, golden_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Artifact, Path]:
     """The default model with the reference weights, for this machine, and the folder of its intermediates."""
-    from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
-    folder = tmp_path_factory.mktemp("golden-artifact")
-    request = CompileRequest(
-        native,
-        folder / "jester",
-        load_model("mobilenetv2-jester"),
-        checkpoint=golden_checkpoint,
-        intermediates=folder / "intermediates",
-    )
-    return compile_model(request), folder / "intermediates"
+    def make(folder: Path) -> None:
+        from tsm_edge.compile.pipeline import CompileRequest, compile_model
+
+        card = load_model("mobilenetv2-jester")
+        kept = folder / "intermediates"
+        compile_model(CompileRequest(native, folder / "jester", card, checkpoint=golden_checkpoint, intermediates=kept))
+
+    folder = made_once(tmp_path_factory, "golden-artifact", make)
+    return load_artifact(folder / "jester"), folder / "intermediates"

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from artifacts import golden_artifact, golden_checkpoint, native, other_artifact, small_artifact  # noqa: F401
+from artifacts import (  # noqa: F401
+    artifact_with_runner,
+    golden_artifact,
+    golden_checkpoint,
+    native,
+    other_artifact,
+    small_artifact,
+)
 
 import tsm_edge
 

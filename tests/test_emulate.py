@@ -104,26 +104,22 @@ def test_stems_and_shifts_by_lanes(tmp_path: Path) -> None:
     assert result.passed, result.checks
 
 
-@pytest.fixture(scope="module")
-def native_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A small model for this machine, with its runner."""
-    return compile_onnx(small_network(), tmp_path_factory.mktemp("native") / "model", native, runner=True)
-
-
-def test_code_for_this_machine_runs_without_an_emulator(native_artifact: Artifact, run_program: RunProgram) -> None:
-    done = run_program("verify", str(native_artifact.path), "--emulate", "--frames", "5", "--threads", "2")
+def test_code_for_this_machine_runs_without_an_emulator(
+    artifact_with_runner: Artifact, run_program: RunProgram
+) -> None:
+    done = run_program("verify", str(artifact_with_runner.path), "--emulate", "--frames", "5", "--threads", "2")
     assert done.returncode == 0, done.stderr
     assert "tsm-runner on this machine against ONNX Runtime, 5 frames" in " ".join(done.stdout.split())
     assert done.stderr.splitlines()[-1].startswith("all outputs agree")
 
 
 def test_a_runner_that_computes_something_else_fails(
-    native_artifact: Artifact, native: TargetCard, tmp_path: Path
+    artifact_with_runner: Artifact, native: TargetCard, tmp_path: Path
 ) -> None:
     other = compile_onnx(small_network(seed=9), tmp_path / "other", native, runner=True)
-    shutil.copytree(native_artifact.path, tmp_path / "mixed")
+    shutil.copytree(artifact_with_runner.path, tmp_path / "mixed")
     shutil.copy(other.path / RUNNER, tmp_path / "mixed" / RUNNER)
-    result = verify_emulated(Artifact(tmp_path / "mixed", native_artifact.manifest))
+    result = verify_emulated(Artifact(tmp_path / "mixed", artifact_with_runner.manifest))
     assert not result.passed
     assert [check.name for check in result.checks if not check.passed][:2] == ["logits", "logits (explicit caches)"]
 
@@ -132,11 +128,13 @@ def test_a_runner_that_computes_something_else_fails(
     ("script", "message"),
     [("kill -ILL $$", "stopped by SIGILL"), ("echo no >&2; exit 2", "tsm-runner: no"), ("exit 3", "exit code 3")],
 )
-def test_a_runner_that_stops_is_named(native_artifact: Artifact, tmp_path: Path, script: str, message: str) -> None:
-    shutil.copytree(native_artifact.path, tmp_path / "broken")
+def test_a_runner_that_stops_is_named(
+    artifact_with_runner: Artifact, tmp_path: Path, script: str, message: str
+) -> None:
+    shutil.copytree(artifact_with_runner.path, tmp_path / "broken")
     (tmp_path / "broken" / RUNNER).write_text(f"#!/bin/sh\n{script}\n")
     with pytest.raises(ArtifactError, match=message):
-        verify_emulated(Artifact(tmp_path / "broken", native_artifact.manifest))
+        verify_emulated(Artifact(tmp_path / "broken", artifact_with_runner.manifest))
 
 
 def test_an_artifact_without_a_runner(small_artifact: Artifact, run_program: RunProgram) -> None:

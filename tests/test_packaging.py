@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import tsm_edge
+
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCE_SUFFIXES = {".py", ".c", ".h", ".map", ".typed"}
 
@@ -33,6 +35,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     pip("install", "--no-deps", "--no-index", "--target", folder, wheel)
     return folder
+
+
+def test_it_is_the_checkout_that_is_tested() -> None:
+    assert Path(tsm_edge.__file__).resolve() == PROJECT / "tsm_edge" / "__init__.py", (
+        "install it with: pip install -e ."
+    )
+    assert Path(tsm_edge.__file__).resolve().parents[1] in (Path(entry).resolve() for entry in sys.path)
 
 
 def test_wheel_has_every_source_card_and_label_file(wheel: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_wrong_command_would_be_noticed(words: list[str]) -> None:
 def test_the_readme_opens_with_two_commands() -> None:
     demo, tests = SHELL_BLOCKS[:2]
     assert demo.rstrip().endswith("tsm-edge demo")
-    assert tests.rstrip().endswith("pytest")
+    assert tests.rstrip().endswith("pytest -n 2 --dist worksteal")
 
 
 def test_ci_runs_exactly_the_readmes_test_command() -> None:

@@ -20,7 +20,8 @@ from artifacts import compile_onnx
 from background import Background
 from onnx_graphs import small_network
 
-from tsm_edge.cards import TargetCard, load_target
+from tsm_edge.artifact import Artifact
+from tsm_edge.cards import load_target
 
 RUNNER_PASSES = '#!/bin/sh\n[ "$1" = verify ] && [ -f golden.bin ] && echo \'{"passed": true}\'\n'
 
@@ -135,16 +136,10 @@ def board(sshd: _Sshd, tmp_path: Path) -> Board:
     return Board(home, programs, sshd.config)
 
 
-@pytest.fixture(scope="session")
-def with_runner(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled model with its runner, for this machine."""
-    return compile_onnx(small_network(), tmp_path_factory.mktemp("deploy") / "gestures", native, runner=True).path
-
-
 @pytest.fixture
-def model(with_runner: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be changed."""
-    return Path(shutil.copytree(with_runner, tmp_path / "gestures"))
+def model(artifact_with_runner: Artifact, tmp_path: Path) -> Path:
+    """A compiled model with its runner, for this machine: a copy, to be changed."""
+    return Path(shutil.copytree(artifact_with_runner.path, tmp_path / "gestures"))
 
 
 @pytest.fixture(scope="session")
