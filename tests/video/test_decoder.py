@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_an_unknown_codec_is_named_in_mp4_and_matroska(tmp_path: Path) -> None:
 
 def test_sound_is_no_video_whatever_is_on_its_cover(tmp_path: Path) -> None:
     assert "has sound but no video" in refusal(case("sound_only.webm"))
-    assert "has sound and a cover picture, but no video" in refusal(case("cover_art.mp3"))
+    assert "has sound but no video stream (its picture is the cover)" in refusal(case("cover_art.mp3"))
 
 
 @pytest.mark.parametrize(("name", "frames"), [("edit_list.mp4", 45), ("variable_rate.webm", 30)])
@@ -153,6 +154,19 @@ def test_a_cut_off_file_is_told_by_its_own_sizes(tmp_path: Path, name: str, shar
     assert not source.complete
     assert source.ended.startswith(f"decoded {len(frames)}")
     assert source.ended.endswith("the rest is cut off")
+
+
+def test_a_file_that_is_removed_while_it_is_read_was_whole(tmp_path: Path) -> None:
+    path = encode(tmp_path / "gone.mkv", [plain(10)] * 3, "ffv1")
+    with open_source(path) as source:
+        path.unlink()
+        assert sum(1 for _ in source) == 3
+        assert source.complete
+
+
+def test_without_pyav_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert "needs PyAV (FFmpeg for Python); try: pip install av" in refusal(clip("bikes.mp4"))
 
 
 def test_times_are_the_files_own(tmp_path: Path) -> None:

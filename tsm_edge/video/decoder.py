@@ -155,9 +155,15 @@ class Decoder:
         # The half packet at a cut is no damage of its own.
         if self.damaged > self._cut_off:
             troubles.append(count_of("piece", self.damaged - self._cut_off) + " damaged")
-        if self._cut_off or (self._path is not None and is_cut_off(self._path)):
+        if self._cut_off or self._is_short():
             troubles.append("the rest is cut off")
         return " and ".join(troubles)
+
+    def _is_short(self) -> bool:
+        try:
+            return self._path is not None and is_cut_off(self._path)
+        except OSError:  # removed meanwhile: what was read of it was whole
+            return False
 
     def why_empty(self) -> tuple[str, str]:
         """Return why there is not a single frame, as the end of a sentence that begins with a name; and what to try."""
@@ -290,7 +296,7 @@ def chosen_stream(container: InputContainer, name: str, codec_name: Callable[[],
 
 def _what_it_holds(container: InputContainer) -> str:
     if container.streams.video:
-        return "has sound and a cover picture, but no video stream"
+        return "has sound but no video stream (its picture is the cover)"
     return "has sound but no video stream" if container.streams.audio else "has no video stream"
 
 
