@@ -383,6 +383,24 @@ def test_refused_before_any_work(make: Callable[[], onnx.ModelProto], message: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("group", -1, r"group -1, a source of \[1, 3, 24, 20\] and weights of \[10, 3, 3, 3\]"),
+        ("group", 0, "group 0, a source of"),
+        ("group", 3, "group 3, a source of"),
+    ],
+)
+def test_impossible_groups_are_refused(attribute: str, value: int, message: str, tmp_path: Path) -> None:
+    """ONNX Runtime takes them until it runs the model."""
+    model = small_network()
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    item = next(item for item in convolution.attribute if item.name == attribute)
+    item.CopyFrom(helper.make_attribute(attribute, value))
+    with pytest.raises(ModelFileError, match=rf"operator Conv \('conv_0'\) has {message}.*; export the model again"):
+        load_onnx(saved(model, tmp_path))
+
+
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16])
 def test_weights_of_another_precision_are_converted(kind: int, tmp_path: Path) -> None:
     model = small_network()

@@ -255,6 +255,29 @@ def test_a_file_of_an_old_exporter(native: TargetCard, tmp_path: Path) -> None:
     assert_equals_onnx_runtime(artifact, modern)
 
 
+def test_a_shift_in_place_in_half_precision(native: TargetCard, tmp_path: Path) -> None:
+    """``y[:, :2] = cache`` as PyTorch's exporter writes it, weights, inputs and outputs in float16."""
+    graph = GraphBuilder(9, 12)
+    x = graph.relu(graph.conv(graph.frame, 8, 3))
+    cache = graph.cache((1, 2, 9, 12))
+    turned = graph.node("Transpose", [cache], (2, 1, 9, 12), perm=[1, 0, 2, 3])
+    y = graph.node("Transpose", [x], (8, 1, 9, 12), perm=[1, 0, 2, 3])
+    y = graph.node("ScatterND", [y, graph.constant([[0], [1]], np.int64), turned], graph.shapes[y])
+    y = graph.node("Transpose", [y], graph.shapes[x], perm=[1, 0, 2, 3])
+    graph.feed_back(cache, graph.channels(x, 0, 2))
+    model = graph.model(graph.head(graph.conv(y, 12), 3))
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    artifact = compile_onnx(model, tmp_path / "half", native)
+    assert {kernel.rule for kernel in artifact.manifest.kernels} <= {"conv3x3", "pointwise", "average_pool"}
+    assert verify_artifact(artifact, frames=3, threads=1).passed
+    assert_equals_onnx_runtime(artifact, onnx.load(str(artifact.path / MODEL_ONNX)))
+
+
 NAMES = ['say "frame"', "back\\slash", "new\nline", "Bild 🖼 кадр", "*/ int x; /*", "what??/", "%s%n", "${HOME} $(id)"]
 
 

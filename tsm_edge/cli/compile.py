@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import click
 from tsm_edge.artifact import OUTPUT_FOLDER, RUNNER
 from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model, load_target, model_files, target_file
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
+from tsm_edge.errors import CompileError
 from tsm_edge.paths import refuse_replacing_folder
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from tsm_edge.cards import TargetCard
     from tsm_edge.compile.explain import Explanation
     from tsm_edge.compile.program import Program
+    from tsm_edge.manifest import CacheInfo
 
 
 def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -72,6 +76,11 @@ def command(
     """
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
+    if model is not None and onnx is None and model.lower().endswith(".onnx"):
+        raise CompileError(
+            f"{model}: an ONNX file is not a model card",
+            f"compile it with: tsm-edge compile --onnx {shlex.quote(model)}",
+        )
     if model is None and onnx is None:
         model = "mobilenetv2-jester"
     card = None if model is None else load_model(model)
@@ -139,6 +148,7 @@ def _print(artifact: Artifact) -> None:
         ("frame", f"float32 {list(manifest.frame.shape)}"),
         ("logits", f"float32 {list(manifest.logits.shape)}"),
         ("shift caches", f"{caches}, {memory.cache_bytes / 2 / 1e3:.0f} kB (kept twice: read one, write the other)"),
+        *_fed_back(manifest.caches),
         ("weights", f"{memory.weight_bytes / 1e6:.1f} MB, {manifest.weights}"),
         ("workspace", f"{memory.workspace_bytes / 1e6:.1f} MB, planned at compile time"),
         ("kernels", f"{len(manifest.kernels)} calls, {sum(k.flops for k in manifest.kernels) / 1e9:.3f} GFLOP a frame"),
@@ -147,6 +157,13 @@ def _print(artifact: Artifact) -> None:
         ("compile time", f"{manifest.compile_seconds:.1f} s"),
     ]
     print_table(str(artifact.path), ("", ""), rows)
+
+
+def _fed_back(caches: Sequence[CacheInfo]) -> list[tuple[str, str]]:
+    """Which output becomes which input of the next frame: a line for each, or one where all are named alike."""
+    if not caches or all(cache.output == f"{cache.input}_next" for cache in caches):
+        return [("fed back", f"{cache.output} to {cache.input}, and so on") for cache in caches[:1]]
+    return [("fed back", f"{cache.output} to {cache.input}, {list(cache.shape)}") for cache in caches]
 
 
 def _print_explanation(explanation: Explanation, target: TargetCard) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsm_edge.compile.cache_pairs import pair_caches
+from tsm_edge.compile.convolutions import check_convolutions
 from tsm_edge.compile.graph import OLDEST_OPSET, CachePair, Node, OnlineGraph, Shape
 from tsm_edge.compile.rewrite import rewritten
 from tsm_edge.disk import no_room, temporary_place
@@ -76,6 +77,7 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
             opset=_opset(simplified),
         )
         _refuse_infinite(path, graph)
+        check_convolutions(path, graph)
         return rewritten(graph)
 
 

@@ -97,9 +97,12 @@ class CompileRequest:
 
     def __post_init__(self) -> None:
         if self.card is None and self.onnx is None:
-            raise CompileError("nothing to compile: expected a model name or --onnx FILE", "tsm-edge models")
+            raise CompileError("nothing to compile: expected a model name or --onnx FILE", "see: tsm-edge models")
         if self.onnx is not None and self.checkpoint is not None:
-            raise CompileError("--onnx already has its weights: --checkpoint cannot be given with it")
+            raise CompileError(
+                "--onnx already has its weights: --checkpoint cannot be given with it",
+                "leave one of them out; a checkpoint is exported with: tsm-edge export MODEL --checkpoint FILE",
+            )
         mode = self.temporal_mode or (self.card.network.temporal_mode if self.card else "online")
         if self.onnx is None and mode == "offline":
             raise CompileError(
@@ -107,7 +110,10 @@ class CompileRequest:
                 "compile the online one with: tsm-edge compile --mode online",
             )
         if self.target.device != "cpu":
-            raise CompileError(f"target {self.target.name}: device {self.target.device!r} is not supported yet")
+            raise CompileError(
+                f"target {self.target.name}: device {self.target.device!r} is not supported yet",
+                "choose a CPU target of: tsm-edge targets",
+            )
 
 
 def compile_model(
@@ -194,7 +200,7 @@ def _model_file(request: CompileRequest, folder: Path) -> tuple[Path, OnnxMetada
     from tsm_edge.export import ExportRequest, export_onnx
 
     if request.card is None:
-        raise CompileError("nothing to export: expected a model card")
+        raise CompileError("nothing to export: expected a model card", "see: tsm-edge models")
     export_onnx(
         ExportRequest(
             request.card,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime  # noqa: F401 - imported before memory is limited
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -25,9 +24,12 @@ from tsm_edge.compile.lower import lower
 from tsm_edge.compile.memory_plan import plan_memory
 from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.onnx_metadata import read_metadata
+from tsm_edge.onnx_runtime import import_onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests"))
 from onnx_graphs import GraphBuilder, small_network
+
+import_onnxruntime()
 
 name = "onnx"
 
@@ -80,7 +82,7 @@ def run(given: Given) -> None:
 
 @functools.cache
 def _models() -> tuple[onnx.ModelProto, ...]:
-    return (small_network(), small_network(names=FOREIGN), _others(20), _others(13))
+    return (small_network(), small_network(names=FOREIGN), _others(20), _others(13), _moving())
 
 
 def _others(opset: int) -> onnx.ModelProto:
@@ -94,6 +96,25 @@ def _others(opset: int) -> onnx.ModelProto:
     x = graph.node("Reshape", [x, graph.constant([1, 8, 8, 7], "int64")], (1, 8, 8, 7))
     x = graph.node("Transpose", [x], (1, 7, 8, 8), perm=[0, 3, 1, 2])
     return graph.model(graph.head(x, 3))
+
+
+def _moving() -> onnx.ModelProto:
+    """The shift as exporters write it: splits, scatters between transposes, means of means, bounds of one element."""
+    graph = GraphBuilder(6, 8)
+    x = graph.conv(graph.frame, 8)
+    x = graph.node("Clip", [x, graph.constant([0.0]), graph.constant([6.0])], graph.shapes[x])
+    cache = graph.cache((1, 2, 6, 8))
+    graph.feed_back(cache, graph.node("Gather", [x, graph.constant([0, 1], "int64")], (1, 2, 6, 8), axis=1))
+    turned = graph.node("Transpose", [cache], (2, 1, 6, 8), perm=[1, 0, 2, 3])
+    y = graph.node("Transpose", [x], (8, 1, 6, 8), perm=[1, 0, 2, 3])
+    y = graph.node("ScatterND", [y, graph.constant([[0], [1]], "int64"), turned], (8, 1, 6, 8))
+    y = graph.node("Transpose", [y], (1, 8, 6, 8), perm=[1, 0, 2, 3])
+    y = graph.node("Concat", [graph.channels(y, 4, 8), graph.channels(y, 0, 4)], (1, 8, 6, 8), axis=1)
+    y = graph.conv(y, 8)
+    for axis in (3, 2):
+        axes = graph.constant([axis], "int64")
+        y = graph.node("ReduceMean", [y, axes], (1, 8, 6) if axis == 3 else (1, 8), keepdims=0)
+    return graph.model(graph.dense(y, 3))
 
 
 def _damaged(data: bytes, chance: random.Random) -> bytes:
