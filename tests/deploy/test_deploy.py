@@ -337,3 +337,72 @@ def forget(model: Path, name: str) -> None:
     manifest = json.loads((model / "manifest.json").read_text())
     del manifest["files"][name]
     (model / "manifest.json").write_text(json.dumps(manifest))
+
+
+# Whose files are there ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "problem"),
+    [
+        ("manifest.json", "", "has a file manifest.json in it that tsm-edge did not put there"),
+        ("manifest.json", "deployed", "has a file manifest.json in it that tsm-edge did not put there"),
+        ("labels.txt", "deployed", "has a file labels.txt in it that tsm-edge did not put there"),
+        ("tsm-runner", "deployed", "has a file tsm-runner in it that tsm-edge did not put there"),
+        ("model.so", "", "has a file model.so in it that tsm-edge did not put there"),
+        ("notes", "", "has files in it and is not a deployed model"),
+    ],
+)
+def test_what_tsm_edge_did_not_put_there_is_not_replaced(
+    over_ssh: Callable[..., Result], board: Any, name: str, before: str, problem: str
+) -> None:
+    there = board.home / "there"
+    if before:
+        told(over_ssh("--json", "--no-verify", to="board:there"))
+    else:
+        there.mkdir()
+    (there / name).write_text('{"name": "mine"}')
+    old = content(there)
+    assert refusal(over_ssh(to="board:there")) == f"board: there {problem}; name another folder: USER@HOST:PATH"
+    assert content(there) == old
+
+
+def test_files_of_the_users_beside_a_deployed_model_stay(
+    over_ssh: Callable[..., Result], board: Any, model: Path
+) -> None:
+    told(over_ssh("--json", "--no-verify", to="board:there"))
+    there = board.home / "there"
+    (there / "start.sh").write_text("mine")
+    forget(model, "tsm-runner")
+    told(over_ssh("--json", to="board:there"))
+    assert (there / "start.sh").read_text() == "mine"
+    assert not (there / "tsm-runner").exists()
+
+
+@pytest.mark.parametrize("renamed", [1, 4])
+def test_a_device_that_loses_power_while_files_are_renamed(
+    over_ssh: Callable[..., Result], board: Any, model: Path, renamed: int
+) -> None:
+    """The next deployment goes on, with this model or with another one."""
+    there = board.home / "there"
+    board.add_program("mv", f'[ $(ls | wc -l) -lt {renamed} ] && exec /bin/mv "$@"; kill -9 $PPID')
+    assert over_ssh("--no-verify", to="board:there").returncode == 2
+    (board.programs / "mv").unlink()
+    assert len([path for path in there.iterdir() if path.name in NAMES]) == renamed
+    (model / "tsm_edge.h").write_text("/* another model's */")
+    edit_hash(model, "tsm_edge.h")
+    told(over_ssh("--json", to="board:there"))
+    assert content(there) == expected(model)
+
+
+def test_a_lost_connection_does_not_stop_the_renames(over_ssh: Callable[..., Result], board: Any, model: Path) -> None:
+    there = board.home / "there"
+    board.add_program("mv", 'kill -HUP $PPID; kill -PIPE $PPID; exec /bin/mv "$@"')
+    told(over_ssh("--json", to="board:there"))
+    assert content(there) == expected(model)
+
+
+def edit_hash(model: Path, name: str) -> None:
+    manifest = json.loads((model / "manifest.json").read_text())
+    manifest["files"][name] = hashlib.sha256((model / name).read_bytes()).hexdigest()
+    (model / "manifest.json").write_text(json.dumps(manifest))

@@ -1,7 +1,9 @@
 """Copying a compiled model to a device: only what is not there yet, checked by hash, visible all at once; verified.
 
-Every file goes to a temporary name beside its place. When all are there with the right hash they are renamed, so that
-a program on the device never sees half a file; one that runs keeps the file it has open.
+Every file goes to a temporary name beside its place. When all are there with the right hash, and on the disk, they are
+renamed, so that a program on the device never sees half a file; one that runs keeps the file it has open. The renames
+are one script, which goes on when the connection is lost; should the device lose power in it, the next deployment goes
+on from there. Only files that tsm-edge put there are replaced.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from tsm_edge.artifact import MANIFEST, RUNNER, load_artifact
 from tsm_edge.deploy.adb import AdbDestination, AdbTransport
+from tsm_edge.deploy.contents import RECORD, look_script, read_contents
 from tsm_edge.deploy.destination import SshDestination
 from tsm_edge.deploy.files import NAMES, DeployFile, files_of
 from tsm_edge.deploy.ssh import SshTransport
@@ -27,6 +30,7 @@ Progress = Callable[[str], None]
 _COMMAND_S = 60.0
 _VERIFY_S = 600.0
 _SLOWEST_BYTES_PER_S = 20_000.0  # a copy slower than this has stalled
+_SYNC = "{ sync -f . || sync; } 2>/dev/null"  # busybox and toybox have no sync of one disk
 _DAMAGED = 22  # exit code of the script that looks at the copies
 
 
@@ -141,9 +145,10 @@ def deploy(request: DeployRequest, progress: Progress = lambda text: None) -> De
     finished = transport.run(_ask(folder, files), _COMMAND_S)
     answers = _marked(finished.output)
     machine = _check_machine(transport.name, answers, job.target)
-    if answers.get("others") == "yes":
-        raise _not_ours(transport, folder)
-    there = _hashes(finished.output)
+    contents = read_contents(finished.output, answers)
+    if problem := contents.not_ours(files):
+        raise DeployError(f"{transport.name}: {folder} {problem}", "name another folder: USER@HOST:PATH")
+    there = contents.hashes
     missing = [file for file in files if there.get(file.name) != file.sha256]
     to_copy = [file for file in missing if there.get(file.part) != file.sha256]
     if to_copy:
@@ -187,7 +192,6 @@ def _ask(folder: str, files: Sequence[DeployFile]) -> str:
 
     What is printed is marked, so that a login shell may print what it likes.
     """
-    names = " ".join(shlex.quote(name) for file in files for name in (file.name, file.part))
     return (
         "echo tsm-machine=$(uname -m); echo tsm-bits=$(getconf LONG_BIT 2>/dev/null); "
         "[ -x /system/bin/sh ] && echo tsm-android=yes; "
@@ -196,10 +200,7 @@ def _ask(folder: str, files: Sequence[DeployFile]) -> str:
         # The room is that of the nearest folder that is there already.
         f'd={_argument(folder)}; while [ ! -d "$d" ] && [ "$d" != "${{d%/*}}" ]; do d=${{d%/*}}; done; '
         'echo "tsm-free=$(df -Pk "${d:-/}" 2>/dev/null | tail -n 1)"; '
-        f"cd -- {_argument(folder)} 2>/dev/null || exit 0; "
-        # A folder with files that are not a deployed model's is somebody else's.
-        f'[ -e {MANIFEST} ] || [ -z "$(ls)" ] || echo tsm-others=yes; '
-        f'for f in {names}; do [ -f "$f" ] && sha256sum "$f"; done; true'
+        f"cd -- {_argument(folder)} 2>/dev/null || exit 0; " + look_script(files)
     )
 
 
@@ -227,12 +228,6 @@ def _check_machine(name: str, answers: dict[str, str], target: TargetInfo) -> st
         if answers.get(program) != "yes":
             raise DeployError(f"{name} has no {program}", "install coreutils and tar there, or busybox")
     return machine
-
-
-def _hashes(output: str) -> dict[str, str]:
-    """Name → SHA-256, of what sha256sum printed."""
-    pairs = (line.strip().partition("  ") for line in output.splitlines())
-    return {name: digest for digest, _, name in pairs if len(digest) == 64 and name}
 
 
 def _check_room(name: str, folder: str, needed: int, free_line: str) -> None:
@@ -270,7 +265,10 @@ def _copy(transport: Transport, folder: str, files: Sequence[DeployFile], size: 
 
 
 def _finish(folder: str, files: Sequence[DeployFile]) -> str:
-    """Check all hashes, then rename; a file that was there already has no part."""
+    """Check all hashes, then rename; a file that was there already has no part.
+
+    What is renamed is on the disk first: boards lose power. A lost connection does not stop the renames.
+    """
     steps = [f"cd -- {_argument(folder)} || exit"]
     for file in files:
         name, part = shlex.quote(file.name), shlex.quote(file.part)
@@ -278,16 +276,18 @@ def _finish(folder: str, files: Sequence[DeployFile]) -> str:
             f"f={part}; [ -f $f ] || f={name}; set -- $(sha256sum $f); "
             f'[ "$1" = {file.sha256} ] || {{ rm -f {part}; echo tsm-damaged={name}; exit {_DAMAGED}; }}'
         )
+    sums = " ".join(file.sha256 for file in files)
+    steps += ["trap '' HUP INT TERM PIPE", f"echo {sums} > {RECORD} || exit", _SYNC]
     steps += [
         f"[ -f {shlex.quote(file.part)} ] && {{ chmod {file.mode:o} {shlex.quote(file.part)} && "
         f"mv -f {shlex.quote(file.part)} {shlex.quote(file.name)} || exit; }}"
-        # The manifest first: with it the folder is known as a model's, should this be cut off.
-        for file in sorted(files, key=lambda file: file.name != MANIFEST)
+        # The manifest last: until it is there, what is in the folder is known by the record.
+        for file in sorted(files, key=lambda file: file.name == MANIFEST)
     ]
     present = {file.name for file in files}
     gone = [shlex.quote(name) for name in NAMES if name not in present]
     leftovers = [f".{name}.*.part" for name in NAMES]
-    return "; ".join([*steps, f"rm -f {' '.join([*gone, *leftovers])}"])
+    return "; ".join([*steps, f"rm -f {' '.join([*gone, *leftovers])}", _SYNC, f"rm -f {RECORD}"])
 
 
 def _verify(folder: str) -> str:
@@ -315,13 +315,6 @@ def _expect_ok(finished: Finished, transport: Transport, folder: str) -> None:
         raise DeployError(f"{where}/{damaged} does not have the hash of the file here", "deploy again")
     raise DeployError(
         f"{where} cannot be written ({last_line(finished.errors or finished.output)})",
-        "name another folder: USER@HOST:PATH",
-    )
-
-
-def _not_ours(transport: Transport, folder: str) -> DeployError:
-    return DeployError(
-        f"{transport.name}: {folder} has files in it and is not a deployed model",
         "name another folder: USER@HOST:PATH",
     )
 
