@@ -68,6 +68,11 @@ def test_random_weights() -> None:
     assert str(METADATA.weights) == "a.pth (sha256 12ab12ab12ab)"
 
 
+def test_weights_beside_which_there_are_others() -> None:
+    weights = WeightSource("a.pth", "12ab" * 16, "online", part="state_dict", beside="state_dict_ema")
+    assert str(weights) == "a.pth, state_dict, not state_dict_ema (sha256 12ab12ab12ab)"
+
+
 def test_foreign_file() -> None:
     assert read_metadata(some_model()) is None
 
@@ -81,7 +86,9 @@ def test_foreign_file() -> None:
         ("tsm_edge.labels", "[", "damaged"),
         ("tsm_edge.labels", '["one"]', "damaged (.*1 labels, expected 27"),
         ("tsm_edge.model", "3", "damaged"),
-        ("tsm_edge.weights", '{"colour": 1}', "damaged"),
+        ("tsm_edge.labels", "[" * 99999, "damaged"),
+        ("tsm_edge.weights", '{"colour": 1}', "damaged: weights: unknown key 'colour'"),
+        ("tsm_edge.weights", '{"seed": "1"}', "damaged: weights: seed is '1', expected a whole number"),
         ("tsm_edge.network", '{"backbone": "vgg", "classes": 27}', "damaged .*unknown backbone 'vgg'"),
     ],
 )

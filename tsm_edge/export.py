@@ -43,6 +43,8 @@ class ExportRequest:
         Replaces the card's; ``none`` gives the frame-by-frame baseline (TSN). None: the card's.
     seed : int
         Of the random weights.
+    trained_mode : {"online", "offline", "none"} or None
+        How the checkpoint was trained, where it does not say so itself.
     """
 
     card: ModelCard
@@ -51,6 +53,7 @@ class ExportRequest:
     allow_offline_weights: bool = False
     temporal_mode: TemporalMode | None = None
     seed: int = 0
+    trained_mode: TemporalMode | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= LARGEST_SEED:
@@ -128,9 +131,15 @@ def _load_weights(network: TemporalNetwork, spec: NetworkSpec, request: ExportRe
         return WeightSource(seed=request.seed)
     from tsm_edge.networks.checkpoints import load_into, read_checkpoint
 
-    checkpoint = read_checkpoint(request.checkpoint)
+    checkpoint = read_checkpoint(request.checkpoint, request.trained_mode)
     load_into(network, spec, checkpoint, request.allow_offline_weights)
-    return WeightSource(printable(checkpoint.path.name), checkpoint.sha256, checkpoint.trained_mode)
+    return WeightSource(
+        printable(checkpoint.path.name),
+        checkpoint.sha256,
+        checkpoint.trained_mode,
+        part=checkpoint.part,
+        beside=", ".join(checkpoint.beside),
+    )
 
 
 def _to_onnx(network: TemporalNetwork, spec: NetworkSpec) -> onnx.ModelProto:

@@ -25,6 +25,7 @@ from typing import Any
 
 from tsm_edge.cards import ModelCard, model_from_table, model_to_table
 from tsm_edge.errors import CardError, ModelFileError
+from tsm_edge.tables import Place, from_table
 
 if typing.TYPE_CHECKING:
     import onnx
@@ -49,12 +50,18 @@ class WeightSource:
         empty for random weights.
     seed : int
         Of the random weights; 0 with a checkpoint.
+    part : str
+        Which of the checkpoint's state dicts they are; empty where it has one only.
+    beside : str
+        The others, not used: a running average (EMA), for example.
     """
 
     checkpoint: str = ""
     sha256: str = ""
     trained_mode: str = ""
     seed: int = 0
+    part: str = ""
+    beside: str = ""
 
     @property
     def random(self) -> bool:
@@ -62,7 +69,10 @@ class WeightSource:
         return not self.sha256
 
     def __str__(self) -> str:
-        return f"random, seed {self.seed}" if self.random else f"{self.checkpoint} (sha256 {self.sha256[:12]})"
+        if self.random:
+            return f"random, seed {self.seed}"
+        which = f", {self.part or 'its weights'}, not {self.beside}" if self.beside else ""
+        return f"{self.checkpoint}{which} (sha256 {self.sha256[:12]})"
 
 
 @dataclass(frozen=True)
@@ -125,11 +135,17 @@ def read_metadata(source: str | Path | onnx.ModelProto) -> OnnxMetadata | None:
             raise ModelFileError(f"{where}: tsm_edge.format is {values['format']!r}, expected {_FORMAT}", again)
         table = values["model"] | {part: values[part] for part in _CARD_PARTS}
         card = model_from_table(table, where)
-        return OnnxMetadata(card, WeightSource(**values["weights"]), values["version"])
+        weights = from_table(
+            WeightSource,
+            values["weights"],
+            Place(f"{where}: its tsm_edge metadata is damaged: weights", ModelFileError, again),
+        )
+        return OnnxMetadata(card, weights, str(values["version"]))
     except KeyError as error:
         raise ModelFileError(f"{where}: metadata tsm_edge.{error.args[0]} is missing", again) from None
-    except (ValueError, TypeError, CardError) as error:
-        raise ModelFileError(f"{where}: its tsm_edge metadata is damaged ({error})", again) from None
+    except (ValueError, TypeError, RecursionError, CardError) as error:
+        reason = error.problem if isinstance(error, CardError) else str(error)
+        raise ModelFileError(f"{where}: its tsm_edge metadata is damaged ({reason})", again) from None
 
 
 def _load(path: str | Path) -> onnx.ModelProto:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.artifact import OUTPUT_FOLDER, RUNNER
-from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model, load_target, model_files, target_file
+from tsm_edge.cards import TemporalMode, load_model, load_target, model_files, target_file
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
+from tsm_edge.cli.weights import weight_options
 from tsm_edge.errors import CompileError
 from tsm_edge.paths import refuse_replacing_folder
 
@@ -35,7 +36,6 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 @click.argument("model", required=False)
 @click.option("--target", default="native", show_default=True, help="Target card, by name or path.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory to write [out/MODEL-TARGET].")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; without: random ones.")
 @click.option("--onnx", type=click.Path(path_type=Path), help="Compile this ONNX file instead of exporting MODEL.")
 @click.option(
     "--cache",
@@ -45,11 +45,8 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
     callback=_cache_pairs,
     help="For an ONNX file of another tool: a cache input and its output; repeat for each cache.",
 )
-@click.option("--allow-offline-weights", is_flag=True, help="Accept weights not trained for online use.")
+@weight_options
 @click.option("--mode", type=click.Choice(["online", "none"]), help="Temporal mode; by default the model card's.")
-@click.option(
-    "--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Of the random weights."
-)
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
 @click.option("--explain", is_flag=True, help="Show each kernel: rule, tile, FLOP, bytes, modelled time on the target.")
 @click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, the static program with the model inside.")
@@ -61,6 +58,7 @@ def command(
     checkpoint: Path | None,
     onnx: Path | None,
     cache_names: dict[str, str],
+    trained_mode: TemporalMode | None,
     allow_offline_weights: bool,
     mode: TemporalMode | None,
     seed: int,
@@ -96,6 +94,7 @@ def command(
         checkpoint=checkpoint,
         onnx=onnx,
         cache_names=cache_names,
+        trained_mode=trained_mode,
         allow_offline_weights=allow_offline_weights,
         temporal_mode=mode,
         seed=seed,

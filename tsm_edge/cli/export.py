@@ -6,27 +6,25 @@ from pathlib import Path
 
 import click
 
-from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model, model_files
+from tsm_edge.cards import TemporalMode, load_model, model_files
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+from tsm_edge.cli.weights import weight_options
 from tsm_edge.paths import refuse_replacing
 
 
 @click.command("export")
 @click.argument("model", default="mobilenetv2-jester")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="ONNX file to write.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; without: random ones.")
-@click.option("--allow-offline-weights", is_flag=True, help="Accept weights not trained for online use.")
+@weight_options
 @click.option(
     "--mode", type=click.Choice(["online", "offline", "none"]), help="Temporal mode; by default the model card's."
-)
-@click.option(
-    "--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Of the random weights."
 )
 @json_option
 def command(
     model: str,
     output: Path,
     checkpoint: Path | None,
+    trained_mode: TemporalMode | None,
     allow_offline_weights: bool,
     mode: TemporalMode | None,
     seed: int,
@@ -40,7 +38,7 @@ def command(
 
     card = load_model(model)
     refuse_replacing(output, model_files(model, card), "-o FILE.onnx")
-    request = ExportRequest(card, output, checkpoint, allow_offline_weights, mode, seed)
+    request = ExportRequest(card, output, checkpoint, allow_offline_weights, mode, seed, trained_mode)
     with status(f"exporting {request.card.name}"):
         result = export_onnx(request)
     if as_json:

@@ -71,6 +71,8 @@ class CompileRequest:
         An ONNX file to compile instead of exporting ``card``.
     cache_names : mapping of str to str
         For a foreign ONNX file: cache input → cache output.
+    trained_mode : str or None
+        How the checkpoint was trained, where it does not say so itself.
     allow_offline_weights : bool
         See :class:`tsm_edge.export.ExportRequest`.
     temporal_mode : str or None
@@ -89,6 +91,7 @@ class CompileRequest:
     checkpoint: Path | None = None
     onnx: Path | None = None
     cache_names: Mapping[str, str] = field(default_factory=dict)
+    trained_mode: TemporalMode | None = None
     allow_offline_weights: bool = False
     temporal_mode: TemporalMode | None = None
     seed: int = 0
@@ -209,6 +212,7 @@ def _model_file(request: CompileRequest, folder: Path) -> tuple[Path, OnnxMetada
             request.allow_offline_weights,
             request.temporal_mode,
             request.seed,
+            request.trained_mode,
         )
     )
     return path, read_metadata(path)

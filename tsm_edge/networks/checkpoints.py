@@ -1,25 +1,26 @@
-"""Checkpoints of the upstream TSM code, read without running any code in them and checked before they are used.
+"""Checkpoints of the upstream TSM code: recognised by their tensors' names and checked before they are used.
 
-Known formats (``torch.save`` files old and new, and safetensors):
+Known layouts:
 
-- the online demo's plain state dict: ``features.N.conv.M.*``, ``classifier.*``;
-- the training code's ``{"state_dict": …}`` with ``module.base_model.…`` names, shifted parts wrapped in ``.net.``,
-  non-local ones in ``.block.`` and ``.nl.``, and the classifier as ``module.new_fc.*``;
-- either, saying itself how it was trained: ``{"state_dict": …, "temporal_mode": "online"}``, or the entry
-  ``temporal_mode`` in a safetensors file's metadata.
+- the online demo's: ``features.N.conv.M.*``, ``classifier.*``;
+- the training code's: ``module.base_model.…``, shifted parts wrapped in ``.net.``, non-local ones in ``.block.`` and
+  ``.nl.``, and the classifier as ``module.new_fc.*``;
+- torchvision's: ``features.N.conv.M.K.*``, ``classifier.1.*`` (its ResNets have the training code's names);
+- each of them under the prefixes that wrappers put before names, in any order: ``module.``, ``model.``,
+  ``_orig_mod.``, ``backbone.`` …
+
+A file may say itself how it was trained: ``{"state_dict": …, "temporal_mode": "online"}``, or the entry
+``temporal_mode`` in a safetensors file's metadata.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 import typing
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,8 +30,19 @@ from tsm_edge.errors import CheckpointError, unknown_name
 from tsm_edge.networks.mobilenet_v2 import block_channels, width_of
 from tsm_edge.networks.resnet import PLANS
 from tsm_edge.networks.temporal import TemporalNetwork
+from tsm_edge.networks.weight_files import read_weight_file
 
 _NAMED = 3
+_LARGEST = 1 << 28  # elements of a tensor; a damaged file may claim any number
+# Names of the modules that only hold a network: of torch.nn.parallel, torch.compile, Lightning and training code.
+_WRAPPERS = r"(?:(?:module|model|_orig_mod|backbone|base_model|network|net)\.)+"
+# Of a running average among the weights.
+_AVERAGES = r"(ema|model_ema|ema_model|averaged_model)\."
+# What tools count in buffers of their own: PyTorch's BatchNorm and averaged models, thop.
+_COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
+# torchvision's inverted residual, with and without expansion: its convolutions and BatchNorms as upstream numbers them.
+_TORCHVISION = {"0.0": "0", "0.1": "1", "1.0": "3", "1.1": "4", "1": "3", "2": "6", "3": "7"}
+_TORCHVISION_FIRST = {"0.0": "0", "0.1": "1", "1": "3", "2": "4"}
 _HEADS = {"mobilenet-v2": "classifier"}
 _OTHER_CARD = "see the model cards with: tsm-edge models"
 
@@ -51,12 +63,19 @@ class Checkpoint:
     classes : int
         Width of the classifier.
     trained_mode : {"online", "offline", "none"}
-        What the file declares; else ``offline`` where parts are wrapped in a shift, ``online`` for the demo's plain
-        MobileNet-V2, ``none`` otherwise.
+        What the file or the user declares; else ``offline`` where parts are wrapped in a shift, ``online`` for the
+        demo's plain MobileNet-V2, ``none`` otherwise.
+    declared : bool
+        Whether the file or the user says so. Names alone do not tell an online shift in the training code's layout
+        from an offline one.
     shift_place : {"residual", "in-place"} or None
         Where the training code put the shift; None if the names do not tell.
     tensors : mapping of str to Tensor
-        float32, under the names of :attr:`TemporalNetwork.backbone`'s state dict; ``num_batches_tracked`` left out.
+        float32, under the names of :attr:`TemporalNetwork.backbone`'s state dict; counters of tools left out.
+    part : str
+        Which of the file's state dicts it is; empty where there is one only.
+    beside : tuple of str
+        The others, such as a running average (EMA).
     """
 
     path: Path
@@ -65,29 +84,42 @@ class Checkpoint:
     width: float | None
     classes: int
     trained_mode: TemporalMode
+    declared: bool
     shift_place: ShiftPlace | None
     tensors: Mapping[str, Tensor] = field(repr=False)
+    part: str = ""
+    beside: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, trained_mode: TemporalMode | None = None) -> Checkpoint:
     """Read a checkpoint and recognise what it holds.
+
+    Parameters
+    ----------
+    path : str or Path
+    trained_mode : {"online", "offline", "none"}, optional
+        How it was trained, where it does not say so itself.
 
     Raises
     ------
     CheckpointError
-        The file cannot be read, holds pickled code, is of no known backbone, has no classifier, or has values that
-        are not finite.
+        The file cannot be read, holds pickled code, is of no known backbone, has no classifier, has values that are
+        not finite or negative variances, or says that it was trained in another mode.
     """
     path = Path(path)
-    raw, declared = _read(path)
-    prefixed = any(name.startswith(("base_model.", "module.base_model.")) for name in raw)
-    place = _shift_place(raw)
-    tensors = _canonical(path, raw)
+    file = read_weight_file(path)
+    declared = _declared_mode(path, file.declared_mode, trained_mode)
+    raw, beside = _without_averages(file.tensors)
+    names = {name: _unwrapped(name) for name in raw if name.rpartition(".")[2] not in _COUNTERS}
+    prefixed = any("base_model." in name for name in raw)
+    place = _shift_place(names.values())
+    tensors = _canonical(path, {short: raw[name] for name, short in _unique(path, names).items()})
     backbone = _backbone(path, tensors)
     head = tensors.get(f"{_head(backbone)}.weight")
     if head is None or head.dim() != 2:
         raise CheckpointError(
-            f"{path}: no classifier among its tensors, expected new_fc.weight or {_head(backbone)}.weight",
+            f"{path}: no classifier among its tensors (their last: {_some([*tensors][-_NAMED:])}), expected "
+            f"new_fc.weight or {_head(backbone)}.weight",
             "give a checkpoint of the whole network",
         )
     if declared is not None:
@@ -95,10 +127,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     elif place is not None:
         mode = "offline"
     else:
-        mode = "online" if backbone == "mobilenet-v2" and not prefixed else "none"
-    _check_finite(path, tensors)
-    width = _width(tensors) if backbone == "mobilenet-v2" else 1.0
-    return Checkpoint(path, _sha256(path), backbone, width, head.shape[0], mode, place, tensors)
+        is_demo = backbone == "mobilenet-v2" and not prefixed and not _is_torchvision(names.values())
+        mode = "online" if is_demo else "none"
+    _check_values(path, tensors)
+    return Checkpoint(
+        path,
+        _sha256(path),
+        backbone,
+        _width(tensors) if backbone == "mobilenet-v2" else 1.0,
+        head.shape[0],
+        mode,
+        declared is not None,
+        place,
+        tensors,
+        file.part if file.beside else "",
+        (*file.beside, *beside),
+    )
 
 
 def load_into(
@@ -140,95 +184,90 @@ def load_into(
     network.backbone.load_state_dict(dict(checkpoint.tensors), strict=False)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], TemporalMode | None]:
-    """Return a file's tensors under their own names, and the temporal mode it declares."""
-    try:
-        with path.open("rb") as file:
-            # A safetensors file is an 8-byte length, then JSON; no torch.save file has a brace there.
-            is_safetensors = file.read(9)[8:] == b"{"
-        content, declared = _read_safetensors(path) if is_safetensors else _read_torch(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})", "check the --checkpoint path") from None
-    named = all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
-    if not content or not named:
-        raise CheckpointError(
-            f"{path}: not a state dict, expected names with tensors, or {{'state_dict': …}} around them",
-            "save one with: torch.save(model.state_dict(), FILE)",
-        )
-    if declared is not None and declared not in typing.get_args(TemporalMode):
-        modes = typing.get_args(TemporalMode)
-        raise CheckpointError(f"{path}: {unknown_name('temporal_mode', str(declared), modes)}", "correct its metadata")
-    return content, declared
+def _declared_mode(path: Path, said: object, given: TemporalMode | None) -> TemporalMode | None:
+    modes = typing.get_args(TemporalMode)
+    if said is not None and said not in modes:
+        raise CheckpointError(f"{path}: {unknown_name('temporal_mode', str(said), modes)}", "correct its metadata")
+    if said is not None and given is not None and said != given:
+        raise CheckpointError(f"{path}: says it was trained {said}, not {given}", "leave out --trained-mode")
+    return typing.cast("TemporalMode | None", said or given)
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Any], Any]:
-    try:
-        with warnings.catch_warnings():  # on odd pickle protocols: damaged files give damaged numbers
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand)\D*?) ?([\w.]+\.[\w.]+)", str(error))
-        if found is None:
-            raise _unreadable(path, "its pickle is damaged") from None
-        raise CheckpointError(
-            f"{path}: holds pickled code ({found[1]}), which is never run; expected plain tensors",
-            "where you trust it, save its weights with: torch.save(model.state_dict(), FILE)",
-        ) from None
-    except Exception as error:  # noqa: BLE001 - damaged bytes make torch.load raise nearly anything
-        raise _unreadable(path, str(error)) from None
-    if not isinstance(content, dict):
-        return {}, None
-    if isinstance(content.get("state_dict"), dict):
-        return content["state_dict"], content.get("temporal_mode")
-    return content, None
+def _without_averages(tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Leave out a running average that was saved among the weights; returns its prefix, too."""
+    averages = {name: found[1] for name in tensors if (found := re.match(_AVERAGES, name))}
+    if len(averages) == len(tensors):
+        return {name.removeprefix(f"{averages[name]}."): tensor for name, tensor in tensors.items()}, ()
+    kept = {name: tensor for name, tensor in tensors.items() if name not in averages}
+    return kept, tuple(sorted(set(averages.values())))
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, (file.metadata() or {}).get("temporal_mode")
-    except SafetensorError as error:
-        raise _unreadable(path, str(error)) from None
+def _unwrapped(name: str) -> str:
+    """A tensor's name without what wrappers of modules put before and into it."""
+    return re.sub(r"\.(?:module|_orig_mod)\.", ".", re.sub(f"^{_WRAPPERS}", "", name))
 
 
-def _unreadable(path: Path, reason: str) -> CheckpointError:
-    first_sentence = reason.partition("\n")[0].partition(". ")[0][:120]
-    return CheckpointError(
-        f"{path}: not a readable checkpoint ({first_sentence}); expected a torch.save or safetensors file",
-        "download or copy it again",
-    )
+def _unique(path: Path, names: Mapping[str, str]) -> Mapping[str, str]:
+    by_short: dict[str, str] = {}
+    for name, short in names.items():
+        if short in by_short:
+            raise CheckpointError(
+                f"{path}: {by_short[short]} and {name} are both {short}, expected one",
+                "save the network's weights alone",
+            )
+        by_short[short] = name
+    return names
 
 
 def _shift_place(names: Iterable[str]) -> ShiftPlace | None:
     """Where upstream's wrappers (``.net.``) sit: around a first convolution, or around a whole block."""
     for name in names:
         if ".net." in name:
-            return "residual" if re.search(r"\.conv(1|\.0)\.net\.", name) else "in-place"
+            return "residual" if re.search(r"\.conv(1|\.0|\.0\.0)\.net\.", name) else "in-place"
     return None
+
+
+def _is_torchvision(names: Iterable[str]) -> bool:
+    """Whether these are torchvision's names of MobileNet-V2, whose convolutions and BatchNorms are nested."""
+    return any(re.match(r"features\.\d+\.conv\.\d\.(net\.)?\d\.", name) for name in names)
 
 
 def _canonical(path: Path, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename upstream's tensors to this package's names."""
     is_mobilenet = any("features." in name for name in raw)
+    torchvision = _is_torchvision(raw)
     tensors: dict[str, Tensor] = {}
     for name, tensor in raw.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        short = re.sub(r"^(module\.)?(base_model\.)?", "", name)
-        short = re.sub(r"\.(net|block)\.", ".", short)
-        short = re.sub(r"^new_fc\.", f"{_head('mobilenet-v2' if is_mobilenet else '')}.", short)
-        if tensor.layout != torch.strided or not tensor.is_floating_point():
+        short = re.sub(r"\.(net|block)\.", ".", name)
+        if torchvision:
+            short = _from_torchvision(short)
+        # A classifier behind a dropout has a number.
+        short = re.sub(r"^(new_fc|fc|classifier)\.(\d\.)?", f"{_head('mobilenet-v2' if is_mobilenet else '')}.", short)
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.is_floating_point():
             raise CheckpointError(
-                f"{path}: {name} is {tensor.dtype}, {tensor.layout}, expected dense floating point", _OTHER_CARD
+                f"{path}: {name} is {tensor.dtype}, {tensor.layout} on {tensor.device}, expected dense floating point "
+                "with its values",
+                _OTHER_CARD,
+            )
+        if tensor.numel() > _LARGEST:
+            raise CheckpointError(
+                f"{path}: {name} is {list(tensor.shape)}, larger than any known network's", _OTHER_CARD
             )
         if short in tensors:
-            raise CheckpointError(f"{path}: two tensors for {short}, expected one", "save the state dict again")
+            raise CheckpointError(f"{path}: two tensors for {short}, expected one", "save the network's weights alone")
         # Non-local blocks are 1x1x1 in upstream's files, 1x1 here: the same numbers.
         tensors[short] = (tensor.squeeze(-1) if tensor.dim() == 5 else tensor).float()
     return tensors
+
+
+def _from_torchvision(name: str) -> str:
+    """A name of torchvision's MobileNet-V2 as upstream has it; other names as they are."""
+    found = re.match(r"(features\.(\d+)\.conv\.)(\d(?:\.\d)?)\.(.+)", name)
+    if found is None:
+        return name
+    start, block, place, rest = found.groups()
+    numbers = _TORCHVISION_FIRST if block == "1" else _TORCHVISION
+    return f"{start}{numbers.get(place, place)}.{rest}"
 
 
 def _head(backbone: str) -> str:
@@ -268,12 +307,17 @@ def _outputs(weight: Tensor | None) -> int | None:
     return None if weight is None or weight.dim() == 0 else weight.shape[0]
 
 
-def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{path}: holds values that are not finite (in {_some(broken)})",
             "use a checkpoint from before the training diverged",
+        )
+    negative = [name for name, tensor in tensors.items() if name.endswith(".running_var") and (tensor < 0).any()]
+    if negative:
+        raise CheckpointError(
+            f"{path}: holds negative variances (in {_some(negative)})", "the file is damaged: copy or save it again"
         )
 
 
@@ -290,23 +334,40 @@ def _check_kind(spec: NetworkSpec, checkpoint: Checkpoint) -> None:
 
 
 def _check_temporal(spec: NetworkSpec, checkpoint: Checkpoint, allow_offline_weights: bool) -> None:
-    trained = {
-        "online": "trained for online use (shift from the past)",
-        "offline": "trained offline (bi-directional shift)",
-        "none": "trained without a temporal shift (TSN)",
-    }[checkpoint.trained_mode]
     wanted = {"online": "online", "offline": "offline", "none": "unshifted"}[spec.temporal_mode]
     if checkpoint.trained_mode != spec.temporal_mode and not (spec.temporal_mode == "online" and allow_offline_weights):
-        allow = ", or accept wrong predictions with --allow-offline-weights" if spec.temporal_mode == "online" else ""
         raise CheckpointError(
-            f"{checkpoint.path}: {trained}, expected weights for an {wanted} network",
-            f"export with --mode {checkpoint.trained_mode}{allow}",
+            f"{checkpoint.path}: {_training(checkpoint)}, expected weights for an {wanted} network",
+            _mode_hint(spec.temporal_mode, checkpoint),
         )
     if checkpoint.shift_place not in (None, spec.shift_place) and spec.temporal_mode != "none":
         raise CheckpointError(
             f"{checkpoint.path}: trained with {checkpoint.shift_place} shift, expected {spec.shift_place}",
             f'use a model card with shift_place = "{checkpoint.shift_place}"',
         )
+
+
+def _training(checkpoint: Checkpoint) -> str:
+    """How a checkpoint was trained, or what its names say about it."""
+    if checkpoint.declared or checkpoint.trained_mode == "online":
+        return {
+            "online": "trained for online use (shift from the past)",
+            "offline": "trained offline (bi-directional shift)",
+            "none": "trained without a temporal shift (TSN)",
+        }[checkpoint.trained_mode]
+    if checkpoint.trained_mode == "none":
+        return "its names show no temporal shift (as TSN)"
+    return "has the training code's names, where the shift is bi-directional unless it was changed"
+
+
+def _mode_hint(wanted: TemporalMode, checkpoint: Checkpoint) -> str:
+    ways = [f"export a network of its kind: tsm-edge export --mode {checkpoint.trained_mode}"]
+    if wanted == "online":
+        ways.append("accept wrong predictions with --allow-offline-weights")
+    if not checkpoint.declared:
+        kind = {"online": "with a uni-directional shift", "offline": "with a bi-directional one", "none": "without"}
+        ways.insert(0, f"if it was trained {kind[wanted]}, say so with --trained-mode {wanted}")
+    return "; or ".join(ways)
 
 
 def _check_names(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> None:
