@@ -216,6 +216,29 @@ def test_a_rotated_recording_is_turned(tmp_path: Path, quarter_turns: int) -> No
     np.testing.assert_allclose(levels(frames[0].image), levels(expected), atol=6)
 
 
+def test_a_broadcast_that_was_joined_in_the_middle_is_whole(tmp_path: Path) -> None:
+    images = [plain(5 * index) for index in range(40)]
+    options = {"bf": "2", "x264-params": "open-gop=1:keyint=12"}
+    data = encode(tmp_path / "all.ts", images, "libx264", options=options).read_bytes()
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(data[188 * (len(data) // 188 // 3) :])
+    frames, source = read(joined)
+    assert 10 < len(frames) < 40
+    assert (source.complete, source.ended) == (True, "end of the video")
+
+
+def test_damage_at_the_very_beginning_is_damage(tmp_path: Path) -> None:
+    path = encode(tmp_path / "damaged.mov", [plain(10 * index) for index in range(20)], "mjpeg", "yuvj420p")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdat") + 4
+    data[at : at + 600] = bytes(600)
+    path.write_bytes(data)
+    frames, source = read(path)
+    assert len(frames) == 19
+    assert times_s(frames)[0] == 0.04
+    assert (source.complete, source.ended) == (False, "decoded 19 of 20 frames: 1 piece is damaged")
+
+
 def test_damage_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
     path = encode(tmp_path / "damaged.avi", [plain(10 * index) for index in range(20)], "mjpeg", "yuvj420p")
     data = bytearray(path.read_bytes())

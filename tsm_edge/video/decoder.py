@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # After this many failures to read in a row a file is given up: what follows is not a video any more.
 _MOST_READ_ERRORS = 16
 _FEWEST_FPS, _MOST_FPS = 0.1, 1000.0
+# A recording of a broadcast begins in the middle, with packets that refer to what came before.
+_JOINED_FORMATS = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v")
 
 
 class DecodedPicture:
@@ -71,7 +73,7 @@ class Decoder:
     duration_s : float or None
         How long the container says it is, seconds; None of a live stream.
     damaged : int
-        Packets that could not be decoded, and frames with parts missing, since the first good frame.
+        Packets that could not be decoded, and frames with parts missing; of a broadcast since its first good frame.
     broke_off : str
         Empty, or why reading ended before the source did.
     """
@@ -98,6 +100,7 @@ class Decoder:
         self._reformatter = VideoReformatter()
         # AVI has no presentation times: its packets' order of decoding gives them.
         self._by_decoding_time = container.format.name == "avi"
+        self._joined = live or container.format.name in _JOINED_FORMATS
         self._zero_s: float | None = None
         self._skip_until_s: float | None = None
         self._exhausted = False
@@ -221,8 +224,7 @@ class Decoder:
             self._count_damage(True)
 
     def _count_damage(self, damaged: bool) -> None:
-        # A stream that was joined in the middle begins with packets that refer to what came before.
-        if damaged and self._zero_s is not None:
+        if damaged and not (self._joined and self._zero_s is None):
             self.damaged += 1
 
     def _pass_over_garbage(self) -> None:
@@ -238,14 +240,22 @@ class Decoder:
         self._decode(None)
 
     def _presentation_time(self) -> float | None:
-        """Time of the frame; a container that begins late (a broadcast) is counted from its first frame."""
+        """Time of the frame; of a container that begins late (a broadcast) counted from its beginning."""
         frame, base = self._frame, self._stream.time_base
         stamp = None if frame is None else frame.dts if self._by_decoding_time else frame.pts
         time_s = None if stamp is None or base is None else float(stamp * base)
         if self._zero_s is None:
-            # A frame with a negative time comes before the beginning: that shifts no other.
-            self._zero_s = max(time_s or 0.0, 0.0)
+            self._zero_s = self._beginning(time_s or 0.0)
         return None if time_s is None else time_s - self._zero_s
+
+    def _beginning(self, first_s: float) -> float:
+        """Where times are counted from, in the container's own time, seconds; ``first_s`` is the first good frame's."""
+        stated, base = self._stream.start_time, self._stream.time_base
+        if stated is not None and base is not None and not self._joined and not self._by_decoding_time:
+            # Frames before the first good one were damaged; they had their times, too.
+            first_s = min(first_s, float(stated * base))
+        # A frame with a negative time comes before the beginning: that shifts no other.
+        return max(first_s, 0.0)
 
 
 def count_of(thing: str, count: int) -> str:
