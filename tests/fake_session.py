@@ -36,7 +36,7 @@ class FakeSession:
     Parameters
     ----------
     path : Path
-        If its name has ``random`` in it, the weights claim to be random.
+        If its name has ``random`` in it, the weights claim to be random; with ``japanese`` its labels are.
     threads : int
         Ignored.
     slow_s : float
@@ -44,7 +44,10 @@ class FakeSession:
     """
 
     def __init__(self, path: Path | str = "fake", threads: int = 1, *, slow_s: float = 0.0) -> None:
-        self.manifest = FakeManifest(random_weights="random" in str(path))
+        labels = (
+            {"labels": tuple("スワイプ" * (index + 1) for index in range(CLASSES))} if "japanese" in str(path) else {}
+        )
+        self.manifest = FakeManifest(random_weights="random" in str(path), **labels)
         self.events: list[str] = []
         self._slow_s = slow_s
         self._logits = np.zeros((1, CLASSES), np.float32)

@@ -86,6 +86,15 @@ def test_json_is_one_object_a_line_and_then_a_summary(run: Run) -> None:
     assert summary["step"].keys() == {"median_ms", "p90_ms"}
 
 
+def test_labels_that_the_terminal_cannot_show(run: Run, environment: dict[str, str]) -> None:
+    environment["PYTHONIOENCODING"] = "latin-1"
+    result = run("japanese-model", "--video", clip("bikes.mp4"), "--limit", 2)
+    assert result.returncode == 0, result.stderr
+    assert " s  ????????" in result.stdout
+    as_json = run("japanese-model", "--video", clip("bikes.mp4"), "--limit", 2, "--json")
+    assert "スワイプ" in json_lines(as_json.stdout)[0]["label"]
+
+
 def test_random_weights_are_said_aloud(run: Run) -> None:
     said = "random weights: predictions mean nothing"
     result = run("random-model", "--video", clip("bikes.mp4"), "--limit", 2)
