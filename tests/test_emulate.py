@@ -78,6 +78,11 @@ def test_the_k_loop_by_blocks(name: str, tmp_path: Path) -> None:
     assert result.passed, result.checks
 
 
+def test_threads_that_cannot_be_are_refused_before_anything_runs() -> None:
+    with pytest.raises(ArtifactError, match="threads is 65, expected 1 to 64"):
+        verify_emulated(Path("nowhere"), threads=65)
+
+
 def test_full_size_mobilenet_on_a_raspberry_pi_4(golden_artifact: tuple[Artifact, Path], tmp_path: Path) -> None:
     need_qemu("raspberry-pi-4")
     onnx = golden_artifact[0].path / MODEL_ONNX

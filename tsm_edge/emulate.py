@@ -16,7 +16,7 @@ from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact, load_artifact
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files import scratch_folder
 from tsm_edge.golden import make_golden, write_golden
-from tsm_edge.machine import architecture, this_architecture
+from tsm_edge.machine import architecture, check_threads, this_architecture
 from tsm_edge.manifest import Manifest, TargetInfo
 from tsm_edge.reference import Reference
 from tsm_edge.verify import Gather, VerifyResult, output_names
@@ -72,6 +72,7 @@ def verify_emulated(
     ArtifactError
         The artifact, its runner, its ONNX file or QEMU is missing; or the runner stopped on the way.
     """
+    check_threads(threads)
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
     manifest = artifact.manifest
     runner = artifact.path / RUNNER

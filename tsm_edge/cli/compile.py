@@ -145,7 +145,7 @@ def _print(artifact: Artifact) -> None:
         ("model", manifest.model),
         ("target", f"{manifest.target.name} ({manifest.target.triple}, {manifest.target.cpu}, {manifest.target.libc})"),
         ("frame", f"float32 {list(manifest.frame.shape)}"),
-        ("logits", f"float32 {list(manifest.logits.shape)}"),
+        ("logits", f"float32 {list(manifest.logits.shape)}{_made_by(manifest.activation)}"),
         ("shift caches", f"{caches}, {memory.cache_bytes / 2 / 1e3:.0f} kB (kept twice: read one, write the other)"),
         *_fed_back(manifest.caches),
         ("weights", f"{memory.weight_bytes / 1e6:.1f} MB, {manifest.weights}"),
@@ -163,6 +163,10 @@ def _fed_back(caches: Sequence[CacheInfo]) -> list[tuple[str, str]]:
     if not caches or all(cache.output == f"{cache.input}_next" for cache in caches):
         return [("fed back", f"{cache.output} to {cache.input}, and so on") for cache in caches[:1]]
     return [("fed back", f"{cache.output} to {cache.input}, {list(cache.shape)}") for cache in caches]
+
+
+def _made_by(activation: str) -> str:
+    return f", probabilities: the model ends in a {activation}" if activation else ""
 
 
 def _print_explanation(explanation: Explanation, target: TargetCard) -> None:
