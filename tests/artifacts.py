@@ -15,7 +15,7 @@ import pytest
 from onnx_graphs import small_network
 
 from tsm_edge.artifact import Artifact, load_artifact
-from tsm_edge.cards import CpuSpec, TargetCard, load_model, load_target
+from tsm_edge.cards import Ability, CpuSpec, TargetCard, load_model, load_target
 
 GOLDEN_ONLINE = "online_mobilenetv2_jester27"
 
@@ -43,7 +43,8 @@ def compile_onnx(
 
 def sse_target() -> TargetCard:
     """x86-64 with 4-lane vectors and no fused multiply-add: the vector shape of ARM boards, testable here."""
-    cpu = CpuSpec("x86_64-unknown-linux-gnu", "x86-64-v2", 4, 16, l1d_kib=32, l2_kib=256, cores=4)
+    abilities: tuple[Ability, ...] = ("memory-operands", "prefetch")
+    cpu = CpuSpec("x86_64-unknown-linux-gnu", "x86-64-v2", 4, 16, 32, 256, cores=4, abilities=abilities)
     return dataclasses.replace(load_target("x86-64"), name="sse", description="4 lanes", cpu=cpu)
 
 

@@ -76,6 +76,7 @@ def test_haswell(machine: Machine) -> None:
         cores=2,
         clock_mhz=2394,
         fma_per_cycle=2.0,
+        abilities=("memory-operands", "prefetch", "broadcast-pairs"),
     )
 
 
@@ -112,6 +113,7 @@ def test_raspberry_pi_4_without_cache_files(machine: Machine) -> None:
         clock_mhz=1800,
         fma_per_cycle=1.0,
         l2_shared=True,
+        abilities=("multiply-by-lane",),
     )
 
 

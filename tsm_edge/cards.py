@@ -251,6 +251,18 @@ class ModelCard:
             raise CardError("smoothing masks every class, expected at least one that can be shown", "mask fewer")
 
 
+# What a core's instructions can do beyond vector multiply-adds; the rules ask for these, never for a triple.
+Ability = Literal[
+    "memory-operands",
+    "broadcast-operands",
+    "broadcast-pairs",
+    "multiply-by-lane",
+    "prefetch",
+    "dot-product",
+    "fp16-arithmetic",
+]
+
+
 @dataclass(frozen=True)
 class CpuSpec:
     """What the schedule rules need to know of a CPU core and its caches.
@@ -281,6 +293,12 @@ class CpuSpec:
         An in-order core: loads must run ahead of their use.
     l2_shared : bool
         All cores share the L2 cache; else each has its own.
+    abilities : tuple of str
+        ``memory-operands``: arithmetic takes an operand from memory, so that few registers go far.
+        ``broadcast-operands``: and repeats one value from there over a vector (AVX-512). ``broadcast-pairs``: a load
+        repeats two neighbouring values over a vector (AVX2). ``multiply-by-lane``: multiply-adds take one lane of a
+        vector (64-bit Arm). ``prefetch``: asking for data ahead of its use pays, as the core does not follow streams
+        by itself. ``dot-product``: 8-bit dot products. ``fp16-arithmetic``: half-precision vectors.
     """
 
     triple: str
@@ -298,6 +316,12 @@ class CpuSpec:
     memory_gb_s: float = 0.0
     in_order: bool = False
     l2_shared: bool = False
+    abilities: tuple[Ability, ...] = ()
+
+    @property
+    def vector_bytes(self) -> int:
+        """Size of a vector register."""
+        return 4 * self.vector_lanes
 
     def __post_init__(self) -> None:
         if not _TRIPLE.fullmatch(self.triple):

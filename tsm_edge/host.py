@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.cards import CpuSpec
+from tsm_edge.cards import Ability, CpuSpec
 from tsm_edge.errors import CardError
 from tsm_edge.machine import ARM_FEATURES
 
@@ -29,14 +29,20 @@ class _X86Level:
     needs: frozenset[str]
     lanes: int
     registers: int
+    abilities: tuple[Ability, ...]
 
 
+_X86_BASE: tuple[Ability, ...] = ("memory-operands", "prefetch")
 _X86_LEVELS = (
-    _X86Level("x86-64-v4", _X86_V4, 16, 32),
-    _X86Level("x86-64-v3", _X86_V3, 8, 16),
-    _X86Level("x86-64-v2", _X86_V2, 4, 16),
-    _X86Level("x86-64", frozenset(), 4, 16),
+    _X86Level("x86-64-v4", _X86_V4, 16, 32, (*_X86_BASE, "broadcast-operands", "broadcast-pairs")),
+    _X86Level("x86-64-v3", _X86_V3, 8, 16, (*_X86_BASE, "broadcast-pairs")),
+    _X86Level("x86-64-v2", _X86_V2, 4, 16, _X86_BASE),
+    _X86Level("x86-64", frozenset(), 4, 16, _X86_BASE),
 )
+
+
+# By the names /proc/cpuinfo has for them.
+_ARM_ABILITIES: dict[str, Ability] = {"asimddp": "dot-product", "asimdhp": "fp16-arithmetic"}
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,7 @@ def _x86_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> C
         cores=_cores(root, cpus),
         clock_mhz=_clock_mhz(root, processors, cpus),
         fma_per_cycle=2.0 if level.lanes > 4 else 1.0,
+        abilities=level.abilities,
     )
 
 
@@ -173,6 +180,7 @@ def _arm_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> C
         fma_per_cycle=core.fma_per_cycle,
         in_order=core.in_order,
         l2_shared=core.l2_shared,
+        abilities=("multiply-by-lane", *(ability for flag, ability in _ARM_ABILITIES.items() if flag in features)),
     )
 
 

@@ -46,3 +46,18 @@ def test_json_holds_the_explanation_beside_the_manifest(tmp_path: Path) -> None:
     assert explained["modelled_milliseconds"] == pytest.approx(
         sum(item["microseconds"] for item in explained["kernels"]) / 1e3
     )
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("int8", "precision int8 is not supported yet, expected fp32"),
+        ("fp23", "unknown precision 'fp23' (did you mean 'fp32'?): known are fp16, fp32, int8"),
+    ],
+)
+def test_other_precisions_are_refused_before_any_work(precision: str, message: str, tmp_path: Path) -> None:
+    onnx.save(small_network(), str(tmp_path / "model.onnx"))
+    arguments = ["--onnx", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "out"), "--precision", precision]
+    result = CliRunner().invoke(command, arguments)
+    assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()

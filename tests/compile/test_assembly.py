@@ -10,6 +10,7 @@ import pytest
 
 from tsm_edge.cards import CpuSpec, load_target
 from tsm_edge.compile.codegen import build_kernels
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.schedules.convolution import convolution
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
@@ -67,11 +68,11 @@ def pointwise(cpu: CpuSpec, pixels: int = 14 * 14, channels: int = 64, out: int 
         pad_top=0,
         pad_left=0,
         reduction_channels=channels,
-        tile=gemm_tile(cpu, 1, pixels, channels, out),
+        tile=gemm_tile(Core(cpu, "float32"), 1, pixels, channels, out),
         lanes=cpu.vector_lanes,
         low=0.0,
         high=6.0,
-        k_loop=k_loop(cpu),
+        k_loop=k_loop(Core(cpu, "float32")),
     )
 
 
@@ -85,7 +86,7 @@ def depthwise3x3(cpu: CpuSpec) -> DepthwiseSpec:
         strides=(1, 1),
         pad_top=1,
         pad_left=1,
-        tile=depthwise_tile(cpu, size, size, channels, (3, 3), (1, 1)),
+        tile=depthwise_tile(Core(cpu, "float32"), size, size, channels, (3, 3), (1, 1)),
         lanes=cpu.vector_lanes,
         low=0.0,
         high=6.0,
@@ -146,7 +147,7 @@ def test_half_of_the_pixels_are_broadcast_by_avx512_multiply_adds_themselves() -
 def test_pairs_of_pixels_are_repeated_by_their_load() -> None:
     cpu = load_target("x86-64-v4").cpu
     plain = pointwise(cpu, 56, 144, 24)
-    tile = gemm_tile(cpu, 1, 56, 144, 24, paired=True)
+    tile = gemm_tile(Core(cpu, "float32"), 1, 56, 144, 24, paired=True)
     assert (tile.rows, tile.vectors, tile.panels) == (14, 3, 1)
     spec = dataclasses.replace(plain, source=dataclasses.replace(plain.source, paired=True), tile=tile)
     assembly = build_kernels({"kernel": convolution("kernel", spec)}, cpu).inspect_source("asm")
@@ -169,7 +170,7 @@ def test_a_loop_is_found_by_its_jump() -> None:
 def test_every_block_of_the_k_loop_keeps_its_sums_in_registers(target: str) -> None:
     cpu = load_target(target).cpu
     spec = pointwise(cpu, pixels=49, channels=960, out=160)
-    size = k_block(cpu, spec.tile, 1, 960)
+    size = k_block(Core(cpu, "float32"), spec.tile, 1, 960)
     assert 0 < size < 960, "a panel of 960 channels would stay in L1"
     tile = dataclasses.replace(spec.tile, block=run_of_tiles(spec.tiles))
     blocked = dataclasses.replace(spec, k_block=size, tile=tile)

@@ -19,6 +19,7 @@ from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.compile.program import Program
 from tsm_edge.compile.rules import settings_of_rules
 from tsm_edge.errors import CompileError
+from tsm_edge.precision import FP32
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> OnlineGraph:
 
 
 def compiled(graph: OnlineGraph, target: str, choices: Choices | None = None) -> Program:
-    return lower(graph, fuse(graph), load_target(target).cpu, choices)
+    return lower(graph, fuse(graph), load_target(target), FP32, choices)
 
 
 def tables(program: Program) -> list[dict[str, Any]]:

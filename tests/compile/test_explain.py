@@ -16,6 +16,7 @@ from tsm_edge.compile.lower import lower
 from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.compile.program import Program
 from tsm_edge.compile.roofline import bytes_per_cycle, level
+from tsm_edge.precision import FP32
 
 BOARD = CpuSpec(
     "aarch64-unknown-linux-gnu",
@@ -27,13 +28,14 @@ BOARD = CpuSpec(
     cores=4,
     clock_mhz=1500,
     memory_gb_s=4.5,
+    abilities=("multiply-by-lane",),
 )
 
 
 def lowered(model: onnx.ModelProto, folder: Path, cpu: CpuSpec = BOARD) -> Program:
     onnx.save(model, str(folder / "model.onnx"))
     graph = load_onnx(folder / "model.onnx")
-    return lower(graph, fuse(graph), cpu)
+    return lower(graph, fuse(graph), dataclasses.replace(load_target("raspberry-pi-4"), cpu=cpu), FP32)
 
 
 def pooled_network() -> onnx.ModelProto:

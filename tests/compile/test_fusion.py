@@ -10,13 +10,14 @@ import onnx
 import pytest
 from onnx_graphs import GraphBuilder
 
-from tsm_edge.cards import CpuSpec
+from tsm_edge.cards import load_target
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.fusion import fused_blocks
 from tsm_edge.compile.layers import fuse
 from tsm_edge.compile.onnx_reader import load_onnx
 
 # Channels 32 → 192 → 32 at 16×16: 192 KiB expanded, 48 KiB of weights.
-CPU = CpuSpec("x86_64-unknown-linux-gnu", "x86-64-v4", 16, 32, l1d_kib=96, l2_kib=2048, cores=2)
+CPU = dataclasses.replace(load_target("x86-64-v4").cpu, l1d_kib=96, l2_kib=2048, cores=2)
 
 
 def inverted_residual(graph: GraphBuilder, project: bool = True) -> str:
@@ -29,7 +30,10 @@ def sizes(graph: GraphBuilder, tensor: str, folder: Path, **changes: Any) -> lis
     """Layers of each fused block on :data:`CPU` with some numbers changed."""
     onnx.save(graph.model(graph.head(tensor, 3)), str(folder / "model.onnx"))
     loaded = load_onnx(folder / "model.onnx")
-    return [len(block.layers) for block in fused_blocks(loaded, fuse(loaded), dataclasses.replace(CPU, **changes))]
+    return [
+        len(block.layers)
+        for block in fused_blocks(loaded, fuse(loaded), Core(dataclasses.replace(CPU, **changes), "float32"))
+    ]
 
 
 @pytest.mark.parametrize(

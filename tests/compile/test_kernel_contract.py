@@ -10,12 +10,13 @@ import onnx
 import pytest
 from onnx_graphs import GraphBuilder, small_network
 
-from tsm_edge.cards import CpuSpec, load_target
+from tsm_edge.cards import TargetCard, load_target
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.layers import fuse
 from tsm_edge.compile.lower import lower
 from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.compile.program import Program
+from tsm_edge.precision import FP32
 
 RULES = {
     "average_pool",
@@ -49,19 +50,19 @@ def every_kind() -> onnx.ModelProto:
     return graph.model(graph.head(x, 5))
 
 
-def programs(folder: Path, cpu: CpuSpec) -> Iterator[Program]:
+def programs(folder: Path, target: TargetCard) -> Iterator[Program]:
     for name, model in (("small", small_network()), ("every", every_kind())):
         path = folder / f"{name}.onnx"
         onnx.save(model, str(path))
         graph = load_onnx(path, {})
-        yield lower(graph, fuse(graph), cpu)
+        yield lower(graph, fuse(graph), target, FP32)
 
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory: pytest.TempPathFactory) -> list[KernelSpec]:
     folder = tmp_path_factory.mktemp("contract")
-    boards = [load_target(name).cpu for name in ("x86-64-v4", "raspberry-pi-4")]
-    return [call.spec for cpu in boards for program in programs(folder, cpu) for call in program.calls]
+    boards = [load_target(name) for name in ("x86-64-v4", "raspberry-pi-4")]
+    return [call.spec for board in boards for program in programs(folder, board) for call in program.calls]
 
 
 def test_the_cases_cover_every_rule(specs: list[KernelSpec]) -> None:

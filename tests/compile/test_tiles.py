@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 
-from tsm_edge.cards import CpuSpec, load_target
-from tsm_edge.compile.schedules.geometry import LINE
+from tsm_edge.cards import load_target
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.schedules.tiles import GemmTile, depthwise_tile, gemm_tile, k_block, run_of_tiles, worth_pairing
 
-CPU = CpuSpec("x86_64-unknown-linux-gnu", "x86-64-v4", 16, 32, l1d_kib=48, l2_kib=2048, cores=2)
+LINE_ELEMENTS = 16
+CPU = dataclasses.replace(load_target("x86-64-v4").cpu, l1d_kib=48, l2_kib=2048, cores=2)
 TILE = GemmTile(7, 2, 0, panels=5, block=1, panels_outside=True, cycles=0.0)
 
 
@@ -26,15 +27,15 @@ TILE = GemmTile(7, 2, 0, panels=5, block=1, panels_outside=True, cycles=0.0)
     ],
 )
 def test_a_block_of_weights_fills_half_of_l1(positions: int, channels: int, expected: int) -> None:
-    assert k_block(CPU, TILE, positions, channels) == expected
+    assert k_block(Core(CPU, "float32"), TILE, positions, channels) == expected
 
 
 @pytest.mark.parametrize("channels", range(16, 2049, 112))
 @pytest.mark.parametrize("l1d_kib", [1, 16, 32, 48])
 def test_blocks_are_whole_lines_and_more_than_one(channels: int, l1d_kib: int) -> None:
-    size = k_block(dataclasses.replace(CPU, l1d_kib=l1d_kib), TILE, 1, channels)
-    assert size % LINE == 0
-    assert size == 0 or LINE <= size < channels
+    size = k_block(Core(dataclasses.replace(CPU, l1d_kib=l1d_kib), "float32"), TILE, 1, channels)
+    assert size % LINE_ELEMENTS == 0
+    assert size == 0 or LINE_ELEMENTS <= size < channels
 
 
 @pytest.mark.parametrize(("tiles", "expected"), [(1, 1), (7, 7), (8, 8), (9, 5), (14, 7), (49, 7), (224, 8)])
@@ -46,7 +47,7 @@ def test_tiles_are_shared_out_evenly_over_runs(tiles: int, expected: int) -> Non
 def test_the_sums_of_a_register_tile_fit_the_registers(board: str) -> None:
     cpu = load_target(board).cpu
     for pixels, reduction, channels in ((3136, 24, 144), (49, 960, 160), (1, 1280, 27)):
-        tile = gemm_tile(cpu, 1, pixels, reduction, channels)
+        tile = gemm_tile(Core(cpu, "float32"), 1, pixels, reduction, channels)
         assert tile.rows * tile.vectors < cpu.vector_registers
         assert tile.panels == -(-channels // (tile.vectors * cpu.vector_lanes))
 
@@ -64,7 +65,7 @@ def test_the_sums_of_a_register_tile_fit_the_registers(board: str) -> None:
     ],
 )
 def test_pixels_share_vectors_that_would_be_half_empty(board: str, columns: int, channels: int, expected: bool) -> None:
-    assert worth_pairing(load_target(board).cpu, 56, columns, 144, channels) is expected
+    assert worth_pairing(Core(load_target(board).cpu, "float32"), 56, columns, 144, channels) is expected
 
 
 @pytest.mark.parametrize("board", ["x86-64-v3", "x86-64-v4"])
@@ -72,8 +73,8 @@ def test_pixels_share_vectors_that_would_be_half_empty(board: str, columns: int,
 def test_pairs_of_pixels_are_tiled_in_whole_pairs(board: str, channels: int) -> None:
     cpu = load_target(board).cpu
     for columns in (2, 14, 28, 56, 112):
-        tile = gemm_tile(cpu, columns, columns, 96, channels, paired=True)
+        tile = gemm_tile(Core(cpu, "float32"), columns, columns, 96, channels, paired=True)
         assert tile.rows % 2 == 0
         assert tile.rows <= columns
         assert tile.panels == 1 or tile.vectors % 2 == 0, "a panel begins within a vector of a pixel's channels"
-        assert depthwise_tile(cpu, 1, columns, 96, (3, 3), (1, 1), paired=True).columns % 2 == 0
+        assert depthwise_tile(Core(cpu, "float32"), 1, columns, 96, (3, 3), (1, 1), paired=True).columns % 2 == 0

@@ -14,6 +14,7 @@ from onnx_graphs import GraphBuilder, Reference, assert_close
 from tsm_edge.cards import CpuSpec, TargetCard, load_target
 from tsm_edge.compile import algorithms
 from tsm_edge.compile.algorithms import winograd_layers
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.layers import fuse
 from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.compile.schedules.winograd import TRANSFORMS
@@ -93,7 +94,7 @@ def chosen(cpu: CpuSpec, folder: Path, channels: int, size: int, stride: int = 1
     x = graph.relu(graph.conv(graph.conv(graph.frame, channels), channels, 3, stride, groups=groups))
     onnx.save(graph.model(graph.head(x, 5)), str(folder / "model.onnx"))
     loaded = load_onnx(folder / "model.onnx")
-    return [tile.outputs for tile in winograd_layers(loaded, fuse(loaded), cpu).values()]
+    return [tile.outputs for tile in winograd_layers(loaded, fuse(loaded), Core(cpu, "float32")).values()]
 
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4", "raspberry-pi-4", "raspberry-pi-5", "jetson-nano-cpu"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tsm_edge.cards import load_target
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.schedules.convolution import convolution
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.schedules.geometry import Image, nhwc
@@ -101,12 +102,12 @@ def test_kernels_read_no_further_behind_a_cache(room: int | None, behind: int, m
         pad_top=0,
         pad_left=0,
         reduction_channels=16,
-        tile=gemm_tile(cpu, 1, 8, 16, 16),
+        tile=gemm_tile(Core(cpu, "float32"), 1, 8, 16, 16),
         lanes=4,
         low=-math.inf,
         high=math.inf,
         cache=Image(1, 8, 2, 2, 16),
-        k_loop=k_loop(cpu),
+        k_loop=k_loop(Core(cpu, "float32")),
     )
     script = convolution("kernel", spec).script()
     (cache,) = re.findall(r"(\w+) = T\.decl_buffer\(.*data=cache_ptr", script)

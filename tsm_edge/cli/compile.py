@@ -15,6 +15,7 @@ from tsm_edge.cli.output import json_option, note, print_json, print_table, stat
 from tsm_edge.cli.weights import weight_options
 from tsm_edge.errors import CompileError
 from tsm_edge.paths import refuse_replacing_folder
+from tsm_edge.precision import precision_named
 
 if TYPE_CHECKING:
     from tsm_edge.artifact import Artifact
@@ -47,6 +48,7 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 )
 @weight_options
 @click.option("--mode", type=click.Choice(["online", "none"]), help="Temporal mode; by default the model card's.")
+@click.option("--precision", default="fp32", show_default=True, help="Of weights, activations and sums.")
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
 @click.option("--explain", is_flag=True, help="Show each kernel: rule, tile, FLOP, bytes, modelled time on the target.")
 @click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, the static program with the model inside.")
@@ -62,6 +64,7 @@ def command(
     allow_offline_weights: bool,
     mode: TemporalMode | None,
     seed: int,
+    precision: str,
     keep_intermediates: bool,
     explain: bool,
     no_runner: bool,
@@ -100,6 +103,7 @@ def command(
         seed=seed,
         intermediates=Path(f"{folder}-intermediates") if keep_intermediates else None,
         runner=not no_runner,
+        precision=precision_named(precision),
     )
     programs: list[Program] = []
     with status(f"compiling {name} for {target_card.name}") as show:

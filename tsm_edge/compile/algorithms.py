@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tsm_edge.cards import CpuSpec
 from tsm_edge.compile import layers as ir
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.graph import OnlineGraph
 from tsm_edge.compile.roofline import bytes_per_cycle, level
 from tsm_edge.compile.schedules.tiles import WinogradTile, gemm_tile, winograd_tile
@@ -46,10 +46,10 @@ class WinogradConvolution:
         return (self.convolution,)
 
 
-def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], cpu: CpuSpec) -> dict[str, WinogradTile]:
+def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], core: Core) -> dict[str, WinogradTile]:
     """Output tensor → tile of the convolutions that Winograd's algorithm makes faster on this CPU."""
     convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
-    weights_from = level(cpu, sum(4 * layer.weight.size for layer in convolutions))
+    weights_from = level(core.cpu, core.bytes(sum(layer.weight.size for layer in convolutions)))
     found = {}
     for layer in convolutions:
         if not winograd_fits(graph, layer):
@@ -59,13 +59,13 @@ def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], cpu: CpuSpec
 
         def cycles(arithmetic: float, weight_bytes: float) -> float:
             """One frame on all cores: the memory is theirs together, caches are their own."""
-            moving = weight_bytes / bytes_per_cycle(cpu, weights_from)
-            return max(arithmetic / cpu.cores, moving / (1 if weights_from == "memory" else cpu.cores))
+            moving = weight_bytes / bytes_per_cycle(core.cpu, weights_from)
+            return max(arithmetic / core.cpu.cores, moving / (1 if weights_from == "memory" else core.cpu.cores))
 
-        direct = gemm_tile(cpu, height, width, 9 * channels, outputs)
-        best, fewest = None, WORTH * cycles(direct.cycles, 4.0 * layer.weight.size)
+        direct = gemm_tile(core, height, width, 9 * channels, outputs)
+        best, fewest = None, WORTH * cycles(direct.cycles, core.bytes(layer.weight.size))
         for side in OUTPUTS:
-            tile = winograd_tile(cpu, height, width, channels, outputs, side)
+            tile = winograd_tile(core, height, width, channels, outputs, side)
             time = math.inf if tile is None else cycles(tile.cycles, tile.weight_bytes)
             if time < fewest:  # a larger tile rounds worse: it has to be worth it over the smaller one too
                 best, fewest = tile, WORTH * time

@@ -26,7 +26,7 @@ def block_offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
 
 def cache_bytes(program: Program) -> int:
     """Size of one set of shift caches in a stream."""
-    return block_offsets([image.elements * 4 for image in program.caches])[1]
+    return block_offsets([image.bytes for image in program.caches])[1]
 
 
 def write_sources(
@@ -69,7 +69,7 @@ def _write_weights(path: Path, weights: Sequence[np.ndarray]) -> tuple[list[int]
 
 
 def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight_offsets: Sequence[int]) -> str:
-    cache_offsets, cache_total = block_offsets([image.elements * 4 for image in program.caches])
+    cache_offsets, cache_total = block_offsets([image.bytes for image in program.caches])
     offsets = {"workspace": plan.offsets, "weights": weight_offsets, "cache": cache_offsets}
     kernels = {call.kernel: call for call in program.calls}
     caches = [

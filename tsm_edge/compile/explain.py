@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tsm_edge.cards import CpuSpec
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.kernel import FALLBACK_RULE
 from tsm_edge.compile.program import KernelCall, Program
@@ -94,20 +95,22 @@ def explain(program: Program, cpu: CpuSpec) -> Explanation:
     cpu : CpuSpec
         Clock in MHz, caches in KiB, vector lanes and multiply-adds a cycle decide the model.
     """
-    peak = cpu.vector_lanes * 2 * cpu.fma_per_cycle * cpu.clock_mhz / 1e3
+    core = Core(cpu, program.precision.storage)
+    peak = core.lanes * 2 * cpu.fma_per_cycle * cpu.clock_mhz / 1e3
     weights_from = level(cpu, sum(array.nbytes for array in program.weights))
-    kernels = tuple(_estimate(program, call, cpu, weights_from) for call in program.calls)
+    kernels = tuple(_estimate(program, call, core, weights_from) for call in program.calls)
     return Explanation(kernels, peak if cpu.clock_mhz else None, cpu.clock_mhz, program.choices)
 
 
-def _estimate(program: Program, call: KernelCall, cpu: CpuSpec, weights_from: str) -> KernelEstimate:
+def _estimate(program: Program, call: KernelCall, core: Core, weights_from: str) -> KernelEstimate:
+    cpu = core.cpu
     weights = sum(program.weights[ref.index].nbytes for ref in call.buffers if ref.space == "weights")
     activations = max(0, call.spec.bytes - weights)
     activations_from = level(cpu, activations)
     traffic = {weights_from: 0.0}
     for where, size in ((weights_from, weights), (activations_from, activations)):
         traffic[where] = traffic.get(where, 0.0) + size / bytes_per_cycle(cpu, where)
-    arithmetic = call.spec.flops / (2 * cpu.vector_lanes * cpu.fma_per_cycle)
+    arithmetic = call.spec.flops / (2 * core.lanes * cpu.fma_per_cycle)
     moving = sum(traffic.values())
     cycles = max(arithmetic, moving)
     return KernelEstimate(

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from tsm_edge.cards import CpuSpec
 from tsm_edge.compile import layers as ir
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.graph import OnlineGraph
-from tsm_edge.compile.schedules.tiles import gemm_tile, l2_share
+from tsm_edge.compile.schedules.tiles import gemm_tile
 
 # An expanded tensor larger than this share of the L2 cache goes to the next level and back.
 LARGE_L2_SHARE = 0.4
@@ -52,7 +52,7 @@ class InvertedResidual:
 Block = ExpandDepthwise | InvertedResidual
 
 
-def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], cpu: CpuSpec) -> list[Block]:
+def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], core: Core) -> list[Block]:
     """Groups of layers that are worth one kernel on this CPU, none of them in two groups."""
     readers = _readers(layers)
     blocks: list[Block] = []
@@ -61,28 +61,28 @@ def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], cpu: CpuSpec) -> li
         if any(block.layers[-1] is expand for block in blocks):
             continue
         project = _only_reader(graph, readers, depthwise.output)
-        large = 4 * math.prod(graph.shapes[expand.output]) > cpu.l2_kib * 1024 * LARGE_L2_SHARE
-        if _projects(project, depthwise) and (large or _weights_stay(expand, project, cpu)):
+        large = core.bytes(math.prod(graph.shapes[expand.output])) > core.l2_bytes * LARGE_L2_SHARE
+        if _projects(project, depthwise) and (large or _weights_stay(expand, project, core)):
             whole = InvertedResidual(expand, depthwise, project)
         else:
             whole = None
-        if whole and _rows_twice(graph, expand, depthwise, cpu) <= MOST_ROWS_TWICE:
+        if whole and _rows_twice(graph, expand, depthwise, core) <= MOST_ROWS_TWICE:
             blocks.append(whole)
-        elif _panel_bytes(graph, expand, depthwise, cpu) <= cpu.l1d_kib * 1024 * PANEL_L1_SHARE:
+        elif _panel_bytes(graph, expand, depthwise, core) <= core.l1_bytes * PANEL_L1_SHARE:
             blocks.append(ExpandDepthwise(expand, depthwise))
         elif whole and large:
             blocks.append(whole)
     return blocks
 
 
-def _weights_stay(expand: ir.Convolution, project: ir.Convolution, cpu: CpuSpec) -> bool:
-    return 4 * (expand.weight.size + project.weight.size) <= l2_share(cpu) * WEIGHTS_L2_SHARE
+def _weights_stay(expand: ir.Convolution, project: ir.Convolution, core: Core) -> bool:
+    return core.bytes(expand.weight.size + project.weight.size) <= core.own_l2_bytes * WEIGHTS_L2_SHARE
 
 
-def _rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, cpu: CpuSpec) -> float:
+def _rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, core: Core) -> float:
     """Part of the expanded rows that two threads make, where each core has a thread."""
     shared = max(0, depthwise.weight.shape[2] - depthwise.strides[0])
-    return float((cpu.cores - 1) * shared / graph.shapes[expand.output][2])
+    return float((core.cpu.cores - 1) * shared / graph.shapes[expand.output][2])
 
 
 def _expanded(
@@ -107,12 +107,12 @@ def _projects(layer: ir.Layer | None, depthwise: ir.Convolution) -> TypeGuard[ir
     return pointwise and layer.groups == 1 and not any(layer.pads)
 
 
-def _panel_bytes(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, cpu: CpuSpec) -> int:
+def _panel_bytes(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, core: Core) -> int:
     """One panel of the expanded tensor, with the border that the depthwise convolution reads."""
     _, channels, height, width = graph.shapes[expand.output]
-    tile = gemm_tile(cpu, height, width, int(expand.weight[0].size), channels)
+    tile = gemm_tile(core, height, width, int(expand.weight[0].size), channels)
     top, left, bottom, right = depthwise.pads
-    return 4 * (height + top + bottom) * (width + left + right) * tile.vectors * cpu.vector_lanes
+    return core.bytes((height + top + bottom) * (width + left + right) * tile.vectors * core.lanes)
 
 
 def _readers(layers: list[ir.Layer]) -> dict[str, list[ir.Layer]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tsm_edge.cards import CpuSpec
+from tsm_edge.cards import TargetCard
 from tsm_edge.compile import layers as ir
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.graph import OnlineGraph
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.lowering import Lowering
@@ -13,9 +14,16 @@ from tsm_edge.compile.plan import layers_of, plan_units
 from tsm_edge.compile.program import Program
 from tsm_edge.compile.rules import rule_for
 from tsm_edge.errors import CompileError
+from tsm_edge.precision import Precision
 
 
-def lower(graph: OnlineGraph, layers: Sequence[ir.Layer], cpu: CpuSpec, choices: Choices | None = None) -> Program:
+def lower(
+    graph: OnlineGraph,
+    layers: Sequence[ir.Layer],
+    target: TargetCard,
+    precision: Precision,
+    choices: Choices | None = None,
+) -> Program:
     """Decide layouts and write down the calls of one step.
 
     Parameters
@@ -23,7 +31,8 @@ def lower(graph: OnlineGraph, layers: Sequence[ir.Layer], cpu: CpuSpec, choices:
     graph : OnlineGraph
     layers : sequence of Layer
         From :func:`tsm_edge.compile.layers.fuse`.
-    cpu : CpuSpec
+    target : TargetCard
+    precision : Precision
     choices : Choices, optional
         Used instead of what the rules would choose, for the kernels that are in it.
 
@@ -33,8 +42,9 @@ def lower(graph: OnlineGraph, layers: Sequence[ir.Layer], cpu: CpuSpec, choices:
         A layer no rule can compile, or a choice that does not fit the model.
     """
     choices = choices or Choices()
-    units = plan_units(graph, layers, cpu, choices)
-    lowering = Lowering(graph, layers, units, cpu, choices)
+    core = Core(target.cpu, precision.storage)
+    units = plan_units(graph, layers, core, choices)
+    lowering = Lowering(graph, layers, units, core, choices)
     for unit in units:
         rule_for(unit).lower(lowering, unit)
         lowering.copy_caches(layers_of(unit)[-1].output)
@@ -49,5 +59,6 @@ def lower(graph: OnlineGraph, layers: Sequence[ir.Layer], cpu: CpuSpec, choices:
         weights=tuple(lowering.weights),
         caches=lowering.caches.images,
         logits=logits.index,
+        precision=precision,
         choices=Choices(tuple(lowering.choices)),
     )

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from tsm_edge.cards import CpuSpec
 from tsm_edge.compile import layers as ir
 from tsm_edge.compile.algorithms import WinogradConvolution
-from tsm_edge.compile.borders import needed_border, widest
+from tsm_edge.compile.borders import NO_BORDER, needed_border, widest
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.graph import OnlineGraph
 from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.ir.kernel import KernelSpec
@@ -18,7 +18,7 @@ from tsm_edge.compile.placement import Placement, Tensor
 from tsm_edge.compile.plan import Unit, layers_of
 from tsm_edge.compile.program import BufferRef, KernelCall
 from tsm_edge.compile.schedules.copying import CopySpec
-from tsm_edge.compile.schedules.geometry import Border, planar
+from tsm_edge.compile.schedules.geometry import Border, Image, nhwc, planar
 from tsm_edge.compile.shift_caches import ShiftCaches
 
 _Settings = TypeVar("_Settings")
@@ -30,9 +30,8 @@ class Lowering:
     Attributes
     ----------
     graph : OnlineGraph
-    cpu : CpuSpec
-    lanes : int
-        float32 values of the target's vectors.
+    core : Core
+        Of the target, in the element type that is stored.
     caches : ShiftCaches
     tensors : Placement
     weight_bytes : int
@@ -46,17 +45,17 @@ class Lowering:
         graph: OnlineGraph,
         layers: Sequence[ir.Layer],
         units: Sequence[Unit],
-        cpu: CpuSpec,
+        core: Core,
         choices: Choices,
     ) -> None:
         self.graph = graph
-        self.cpu = cpu
-        self.lanes = cpu.vector_lanes
+        self.core = core
+        self.lanes = core.lanes
         self.calls: list[KernelCall] = []
         self.weights: list[np.ndarray] = []
         self.choices: list[Choice] = []
-        self.weight_bytes = sum(4 * layer.weight.size for layer in layers if isinstance(layer, ir.Convolution))
-        self.caches = ShiftCaches(graph, layers)
+        self.weight_bytes = core.bytes(sum(layer.weight.size for layer in layers if isinstance(layer, ir.Convolution)))
+        self.caches = ShiftCaches(graph, layers, core.dtype)
         self._layers = layers
         self._given = choices
         self._kernel_names: dict[KernelSpec, str] = {}
@@ -65,7 +64,7 @@ class Lowering:
         }
         convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
         borders = widest((layer.source, self.border_of(layer)) for layer in convolutions)
-        self.tensors = Placement(graph, self.lanes, borders, self.call)
+        self.tensors = Placement(graph, core, borders, self.call)
         # A unit reads everything when it ends.
         self._position = {layer.output: index for index, unit in enumerate(units) for layer in layers_of(unit)}
         self._last_read = self._last_reads(len(units))
@@ -79,6 +78,10 @@ class Lowering:
         name = self._kernel_names.setdefault(spec, f"tsm_k{len(self._kernel_names)}_{spec.rule}")
         refs = tuple(buffers[argument.name] for argument in spec.arguments)
         self.calls.append(KernelCall(name, spec, refs, layer))
+
+    def nhwc(self, height: int, width: int, channels: int, border: Border = NO_BORDER) -> Image:
+        """Layout of an image that a kernel keeps to itself, in the element type that is stored."""
+        return nhwc(height, width, channels, self.lanes, border, self.core.dtype)
 
     def add_weights(self, packed: np.ndarray) -> BufferRef:
         """Keep packed weights in the model."""

@@ -49,6 +49,7 @@ from tsm_edge.files import scratch_folder
 from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
 from tsm_edge.paths import printable, refuse_replacing_folder
+from tsm_edge.precision import FP32, Precision
 from tsm_edge.runtime import HEADER, abi_version
 
 Progress = Callable[[str], None]
@@ -83,6 +84,8 @@ class CompileRequest:
         Directory to keep every stage's result in.
     runner : bool
         Also make ``tsm-runner``, a static program with the model inside, and its ``golden.bin``.
+    precision : Precision
+        Of activations, weights and sums; fp32 is the only one yet.
     """
 
     target: TargetCard
@@ -97,6 +100,7 @@ class CompileRequest:
     seed: int = 0
     intermediates: Path | None = None
     runner: bool = True
+    precision: Precision = FP32
 
     def __post_init__(self) -> None:
         if self.card is None and self.onnx is None:
@@ -116,6 +120,11 @@ class CompileRequest:
             raise CompileError(
                 f"target {self.target.name}: device {self.target.device!r} is not supported yet",
                 "choose a CPU target of: tsm-edge targets",
+            )
+        if self.precision != FP32:
+            raise CompileError(
+                f"precision {self.precision.name} is not supported yet, expected {FP32.name}",
+                "leave --precision out",
             )
 
 
@@ -170,7 +179,7 @@ def compile_model(
         graph = load_onnx(onnx_file, request.cache_names)
         model = _described_model(request, metadata, graph)
         progress("lowering and scheduling")
-        program = lower(graph, fuse(graph), request.target.cpu)
+        program = lower(graph, fuse(graph), request.target, request.precision)
         inspect(program)
         plan = plan_memory(program.workspace)
         functions, kernels = generate(

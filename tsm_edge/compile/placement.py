@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tsm_edge.compile.borders import NO_BORDER, fits
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.graph import OnlineGraph, Shape
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.program import BufferRef, KernelCall, WorkspaceBuffer
@@ -31,17 +32,16 @@ class Placement:
     Parameters
     ----------
     graph : OnlineGraph
-    lanes : int
-        Of the target's vectors.
+    core : Core
     borders : dict of str to Border
         The border each tensor is made with.
     emit_call : callable
         Takes the calls of the copies.
     """
 
-    def __init__(self, graph: OnlineGraph, lanes: int, borders: Mapping[str, Border], emit_call: EmitCall) -> None:
+    def __init__(self, graph: OnlineGraph, core: Core, borders: Mapping[str, Border], emit_call: EmitCall) -> None:
         self._shapes: Mapping[str, Shape] = graph.shapes
-        self._lanes = lanes
+        self._lanes, self._dtype = core.lanes, core.dtype
         self._borders = borders
         self._emit_call = emit_call
         self._tensors: dict[str, Tensor] = {}
@@ -82,7 +82,7 @@ class Placement:
             raise CompileError(
                 f"tensor {tensor!r} has batch {batch}; an online model has batch 1", "export the model with batch 1"
             )
-        return nhwc(height, width, channels, self._lanes, self._borders.get(tensor, NO_BORDER))
+        return nhwc(height, width, channels, self._lanes, self._borders.get(tensor, NO_BORDER), self._dtype)
 
     def with_border(self, tensor: str, border: Border) -> Tensor:
         """The tensor with at least this border, copied if it was not made with one."""
@@ -93,9 +93,9 @@ class Placement:
         if key not in self._tensors:
             image = found.image
             if image.channel > 1:
-                padded = planar(image.height, image.width, image.channels, border)
+                padded = planar(image.height, image.width, image.channels, border, image.dtype)
             else:
-                padded = nhwc(image.height, image.width, image.channels, self._lanes, border)
+                padded = nhwc(image.height, image.width, image.channels, self._lanes, border, image.dtype)
             self._copy(found, self.new(key, padded), key)
         return self._tensors[key]
 
@@ -107,7 +107,7 @@ class Placement:
             return found
         key = f"{tensor} as NHWC {border}"
         if key not in self._tensors:
-            made = self.new(key, nhwc(image.height, image.width, image.channels, self._lanes, border))
+            made = self.new(key, nhwc(image.height, image.width, image.channels, self._lanes, border, self._dtype))
             self._copy(self._tensors[tensor], made, key)
         return self._tensors[key]
 
@@ -116,7 +116,7 @@ class Placement:
         if tensor not in self._dense:
             found = self._tensors[tensor]
             image = found.image
-            plain = planar(image.height, image.width, image.channels)
+            plain = planar(image.height, image.width, image.channels, dtype=image.dtype)
             if image == plain or ((image.height, image.width) == (1, 1) and image.border == NO_BORDER):
                 self._dense[tensor] = found.buffer
             else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tsm_edge.cards import CpuSpec
 from tsm_edge.compile import layers as ir
 from tsm_edge.compile.algorithms import WinogradConvolution, WinogradSettings, winograd_fits, winograd_layers
+from tsm_edge.compile.core import Core
 from tsm_edge.compile.fusion import ExpandDepthwise, InvertedResidual, fused_blocks
 from tsm_edge.compile.graph import OnlineGraph
 from tsm_edge.compile.ir.choices import Choice, Choices
@@ -20,7 +20,7 @@ def layers_of(unit: Unit) -> tuple[ir.Layer, ...]:
     return unit.layers if isinstance(unit, ExpandDepthwise | InvertedResidual | WinogradConvolution) else (unit,)
 
 
-def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], cpu: CpuSpec, choices: Choices) -> tuple[Unit, ...]:
+def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, choices: Choices) -> tuple[Unit, ...]:
     """Part the layers into units, in execution order; a fused unit stands where its last layer stood.
 
     Raises
@@ -32,9 +32,9 @@ def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], cpu: CpuSpec, cho
     chosen = [_chosen(graph, by_output, choice) for choice in choices]
     decided = {layer.output for unit in chosen for layer in layers_of(unit)}
     free = [layer for layer in layers if layer.output not in decided]
-    blocks = fused_blocks(graph, free, cpu)
+    blocks = fused_blocks(graph, free, core)
     in_blocks = {layer.output for block in blocks for layer in block.layers}
-    tiles = winograd_layers(graph, [layer for layer in free if layer.output not in in_blocks], cpu)
+    tiles = winograd_layers(graph, [layer for layer in free if layer.output not in in_blocks], core)
     winograd = [
         WinogradConvolution(layer, tiles[layer.output])
         for layer in free

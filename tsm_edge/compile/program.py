@@ -10,6 +10,7 @@ import numpy as np
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.kernel import Items, KernelSpec
 from tsm_edge.compile.schedules.geometry import Image
+from tsm_edge.precision import Precision
 
 Space = Literal["frame", "workspace", "weights", "cache", "next_cache", "scratch"]
 
@@ -79,7 +80,7 @@ class WorkspaceBuffer:
     @property
     def bytes(self) -> int:
         """Allocated size."""
-        return self.image.elements * 4
+        return self.image.bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,7 @@ class Program:
         Layout of each shift cache inside a stream.
     logits : int
         The workspace buffer that holds the logits after the last call.
+    precision : Precision
     choices : Choices
         What the rules chose for each kernel, or were told to.
     """
@@ -106,6 +108,7 @@ class Program:
     weights: tuple[np.ndarray, ...]
     caches: tuple[Image, ...]
     logits: int
+    precision: Precision
     choices: Choices
 
     @property

@@ -24,7 +24,7 @@ def bytes_per_cycle(cpu: CpuSpec, where: str) -> float:
     if where == "L3":
         return _L3_BYTES_PER_CYCLE
     if where != "memory":
-        return _VECTORS_PER_CYCLE[where] * cpu.vector_lanes * 4
+        return _VECTORS_PER_CYCLE[where] * cpu.vector_bytes
     if cpu.memory_gb_s and cpu.clock_mhz:
         return cpu.memory_gb_s * 1e3 / cpu.clock_mhz
     return _MEMORY_BYTES_PER_CYCLE

@@ -24,8 +24,8 @@ class ShiftCaches:
         A cache is no image of batch 1.
     """
 
-    def __init__(self, graph: OnlineGraph, layers: Sequence[ir.Layer]) -> None:
-        self.images = tuple(_cache_image(cache) for cache in graph.caches)
+    def __init__(self, graph: OnlineGraph, layers: Sequence[ir.Layer], dtype: str) -> None:
+        self.images = tuple(_cache_image(cache, dtype) for cache in graph.caches)
         self._names = tuple(cache.output for cache in graph.caches)
         index = {name: position for position, name in enumerate(self._names)}
         self._waiting: dict[str, list[int]] = {}
@@ -55,7 +55,7 @@ class ShiftCaches:
         return bool(self._waiting.get(tensor))
 
 
-def _cache_image(cache: CachePair) -> Image:
+def _cache_image(cache: CachePair, dtype: str) -> Image:
     """A cache without gaps between pixels: few channels rounded up to vectors would be mostly air."""
     if len(cache.shape) != 4 or cache.shape[0] != 1:
         raise CompileError(
@@ -63,4 +63,4 @@ def _cache_image(cache: CachePair) -> Image:
             "export the caches as images, one a shifted block",
         )
     _, channels, height, width = cache.shape
-    return Image(height, width, channels, channels, width * channels)
+    return Image(height, width, channels, channels, width * channels, dtype=dtype)

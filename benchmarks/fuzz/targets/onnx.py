@@ -25,6 +25,7 @@ from tsm_edge.compile.memory_plan import plan_memory
 from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.onnx_metadata import read_metadata
 from tsm_edge.onnx_runtime import import_onnxruntime
+from tsm_edge.precision import FP32
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests"))
 from onnx_graphs import GraphBuilder, small_network
@@ -74,7 +75,7 @@ def run(given: Given) -> None:
     path.write_bytes(given.data)
     read_metadata(path)
     graph = load_onnx(path)
-    program = lower(graph, fuse(graph), CARD.cpu)
+    program = lower(graph, fuse(graph), CARD, FP32)
     plan_memory(program.workspace)
     if given.code:
         generate(program, CARD.cpu)

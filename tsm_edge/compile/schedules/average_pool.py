@@ -44,7 +44,7 @@ class AveragePoolSpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """The image; the result is one pixel of it."""
-        return 4 * self.source.elements
+        return self.source.bytes
 
     def write(self, name: str) -> Any:
         """See :func:`global_average_pool`."""

@@ -56,10 +56,10 @@ def choose_settings(at: Lowering, layer: ir.Convolution, images: Mapping[str, Im
     channels, group_vectors = _group_split(at.lanes, layer)
     reduction = channels * kernel[0] * kernel[1]
     tiled = group_vectors * at.lanes if group_vectors else outputs
-    tile = gemm_tile(at.cpu, target.height, target.width, reduction, tiled, paired=source.paired)
+    tile = gemm_tile(at.core, target.height, target.width, reduction, tiled, paired=source.paired)
     if group_vectors:
         while group_vectors % tile.vectors:
-            tile = gemm_tile(at.cpu, target.height, target.width, reduction, (tile.vectors - 1) * at.lanes)
+            tile = gemm_tile(at.core, target.height, target.width, reduction, (tile.vectors - 1) * at.lanes)
         tile = replace(tile, tail_vectors=0, panels=math.ceil(outputs / (tile.vectors * at.lanes)))
     return ConvolutionSettings(tile, far_operands(at, layer, images))
 
@@ -88,7 +88,7 @@ def convolution_spec(
         cache=images.get("cache"),
         tap=images.get("tap"),
         prefetch=settings.prefetch,
-        k_loop=k_loop(at.cpu),
+        k_loop=k_loop(at.core),
         k_block=settings.k_block,
         guarded=source.channel > 1 and source.border == NO_BORDER != at.border_of(layer),
     )
@@ -101,7 +101,7 @@ def in_k_blocks(at: Lowering, spec: ConvolutionSpec, settings: ConvolutionSettin
     """
     if spec.group_vectors or spec.source.channel > 1 or spec.tiles < 2 or not spec.tile.panels_outside:
         return settings
-    size = k_block(at.cpu, spec.tile, spec.kernel[0] * spec.kernel[1], spec.reduction_channels)
+    size = k_block(at.core, spec.tile, spec.kernel[0] * spec.kernel[1], spec.reduction_channels)
     # The first block has all of the shift cache's channels: where they reach into the last, it would be both.
     cached = 0 if spec.cache is None else spec.cache.channels
     if not size or -(-cached // size) >= -(-spec.reduction_channels // size):
@@ -115,15 +115,15 @@ def far_operands(at: Lowering, layer: ir.Convolution, images: Mapping[str, Image
     Arm's cores follow streams by themselves, and every instruction takes the place of another there: they run in
     order, or two or three a cycle.
     """
-    if at.cpu.triple.startswith(("aarch64", "arm")):
+    if not at.core.can("prefetch"):
         return ()
-    sizes = {name: 4 * image.elements for name, image in images.items() if name in ("residual", "target")}
+    sizes = {name: image.bytes for name, image in images.items() if name in ("residual", "target")}
     # Weights are read once a frame: by the time they are needed again, all the others have gone by.
     sizes["weights"] = at.weight_bytes
     if layer.weight.shape[2:] == (1, 1) and images["source"].channel == 1:
-        sizes["source"] = 4 * images["source"].elements
+        sizes["source"] = images["source"].bytes
     # The shift caches are touched once a frame too, however small.
-    return ("caches", *sorted(name for name, size in sizes.items() if size > at.cpu.l2_kib * 1024 // 4))
+    return ("caches", *sorted(name for name, size in sizes.items() if size > at.core.l2_bytes // 4))
 
 
 def _group_split(lanes: int, layer: ir.Convolution) -> tuple[int, int]:

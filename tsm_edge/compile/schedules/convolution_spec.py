@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.emit import Expr
@@ -138,7 +139,8 @@ class ConvolutionSpec(KernelSpec):
     def bytes(self) -> int:
         """Image, weights, result, and the residual it is added to."""
         outputs = 2 if self.residual is not None else 1
-        return 4 * (self.source.values + self.weights + outputs * self.target.values)
+        weights = self.weights * item_bytes(self.source.dtype)
+        return self.source.value_bytes + weights + outputs * self.target.value_bytes
 
     def describe(self) -> str:
         """Pixels × output channels of a register tile."""
@@ -159,7 +161,7 @@ class ConvolutionSpec(KernelSpec):
     @property
     def scratch_bytes(self) -> int:
         """Scratch memory of a thread: the sums of a run of register tiles between two blocks of the k loop."""
-        return 4 * self.tile.block * self.tile_elements if self.k_block else 0
+        return self.tile.block * self.tile_elements * item_bytes(self.target.dtype) if self.k_block else 0
 
     @property
     def full_panels(self) -> int:

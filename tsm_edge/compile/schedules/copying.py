@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
@@ -43,7 +44,7 @@ class CopySpec(KernelSpec):
     def bytes(self) -> int:
         """What is read of the source, and the target with its border."""
         read = self.target.height * self.target.width * min(self.source.channels, self.target.channels)
-        return 4 * (read + self.target.elements)
+        return read * item_bytes(self.source.dtype) + self.target.bytes
 
     def write(self, name: str) -> Any:
         """See :func:`copy`."""

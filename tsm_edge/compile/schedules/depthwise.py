@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.compile import layers as ir
+from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.rule import Rule
@@ -67,7 +68,7 @@ class DepthwiseSpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """Image, weights and result."""
-        return 4 * (self.source.values + self.weights + self.target.values)
+        return self.source.value_bytes + self.weights * item_bytes(self.source.dtype) + self.target.value_bytes
 
     def describe(self) -> str:
         """Output columns × channels of a tile."""
@@ -99,7 +100,7 @@ def choose_settings(at: Lowering, layer: ir.Convolution, target: Image) -> Depth
     """The tile by the card's numbers."""
     channels, _, height, width = layer.weight.shape
     size = (target.height, target.width)
-    return DepthwiseSettings(depthwise_tile(at.cpu, *size, channels, (height, width), layer.strides, target.paired))
+    return DepthwiseSettings(depthwise_tile(at.core, *size, channels, (height, width), layer.strides, target.paired))
 
 
 def depthwise_spec(

@@ -18,7 +18,7 @@ from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
 from tsm_edge.compile.schedules.emit import Expr
 from tsm_edge.compile.schedules.functions import sigmoid
-from tsm_edge.compile.schedules.geometry import Border, Image, nhwc
+from tsm_edge.compile.schedules.geometry import Border, Image
 
 # Operands, parameters, lanes → result.
 _Operation = Callable[[tuple[Expr, ...], tuple[float, ...], int], Expr]
@@ -108,7 +108,7 @@ class ElementwiseSpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """Images in and out."""
-        return 4 * sum(image.values for image in (*self.operands, self.target) if isinstance(image, Image))
+        return sum(image.value_bytes for image in (*self.operands, self.target) if isinstance(image, Image))
 
     def describe(self) -> str:
         """The operation."""
@@ -135,7 +135,7 @@ def _lower(at: Lowering, layer: ir.Elementwise) -> None:
         elif operand.size == 1:
             operands.append(float(operand[0]))
         else:
-            image = nhwc(1, 1, operand.size, at.lanes)
+            image = at.nhwc(1, 1, operand.size)
             operands.append(image)
             buffers[operand_name(index)] = at.add_weights(np.pad(operand, (0, image.pixel - operand.size)))
     target = at.tensors.output(layer.output)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tsm_edge.compile.fusion import ExpandDepthwise
+from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.program import BufferRef
@@ -37,7 +38,6 @@ from tsm_edge.compile.schedules.depthwise import (
     choose_settings as choose_depthwise,
 )
 from tsm_edge.compile.schedules.emit import Buffers, Expr, Kernel
-from tsm_edge.compile.schedules.geometry import nhwc
 from tsm_edge.compile.schedules.register_tile import for_panel, register_tile, tile_start
 
 
@@ -84,7 +84,8 @@ class ExpandDepthwiseSpec(KernelSpec):
     def bytes(self) -> int:
         """The block's input, all weights, and the depthwise result."""
         weights = self._expand_weights + self.depthwise.weights
-        return 4 * (self.expand.source.values + weights + self.depthwise.target.values)
+        source, target = self.expand.source, self.depthwise.target
+        return source.value_bytes + weights * item_bytes(source.dtype) + target.value_bytes
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
@@ -109,7 +110,7 @@ class ExpandDepthwiseSpec(KernelSpec):
     @property
     def scratch_bytes(self) -> int:
         """Scratch memory of a thread: the panel."""
-        return 4 * self.expand.target.elements
+        return self.expand.target.bytes
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
     images = {name: tensor.image for name, tensor in inputs.items()}
     _, channels, height, width = at.graph.shapes[expand.output]
     target = at.tensors.output(depthwise.output)
-    whole = nhwc(height, width, channels, at.lanes)
+    whole = at.nhwc(height, width, channels)
     settings = at.given(unit.layers, ExpandDepthwiseSettings)
     if settings is None:
         chosen = choose_settings(at, expand, images | {"target": whole})
@@ -140,7 +141,7 @@ def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
             choose_depthwise(at, depthwise, target.image),
         )
     at.chose(RULE.name, unit.layers, settings)
-    panel = nhwc(height, width, settings.expand.tile.vectors * at.lanes, at.lanes, at.border_of(depthwise))
+    panel = at.nhwc(height, width, settings.expand.tile.vectors * at.lanes, at.border_of(depthwise))
     spec = ExpandDepthwiseSpec(
         expand=convolution_spec(at, expand, images | {"target": panel}, settings.expand),
         depthwise=depthwise_spec(at, depthwise, panel, target.image, settings.depthwise),

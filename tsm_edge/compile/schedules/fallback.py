@@ -29,7 +29,7 @@ def made_dense(at: Lowering, tensor: str, buffer: BufferRef) -> None:
     shape = at.graph.shapes[tensor]
     is_image = len(shape) in (2, 4) and shape[0] == 1
     _, channels, height, width = (*shape, 1, 1)[:4] if is_image else (1, math.prod(shape), 1, 1)
-    plain = Tensor(planar(height, width, channels), buffer)
+    plain = Tensor(planar(height, width, channels, dtype=at.core.dtype), buffer)
     readers = at.readers(tensor) - {ir.Generic}
     if is_image and readers:
         at.tensors.to_nhwc(tensor, plain)
@@ -59,7 +59,7 @@ def _lower(at: Lowering, layer: ir.Generic) -> None:
 
 def _room(size: int) -> Image:
     """For ``size`` bytes."""
-    return planar(1, -(-size // 4), 1)
+    return planar(1, size, 1, dtype="uint8")
 
 
 RULE = Rule("generic", lambda unit: isinstance(unit, ir.Generic), _lower)

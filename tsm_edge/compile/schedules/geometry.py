@@ -1,8 +1,10 @@
-"""How a tensor lies in memory, in float32 elements, as the kernels see it."""
+"""How a tensor lies in memory, in elements, as the kernels see it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from tsm_edge.compile.ir.element import item_bytes, line_elements
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Image:
     paired : bool
         The channels of pixels 2 i and 2 i + 1 of a row alternate: element (y, x, c) is at ``origin + y * row +
         (x - x % 2) * pixel + 2 c + x % 2``. So a vector can hold a channel of both, again and again.
+    dtype : str
+        Of the elements.
     """
 
     height: int
@@ -43,6 +47,7 @@ class Image:
     channel: int = 1
     border: Border = Border()
     paired: bool = False
+    dtype: str = "float32"
 
     @property
     def origin(self) -> int:
@@ -61,6 +66,21 @@ class Image:
         return self.height * self.width * self.channels
 
     @property
+    def bytes(self) -> int:
+        """Size of the allocation."""
+        return self.elements * item_bytes(self.dtype)
+
+    @property
+    def value_bytes(self) -> int:
+        """Size of the elements that mean something."""
+        return self.values * item_bytes(self.dtype)
+
+    @property
+    def line(self) -> int:
+        """Elements of a cache line."""
+        return line_elements(self.dtype)
+
+    @property
     def dense_rows(self) -> bool:
         """Whether rows follow each other without gaps, so that the image is one long row."""
         return self.row == self.width * self.pixel and self.border == Border()
@@ -76,25 +96,26 @@ class Image:
         if not self.dense_rows:
             raise ValueError("an image with a border has no flat form")
         pixels = self.height * self.width
-        return Image(1, pixels, self.channels, self.pixel, pixels * self.pixel, self.channel)
+        return replace(self, height=1, width=pixels, row=pixels * self.pixel)
 
 
-# float32 values in a cache line.
-LINE = 16
-# Pixels this many elements apart (2 KiB) fall into the same few sets of an L1 cache; a register tile reads a dozen.
-CONFLICTING_STRIDE = 512
+# Pixels this many bytes apart fall into the same few sets of an L1 cache; a register tile reads a dozen.
+CONFLICTING_STRIDE = 2048
 
 
-def nhwc(height: int, width: int, channels: int, lanes: int, border: Border = Border()) -> Image:
+def nhwc(
+    height: int, width: int, channels: int, lanes: int, border: Border = Border(), dtype: str = "float32"
+) -> Image:
     """An NHWC image with channels rounded up to ``lanes``, and one vector more where pixels would conflict in L1."""
     pixel = -(-channels // lanes) * lanes
-    if pixel % CONFLICTING_STRIDE == 0 and height * width > 1:
+    if pixel * item_bytes(dtype) % CONFLICTING_STRIDE == 0 and height * width > 1:
         pixel += lanes
-    return Image(height, width, channels, pixel, (width + border.left + border.right) * pixel, border=border)
+    row = (width + border.left + border.right) * pixel
+    return Image(height, width, channels, pixel, row, border=border, dtype=dtype)
 
 
-def planar(height: int, width: int, channels: int, border: Border = Border()) -> Image:
+def planar(height: int, width: int, channels: int, border: Border = Border(), dtype: str = "float32") -> Image:
     """An NCHW image (the camera frame, or its padded copy)."""
     row = width + border.left + border.right
     rows = height + border.top + border.bottom
-    return Image(height, width, channels, 1, row, rows * row, border)
+    return Image(height, width, channels, 1, row, rows * row, border, dtype=dtype)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tsm_edge.compile.fusion import InvertedResidual
+from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.program import BufferRef
@@ -40,7 +41,7 @@ from tsm_edge.compile.schedules.depthwise import (
     choose_settings as choose_depthwise,
 )
 from tsm_edge.compile.schedules.emit import Buffers, Expr
-from tsm_edge.compile.schedules.geometry import Border, nhwc
+from tsm_edge.compile.schedules.geometry import Border
 from tsm_edge.compile.schedules.register_tile import for_panel, register_tile, tile_start
 from tsm_edge.compile.schedules.tiles import worth_pairing
 
@@ -99,7 +100,8 @@ class InvertedResidualSpec(KernelSpec):
         """The block's input, all weights, its output, and the residual that is added to it."""
         weights = self.expand.weights + self.depthwise.weights + self.project.weights
         outputs = 2 if self.project.residual is not None else 1
-        return 4 * (self.expand.source.values + weights + outputs * self.project.target.values)
+        source, target = self.expand.source, self.project.target
+        return source.value_bytes + weights * item_bytes(source.dtype) + outputs * target.value_bytes
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
@@ -131,7 +133,7 @@ class InvertedResidualSpec(KernelSpec):
     @property
     def scratch_bytes(self) -> int:
         """Scratch memory of a thread: the ring and the depthwise row."""
-        return 4 * (self.expand.target.elements + self.depthwise.target.elements)
+        return self.expand.target.bytes + self.depthwise.target.bytes
 
 
 @dataclass(frozen=True)
@@ -160,14 +162,14 @@ def _lower(at: Lowering, unit: InvertedResidual) -> None:
     _, channels, height, width = at.graph.shapes[expand.output]
     _, _, row_height, row_width = at.graph.shapes[depthwise.output]
     border = at.border_of(depthwise)
-    ring = nhwc(depthwise.weight.shape[2], width, channels, at.lanes, Border(left=border.left, right=border.right))
+    ring = at.nhwc(depthwise.weight.shape[2], width, channels, Border(left=border.left, right=border.right))
     settings = at.given(unit.layers, InvertedResidualSettings)
     if settings is None:
         outputs = int(project.weight.shape[0])
-        paired = worth_pairing(at.cpu, row_height, row_width, channels, outputs)
+        paired = worth_pairing(at.core, row_height, row_width, channels, outputs)
     else:
         paired = settings.paired
-    row = replace(nhwc(1, row_width, channels, at.lanes), paired=paired)
+    row = replace(at.nhwc(1, row_width, channels), paired=paired)
     target = at.tensors.output(project.output)
     tap = at.caches.take(project.output)
     inner = {name: tensor.image for name, tensor in inputs.items()} | {"target": ring}

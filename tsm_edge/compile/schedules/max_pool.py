@@ -46,7 +46,7 @@ class MaxPoolSpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """Image and result."""
-        return 4 * (self.source.elements + self.target.elements)
+        return self.source.bytes + self.target.bytes
 
     def write(self, name: str) -> Any:
         """See :func:`max_pool`."""

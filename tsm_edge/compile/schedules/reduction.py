@@ -15,7 +15,7 @@ from tvm import tirx
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile
 from tsm_edge.compile.schedules.emit import Buffers, Expr
-from tsm_edge.compile.schedules.geometry import LINE, Image
+from tsm_edge.compile.schedules.geometry import Image
 from tsm_edge.runtime import bytes_behind_caches
 
 # Up to this many input channels (a stem's, a small shift cache's) are written out instead of looped over.
@@ -140,17 +140,18 @@ def _channel_loop(
     """
     image = spec.source
     far = "source" in spec.prefetch
-    lines = count // LINE if far or each_line else 0
+    size = image.line
+    lines = count // size if far or each_line else 0
     if lines:
         ahead = spec.tile.rows * spec.strides[1] * image.pixel
         with emit.loop(lines) as line:
             if each_line:
                 each_line(position * lines + line)
             for column in range(spec.tile.rows if far else 0):
-                at = base + ahead + column * spec.strides[1] * image.pixel + first + line * LINE
+                at = base + ahead + column * spec.strides[1] * image.pixel + first + line * size
                 emit.prefetch(source, at)
-            _steps(spec, source, image, base, first + line * LINE, LINE, position, step)
-    done = lines * LINE
+            _steps(spec, source, image, base, first + line * size, size, position, step)
+    done = lines * size
     _steps(spec, source, image, base, first + done, count - done, position, step)
 
 

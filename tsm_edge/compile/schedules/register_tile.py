@@ -12,7 +12,6 @@ from typing import Any
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile
 from tsm_edge.compile.schedules.emit import Buffers, Expr
-from tsm_edge.compile.schedules.geometry import LINE
 from tsm_edge.compile.schedules.reduction import Reader, reduce
 
 # Weights are asked for this many k steps ahead: about the latency of the next cache level.
@@ -100,7 +99,7 @@ def _register_tile(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile, 
         """
         if "weights" in spec.prefetch and not ahead:
             distant = panel_base + (1 + WEIGHT_DISTANCE + weight_row) * width
-            for line in range(0, width, LINE):
+            for line in range(0, width, spec.source.line):
                 emit.prefetch(weights, distant + line)
         for column in range(columns):
             value = emit.repeat_pair(read(column), lanes) if together == 2 else emit.splat(read(column), lanes)
@@ -153,7 +152,7 @@ def _prefetch_outputs(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTil
     for name, image, start in (("residual", spec.residual, row.residual), ("target", spec.target, row.target)):
         if image is not None and name in spec.prefetch and not (spec.in_place and name == "residual"):
             for column in range(spec.tile.rows):
-                for line in range(0, width, LINE):
+                for line in range(0, width, image.line):
                     at = start + (tile.x + column) * image.pixel + spec.first_channel(tile.panel) + line
                     emit.prefetch(buffers[name], at, to_write=name == "target")
 
@@ -169,20 +168,20 @@ def _prefetch_caches(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile
     channel = spec.first_channel(tile.panel)
     if spec.tap is not None and not _beyond(channel, spec.tap.pixel):
         with emit.when_unsure(channel < spec.tap.pixel):
-            for offset in _lines(rows, spec.tap.pixel, spec.channels(spec.tile.vectors)):
+            for offset in _lines(rows, spec.tap.pixel, spec.channels(spec.tile.vectors), spec.tap.line):
                 emit.prefetch(buffers["tap"], row.tap + x * spec.tap.pixel + channel + offset, to_write=True)
     if spec.cache is not None and not _beyond(channel, 1):
         pixel = spec.strides[1] * spec.cache.pixel
         with emit.when_unsure(emit.equal(channel, 0)):
-            for offset in _lines(rows, pixel, spec.cache.channels):
+            for offset in _lines(rows, pixel, spec.cache.channels, spec.cache.line):
                 emit.prefetch(buffers["cache"], row.cache + (x + rows) * pixel + offset)
 
 
-def _lines(pixels: int, pixel: int, channels: int) -> list[int]:
-    """Offsets of the cache lines of the first ``channels`` of some pixels, ``pixel`` elements apart."""
+def _lines(pixels: int, pixel: int, channels: int, line: int) -> list[int]:
+    """Offsets of the cache lines (of ``line`` elements) of the first ``channels`` of some pixels, ``pixel`` apart."""
     if channels >= pixel:
-        return list(range(0, pixels * pixel, LINE))
-    return [column * pixel + line for column in range(pixels) for line in range(0, channels, LINE)]
+        return list(range(0, pixels * pixel, line))
+    return [column * pixel + start for column in range(pixels) for start in range(0, channels, line)]
 
 
 def _beyond(channel: Expr, end: int) -> bool:
@@ -202,18 +201,21 @@ class _Ahead:
         Cache lines each tile asks for.
     pixel_lines : int
         Cache lines of a pixel that a tile reads meanwhile.
+    line : int
+        Elements of a cache line.
     """
 
     start: Expr
     share: int
     pixel_lines: int
+    line: int
 
     def ask(self, weights: Any, index: Expr, line: Expr) -> None:
         """Ask for a little of the ``index``-th tile's share, with every line of pixels."""
         per_line = -(-self.share // max(1, self.pixel_lines))
-        start = self.start + index * (self.share * LINE) + line * (per_line * LINE)
+        start = self.start + index * (self.share * self.line) + line * (per_line * self.line)
         for offset in range(per_line):
-            emit.prefetch(weights, start + offset * LINE)
+            emit.prefetch(weights, start + offset * self.line)
 
 
 def _weights_ahead(spec: ConvolutionSpec, tile: RegisterTile) -> _Ahead | None:
@@ -225,16 +227,17 @@ def _weights_ahead(spec: ConvolutionSpec, tile: RegisterTile) -> _Ahead | None:
     if "weights" not in spec.prefetch:
         return None
     panel_base, width, block = _panel_start(spec, tile), tile.vectors * spec.lanes, tile.block
+    line = spec.source.line
     if block is not None:
         done = 1 + block.position * spec.reduction_channels + block.first + block.channels
-        share = -(-spec.k_block * width // (LINE * spec.tile.block))
-        return _Ahead(panel_base + done * width, share, block.channels // LINE)
+        share = -(-spec.k_block * width // (line * spec.tile.block))
+        return _Ahead(panel_base + done * width, share, block.channels // line, line)
     few = spec.tile.panels_outside and spec.tiles <= MOST_SHARING_TILES
-    if not few or spec.reduction_channels < LINE:
+    if not few or spec.reduction_channels < line:
         return None
-    share = -(-(1 + spec.reduction) * spec.tile.vectors * spec.lanes // (LINE * spec.tiles))
-    lines = (spec.reduction_channels - (spec.cache.channels if spec.cache else 0)) // LINE
-    return _Ahead(panel_base + (1 + spec.reduction) * width, share, lines * spec.kernel[0] * spec.kernel[1])
+    share = -(-(1 + spec.reduction) * spec.tile.vectors * spec.lanes // (line * spec.tiles))
+    lines = (spec.reduction_channels - (spec.cache.channels if spec.cache else 0)) // line
+    return _Ahead(panel_base + (1 + spec.reduction) * width, share, lines * spec.kernel[0] * spec.kernel[1], line)
 
 
 def _tap(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile) -> None:

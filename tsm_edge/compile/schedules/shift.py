@@ -41,7 +41,7 @@ class ShiftCopySpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """Everything once in and once out."""
-        return 8 * self.target.elements
+        return 2 * self.target.bytes
 
     def write(self, name: str) -> Any:
         """See :func:`shift_copy`."""

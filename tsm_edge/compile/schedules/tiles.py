@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from tsm_edge.cards import CpuSpec
-from tsm_edge.compile.schedules.geometry import LINE
+from tsm_edge.compile.core import Core
 
 MAX_TILE_VECTORS = 6
 MAX_TILE_ROWS = 16
@@ -27,8 +26,6 @@ LOOP_OVERHEAD_CYCLES = 12.0
 # A block of the k loop has its weights in L1 beside those of the next, which are on their way, and a tile's pixels.
 BLOCK_L1_SHARE = 0.5
 LONGEST_RUN = 8
-AVX2_LANES = 8
-AVX512_LANES = 16
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class GemmTile:
 
 
 def gemm_tile(
-    cpu: CpuSpec,
+    core: Core,
     image_rows: int,
     image_columns: int,
     reduction: int,
@@ -84,7 +81,7 @@ def gemm_tile(
 
     Parameters
     ----------
-    cpu : CpuSpec
+    core : Core
     image_rows, image_columns : int
         Output size; a register tile stays within an image row (a 1×1 convolution is one long row).
     reduction : int
@@ -97,16 +94,16 @@ def gemm_tile(
         Two neighbouring pixels share a vector, with half of the channels each; then columns must be even.
     """
     together = 2 if paired else 1  # to the k loop, a pair is a pixel with twice as many channels
-    columns, total = image_columns // together, math.ceil(together * channels / cpu.vector_lanes)
+    columns, total = image_columns // together, math.ceil(together * channels / core.lanes)
     best: GemmTile | None = None
     for vectors in range(1, min(MAX_TILE_VECTORS, total) + 1):
         # Panels begin with whole vectors of a pixel's channels.
         if (even and total % vectors) or (vectors % together and vectors < total):
             continue
         for rows in range(1, min(MAX_TILE_ROWS, columns) + 1):
-            if not _fits(cpu, rows, vectors):
+            if not _fits(core, rows, vectors):
                 continue
-            tile = _modelled(cpu, rows, vectors, image_rows, columns, reduction, total)
+            tile = _modelled(core, rows, vectors, image_rows, columns, reduction, total)
             if best is None or tile.cycles < best.cycles:
                 best = replace(tile, rows=together * rows)
     if best is None:
@@ -114,31 +111,31 @@ def gemm_tile(
     return best
 
 
-def worth_pairing(cpu: CpuSpec, image_rows: int, image_columns: int, reduction: int, channels: int) -> bool:
+def worth_pairing(core: Core, image_rows: int, image_columns: int, reduction: int, channels: int) -> bool:
     """Whether a pointwise convolution is faster with pixels that share a vector in pairs.
 
     It is where the last vector of channels would be half empty or more, and the k loop is long enough to pay for a
     shuffle of every vector that the layer before stores.
     """
-    vacant = -channels % cpu.vector_lanes
-    if not k_loop(cpu).pairs or image_columns % 2 or vacant < cpu.vector_lanes // 2:
+    vacant = -channels % core.lanes
+    if not k_loop(core).pairs or image_columns % 2 or vacant < core.lanes // 2:
         return False
-    layer = (cpu, image_rows, image_columns, reduction, channels)
-    shuffles = image_rows * image_columns * math.ceil(reduction / cpu.vector_lanes)
+    layer = (core, image_rows, image_columns, reduction, channels)
+    shuffles = image_rows * image_columns * math.ceil(reduction / core.lanes)
     return gemm_tile(*layer, paired=True).cycles + shuffles < gemm_tile(*layer).cycles
 
 
-def _fits(cpu: CpuSpec, rows: int, vectors: int) -> bool:
+def _fits(core: Core, rows: int, vectors: int) -> bool:
     """Accumulators, one step's weights and one broadcast value stay in registers.
 
     What LLVM takes beyond that was read off its code (tests/compile/test_assembly.py): 32-bit Arm has no multiply-add
     by element, so several broadcast values are alive and each pixel needs a pointer; for in-order cores it loads ahead.
     """
-    if _is_32_bit_arm(cpu):
+    if _loads_run_short(core):
         return rows * vectors <= 10 and rows <= 7
-    if k_loop(cpu).pixel_lanes > 1:  # a vector of every pixel instead of the one value
-        return rows * vectors + vectors + rows <= cpu.vector_registers - (4 if cpu.in_order else 1)
-    return rows * vectors + vectors + 1 <= cpu.vector_registers
+    if k_loop(core).pixel_lanes > 1:  # a vector of every pixel instead of the one value
+        return rows * vectors + vectors + rows <= core.cpu.vector_registers - (4 if core.cpu.in_order else 1)
+    return rows * vectors + vectors + 1 <= core.cpu.vector_registers
 
 
 @dataclass(frozen=True)
@@ -163,36 +160,36 @@ class KLoop:
     pairs: bool = False
 
 
-def k_loop(cpu: CpuSpec) -> KLoop:
+def k_loop(core: Core) -> KLoop:
     """How the k loop is best written for a CPU.
 
     x86 issues as many instructions as the multiply-adds leave room for, and half as many where another thread runs on
     the same core: there, each one saved counts. On 32-bit Arm a longer turn would not find registers.
     """
-    if cpu.triple.startswith("aarch64"):
+    if core.can("multiply-by-lane"):
         return KLoop(pixel_lanes=4)
-    if _is_32_bit_arm(cpu):
+    if not core.can("memory-operands"):
         return KLoop()
-    return KLoop(steps=4, folds=cpu.vector_lanes == AVX512_LANES, pairs=cpu.vector_lanes >= AVX2_LANES)
+    return KLoop(steps=4, folds=core.can("broadcast-operands"), pairs=core.can("broadcast-pairs"))
 
 
-def k_block(cpu: CpuSpec, tile: GemmTile, positions: int, channels: int) -> int:
+def k_block(core: Core, tile: GemmTile, positions: int, channels: int) -> int:
     """Input channels of a block of the k loop, so that the weights of one are in L1 for several register tiles.
 
     0: no blocks. A panel's weights stay in L1 as they are, or, where kernel positions follow each other, their
     channels cannot be parted evenly.
     """
-    room, each = cpu.l1d_kib * 1024, 4 * tile.vectors * cpu.vector_lanes
+    room, each = core.l1_bytes, core.bytes(tile.vectors * core.lanes)
     if each * positions * channels <= room:
         return 0
-    most = max(1, int(room * BLOCK_L1_SHARE) // (each * LINE))
-    lines, rest = divmod(channels, LINE)
+    most = max(1, int(room * BLOCK_L1_SHARE) // (each * core.line))
+    lines, rest = divmod(channels, core.line)
     if positions == 1:
-        blocks = math.ceil(channels / (most * LINE))
-        return math.ceil(channels / blocks / LINE) * LINE if blocks > 1 else 0
+        blocks = math.ceil(channels / (most * core.line))
+        return math.ceil(channels / blocks / core.line) * core.line if blocks > 1 else 0
     if rest:
         return 0
-    return LINE * max(count for count in range(1, most + 1) if lines % count == 0)
+    return core.line * max(count for count in range(1, most + 1) if lines % count == 0)
 
 
 def run_of_tiles(tiles: int) -> int:
@@ -200,38 +197,39 @@ def run_of_tiles(tiles: int) -> int:
     return math.ceil(tiles / math.ceil(tiles / LONGEST_RUN))
 
 
-def _is_32_bit_arm(cpu: CpuSpec) -> bool:
-    return cpu.triple.startswith("arm")
+def _loads_run_short(core: Core) -> bool:
+    """Whether every value passes through a register of its own and LLVM loads far ahead: 32-bit Arm."""
+    return not core.can("multiply-by-lane") and not core.can("memory-operands")
 
 
 def _modelled(
-    cpu: CpuSpec, rows: int, vectors: int, image_rows: int, image_columns: int, reduction: int, total: int
+    core: Core, rows: int, vectors: int, image_rows: int, image_columns: int, reduction: int, total: int
 ) -> GemmTile:
     tiles = image_rows * math.ceil(image_columns / rows)
     full, tail = divmod(total, vectors)
-    cycles = full * _tile_cycles(cpu, rows, vectors, reduction)
-    cycles += _tile_cycles(cpu, rows, tail, reduction) if tail else 0.0
+    cycles = full * _tile_cycles(core, rows, vectors, reduction)
+    cycles += _tile_cycles(core, rows, tail, reduction) if tail else 0.0
     panels = full + (1 if tail else 0)
-    block = _block(cpu, tiles, panels, rows, reduction)
-    weights = 4 * reduction * total * cpu.vector_lanes
-    panels_outside = tiles <= FEW_TILES or weights > cpu.l2_kib * 1024
+    block = _block(core, tiles, panels, rows, reduction)
+    weights = core.bytes(reduction * total * core.lanes)
+    panels_outside = tiles <= FEW_TILES or weights > core.l2_bytes
     return GemmTile(rows, vectors, tail, panels, block, panels_outside, tiles * cycles)
 
 
-def _tile_cycles(cpu: CpuSpec, rows: int, vectors: int, reduction: int) -> float:
+def _tile_cycles(core: Core, rows: int, vectors: int, reduction: int) -> float:
     """Cycles of one register tile: the busier of the multiply-add and load pipes, or the multiply-add latency."""
     latency = 4.0
-    arithmetic = rows * vectors / cpu.fma_per_cycle
+    arithmetic = rows * vectors / core.cpu.fma_per_cycle
     # Cores that issue two multiply-adds a cycle also load twice: x86 since Haswell, Cortex-A76; those before once.
-    loads = (rows / k_loop(cpu).pixel_lanes + vectors) / max(1.0, cpu.fma_per_cycle)
-    step = arithmetic + loads if cpu.in_order else max(arithmetic, loads, latency)
+    loads = (rows / k_loop(core).pixel_lanes + vectors) / max(1.0, core.cpu.fma_per_cycle)
+    step = arithmetic + loads if core.cpu.in_order else max(arithmetic, loads, latency)
     return reduction * step + rows * vectors * 2.0 + LOOP_OVERHEAD_CYCLES
 
 
-def _block(cpu: CpuSpec, tiles: int, panels: int, rows: int, reduction: int) -> int:
+def _block(core: Core, tiles: int, panels: int, rows: int, reduction: int) -> int:
     """Tiles an item: their pixels fit in L1 with the panel streaming past, and there are items for every thread."""
     most = max(1, tiles * panels // MIN_ITEMS)
-    fit = max(1, cpu.l1d_kib * 1024 // 2 // (4 * rows * max(reduction, 1)))
+    fit = max(1, core.l1_bytes // 2 // core.bytes(rows * max(reduction, 1)))
     wanted = max(1, min(most, fit, 16))
     even = (block for block in range(wanted, 0, -1) if -tiles % block <= MAX_UNEVEN * tiles)
     return next(even)
@@ -263,25 +261,25 @@ class WinogradTile:
 
 
 def winograd_tile(
-    cpu: CpuSpec, height: int, width: int, in_channels: int, out_channels: int, outputs: int
+    core: Core, height: int, width: int, in_channels: int, out_channels: int, outputs: int
 ) -> WinogradTile | None:
     """Choose the tiles of F(``outputs``×``outputs``, 3×3); None: not even one tile fits the L2 cache."""
     positions = (outputs + 2) ** 2
     tiles = math.ceil(height / outputs) * math.ceil(width / outputs)
-    room = l2_share(cpu) * 0.625
+    room = core.own_l2_bytes * 0.625
     # A block is there once for every position and input channel; the products of a panel, two vectors or so, beside it.
-    most = int(room // (4 * positions * (in_channels + 2 * cpu.vector_lanes)))
+    most = int(room // core.bytes(positions * (in_channels + 2 * core.lanes)))
     if most < 1:
         return None
-    weights = 4.0 * positions * in_channels * out_channels
-    vectors = math.ceil(in_channels / cpu.vector_lanes), math.ceil(out_channels / cpu.vector_lanes)
+    weights = float(core.bytes(positions * in_channels * out_channels))
+    vectors = math.ceil(in_channels / core.lanes), math.ceil(out_channels / core.lanes)
     # In vectors: loads and stores of both transforms, and their additions, two a cycle.
     transforms = positions * (vectors[0] * 4 + vectors[1] * 3.5) / 2
     fewest = math.ceil(tiles / most)
     best: WinogradTile | None = None
     for blocks in range(fewest, min(fewest + BLOCK_COUNTS_TRIED, tiles + 1)):
         block = math.ceil(tiles / blocks)
-        product = gemm_tile(cpu, 1, block, in_channels, out_channels, even=True)
+        product = gemm_tile(core, 1, block, in_channels, out_channels, even=True)
         cycles = blocks * (positions * product.cycles + block * transforms)
         far = weights * (blocks if weights > room else 1)
         product = replace(product, panels_outside=blocks == 1)
@@ -289,11 +287,6 @@ def winograd_tile(
         if best is None or (tile.weight_bytes, tile.cycles) < (best.weight_bytes, best.cycles):
             best = tile
     return best
-
-
-def l2_share(cpu: CpuSpec) -> float:
-    """Bytes of the L2 cache a core has for itself when all work."""
-    return cpu.l2_kib * 1024 / (cpu.cores if cpu.l2_shared else 1)
 
 
 @dataclass(frozen=True)
@@ -321,7 +314,7 @@ class DepthwiseTile:
 
 
 def depthwise_tile(
-    cpu: CpuSpec,
+    core: Core,
     rows: int,
     columns: int,
     channels: int,
@@ -330,12 +323,12 @@ def depthwise_tile(
     paired: bool = False,
 ) -> DepthwiseTile:
     """Choose the tile of a depthwise convolution over ``rows`` × ``columns`` outputs; ``paired``: even columns only."""
-    total = math.ceil(channels / cpu.vector_lanes)
+    total = math.ceil(channels / core.lanes)
     # Two rows share the input rows between them, if there are any and their accumulators fit beside the weights.
-    together = 2 if rows > 1 and kernel[0] > strides[0] == 1 and cpu.vector_registers == 32 else 1
+    together = 2 if rows > 1 and kernel[0] > strides[0] == 1 and core.cpu.vector_registers == 32 else 1
     weights = kernel[1] * min(together, kernel[0])
-    most = max(1, min(14, columns, (cpu.vector_registers - weights - 2) // together))
-    if _is_32_bit_arm(cpu):
+    most = max(1, min(14, columns, (core.cpu.vector_registers - weights - 2) // together))
+    if _loads_run_short(core):
         most = min(most, 2)  # LLVM loads so far ahead that more accumulators go to the stack
     widths = range(2, max(2, most) + 1, 2) if paired else range(1, most + 1)
     best = min(widths, key=lambda width: (math.ceil(columns / width) * (width + 2.0), -width))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.compile.algorithms import WinogradConvolution, WinogradSettings
+from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.program import BufferRef
@@ -28,7 +29,7 @@ from tsm_edge.compile.schedules.border import zero_whole_border
 from tsm_edge.compile.schedules.convolution_lowering import far_operands
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile, Row
 from tsm_edge.compile.schedules.emit import Buffers, Expr
-from tsm_edge.compile.schedules.geometry import Border, Image, nhwc
+from tsm_edge.compile.schedules.geometry import Border, Image
 from tsm_edge.compile.schedules.register_tile import register_tile, tile_start
 from tsm_edge.compile.schedules.tiles import k_loop
 
@@ -153,7 +154,8 @@ class WinogradSpec(KernelSpec):
         """Image, transformed weights, result, and the residual it is added to."""
         panel = self.side**2 * (1 + self.source.channels) * self.product.tile.vectors * self.lanes
         outputs = 2 if self.residual is not None else 1
-        return 4 * (self.source.values + self.panels * panel + outputs * self.target.values)
+        weights = self.panels * panel * item_bytes(self.source.dtype)
+        return self.source.value_bytes + weights + outputs * self.target.value_bytes
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
@@ -177,13 +179,7 @@ class WinogradSpec(KernelSpec):
     @property
     def scratch_bytes(self) -> int:
         """Scratch memory of a thread: the transformed block and a panel's products."""
-        return 4 * (self.product.source.elements + self.product.target.elements)
-
-
-def transformed_images(outputs: int, block: int, channels: int, vectors: int, lanes: int) -> tuple[Image, Image]:
-    """Layouts of a transformed block and of a panel's products."""
-    positions = (outputs + 2) ** 2
-    return nhwc(positions, block, channels, lanes), nhwc(1, block, positions * vectors * lanes, lanes)
+        return self.product.source.bytes + self.product.target.bytes
 
 
 def pack_winograd(spec: WinogradSpec, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -205,7 +201,9 @@ def _lower(at: Lowering, unit: WinogradConvolution) -> None:
     residual = at.tensors.vectors(layer.residual) if layer.residual is not None else None
     target = at.tensors.output(layer.output)
     channels, vectors = layer.weight.shape[1], tile.product.vectors
-    block, products = transformed_images(tile.outputs, tile.block, channels, vectors, at.lanes)
+    positions = (tile.outputs + 2) ** 2
+    block = at.nhwc(positions, tile.block, channels)
+    products = at.nhwc(1, tile.block, positions * vectors * at.lanes)
     settings = at.given((layer,), WinogradSettings)
     if settings is None:
         far = far_operands(at, layer, {"source": block})
@@ -224,7 +222,7 @@ def _lower(at: Lowering, unit: WinogradConvolution) -> None:
         low=-math.inf,
         high=math.inf,
         prefetch=settings.prefetch,
-        k_loop=k_loop(at.cpu),
+        k_loop=k_loop(at.core),
     )
     spec = WinogradSpec(
         source=source.image,

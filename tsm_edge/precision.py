@@ -1,0 +1,53 @@
+"""The precisions a model can be compiled in: what is stored, what sums are made in, how far results may be off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tsm_edge.errors import CompileError, unknown_name
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A named precision; frame, logits and explicit caches are float32 to the caller in every one of them.
+
+    Attributes
+    ----------
+    name : str
+    storage : str
+        Element type of activations, weights and shift caches.
+    accumulator : str
+        Element type of sums.
+    tolerance : float
+        Largest difference from the reference in verification, relative to the largest value of a tensor; 0: equality
+        with a reference of the same integers.
+    """
+
+    name: str
+    storage: str
+    accumulator: str
+    tolerance: float
+
+
+FP32 = Precision("fp32", "float32", "float32", 2e-5)
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        FP32,
+        Precision("fp16", "float16", "float16", 2e-2),
+        Precision("int8", "int8", "int32", 0.0),
+    )
+}
+
+
+def precision_named(name: str) -> Precision:
+    """The precision of that name.
+
+    Raises
+    ------
+    CompileError
+        There is none.
+    """
+    if name not in PRECISIONS:
+        raise CompileError(unknown_name("precision", name, PRECISIONS), "leave --precision out for fp32")
+    return PRECISIONS[name]
