@@ -329,9 +329,14 @@ def test_an_operator_without_code_is_named(native: TargetCard) -> None:
 
 
 def test_the_fallback_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
-    """TVM warns of its gather on stderr; what others say meanwhile is kept."""
+    """TVM warns of its gather, and prints what it cannot convert; what others say meanwhile is kept."""
     indices = {"i": np.array([2, 0], np.int64)}
     legalize(Node("Gather", ("x", "i"), ("y",), {"axis": 1}), {"x": (1, 4), "i": (2,), "y": (1, 2)}, indices, opset=18)
+    node = Node("Gemm", ("x", "w", "b"), ("y",), {"transB": 1})
+    shapes = {"x": (1, 4), "w": (3, 4), "b": (2,), "y": (1, 3)}
+    constants = {name: np.zeros(shapes[name], np.float32) for name in ("w", "b")}
+    with pytest.raises(CompileError, match=r"Gemm .* TVM cannot compile it either: .{1,200}; export the model without"):
+        legalize(node, shapes, constants, opset=18)
     assert capfd.readouterr() == ("", "")
     with without_tvm_warnings():
         os.write(2, b"[11:12:13] /src/a.h:9: Warning: of no interest\nkept\n")

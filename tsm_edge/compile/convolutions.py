@@ -27,6 +27,9 @@ def check_convolutions(path: Path, graph: OnlineGraph) -> None:
 
 def _problems(graph: OnlineGraph, node: Node) -> Iterator[str]:
     source, weight = (graph.shapes[name] for name in node.inputs[:2])
+    if len(weight) != len(source) or len(weight) < 3:
+        yield f"a source of {list(source)} and weights of {list(weight)}, which do not fit together"
+        return
     kernel, groups = list(node.attributes.get("kernel_shape", weight[2:])), node.attributes.get("group", 1)
     # A transposed convolution's weights are [in, out / groups, …].
     outputs, inputs = (weight[0], weight[1] * groups) if node.op == "Conv" else (weight[1] * groups, weight[0])

@@ -241,7 +241,7 @@ def _read_global_average(graph: OnlineGraph, node: Node) -> Layer | None:
     if node.op == "ReduceMean":
         axes = node.attributes.get("axes")
         if axes is None and len(node.inputs) > 1:
-            axes = graph.constants.get(node.inputs[1], np.array([])).tolist()
+            axes = graph.constants.get(node.inputs[1], np.array([])).reshape(-1).tolist()
         if sorted(axis % 4 for axis in axes or ()) != [2, 3]:
             return None
     return GlobalAveragePool(node.inputs[0], node.outputs[0])
@@ -279,14 +279,18 @@ _READERS: Mapping[str, Callable[[OnlineGraph, Node], Layer | None]] = {
 def _channel_slice(graph: OnlineGraph, node: Node) -> tuple[int, int] | None:
     """``(start, stop)`` of a Slice along channels with step 1, else None."""
     shape = graph.shapes[node.inputs[0]]
-    parts = [graph.constants.get(name) if name else None for name in node.inputs[1:]]
+    if any(name and name not in graph.constants for name in node.inputs[1:]):
+        return None
+    parts = [graph.constants[name] if name else None for name in node.inputs[1:]]
     parts += [None] * (4 - len(parts))
     starts, ends, axes, steps = parts
-    if starts is None or ends is None or starts.size != 1 or len(shape) != 4:
+    if starts is None or ends is None or axes is None or len(shape) != 4:
         return None
-    if axes is None or int(axes.reshape(-1)[0]) % 4 != 1 or (steps is not None and int(steps.reshape(-1)[0]) != 1):
+    if any(part is not None and part.size != 1 for part in parts) or int(axes.item()) % 4 != 1:
         return None
-    start, stop, _ = slice(int(starts.reshape(-1)[0]), int(ends.reshape(-1)[0])).indices(shape[1])
+    if steps is not None and int(steps.item()) != 1:
+        return None
+    start, stop, _ = slice(int(starts.item()), int(ends.item())).indices(shape[1])
     return start, stop
 
 
@@ -362,7 +366,7 @@ def _clamp(graph: OnlineGraph, layer: Generic) -> Clamp | None:
     node = layer.node
     if node.op == "Relu":
         return Clamp(low=0.0)
-    if node.op != "Clip" or len(layer.sources) != 1:
+    if node.op != "Clip" or len(layer.sources) != 1 or any(graph.shapes[name] for name in node.inputs[1:] if name):
         return None
     bounds = [float(graph.constants[name]) if name else None for name in node.inputs[1:]]
     low, high = [*bounds, None, None][:2]

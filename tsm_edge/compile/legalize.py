@@ -7,6 +7,8 @@ The operator becomes a model of one node; TVM imports it, turns it into function
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,8 +144,9 @@ def _imported(model: Any) -> Any:
             transform.DeadCodeElimination(),
         ]
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TVM checks the model again and warns of deprecated operators
+    # TVM checks the model again and warns of deprecated operators; and it prints what it cannot convert.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
         return passes(from_onnx(model))
 
 

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,10 +54,16 @@ class Run:
     stop: int
 
 
-def reduce_movement(graph: OnlineGraph) -> OnlineGraph:
+def reduce_movement(path: Path, graph: OnlineGraph) -> OnlineGraph:
     """Write every tensor that is moved channels of others as slices and a concatenation.
 
     A scatter that is no such thing becomes a gather, which the fallback can compile.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    graph : OnlineGraph
 
     Raises
     ------
@@ -67,7 +74,7 @@ def reduce_movement(graph: OnlineGraph) -> OnlineGraph:
     if not movers:
         return graph
     sources = _Sources(graph, movers)
-    moved = _moved(graph, movers, sources)
+    moved = _moved(path, graph, movers, sources)
     builder = NodeBuilder(graph)
     replaced: dict[str, list[Node]] = {}
     waiting = _read_by_others(graph, movers)
@@ -161,7 +168,9 @@ class _Sources:
         return [self.names[index] for index in used], place
 
 
-def _moved(graph: OnlineGraph, movers: Mapping[str, Node], sources: _Sources) -> dict[str, NDArray[np.int64]]:
+def _moved(
+    path: Path, graph: OnlineGraph, movers: Mapping[str, Node], sources: _Sources
+) -> dict[str, NDArray[np.int64]]:
     """The numbers that arrive in each moved tensor."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -188,6 +197,6 @@ def _moved(graph: OnlineGraph, movers: Mapping[str, Node], sources: _Sources) ->
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exception types are not public
         reason = str(error).strip().splitlines()[0]
         raise ModelFileError(
-            f"the model's slices and concatenations cannot be run ({reason})", "export the model again"
+            f"{path}: its slices and concatenations cannot be run ({reason})", "export the model again"
         ) from None
     return dict(zip(movers, found, strict=True))

@@ -61,14 +61,13 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
         inferred = _checked_shapes(path, model)
         inputs = _float_shapes(path, model.graph.input, inferred)
         outputs = _float_shapes(path, model.graph.output, inferred)
-        caches = pair_caches(path, inputs, outputs, cache_names)
-        frame, logits = _frame_and_logits(path, inputs, outputs, caches)
+    caches = pair_caches(path, inputs, outputs, cache_names)
+    frame, logits = _frame_and_logits(path, inputs, outputs, caches)
+    with _in_words(path):
         simplified = _simplify(path, model)
-        constants = _constants(simplified)
-        _refuse_no_numbers(path, constants, "folded into the next layer (a variance below zero?) ")
         graph = OnlineGraph(
             nodes=tuple(_nodes(path, simplified)),
-            constants=constants,
+            constants=_constants(simplified),
             shapes=_shapes(path, simplified),
             frame=frame,
             logits=logits,
@@ -76,9 +75,10 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
             sha256=hashlib.sha256(data).hexdigest(),
             opset=_opset(simplified),
         )
-        _refuse_infinite(path, graph)
-        check_convolutions(path, graph)
-        return rewritten(graph)
+    _refuse_no_numbers(path, graph.constants, "folded into the next layer (a variance below zero?) ")
+    _refuse_infinite(path, graph)
+    check_convolutions(path, graph)
+    return rewritten(path, graph)
 
 
 def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:

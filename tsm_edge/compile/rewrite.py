@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from tsm_edge.compile.graph import OLDEST_OPSET, Node, OnlineGraph
 from tsm_edge.compile.movement import reduce_movement
@@ -24,8 +25,14 @@ _SCALAR_INPUTS: Mapping[str, tuple[int, ...]] = {
 }
 
 
-def rewritten(graph: OnlineGraph) -> OnlineGraph:
+def rewritten(path: Path, graph: OnlineGraph) -> OnlineGraph:
     """The same network in fewer kinds of operators; every node has one output that is read.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    graph : OnlineGraph
 
     Raises
     ------
@@ -34,7 +41,7 @@ def rewritten(graph: OnlineGraph) -> OnlineGraph:
     """
     graph = _scalars(_means(_single_outputs(_splits(graph))))
     # Before operator set 13 Slice, Squeeze and others have attributes where there are inputs now.
-    return reduce_movement(graph) if graph.opset >= OLDEST_OPSET else graph
+    return reduce_movement(path, graph) if graph.opset >= OLDEST_OPSET else graph
 
 
 def _scalars(graph: OnlineGraph) -> OnlineGraph:

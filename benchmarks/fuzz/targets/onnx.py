@@ -37,6 +37,7 @@ name = "onnx"
 CODE_OF_ONE_IN = 16
 CARD = load_target("x86-64-v3")
 INTEGERS = (0, 1, -1, 2, -5, 7, 255, 2**31 - 1, 2**31, -(2**31), 2**40, 2**62, -(2**63))
+SMALL = (-(2**63), -9, -3, -2, -1, 0, 1, 2, 3, 4, 5, 8, 12, 1000, 2**31, 2**40)
 FLOATS = (0.0, -1.0, math.nan, math.inf, -math.inf, 3e38, 1e-45)
 TEXTS = ("", "\0", "../../../evil", "/etc/passwd", "%s%n", "a" * 5000, "\N{SNOWMAN}", "ai.onnx.ml", "com.microsoft")
 FOREIGN = {f"shift_{index}": f"in.{index}" for index in range(3)} | {
@@ -63,7 +64,7 @@ def make(seed: int) -> Given:
         changed = onnx.ModelProto()
         changed.CopyFrom(model)
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
-            _change_a_field(changed, chance)
+            chance.choice((_change_a_field, _change_a_constant, _change_an_attribute))(changed, chance)
         data = changed.SerializePartialToString()
     return Given(data, code=seed % CODE_OF_ONE_IN == 0)
 
@@ -154,6 +155,42 @@ def _change_a_field(model: onnx.ModelProto, chance: random.Random) -> None:
             getattr(message, field.name).SetInParent()
     else:
         setattr(message, field.name, _value(field, getattr(message, field.name), model, chance))
+
+
+def _change_a_constant(model: onnx.ModelProto, chance: random.Random) -> None:
+    """Another value, another shape or another element type, all valid by themselves."""
+    if not model.graph.initializer:
+        return
+    tensor = chance.choice(model.graph.initializer)
+    try:
+        value = onnx.numpy_helper.to_array(tensor).copy()
+    except (ValueError, TypeError, AttributeError):  # changed before
+        return
+    match chance.randrange(4):
+        case 0 if value.size:
+            whole = value.dtype.kind in "iu"
+            value.flat[chance.randrange(value.size)] = chance.choice(SMALL if whole else FLOATS)
+        case 1:
+            value = value.reshape(chance.choice((value.shape[::-1], (-1,), (1, *value.shape), (*value.shape, 1))))
+        case 2:
+            value = value.astype(chance.choice(("float16", "float64", "int64", "float32")), copy=False)
+        case _ if value.ndim:
+            value = value[: chance.randrange(len(value) + 1)]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+
+
+def _change_an_attribute(model: onnx.ModelProto, chance: random.Random) -> None:
+    """Another value of the same type."""
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    if not attributes:
+        return
+    attribute = chance.choice(attributes)
+    if attribute.ints:
+        attribute.ints[chance.randrange(len(attribute.ints))] = chance.choice(SMALL)
+    elif attribute.type == onnx.AttributeProto.FLOAT:
+        attribute.f = chance.choice(FLOATS)
+    else:
+        attribute.i = chance.choice(SMALL)
 
 
 def _collect(message: Message, found: list[Message]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 import tvm
@@ -24,6 +25,8 @@ from tsm_edge.runtime import most_buffers
 MAX_RUN = 4096
 # Most memory a kernel may keep on the stack, bytes.
 MAX_LOCAL_BYTES = 4096
+# Characters of what TVM says: it may print whole functions.
+LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,9 @@ def by_tvm(work: Callable[[], Any]) -> Any:
         raise
     except Exception as error:  # noqa: BLE001 - TVM's errors have no common base below Exception
         lines = str(error).strip().splitlines()
-        raise NotPlain(lines[-1].strip() if lines else type(error).__name__) from None
+        reason = shorten(lines[-1], LONGEST_REASON, placeholder=" …") if lines else type(error).__name__
+    # Without the error, whose frames keep alive what TVM left unfinished.
+    raise NotPlain(reason)
 
 
 def generic(name: str, spec: GenericSpec) -> Any:
