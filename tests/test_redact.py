@@ -22,6 +22,7 @@ from tsm_edge.redact import redacted
         ),
         ("http://h:80/snap.cgi?user=a&pwd=s3cret#top", "http://h:80/snap.cgi?user=a&pwd=***#top"),
         ("https://h/live.m3u8?access_token=s3cret&b=1", "https://h/live.m3u8?access_token=***&b=1"),
+        ("stream http://h/x?pwd=s3cret: no video there", "stream http://h/x?pwd=***: no video there"),
         ("rtspsrc location=rtsp://u:s3cret@h ! appsink", "rtspsrc location=rtsp://u:***@h ! appsink"),
         ('rtspsrc user-id=admin user-pw="s3cret s3cret" ! appsink', "rtspsrc user-id=admin user-pw=*** ! appsink"),
     ],

@@ -9,7 +9,8 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(\S+)")
 _USER = re.compile(r"([^:]*:).*")
 # Cameras take passwords in the query or in the path, too (rtsp://host/user=admin&password=…&channel=1).
 _FIELD = re.compile(
-    r"((?:^|[?&;/])(?:[\w-]*(?:pass(?:word|wd)?|pwd|psw|token|secret|api_?key|signature)|auth)=)[^&;#]*", re.IGNORECASE
+    r"((?:^|[?&;/])(?:[\w-]*(?:pass(?:word|wd)?|pwd|psw|token|secret|api_?key|signature)|auth)=)[^&;#]*?(?=[&;#]|:?$)",
+    re.IGNORECASE,
 )
 # Properties of GStreamer's network sources.
 _PROPERTY = re.compile(
