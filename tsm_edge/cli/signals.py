@@ -59,6 +59,7 @@ def stopped_by_signals() -> Iterator[None]:
         if time.monotonic() - since_s > _ONE_EVENT_S:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+            os._exit(128 + number)  # only reached as process 1 of a container, which no signal ends
 
     taken = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, stop) for number in taken}
