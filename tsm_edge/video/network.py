@@ -32,7 +32,9 @@ def open_url(url: str, options: SourceOptions) -> Decoder:
         container = av.open(url, container_options=_OPTIONS, timeout=waits, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         waited_s = time.monotonic() - began_s
-        raise _refusal(url, error, options.open_timeout_s, waited_s >= 0.9 * options.open_timeout_s) from error
+        timed_out = waited_s >= 0.9 * options.open_timeout_s
+        # Not "from error": FFmpeg's has the address with its password.
+        raise _refusal(url, error, options.open_timeout_s, timed_out) from None
     stream = chosen_stream(container, f"stream {redacted(url)}")
     return Decoder(container, stream, live=container.duration is None)
 
