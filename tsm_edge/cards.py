@@ -468,7 +468,7 @@ def load_model(name: str | Path) -> ModelCard:
     table = _read_toml(path)
     table.setdefault("name", path.stem)
     if "labels" in table:
-        raise CardError(f"{path}: key 'labels' is not read from a card: name a file with labels_file")
+        raise CardError(f"{path}: key 'labels' is not read from a card", 'name a file: labels_file = "labels.txt"')
     labels_file = table.get("labels_file")
     if isinstance(labels_file, str) and labels_file:
         table["labels"] = _read_labels(path.parent / labels_file, path)

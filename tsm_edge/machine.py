@@ -131,4 +131,6 @@ def check_threads(count: int) -> None:
         It is no whole number from 1 to :data:`MOST_THREADS`.
     """
     if not isinstance(count, int) or not 1 <= count <= MOST_THREADS:
-        raise ArtifactError(f"threads is {count}, expected 1 to {MOST_THREADS}")
+        raise ArtifactError(
+            f"threads is {count}, expected 1 to {MOST_THREADS}", "as many as the CPU has cores, at most"
+        )

@@ -107,9 +107,9 @@ class RunRequest:
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise TsmEdgeError(f"every is {self.every}, expected at least 1 frame")
+            raise TsmEdgeError(f"every is {self.every}, expected at least 1 frame", "1 is every frame")
         if self.limit is not None and self.limit < 1:
-            raise TsmEdgeError(f"limit is {self.limit}, expected at least 1 frame")
+            raise TsmEdgeError(f"limit is {self.limit}, expected at least 1 frame", "None is no limit")
         if self.out is not None:
             check_place(self.out)
 

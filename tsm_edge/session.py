@@ -54,7 +54,7 @@ class Library:
         check_threads(threads)
         stream = self._c.tsm_open(threads)
         if not stream:
-            raise ArtifactError(f"{self.artifact.path}: {self.last_error()}")
+            raise ArtifactError(f"{self.artifact.path}: {self.last_error()}", "try fewer threads, or free some memory")
         return int(stream)
 
     def last_error(self) -> str:
@@ -128,7 +128,8 @@ class _Stream:
             finally:
                 self._in_a_call = False
             if code:
-                raise ArtifactError(f"{self._library.artifact.path}: {self._library.last_error()}")
+                path = self._library.artifact.path
+                raise ArtifactError(f"{path}: {self._library.last_error()}", f"check it with: tsm-edge verify {path}")
 
     def close(self) -> None:
         """Free the stream, after the call that another thread is in; closing twice is allowed."""
@@ -270,7 +271,9 @@ class OnlineSession:
         """
         infos = self.manifest.caches
         if len(caches) != len(infos):
-            raise ArtifactError(f"step_explicit got {len(caches)} caches, expected {len(infos)}")
+            raise ArtifactError(
+                f"step_explicit got {len(caches)} caches, expected {len(infos)}", "manifest.caches lists them"
+            )
         following = [np.empty(info.shape, np.float32) for info in infos]
         kept = [checked_tensor(cache, info.input, info.shape) for cache, info in zip(caches, infos, strict=True)]
         logits = np.empty(self.manifest.logits.shape, np.float32)
@@ -301,5 +304,7 @@ def checked_tensor(array: NDArray[np.float32], name: str, shape: tuple[int, ...]
     """
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ArtifactError(f"{name} is {found}, expected float32 {list(shape)}")
+        raise ArtifactError(
+            f"{name} is {found}, expected float32 {list(shape)}", "convert it: numpy.asarray(x, 'float32')"
+        )
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)

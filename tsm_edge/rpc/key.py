@@ -26,9 +26,15 @@ def check_key(key: str) -> None:
         It has a space or another character that does not print, or it is too long.
     """
     if any(character.isspace() or not character.isprintable() for character in key):
-        raise RpcError(f"key {key!r} has spaces or characters that do not print, expected one word")
+        raise RpcError(
+            f"key {key!r} has spaces or characters that do not print, expected one word",
+            "choose another for both sides",
+        )
     if len(key.encode()) > _LONGEST_KEY:
-        raise RpcError(f"the key has {len(key.encode())} bytes, expected at most {_LONGEST_KEY}")
+        raise RpcError(
+            f"the key has {len(key.encode())} bytes, expected at most {_LONGEST_KEY}",
+            "choose a shorter one for both sides",
+        )
 
 
 def read_key_file(path: Path) -> str:

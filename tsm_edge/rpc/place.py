@@ -37,7 +37,7 @@ class Endpoint:
         if not _may_be_a_host(self.host):
             raise RpcError(f"{self.host!r} is not the name or number of a machine", "for example: 192.168.1.20")
         if not 0 <= self.port < 65536:
-            raise RpcError(f"{self.port} is not a port, expected 0..65535")
+            raise RpcError(f"{self.port} is not a port, expected 0..65535", "the server prints its own when it starts")
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -65,7 +65,10 @@ class RemoteSession:
             check_threads(threads)
         self.artifact = model if isinstance(model, Artifact) else load_artifact(model)
         if self.artifact.manifest.target.device != "cpu":
-            raise RpcError(f"{self.artifact.path}: only models for CPUs can run over RPC yet")
+            raise RpcError(
+                f"{self.artifact.path}: only models for CPUs can run over RPC yet",
+                "see the targets with: tsm-edge targets",
+            )
         self.place = place
         self.reconnections = 0
         self._threads = threads
@@ -150,7 +153,9 @@ class RemoteSession:
         """
         infos = self.manifest.caches
         if len(caches) != len(infos):
-            raise ArtifactError(f"step_explicit got {len(caches)} caches, expected {len(infos)}")
+            raise ArtifactError(
+                f"step_explicit got {len(caches)} caches, expected {len(infos)}", "manifest.caches lists them"
+            )
         checked = [checked_tensor(cache, info.input, info.shape) for cache, info in zip(caches, infos, strict=True)]
         return self._open().step_explicit(
             checked_tensor(frame, self.manifest.frame.name, self.manifest.frame.shape), checked

@@ -238,7 +238,9 @@ class Connection:
             return body
         try:
             if code == _EXCEPTION:
-                return RemoteFault(f"{self.name}: {last_line(_Values(body).sequence()[0])}")
+                return RemoteFault(
+                    f"{self.name}: {last_line(_Values(body).sequence()[0])}", "look at the server's output"
+                )
             if code == _RETURN:
                 return packet.read(_Values(body).sequence())
         except (struct.error, ValueError, IndexError):

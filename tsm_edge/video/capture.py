@@ -50,9 +50,9 @@ class SourceOptions:
     def __post_init__(self) -> None:
         for name in ("gap_s", "open_timeout_s", "read_timeout_s"):
             if not getattr(self, name) > 0:
-                raise VideoError(f"{name} is {getattr(self, name)} s, expected more than 0 s")
+                raise VideoError(f"{name} is {getattr(self, name)} s, expected more than 0 s", "5 s suits most cameras")
         if not self.reconnect_s >= 0:
-            raise VideoError(f"reconnect_s is {self.reconnect_s} s, expected 0 s or more")
+            raise VideoError(f"reconnect_s is {self.reconnect_s} s, expected 0 s or more", "0 s: never")
 
 
 class Picture(Protocol):
@@ -150,7 +150,8 @@ def to_rgb(image: Any) -> Image:
     codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
     if channels not in codes or image.dtype not in (np.uint8, np.uint16) or 0 in image.shape:
         raise VideoError(
-            f"a frame of shape {list(image.shape)} and type {image.dtype}, expected 1, 3 or 4 channels of 8 or 16 bits"
+            f"a frame of shape {list(image.shape)} and type {image.dtype}, expected 1, 3 or 4 channels of 8 or 16 bits",
+            "set the camera to another format: v4l2-ctl --list-formats",
         )
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)

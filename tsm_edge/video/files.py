@@ -41,8 +41,10 @@ def open_file(path: Path, options: SourceOptions) -> Recording:
     if path.is_fifo():
         return open_pipe(path, options)
     camera = path.name.removeprefix("video")
-    hint = f"for a camera: --camera {camera}" if stat.S_ISCHR(path.stat().st_mode) and camera.isdigit() else ""
-    raise VideoError(f"video {path}: is a device or a socket, expected a video file", hint)
+    number = camera if stat.S_ISCHR(path.stat().st_mode) and camera.isdigit() else "0"
+    raise VideoError(
+        f"video {path}: is a device or a socket, expected a video file", f"for a camera: --camera {number}"
+    )
 
 
 def _open(path: Path, options: SourceOptions) -> tuple[InputContainer, VideoStream]:

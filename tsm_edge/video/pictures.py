@@ -57,7 +57,7 @@ def pictures_in(folder: Path) -> list[Path]:
     pictures = [path for path in files if path.suffix.lower() in _ENDINGS]
     if not pictures:
         films = sorted(path for path in files if path.suffix.lower() in _FILMS)
-        hint = f"try one of the videos in it: {films[0]}" if films else ""
+        hint = f"try one of the videos in it: {films[0]}" if films else "name a file in it"
         raise VideoError(f"video {folder}: is a folder without pictures, expected a video file, or .jpg files", hint)
     return sorted(pictures, key=_by_number)
 

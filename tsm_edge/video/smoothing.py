@@ -72,9 +72,14 @@ class Smoother:
     def __init__(self, settings: Smoothing, classes: int, activation: Activation = "") -> None:
         named = {*settings.masked, *(index for pair in settings.shown_as for index in pair)}
         if any(not 0 <= index < classes for index in named):
-            raise CardError(f"smoothing names class {max(named)}, expected 0 to {classes - 1}")
+            raise CardError(
+                f"smoothing names class {max(named)}, expected 0 to {classes - 1}", "correct [smoothing] of its card"
+            )
         if len(set(settings.masked)) >= classes:
-            raise CardError("smoothing masks every class, expected at least one that can be shown")
+            raise CardError(
+                "smoothing masks every class, expected at least one that can be shown",
+                "correct [smoothing] of its card",
+            )
         self._settings = settings
         self._activation = activation
         self._shown_as = np.arange(classes)

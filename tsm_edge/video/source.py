@@ -196,7 +196,9 @@ class FileSource(VideoSource):
             The source cannot seek there.
         """
         if not (time_s >= 0 and self._capture.seek(time_s)):
-            raise VideoError(f"{self.info.name}: cannot seek to {time_s:g} s")
+            raise VideoError(
+                f"{self.info.name}: cannot seek to {time_s:g} s", "copy it to an .mp4: ffmpeg -i FILE -c copy NEW.mp4"
+            )
         self._first = None
         self._next_index = round(time_s * (self._capture.fps or _DEFAULT_FPS))
         self.ended = ""
