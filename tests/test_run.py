@@ -210,6 +210,20 @@ def test_a_device_that_is_lost_in_the_middle_is_in_the_summary(steps: Path, tmp_
         assert sum(1 for _ in written) == 3
 
 
+def test_a_device_that_was_lost_and_found_again_has_lost_the_caches(steps: Path) -> None:
+    class Found(FakeSession):
+        reconnections = 0
+
+        def step(self, frame: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            self.reconnections += len(self.events) == 5
+            return super().step(frame)
+
+    frames, summary = run_all(steps, session=Found())
+    assert [(frame.index, frame.reset) for frame in frames if frame.reset] == [(0, "start"), (3, "new connection")]
+    assert (summary.resets, summary.complete) == (1, True)
+    assert [(entry.index, entry.reason) for entry in summary.reset_log] == [(3, "new connection")]
+
+
 def test_a_caller_that_stops_is_told_apart_from_a_loss(steps: Path) -> None:
     with open_source(steps) as source, run(FakeSession(), source) as results:
         for _ in results:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from tsm_edge.video.window import Window
 from tsm_edge.video.writer import VideoFile, check_place
 
 Floats = npt.NDArray[np.float32]
+Reset = Break | Literal["new connection"]
 
 RANDOM_WEIGHTS = "random weights: predictions mean nothing"
 # Statistics cover this many latest predictions, so that a run of weeks does not fill the memory (an hour at 30/s).
@@ -137,7 +138,7 @@ class FrameResult:
         From the arrival of the frame to its label, milliseconds; of a live source with the time it waited.
     reset : str
         Empty, or why the caches were reset before this frame: ``start``, ``seek``, ``gap``, ``new size``,
-        ``new stream``.
+        ``new stream``, or ``new connection`` to the device they are on.
     logits : ndarray
         float32 ``[classes]``: the model's output on this frame alone.
     """
@@ -151,7 +152,7 @@ class FrameResult:
     preprocess_ms: float
     step_ms: float
     latency_ms: float
-    reset: Break
+    reset: Reset
     logits: Floats = field(repr=False, compare=False)
 
 
@@ -168,7 +169,7 @@ class CacheReset:
     """Caches were reset before frame ``index`` because of ``reason``."""
 
     index: int
-    reason: Break
+    reason: Reset
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,7 @@ class Run:
         self._smoother = Smoother(rules, manifest.classes, manifest.activation)
         self._frames = self._predictions = self._resets = 0
         self._reset_log: list[CacheReset] = []
+        self._reconnections = _reconnections(session)
         self._pending: Break = ""
         self._timings: deque[tuple[float, float, float, float]] = deque(maxlen=_KEPT_TIMINGS)
         self._began_s = self._ended_s = 0.0
@@ -346,14 +348,19 @@ class Run:
         return bool(self._ended)
 
     def _predict(self, frame: Frame) -> FrameResult:
+        reset: Reset
         reset, self._pending = self._pending, ""
         if reset:
-            self._reset(frame.index, reset)
+            self._session.reset()
+            self._note_reset(frame.index, reset)
         began_s = time.perf_counter()
         network_input = self._preprocess(frame.image)
         ready_s = time.perf_counter()
         logits = np.array(self._session.step(network_input), np.float32).reshape(-1)
         done_s = time.perf_counter()
+        if self._is_reconnected():
+            reset = "new connection"
+            self._note_reset(frame.index, reset)
         shown = self._smoother.update(logits)
         preprocess_ms, step_ms = (ready_s - began_s) * 1e3, (done_s - ready_s) * 1e3
         latency_ms = (time.perf_counter() - frame.arrived_s) * 1e3
@@ -373,8 +380,12 @@ class Run:
             logits=logits,
         )
 
-    def _reset(self, index: int, reason: Break) -> None:
-        self._session.reset()
+    def _is_reconnected(self) -> bool:
+        """Whether the last step found its device lost and began again on it, without the caches."""
+        before, self._reconnections = self._reconnections, _reconnections(self._session)
+        return self._reconnections > before
+
+    def _note_reset(self, index: int, reason: Reset) -> None:
         self._smoother.reset()
         if reason == "start":
             return
@@ -414,6 +425,11 @@ def run(session: Session, source: VideoSource, request: RunRequest | None = None
         The annotated video cannot be written where asked, or there is no screen for a window.
     """
     return Run(session, source, request or RunRequest())
+
+
+def _reconnections(session: Session) -> int:
+    """How often a session on another machine was connected again; one on this machine has no such count."""
+    return int(getattr(session, "reconnections", 0))
 
 
 def _caption(result: FrameResult | None, random_weights: bool) -> tuple[str, str]:
