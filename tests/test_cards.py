@@ -193,7 +193,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ('"mobilenet-v2"', '"resnet-50-nl"', "resnet-50-nl is offline only"),
         ('"mobilenet-v2"', "2", "backbone is 2, expected text"),
         ('[network]\nbackbone = "mobilenet-v2"\nclasses = 3', "network = 1", "network: expected a table, found 1"),
-        ("[network]", 'labels = ["a", "b", "c"]\n[network]', "key 'labels' is not read from a card; name a file: labels_file = "),
+        ("[network]", 'labels = ["a", "b", "c"]\n[network]', "is not read from a card; name a file: labels_file = "),
         ("[network]", 'labels_file = "none.txt"\n[network]', "none.txt: cannot be read (No such file or directory)"),
         ("[network]", "[preprocess]\nmean = 0.5\n[network]", "mean is 0.5, expected a list"),
         ("[network]", '[preprocess]\nmean = [0.5, 0.5, "x"]\n[network]', "mean[2] is 'x', expected a number"),
