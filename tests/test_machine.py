@@ -94,3 +94,20 @@ def target(card: str) -> TargetInfo:
     found = load_target(card)
     cpu = found.cpu
     return TargetInfo(found.name, "", found.device, cpu.triple, cpu.cpu, found.libc, cpu.features, cpu.vector_lanes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "here"),
+    [
+        ({}, True),
+        ({"triple": "riscv64-unknown-linux-gnu"}, False),
+        ({"libc": "bionic"}, False),
+        ({"libc": "musl"}, False),
+        ({"cpu": "x86-64-v4"}, False),
+    ],
+)
+def test_what_runs_here(changes: dict[str, str], here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(machine, "cpu_flags", lambda: tuple(HASWELL.split()))
+    assert machine.runs_here(dataclasses.replace(target("x86-64"), **changes)) == here

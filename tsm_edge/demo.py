@@ -19,13 +19,15 @@ from tsm_edge.files import check_writable
 from tsm_edge.machine import check_threads
 from tsm_edge.manifest import Manifest
 from tsm_edge.paths import refuse_replacing
+from tsm_edge.progress import Progress, silent
 from tsm_edge.run import RunRequest, RunSummary, run
 from tsm_edge.session import OnlineSession
 from tsm_edge.verify import VerifyResult, verify_artifact
 from tsm_edge.video.source import SourceInfo, open_source
 from tsm_edge.video.writer import VideoFile
 
-Progress = Callable[[str], None]
+# The share of the demo's time at which the model is usually compiled, and verified.
+_COMPILED, _VERIFIED = 0.93, 0.96
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class DemoResult:
 
 
 def run_demo(
-    request: DemoRequest, progress: Progress = lambda text: None, warn: Callable[[str], None] = lambda text: None
+    request: DemoRequest, progress: Progress = silent, warn: Callable[[str], None] = lambda text: None
 ) -> DemoResult:
     """Export, compile, verify and run.
 
@@ -113,18 +115,20 @@ def run_demo(
         _check_output(path, inputs)
     # tsm-runner is for devices, and its first link takes most of a minute.
     artifact = compile_model(
-        CompileRequest(target, folder, card, request.checkpoint, runner=False), progress, warn=warn
+        CompileRequest(target, folder, card, request.checkpoint, runner=False),
+        lambda text, done: progress(text, done * _COMPILED),
+        warn=warn,
     )
-    progress("verifying against ONNX Runtime")
+    progress("verifying against ONNX Runtime", _COMPILED)
     verified = verify_artifact(artifact)
     if not verified.passed:
         raise CheckFailed(f"{folder}: does not agree with ONNX Runtime", f"see: tsm-edge verify {folder}")
     clip = request.video
     if clip is None:
-        progress("drawing a clip")
+        progress("drawing a clip", _VERIFIED)
         clip = write_clip(drawn)
     shown: Counter[str] = Counter()
-    progress(f"running on {clip}")
+    progress(f"running on {clip}", _VERIFIED)
     with (
         OnlineSession(artifact, threads=request.threads) as session,
         open_source(clip) as source,

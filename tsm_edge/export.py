@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,7 @@ class ExportResult:
     bytes: int
 
 
-def export_onnx(request: ExportRequest) -> ExportResult:
+def export_onnx(request: ExportRequest, began: Callable[[], None] = lambda: None) -> ExportResult:
     """Write a network as one ONNX file (opset 20, no external data), atomically.
 
     Inputs and outputs by temporal mode, all float32:
@@ -93,6 +93,12 @@ def export_onnx(request: ExportRequest) -> ExportResult:
       ``shift_i_next`` of one frame is ``shift_i`` of the next, zeros before the first;
     - offline: ``clip`` [frames, 3, H, W] to ``logits`` [frames, classes], to be averaged;
     - none: ``frame`` [1, 3, H, W] to ``logits`` [1, classes].
+
+    Parameters
+    ----------
+    request : ExportRequest
+    began : callable, optional
+        Called when all that is given has been found good, before the long part.
 
     Raises
     ------
@@ -119,6 +125,7 @@ def export_onnx(request: ExportRequest) -> ExportResult:
         card = dataclasses.replace(card, network=dataclasses.replace(card.network, temporal_mode=request.temporal_mode))
     network = build_network(card.network, request.seed)
     weights = _load_weights(network, card.network, request)
+    began()
     model = _to_onnx(network, card.network)
     _strip(model)
     write_metadata(model, OnnxMetadata(card, weights, __version__))

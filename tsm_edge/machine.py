@@ -134,3 +134,13 @@ def check_threads(count: int) -> None:
         raise ArtifactError(
             f"threads is {count}, expected 1 to {MOST_THREADS}", "as many as the CPU has cores, at most"
         )
+
+
+def runs_here(target: TargetInfo) -> bool:
+    """Whether this machine can load a library made for a target: its CPU, and the kind of its C library."""
+    here = "glibc" if platform.libc_ver()[0] == "glibc" else "musl"
+    return (
+        architecture(target.triple) == this_architecture()
+        and target.libc.startswith(here)
+        and not missing_features(target, cpu_flags())
+    )

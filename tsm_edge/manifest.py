@@ -132,6 +132,7 @@ class Manifest:
     created : str
         UTC, ISO 8601.
     compile_seconds : float
+        From the start to the generated code: what is linked then has this manifest in it.
     files : dict of str to str
         SHA-256 of the files beside the manifest.
     activation : {"", "softmax", "sigmoid"}

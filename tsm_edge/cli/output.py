@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import click
 
@@ -118,23 +118,41 @@ def warn(text: str) -> None:
     print_to_stderr(click.style(f"warning: {redacted(text)}", fg="yellow"), color=color)
 
 
+class Show(Protocol):
+    """Tells a person what is being done."""
+
+    def __call__(self, text: str, done: float | None = None, /) -> None:
+        """Show a text; ``done``: the share of the work that lies behind it, 0 to 1."""
+
+
 @contextlib.contextmanager
-def status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show a spinner with a text on stderr while something takes long; silent where stderr is not a terminal.
+def status(text: str) -> Iterator[Show]:
+    """Show a spinner with a text on stderr while something takes long.
+
+    Where stderr is not a terminal, only texts with a share are shown: a line each.
 
     Yields
     ------
     callable
-        Call it with another text to replace the one shown.
+        Call it with another text, and the share of the work that is done, where it is known.
     """
     if not sys.stderr.isatty():
-        yield lambda _text: None
+        yield _line
         return
     from rich.console import Console
     from rich.markup import escape
 
     with Console(stderr=True).status(escape(redacted(text))) as spinner:
-        yield lambda new: spinner.update(escape(redacted(new)))
+        yield lambda new, done=None: spinner.update(escape(_with_share(new, done)))
+
+
+def _line(text: str, done: float | None = None) -> None:
+    if done is not None:
+        note(_with_share(text, done))
+
+
+def _with_share(text: str, done: float | None) -> str:
+    return redacted(text) if done is None else f"[{round(100 * done):3d} %] {redacted(text)}"
 
 
 def _is_number(cell: object) -> bool:

@@ -11,8 +11,7 @@ from pathlib import Path
 from tsm_edge.artifact import MANIFEST, MODEL_ONNX, file_sha256, load_artifact, open_library
 from tsm_edge.errors import ArtifactError, CompileError
 from tsm_edge.folders import FolderKind, writing_folder
-from tsm_edge.machine import architecture, cpu_flags, missing_features, this_architecture
-from tsm_edge.manifest import TargetInfo
+from tsm_edge.machine import runs_here
 
 SUMS = "SHA256SUMS"
 _ELSEWHERE = "choose another folder with: tsm-edge compile -o DIR"
@@ -94,7 +93,7 @@ def check_loads(folder: Path, output: Path) -> None:
     """
     try:
         artifact = load_artifact(folder)
-        if _runs_here(artifact.manifest.target):
+        if runs_here(artifact.manifest.target):
             open_library(artifact)
     except ArtifactError as error:
         problem = error.problem.replace(str(folder), str(output))
@@ -102,8 +101,3 @@ def check_loads(folder: Path, output: Path) -> None:
             f"the new artifact cannot be loaded, and what was there before stays: {problem}",
             "check for room on the disk with: df; then compile again",
         ) from None
-
-
-def _runs_here(target: TargetInfo) -> bool:
-    same = architecture(target.triple) == this_architecture()
-    return same and target.libc.startswith("glibc") and not missing_features(target, cpu_flags())
