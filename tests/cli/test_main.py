@@ -169,14 +169,15 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(program_environment: d
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_or_broken_stream_does_not_change_how_a_command_ends(
-    program_environment: dict[str, str], tmp_path: Path
+    program_environment: dict[str, str], tmp_path: Path, unbuffered: str
 ) -> None:
+    environment = {**program_environment, "PYTHONUNBUFFERED": unbuffered}
+
     def code(command: str) -> int:
-        script = f"{shlex.quote(sys.executable)} -m tsm_edge.cli {command}"
-        return subprocess.run(
-            ["sh", "-c", script], env=program_environment, capture_output=True, cwd=tmp_path
-        ).returncode
+        script = ["sh", "-c", f"{shlex.quote(sys.executable)} -m tsm_edge.cli {command}"]
+        return subprocess.run(script, env=environment, capture_output=True, cwd=tmp_path).returncode
 
     assert code("models >&-") == 0
     assert code("models 2>&-") == 0
@@ -184,6 +185,17 @@ def test_a_closed_or_broken_stream_does_not_change_how_a_command_ends(
     assert code("modls 2>&-") == 2
     assert code("modls 2>/dev/full") == 2
     assert code("models >/dev/full") == 2
+
+
+def test_output_on_a_full_disk_is_one_line(program_environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "tsm_edge.cli", "models"]
+    environment = {**program_environment, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "tsm-edge: error: standard output: No space left on device; run again with --debug for the traceback"
+    ]
 
 
 def test_an_error_that_nobody_reads_keeps_its_exit_code(program_environment: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ import click
 
 import tsm_edge
 from tsm_edge.cli.signals import Stopped, stopped_by_signals
-from tsm_edge.cli.streams import prepare_streams, print_to_stderr, stdout_is_gone
+from tsm_edge.cli.streams import prepare_streams, print_to_stderr, stdout_fails, stdout_is_gone
 from tsm_edge.errors import TsmEdgeError, unknown_name
 from tsm_edge.paths import not_utf8, printable
 from tsm_edge.redact import redacted
@@ -186,6 +186,7 @@ def _run(args: list[str], settings: Settings) -> int:
 
 def _report(settings: Settings, message: str, code: int) -> int:
     """Print the error being handled to stderr: its traceback if asked for, then one line. Return ``code``."""
+    stdout_fails()  # what it still holds must not decide the exit code
     if settings.debug:
         print_to_stderr(redacted(traceback.format_exc()), nl=False)
     one_line = " ".join(line.strip() for line in message.splitlines() if line.strip())
@@ -200,5 +201,5 @@ def _usage_line(error: click.ClickException) -> str:
 
 
 def _os_error_line(error: OSError) -> str:
-    thing = f"{error.filename}: " if error.filename is not None else ""
+    thing = "standard output: " if stdout_fails() else f"{error.filename}: " if error.filename is not None else ""
     return f"{thing}{error.strerror or error}; run again with --debug for the traceback"

@@ -49,6 +49,19 @@ def stdout_is_gone() -> bool:
     return True
 
 
+def stdout_fails() -> bool:
+    """Whether stdout does not take what it was given (a full disk, say); if so, that and the rest goes to nowhere.
+
+    Else the interpreter would try once more at its end, and turn the exit code into its own.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _redirect_to_nowhere(sys.stdout.fileno())
+        return True
+    return False
+
+
 def _redirect_to_nowhere(descriptor: int) -> None:
     nowhere = _open_nowhere()
     os.dup2(nowhere, descriptor)
