@@ -91,6 +91,19 @@ def test_what_is_no_video_in_a_pipe_is_refused(pipe: Path) -> None:
     thread.join(5)
 
 
+def test_a_pipe_that_drips_is_given_up(pipe: Path) -> None:
+    def write(descriptor: int) -> None:
+        for _ in range(500):
+            os.write(descriptor, b"\x47")
+            time.sleep(0.01)
+
+    began = time.monotonic()
+    thread = write_into(pipe, write)
+    assert "what comes through this pipe is not a video" in refusal(pipe)
+    assert time.monotonic() - began < 3
+    thread.join(5)
+
+
 def test_ctrl_c_ends_the_waiting_for_a_pipe_at_once(pipe: Path, tmp_path: Path) -> None:
     data = encode(tmp_path / "clip.ts", [plain(10)] * 20, "mpeg2video").read_bytes()
     done = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -15,10 +16,14 @@ from tsm_edge.video.decoder import Decoder, chosen_stream
 from tsm_edge.video.ffmpeg import load_ffmpeg
 
 _POLL_S = 0.05
+# FFmpeg looks at some seconds of a stream before it knows what it is.
+_OPENING_SHARE = 3
 
 
 def open_pipe(path: Path, options: SourceOptions) -> PipeDecoder:
     """Open a named pipe; waits at most ``open_timeout_s`` for the first bytes, later ``read_timeout_s`` for more.
+
+    A video has to show in three times ``open_timeout_s``, however much comes.
 
     Raises
     ------
@@ -30,6 +35,7 @@ def open_pipe(path: Path, options: SourceOptions) -> PipeDecoder:
     name = f"video {path}"
     try:
         container = wait_for(lambda: av.open(reader, metadata_errors="replace"))
+        reader.opened()
         return PipeDecoder(reader, container, chosen_stream(container, name))
     except av.FFmpegError as error:
         reader.close()
@@ -79,6 +85,7 @@ class _Reader:
         self._path = path
         self._wait_s = options.open_timeout_s
         self._read_timeout_s = options.read_timeout_s
+        self._opening_ends_s = time.monotonic() + _OPENING_SHARE * options.open_timeout_s
         self._stopping = threading.Event()
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
@@ -95,8 +102,14 @@ class _Reader:
                     f"video {self._path}: nothing came through this pipe for {self._wait_s:g} s",
                     "start the program that writes into it",
                 )
+        if time.monotonic() > self._opening_ends_s:
+            raise VideoError(f"video {self._path}: what comes through this pipe is not a video", "expected a container")
         self._wait_s = self._read_timeout_s
         return os.read(self._descriptor, size)
+
+    def opened(self) -> None:
+        """Take any time from now on, as long as something comes."""
+        self._opening_ends_s = math.inf
 
     def stop(self) -> None:
         """End the waiting of another thread."""
