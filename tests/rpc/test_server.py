@@ -133,6 +133,12 @@ def test_an_upload_that_was_damaged_is_refused(ours: Place) -> None:
     assert device.call("tsm_edge.find_upload", "0" * 64) == ""
     with pytest.raises(RpcError, match="is not a SHA-256"):
         device.call("tsm_edge.find_upload", "../../etc/passwd")
+    for name in ("../evil", "/evil", ""):
+        with pytest.raises(RpcError, match="is not the name of a file in the session's folder"):
+            device.call("tvm.rpc.server.upload", name, b"x")
+        with pytest.raises(RpcError, match="is not the name of a file in the session's folder"):
+            device.call("tvm.rpc.server.remove", name)
+    device.call("tvm.rpc.server.remove", "model.so")
     assert json.loads(device.call("tsm_edge.server_info"))["cores"] == os.cpu_count()
     device.close()
 

@@ -96,6 +96,7 @@ class Server:
         self._log = log
         self._session: SessionProcess | None = None
         self._sessions = 0
+        self._announced: bool | None = None  # what was logged last
         with contextlib.ExitStack() as stack:
             listener = Listener(request.endpoint)
             stack.callback(listener.close)
@@ -110,6 +111,8 @@ class Server:
             self._reception = Reception(listener, self._selector, self._expected_key, log)
             stack.callback(self._reception.close)
             self._announcement = _announcement(request, self.endpoint)
+            if self._announcement is not None:
+                stack.callback(self._announcement.close)
             stack.callback(self._end_session)
             self._stack = stack.pop_all()
 
@@ -128,22 +131,27 @@ class Server:
     def run(self) -> None:
         """Serve until ``KeyboardInterrupt``."""
         if self._announcement is not None:
-            self._stack.callback(self._announcement.close)
             self._announcement.offer()
-        told: bool | None = None
         while True:
-            for key, _ in self._selector.select(_TICK_S):
-                key.data()
-            now_s = time.monotonic()
-            self._tend_session(now_s)
-            self._reception.tend(now_s)
-            if self._session is None and (guest := self._reception.next_guest()) is not None:
-                self._begin(guest, now_s)
-            if self._announcement is not None and self._session is None:
-                self._announcement.tend(now_s)
-                if told is not self._announcement.connected:
-                    told = self._announcement.connected
-                    self._log(f"tracker {self._announcement.tracker}: {'announced' if told else 'not reachable'}")
+            self.turn(_TICK_S)
+
+    def turn(self, wait_s: float) -> None:
+        """Do what there is to do; wait so many seconds at most until there is something."""
+        for key, _ in self._selector.select(wait_s):
+            key.data()
+        now_s = time.monotonic()
+        self._tend_session(now_s)
+        self._reception.tend(now_s)
+        if self._session is None and (guest := self._reception.next_guest()) is not None:
+            self._begin(guest, now_s)
+        if self._announcement is not None and self._session is None:
+            self._tend_announcement(self._announcement, now_s)
+
+    def _tend_announcement(self, announcement: Announcement, now_s: float) -> None:
+        announcement.tend(now_s)
+        if self._announced is not announcement.connected:
+            self._announced = announcement.connected
+            self._log(f"tracker {announcement.tracker}: {'announced' if self._announced else 'not reachable'}")
 
     def _expected_key(self) -> str:
         return self._announcement.match_key if self._announcement is not None else self._key

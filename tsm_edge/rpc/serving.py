@@ -59,7 +59,9 @@ def serve_session(stream: socket.socket, greeting: bytes, folder: Path, uploads:
     functions = {
         # What TVM's own Python server defines.
         "tvm.rpc.server.workpath": library.path,
-        "tvm.rpc.server.upload": library.upload,  # TVM's own does not notice that a disk is full
+        # TVM's own writes anywhere, and does not notice that a disk is full.
+        "tvm.rpc.server.upload": library.upload,
+        "tvm.rpc.server.remove": library.remove,
         "tvm.rpc.server.load_module": lambda name: _load_module(library.path(name)),
         SERVER_INFO: lambda: json.dumps(server_info()),
         FIND_UPLOAD: library.find,
@@ -184,13 +186,17 @@ class Uploads:
         return str(self._folder / name)
 
     def upload(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all."""
-        path = Path(self.path(name))
+        """Write a file of the session, whole or not at all."""
+        path = self._own_path(name)
         try:
             path.write_bytes(data)
         except OSError:
             path.unlink(missing_ok=True)
             raise
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the session."""
+        self._own_path(name).unlink()
 
     def find(self, sha256: str) -> str:
         """The path of a kept library with this hash; empty if there is none."""
@@ -212,6 +218,13 @@ class Uploads:
         for file in oldest_last[_KEPT_UPLOADS:]:
             file.unlink()
         return str(path)
+
+    def _own_path(self, name: str) -> Path:
+        """Where a file of the session lies: a slip of a client's costs nobody a file."""
+        path = Path(os.path.abspath(self._folder / name))
+        if self._folder not in path.parents:
+            raise ValueError(f"{name!r} is not the name of a file in the session's folder")
+        return path
 
     def _kept_path(self, sha256: str) -> Path:
         if not re.fullmatch("[0-9a-f]{64}", sha256):
