@@ -143,7 +143,7 @@ class Server:
         self._tend_session(now_s)
         self._reception.tend(now_s)
         if self._session is None and (guest := self._reception.next_guest()) is not None:
-            self._begin(guest, now_s)
+            self._begin(guest)
         if self._announcement is not None and self._session is None:
             self._tend_announcement(self._announcement, now_s)
 
@@ -156,8 +156,9 @@ class Server:
     def _expected_key(self) -> str:
         return self._announcement.match_key if self._announcement is not None else self._key
 
-    def _begin(self, guest: Guest, now_s: float) -> None:
+    def _begin(self, guest: Guest) -> None:
         number = self._sessions + 1
+        folder, uploads = self._work / f"session-{number}", self._work / "uploads"
         limit_s = guest.hello.session_limit_s if guest.hello is not None else None
 
         def serve() -> None:
@@ -167,15 +168,13 @@ class Server:
                 other.close()
             serve_session(guest.stream, self._greeting, folder, uploads)
 
-        folder, uploads = self._work / f"session-{number}", self._work / "uploads"
-        with guest.stream:
-            try:
-                # A cleaner of temporary folders may have taken it.
-                uploads.mkdir(parents=True, exist_ok=True)
-                self._session = begin_session(number, folder, now_s, limit_s, serve)
-            except OSError as error:
-                self._turn_away(guest, f"no session can begin on this device ({reason(error)})")
-                return
+        try:
+            # A cleaner of temporary folders may have taken it.
+            uploads.mkdir(parents=True, exist_ok=True)
+            self._session = begin_session(guest.stream, folder, limit_s, serve)
+        except OSError as error:
+            self._turn_away(guest, f"no session can begin on this device ({reason(error)})")
+            return
         self._sessions = number
         self._selector.register(self._session.ends, selectors.EVENT_READ, lambda: None)  # wakes the loop
         self._log(f"session {number}: {guest.name} connected")
@@ -183,14 +182,14 @@ class Server:
     def _turn_away(self, guest: Guest, why: str) -> None:
         """Shake hands, and answer the first call with an error: in words, which TVM's own client shows as well."""
         self._log(f"{guest.name}: turned away, {why}")
-        with contextlib.suppress(OSError):
+        with guest.stream, contextlib.suppress(OSError):
             guest.stream.send(b"".join([self._greeting, *fault_packet(why).framed()]))
             guest.stream.shutdown(socket.SHUT_WR)
 
     def _tend_session(self, now_s: float) -> None:
         if self._session is None or not (how := self._session.how_it_ended(now_s)):
             return
-        self._log(f"session {self._session.number}: {how} after {now_s - self._session.began_s:.1f} s")
+        self._log(f"session {self._sessions}: {how}")
         self._forget_session(self._session)
         if self._announcement is not None:
             self._announcement.offer()

@@ -238,9 +238,9 @@ class Connection:
             return body
         try:
             if code == _EXCEPTION:
-                return RemoteFault(
-                    f"{self.name}: {last_line(_Values(body).sequence()[0])}", "look at the server's output"
-                )
+                text = _Values(body).sequence()[0]
+                told = last_line(text if isinstance(text, str) else "")
+                return RemoteFault(f"{self.name}: {told}", "look at the server's output")
             if code == _RETURN:
                 return packet.read(_Values(body).sequence())
         except (struct.error, ValueError, IndexError):
@@ -300,7 +300,7 @@ def connect(endpoint: Endpoint | UnixEndpoint, key: str, limit_s: float, name: s
 
 def last_line(text: str) -> str:
     """What went wrong, of an error message with a traceback."""
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception")) and ":" in line]
     # The outermost wrapper says only that an RPC call failed.
     told = [line for line in named if not line.endswith("Error caught from RPC call:")]
