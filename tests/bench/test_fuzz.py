@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tsm_edge.errors import TsmEdgeError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -33,3 +36,18 @@ def test_the_driver_tells_outcomes_apart(tmp_path: Path, monkeypatch: pytest.Mon
     assert found[6] == "left a/evil"
     assert found[7] == f"changed {tmp_path / 'evil'}"
     assert found[8] == "printed: a native library speaks"
+
+
+def test_answers_of_servers_are_taken_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECKOUT))
+    monkeypatch.chdir(tmp_path)
+    from benchmarks.fuzz.targets import rpc_client
+
+    taken = {False: 0, True: 0}
+    for seed in range(100):
+        given = rpc_client.make(seed)
+        with suppress(TsmEdgeError):
+            rpc_client.run(given)
+            taken[given.by_tracker] += 1
+    # Else it would be refused for another reason than what is spoilt.
+    assert all(0 < count < 50 for count in taken.values()), taken

@@ -218,6 +218,8 @@ def limited(server: Background, kind: int, soft: int) -> Iterator[None]:
 
 
 def test_no_file_descriptor_for_a_session(our_server: Background, ours: Place) -> None:
+    sessions = our_server.output().count(" connected")
+    our_server.wait_for(r"session \d+: .* after", count=sessions)  # they have given theirs back
     for more in range(2):
         taken = {int(name) for name in os.listdir(f"/proc/{our_server.process.pid}/fd")}
         free = next(number for number in range(len(taken) + 1) if number not in taken)

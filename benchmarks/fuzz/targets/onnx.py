@@ -17,6 +17,7 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from benchmarks.fuzz.damage import damaged
 from tsm_edge.cards import load_target
 from tsm_edge.compile.codegen import generate
 from tsm_edge.compile.layers import fuse
@@ -59,7 +60,7 @@ def make(seed: int) -> Given:
     chance = random.Random(seed)
     model = chance.choice(_models())
     if chance.random() < 0.3:
-        data = _damaged(model.SerializeToString(), chance)
+        data = damaged(model.SerializeToString(), chance)
     else:
         changed = onnx.ModelProto()
         changed.CopyFrom(model)
@@ -117,25 +118,6 @@ def _moving() -> onnx.ModelProto:
         axes = graph.constant([axis], "int64")
         y = graph.node("ReduceMean", [y, axes], (1, 8, 6) if axis == 3 else (1, 8), keepdims=0)
     return graph.model(graph.dense(y, 3))
-
-
-def _damaged(data: bytes, chance: random.Random) -> bytes:
-    found = bytearray(data)
-    for _ in range(chance.choice((1, 1, 2, 5, 20))):
-        start = chance.randrange(len(found) + 1)
-        length = min(len(found) - start, chance.choice((1, 2, 8, 100)))
-        match chance.randrange(5):
-            case 0:
-                found[start : start + length] = chance.randbytes(length)
-            case 1:
-                del found[start : start + length]
-            case 2:
-                found[start:start] = found[start : start + length]
-            case 3 if length:
-                found[start] ^= 1 << chance.randrange(8)
-            case _ if chance.random() < 0.2:
-                del found[start:]
-    return bytes(found)
 
 
 def _change_a_field(model: onnx.ModelProto, chance: random.Random) -> None:
@@ -225,7 +207,7 @@ def _value(field: Any, now: Any, model: onnx.ModelProto, chance: random.Random) 
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_STRING:
         if field.type == FieldDescriptor.TYPE_BYTES:
-            return _damaged(now, chance) if now else chance.randbytes(chance.choice((0, 1, 4, 64)))
+            return damaged(now, chance) if now else chance.randbytes(chance.choice((0, 1, 4, 64)))
         return chance.choice((*TEXTS, *_names(model), *chance.sample(OPERATORS, 20)))
     if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
         return chance.choice(FLOATS)
