@@ -26,6 +26,7 @@ from tsm_edge.compile.layers import (
 from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.errors import ModelFileError
 
+CASES = Path(__file__).resolve().parents[1] / "cases"
 HEIGHT, WIDTH, CHANNELS, SHIFTED = 6, 5, 8, 2
 CACHE = (1, SHIFTED, HEIGHT, WIDTH)
 WHOLE = (1, CHANNELS, HEIGHT, WIDTH)
@@ -155,6 +156,27 @@ def test_a_shift_is_a_shift_however_it_is_written(spelling: Spelling, tmp_path: 
     (shift,) = (layer.shift for layer in layers if isinstance(layer, Convolution) and layer.shift)
     assert (shift.cache, shift.channels) == ("shift_0", SHIFTED)
     assert_computes_the_same(found, model)
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "script"])
+@pytest.mark.parametrize("spelling", ["shift_in_place", "shift_in_place_on_a_copy", "shift_by_chunk"])
+def test_a_shift_as_pytorch_exports_it(spelling: str, exporter: str) -> None:
+    """Files written by PyTorch 2.13's two exporters, of
+
+    ``x[:, :2] = cache``; ``y = x.clone(); y[:, :2] = cache``; and ``torch.cat([cache, *torch.chunk(x, 8, 1)[1:]], 1)``,
+
+    each followed by a 1×1 convolution, a mean over height and width (the last two: ``x.mean(3).mean(2)``) and a
+    classifier.
+    """
+    path = CASES / f"{spelling}_{exporter}.onnx"
+    found = load_onnx(path)
+    layers = fuse(found)
+    assert [kind for kind in kinds(layers) if kind != "View"] == [
+        *("CacheTap", "Convolution", "Convolution", "Convolution", "GlobalAveragePool"),
+    ]
+    (shift,) = (layer.shift for layer in layers if isinstance(layer, Convolution) and layer.shift)
+    assert (shift.cache, shift.channels) == ("shift_0", 2)
+    assert_computes_the_same(found, onnx.load(str(path)), 1e-5)
 
 
 def test_our_own_spelling_keeps_its_names(tmp_path: Path) -> None:
