@@ -8,10 +8,10 @@ import hashlib
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -21,6 +21,7 @@ from tsm_edge.errors import CardError, CheckpointError, ModelFileError
 from tsm_edge.export import ExportRequest, ExportResult, export_onnx
 from tsm_edge.networks import TemporalNetwork, build_network
 from tsm_edge.onnx_metadata import read_metadata
+from tsm_edge.onnx_runtime import open_session, session_options
 
 SIZE = 64
 ONLINE = ModelCard(
@@ -54,10 +55,10 @@ def online(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Export
     return export_onnx(ExportRequest(ONLINE, path, checkpoint))
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
+def session(path: Path) -> Any:
+    options = session_options()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return open_session(str(path), options)
 
 
 def frames(count: int) -> np.ndarray:
