@@ -125,6 +125,17 @@ def test_unknown_target_lists_what_is_known() -> None:
     assert "tsm-edge targets" in str(caught.value)
 
 
+def test_a_card_of_ones_own_that_is_called_as_a_shipped_one_is_pointed_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, MODEL)
+    with pytest.raises(CardError, match=r"unknown model 'mine'.*; for the file here, \./mine\.toml; see them with"):
+        load_model("mine")
+    with pytest.raises(CardError, match=r"native\.toml: no such file; the shipped one is called native, see them"):
+        load_target("native.toml")
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CardError, match=r"none\.toml: no such file; see .* tsm-edge models"):
         load_model(tmp_path / "none.toml")

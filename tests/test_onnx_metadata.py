@@ -70,7 +70,7 @@ def test_random_weights() -> None:
 
 def test_weights_beside_which_there_are_others() -> None:
     weights = WeightSource("a.pth", "12ab" * 16, "online", part="state_dict", beside="state_dict_ema")
-    assert str(weights) == "a.pth, state_dict, not state_dict_ema (sha256 12ab12ab12ab)"
+    assert str(weights) == "a.pth, its state_dict, not its state_dict_ema (sha256 12ab12ab12ab)"
 
 
 def test_foreign_file() -> None:

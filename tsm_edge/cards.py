@@ -544,10 +544,12 @@ def _card_path(kind: str, noun: str, name: str | Path) -> Path:
     if text.endswith(".toml") or "/" in text:
         path = Path(text)
         if not os.path.isfile(path):  # also where the name is too long to be one
-            raise CardError(f"{noun} card {text}: no such file", f"see the shipped ones with: tsm-edge {kind}")
+            shipped = f"the shipped one is called {path.stem}, " if path.stem in _card_names(kind) else ""
+            raise CardError(f"{noun} card {text}: no such file", f"{shipped}see them with: tsm-edge {kind}")
         return path
     if text not in _card_names(kind):
-        raise CardError(unknown_name(noun, text, _card_names(kind)), f"see them with: tsm-edge {kind}")
+        here = f"for the file here, ./{text}.toml; " if os.path.isfile(f"{text}.toml") else ""
+        raise CardError(unknown_name(noun, text, _card_names(kind)), f"{here}see them with: tsm-edge {kind}")
     return _data_folder(kind) / f"{text}.toml"
 
 

@@ -71,7 +71,7 @@ class WeightSource:
     def __str__(self) -> str:
         if self.random:
             return f"random, seed {self.seed}"
-        which = f", {self.part or 'its weights'}, not {self.beside}" if self.beside else ""
+        which = f", its {self.part or 'weights'}, not its {self.beside}" if self.beside else ""
         return f"{self.checkpoint}{which} (sha256 {self.sha256[:12]})"
 
 

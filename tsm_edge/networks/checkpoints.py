@@ -365,7 +365,11 @@ def _mode_hint(wanted: TemporalMode, checkpoint: Checkpoint) -> str:
     if wanted == "online":
         ways.append("accept wrong predictions with --allow-offline-weights")
     if not checkpoint.declared:
-        kind = {"online": "with a uni-directional shift", "offline": "with a bi-directional one", "none": "without"}
+        kind = {
+            "online": "with a uni-directional shift",
+            "offline": "with a bi-directional shift",
+            "none": "without a shift",
+        }
         ways.insert(0, f"if it was trained {kind[wanted]}, say so with --trained-mode {wanted}")
     return "; or ".join(ways)
 
