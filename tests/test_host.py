@@ -187,8 +187,17 @@ def test_other_machines_are_refused_with_a_way_out(machine: Machine, name: str) 
 
 
 def test_no_proc_is_refused(machine: Machine) -> None:
-    with pytest.raises(CardError, match="expected Linux"):
+    message = r"/proc/cpuinfo cannot be read or lists no CPU \(is /proc hidden from this process\?\); .*--target"
+    with pytest.raises(CardError, match=f"{message} x86-64$"):
         machine.detect("x86_64")
+    with pytest.raises(CardError, match=f"{message} raspberry-pi-4$"):
+        machine.detect("aarch64")
+
+
+def test_another_system_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    with pytest.raises(CardError, match="this is Darwin on arm64, expected Linux on x86_64 or aarch64; "):
+        machine.detect("arm64")
 
 
 @pytest.mark.parametrize(

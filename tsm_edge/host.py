@@ -74,6 +74,9 @@ _ARM_CORES = {
 _UNKNOWN_CORE = _ArmCore(1.0, False, 32, 256)
 _ARM_LTD = 0x41
 
+# What to name where nothing can be detected.
+_TARGET_OF = {"x86_64": "x86-64", "aarch64": "raspberry-pi-4"}
+
 # Linking against an old glibc lets the artifact run on newer ones; 2.27 is what TVM's own wheels ask for.
 _NEWEST_GLIBC_BASELINE = (2, 27)
 
@@ -99,16 +102,21 @@ def detect_cpu(root: Path = Path("/"), machine: str | None = None, cpus: Collect
     Raises
     ------
     CardError
-        The machine is not Linux on x86-64 or 64-bit Arm.
+        The machine is not Linux on x86-64 or 64-bit Arm, or does not tell what CPU it has.
     """
     machine = machine or _machine()
     usable = sorted(cpus if cpus is not None else _affinity())
     processors = _read_cpuinfo(root)
     processors = [table for table in processors if int(table["processor"]) in usable] or processors
-    if not processors or machine not in ("x86_64", "aarch64"):
+    if platform.system() != "Linux" or machine not in ("x86_64", "aarch64"):
         raise CardError(
             f"target 'native': this is {platform.system()} on {machine}, expected Linux on x86_64 or aarch64",
             "name the target instead, for example: tsm-edge compile --target x86-64",
+        )
+    if not processors:
+        raise CardError(
+            f"target 'native': {root / 'proc'}/cpuinfo cannot be read or lists no CPU (is /proc hidden from this process?)",
+            f"name the target instead, for example: tsm-edge compile --target {_TARGET_OF[machine]}",
         )
     describe = _x86_cpu if machine == "x86_64" else _arm_cpu
     return describe(root, processors, usable)
