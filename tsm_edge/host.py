@@ -114,8 +114,9 @@ def detect_cpu(root: Path = Path("/"), machine: str | None = None, cpus: Collect
             "name the target instead, for example: tsm-edge compile --target x86-64",
         )
     if not processors:
+        cpuinfo = root / "proc/cpuinfo"
         raise CardError(
-            f"target 'native': {root / 'proc'}/cpuinfo cannot be read or lists no CPU (is /proc hidden from this process?)",
+            f"target 'native': {cpuinfo} cannot be read or lists no CPU (is /proc hidden from this process?)",
             f"name the target instead, for example: tsm-edge compile --target {_TARGET_OF[machine]}",
         )
     describe = _x86_cpu if machine == "x86_64" else _arm_cpu

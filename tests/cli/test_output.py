@@ -1,17 +1,18 @@
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from terminal import run_on_terminal
 
 from tsm_edge.cards import load_model
 from tsm_edge.cli.output import print_json, print_json_line, print_table, status, to_plain, warn
+from tsm_edge.cli.table import Table
 
 
 def test_plain_table_aligns_and_never_cuts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +67,31 @@ def test_table_on_a_narrow_terminal_is_a_block_a_row(program_environment: dict[s
     assert text.count("word") == 30
 
 
+def test_a_narrow_window_leaves_out_what_it_can_do_without() -> None:
+    columns = ("layer", "tile", "time (us)", "fastest (us)", "share (%)")
+    rows = [(f"layer_{index}", "expand 14 by 32, depthwise 14 by 16", 1.5, 1.25, 12) for index in range(3)]
+    table = Table.of(columns, rows)
+    optional = ("fastest (us)", "tile")
+    assert table.fitted(90, optional) == [click.style(table.plain()[0], bold=True), *table.plain()[1:]]
+    heading, *lines = table.fitted(60, optional)
+    assert click.unstyle(heading).split("  ")[0] == "layer"
+    assert "fastest" not in heading
+    assert lines[-1] == "(no room for fastest (us): widen the window)"
+    heading, *lines = table.fitted(32, optional)
+    assert click.unstyle(heading) == "layer    time (us)  share (%)"
+    assert lines == [
+        *(f"layer_{index}        1.5         12" for index in range(3)),
+        "(no room for fastest (us), tile:",
+        "widen the window)",
+    ]
+    assert len(table.fitted(20, optional)) == 3 * len(columns)  # a block a row, with everything in it
+
+
+def test_options_are_not_broken_at_their_dashes() -> None:
+    table = Table.of(("name", "note"), [("a", "accept them with --allow-offline-weights or not at all")])
+    assert any("--allow-offline-weights" in line for line in table.fitted(33))
+
+
 def test_spinner_shows_on_a_terminal_and_is_silent_in_a_pipe(program_environment: dict[str, str]) -> None:
     code = (
         "import time; from tsm_edge.cli.output import status\n"
@@ -106,22 +132,3 @@ def test_warnings_go_to_stderr_in_plain_text_when_piped(capsys: pytest.CaptureFi
     warn("random weights: predictions mean nothing")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "warning: random weights: predictions mean nothing\n")
-
-
-def run_on_terminal(code: str, environment: dict[str, str]) -> str:
-    """Run Python code with a pseudo-terminal as its stdout and stderr; return what appeared on it."""
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=terminal, stderr=terminal)
-    os.close(terminal)
-    text = b""
-    while True:
-        try:
-            chunk = os.read(controller, 65536)
-        except OSError:  # Linux reports the closed other end as an error
-            break
-        if not chunk:
-            break
-        text += chunk
-    os.close(controller)
-    assert process.wait(30) == 0
-    return text.decode()

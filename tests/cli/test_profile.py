@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from terminal import run_on_terminal
 
 from tsm_edge.artifact import Artifact
 
@@ -29,6 +31,21 @@ def test_a_table_of_kernels_and_one_of_rules(run_program: RunProgram, small_arti
     assert [row.split()[0] for row in stages] == fused
     assert "kernels together" in done.stderr
     assert "peak" not in done.stderr  # not asked for: nothing to say
+
+
+def test_in_a_window_of_80_columns_a_kernel_is_a_line(
+    program_environment: dict[str, str], small_artifact: Artifact
+) -> None:
+    arguments = ["profile", str(small_artifact.path), "--frames", "3", "--no-peak"]
+    environment = {**program_environment, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "xterm"}
+    code = f"from tsm_edge.cli.main import entry_point; entry_point({arguments!r})"
+    lines = [re.sub(r"\x1b\[[\d;?]*\w", "", line) for line in run_on_terminal(code, environment).splitlines()]
+    start = next(index for index, line in enumerate(lines) if line.startswith("layer "))
+    layers = [kernel.layer for kernel in small_artifact.manifest.kernels]
+    assert [line.split()[0] for line in lines[start + 1 : start + 1 + len(layers)]] == layers
+    assert {"time", "share"} <= set(lines[start].split())
+    assert max(map(len, lines[start : start + 1 + len(layers)])) <= 80
+    assert len(lines) < 3 * len(layers) + 20
 
 
 def test_json_and_html_of_one_run(run_program: RunProgram, small_artifact: Artifact, tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from tsm_edge.machine import runs_here
 from tsm_edge.paths import refuse_replacing_folder
 from tsm_edge.precision import precision_named
 
+# Columns of the table of kernels that a narrow window can do without.
+_OPTIONAL = ("items", "kB", "FLOP/byte", "tile", "MFLOP", "bound by")
+
 if TYPE_CHECKING:
     from tsm_edge.artifact import Artifact
     from tsm_edge.cards import TargetCard
@@ -203,7 +206,7 @@ def _print_explanation(explanation: Explanation, target: TargetCard) -> None:
         for item in explanation.kernels
     ]
     columns = ("layer", "rule", "tile", "items", "MFLOP", "kB", "FLOP/byte", "bound by", "model (us)")
-    print_table(f"\nkernels, and their time on one core of {target.name} by a model", columns, rows)
+    print_table(f"\nkernels, and their time on one core of {target.name} by a model", columns, rows, _OPTIONAL)
     if explanation.milliseconds is None:
         note(f"no modelled time: target card {target.name} has no clock_mhz")
     else:

@@ -19,7 +19,8 @@ def command(as_json: bool) -> None:
         print_json(cards)
         return
     columns = ("model", "backbone", "mode", "classes", "frame (px)", "shift", "labels", "description")
-    print_table("", columns, [_row(card) for card in cards])
+    optional = ("labels", "frame (px)", "shift", "mode", "backbone", "classes")
+    print_table("", columns, [_row(card) for card in cards], optional)
 
 
 def _row(card: ModelCard) -> list[object]:

@@ -9,8 +9,6 @@ import math
 import os
 import shutil
 import sys
-import textwrap
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import PurePath
@@ -19,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from tsm_edge.cli.streams import print_to_stderr
+from tsm_edge.cli.table import Table
 from tsm_edge.redact import redacted
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -29,11 +28,13 @@ def json_option(command: _F) -> _F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], optional: Sequence[str] = ()
+) -> None:
     """Print an aligned table to stdout, fitted to the window on a terminal.
 
-    A table too wide for the window has its widest column wrapped, or, where that leaves too little, is printed as one
-    block a row.
+    A table too wide for the window has its widest column wrapped. Where that leaves too little, optional columns are
+    left out, and named below; where there are none, it is printed as one block a row.
 
     Parameters
     ----------
@@ -43,20 +44,17 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         Headings, with the unit of a column of numbers (``"step (ms)"``).
     rows : iterable of sequences
         One cell a column. Cells are shown by ``str``; a column of numbers only is aligned to the right; None is
-        shown as ``-``. No cell is ever cut; in a pipe or file none is wrapped.
+        shown as ``-``. No cell is ever cut; in a pipe or file none is wrapped and none left out.
+    optional : sequence of str
+        Headings of columns that a narrow window can do without, the least important first.
 
     Raises
     ------
     ValueError
         A row has not as many cells as there are columns.
     """
-    table = [list(row) for row in rows]
-    for row in table:
-        if len(row) != len(columns):
-            raise ValueError(f"a row of {len(row)} cells in a table of {len(columns)} columns: {row!r}")
-    numeric = [bool(table) and all(_is_number(row[index]) for row in table) for index in range(len(columns))]
-    layout = _Layout(list(columns), [["-" if cell is None else str(cell) for cell in row] for row in table], numeric)
-    lines = layout.fitted(shutil.get_terminal_size().columns) if sys.stdout.isatty() else layout.plain()
+    table = Table.of(columns, rows)
+    lines = table.fitted(shutil.get_terminal_size().columns, optional) if sys.stdout.isatty() else table.plain()
     click.echo("\n".join([title, *lines] if title else lines))
 
 
@@ -153,66 +151,3 @@ def _line(text: str, done: float | None = None) -> None:
 
 def _with_share(text: str, done: float | None) -> str:
     return redacted(text) if done is None else f"[{round(100 * done):3d} %] {redacted(text)}"
-
-
-def _is_number(cell: object) -> bool:
-    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """The text of a table's cells, and the ways to lay them out as lines."""
-
-    columns: list[str]
-    rows: list[list[str]]
-    numeric: list[bool]
-
-    def plain(self) -> list[str]:
-        widths = self._widths()
-        return [self._line(row, widths) for row in (self.columns, *self.rows)]
-
-    def fitted(self, window: int) -> list[str]:
-        widths = self._widths()
-        widest = widths.index(max(widths))
-        widths[widest] = min(widths[widest], window - sum(widths) - len(_GAP) * (len(widths) - 1) + widths[widest])
-        if widths[widest] < min(_NARROWEST, max(self._widths())):
-            return self._blocks()
-        lines = [click.style(self._line(self.columns, widths), bold=True)]
-        for row in self.rows:
-            for part, text in enumerate(textwrap.wrap(row[widest], widths[widest]) or [""]):
-                cells = row if part == 0 else [""] * len(row)
-                lines.append(self._line([*cells[:widest], text, *cells[widest + 1 :]], widths))
-        return lines
-
-    def _blocks(self) -> list[str]:
-        lines = []
-        width = max(map(_width, self.columns))
-        for first, *rest in self.rows:
-            lines.append(click.style(first, bold=True))
-            lines += [
-                f"  {_pad(name, width, False)}  {cell}" for name, cell in zip(self.columns[1:], rest, strict=True)
-            ]
-        return lines
-
-    def _widths(self) -> list[int]:
-        return [max(_width(row[index]) for row in (self.columns, *self.rows)) for index in range(len(self.columns))]
-
-    def _line(self, cells: list[str], widths: list[int]) -> str:
-        return _GAP.join(map(_pad, cells, widths, self.numeric)).rstrip()
-
-
-_GAP = "  "
-_NARROWEST = 24  # characters a line of wrapped text needs to be readable
-
-
-def _pad(cell: str, width: int, right: bool) -> str:
-    space = " " * (width - _width(cell))
-    return space + cell if right else cell + space
-
-
-def _width(text: str) -> int:
-    """Columns a text takes on a terminal (East Asian wide characters take two, combining ones none)."""
-    return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in text
-    )

@@ -80,6 +80,7 @@ def _print(profile: Profile) -> None:
         f"{profile.path}: {profile.manifest.model}, {threads}, {profile.frames} frames",
         ("layer", "rule", "tile", "items", "time (us)", "fastest (us)", "share (%)", "GFLOP/s", "peak (%)", "GB/s"),
         [_row(profile, kernel) for kernel in profile.kernels],
+        optional=("fastest (us)", "items", "tile", "GB/s", "GFLOP/s", "rule"),
     )
     print_table(
         "\nby rule",
@@ -121,6 +122,7 @@ def _print_stages(profile: Profile) -> None:
         "\nstages of fused kernels",
         ("layer", *(column for name in names for column in (f"{name} (us)", rate))),
         [(kernel.info.layer, *cells(kernel)) for kernel in profile.fused()],
+        optional=(rate,),
     )
 
 

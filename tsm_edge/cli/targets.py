@@ -8,6 +8,9 @@ from tsm_edge.cards import TargetCard, load_target, target_names
 from tsm_edge.cli.output import json_option, print_json, print_table, warn
 from tsm_edge.errors import CardError
 
+# What a narrow window can do without.
+_OPTIONAL = ("device", "power sensors", "lanes (fp32)", "L1d/L2/L3 (KiB)", "libc", "cores", "cpu")
+
 
 @click.command("targets")
 @json_option
@@ -33,7 +36,7 @@ def command(as_json: bool) -> None:
         "power sensors",
         "description",
     )
-    print_table("", columns, [_row(card) for card in cards])
+    print_table("", columns, [_row(card) for card in cards], optional=_OPTIONAL)
 
 
 def _row(card: TargetCard) -> list[object]:
