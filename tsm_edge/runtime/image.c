@@ -32,7 +32,7 @@ tsm_resizer *tsm_resizer_open(int32_t width, int32_t height) {
   const int32_t rows = tsm_the_card.crop_height, columns = tsm_the_card.crop_width;
   tsm_resizer *resizer = calloc(1, sizeof *resizer + (size_t)(rows + columns) * sizeof resizer->taps[0]);
   if (!resizer) return NULL;
-  /* As Preprocess.resized in cards.py: until the frame covers the crop enlarged by short_side / its shorter side. */
+  /* As Preprocess.resized in cards/model.py: until the frame covers the crop enlarged by short_side / its shorter side. */
   const int64_t shorter = rows < columns ? rows : columns;
   const int64_t tall = (int64_t)tsm_the_card.short_side * rows, wide = (int64_t)tsm_the_card.short_side * columns;
   const int height_decides = (int64_t)width * rows >= (int64_t)height * columns;

@@ -1,0 +1,59 @@
+"""Model and target cards: what is declared in ``models/*.toml`` and ``targets/*.toml``.
+
+A card is a frozen dataclass read from TOML. Unknown keys, wrong types and impossible values are refused when the
+card is read, so every later stage can rely on what it is given. Adding a board or a model is adding a file.
+"""
+
+from tsm_edge.cards.load import (
+    load_model,
+    load_target,
+    model_files,
+    model_from_table,
+    model_names,
+    model_to_table,
+    target_file,
+    target_names,
+)
+from tsm_edge.cards.model import (
+    BACKBONES,
+    LARGEST_SEED,
+    SHIFT_PROPORTIONS,
+    Extent,
+    ModelCard,
+    NetworkSpec,
+    Preprocess,
+    ShiftPlace,
+    Smoothing,
+    TemporalMode,
+    extent_of,
+    extent_text,
+    height_width,
+)
+from tsm_edge.cards.target import Ability, CpuSpec, TargetCard
+
+__all__ = [
+    "BACKBONES",
+    "LARGEST_SEED",
+    "SHIFT_PROPORTIONS",
+    "Ability",
+    "CpuSpec",
+    "Extent",
+    "ModelCard",
+    "NetworkSpec",
+    "Preprocess",
+    "ShiftPlace",
+    "Smoothing",
+    "TargetCard",
+    "TemporalMode",
+    "extent_of",
+    "extent_text",
+    "height_width",
+    "load_model",
+    "load_target",
+    "model_files",
+    "model_from_table",
+    "model_names",
+    "model_to_table",
+    "target_file",
+    "target_names",
+]
