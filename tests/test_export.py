@@ -16,12 +16,16 @@ import pytest
 import torch
 
 import tsm_edge
-from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, Smoothing
+from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, Smoothing, load_target
+from tsm_edge.compile.layers import fuse
+from tsm_edge.compile.lower import lower
+from tsm_edge.compile.onnx_reader import load_onnx
 from tsm_edge.errors import CardError, CheckpointError, ModelFileError
 from tsm_edge.export import ExportRequest, ExportResult, export_onnx
 from tsm_edge.networks import TemporalNetwork, build_network
 from tsm_edge.onnx_metadata import read_metadata
 from tsm_edge.onnx_runtime import open_session, session_options
+from tsm_edge.precision import FP32
 
 SIZE = 64
 ONLINE = ModelCard(
@@ -105,6 +109,30 @@ def test_graph_is_clean(online: ExportResult) -> None:
     assert operators == {
         "Conv": 52, "Clip": 35, "Slice": 20, "Concat": 10, "Add": 10, "ReduceMean": 1, "Gemm": 1
     }  # fmt: skip
+
+
+def test_operators_with_weights_have_the_names_of_the_network(online: ExportResult) -> None:
+    model = onnx.load(online.path)
+    names = [node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert names[:5] == [
+        "features.0",
+        "features.1 depthwise",
+        "features.1 project",
+        "features.2 expand",
+        "features.2 depthwise",
+    ]
+    assert names[-2:] == ["features.18", "classifier"]
+    assert len(set(names)) == len(names)
+
+
+def test_kernels_have_the_names_of_the_network(online: ExportResult) -> None:
+    graph = load_onnx(online.path)
+    board = load_target("jetson-nano-cpu")
+    layers = [call.layer for call in lower(graph, fuse(graph), board, FP32).calls]
+    assert layers[0] == "features.0 + features.1"
+    assert "classifier" in layers
+    assert {"features.17", "features.17 expand"} & set(layers)
+    assert not [layer for layer in layers if "getitem" in layer or "hardtanh" in layer]
 
 
 def test_nothing_of_this_machine_is_in_the_file(online: ExportResult) -> None:

@@ -128,6 +128,7 @@ def export_onnx(request: ExportRequest, began: Callable[[], None] = lambda: None
     began()
     model = _to_onnx(network, card.network)
     _strip(model)
+    _name_nodes(model, network)
     write_metadata(model, OnnxMetadata(card, weights, __version__))
     size = _write(model, request.output)
     return ExportResult(request.output, card, weights, _shapes(model.graph.input), _shapes(model.graph.output), size)
@@ -182,6 +183,15 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _name_nodes(model: onnx.ModelProto, network: TemporalNetwork) -> None:
+    """Name operators with weights after the network's own modules, so that every later stage can call them that."""
+    prefix = "backbone."
+    names = {f"{prefix}{module}.weight": name for module, name in network.backbone.layer_names().items()}
+    for node in model.graph.node:
+        named = next((names[name] for name in node.input if name in names), "")
+        node.name = named or node.name.removeprefix("node_")
 
 
 def _strip(model: onnx.ModelProto) -> None:

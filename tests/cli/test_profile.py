@@ -23,12 +23,12 @@ def test_a_table_of_kernels_and_one_of_rules(run_program: RunProgram, small_arti
     assert title == f"{small_artifact.path}: {small_artifact.manifest.model}, 1 thread, 5 frames"
     assert heading.split()[:4] == ["layer", "rule", "tile", "items"]
     layers = [kernel.layer for kernel in small_artifact.manifest.kernels]
-    assert [row.split()[0] for row in rows[: len(layers)]] == layers
+    assert [row.split("  ")[0] for row in rows[: len(layers)]] == layers
     rules = rows[rows.index("by rule") + 2 : rows.index("stages of fused kernels") - 1]
     assert {row.split()[0] for row in rules} == {kernel.rule for kernel in small_artifact.manifest.kernels}
     stages = rows[rows.index("stages of fused kernels") + 2 :]
     fused = [kernel.layer for kernel in small_artifact.manifest.kernels if kernel.stages]
-    assert [row.split()[0] for row in stages] == fused
+    assert [row.split("  ")[0] for row in stages] == fused
     assert "kernels together" in done.stderr
     assert "peak" not in done.stderr  # not asked for: nothing to say
 

@@ -98,3 +98,16 @@ def test_seed_decides_the_weights_and_nothing_else() -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     changed = [not torch.equal(first[n], other[n]) for n in first if not n.endswith("num_batches_tracked")]
     assert all(changed)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "some"),
+    [
+        ("mobilenet-v2", {"features.0", "features.1 project", "features.17 expand", "features.18", "classifier"}),
+        ("resnet-50", {"conv1", "layer1.0.downsample.0", "layer2.0.conv2", "fc"}),
+    ],
+)
+def test_layers_have_names_of_their_own(backbone: str, some: set[str]) -> None:
+    names = build_network(NetworkSpec(backbone, 3, frame_size=32)).backbone.layer_names()
+    assert some <= set(names.values())
+    assert len(set(names.values())) == len(names)

@@ -45,6 +45,8 @@ class Convolution:
         float32 [out].
     pads : tuple of int
         Top, left, bottom, right, pixels.
+    name : str
+        The network's own, for people.
     """
 
     source: str
@@ -57,6 +59,7 @@ class Convolution:
     clamp: Clamp = Clamp()
     residual: str | None = None
     shift: Shift | None = None
+    name: str = ""
 
     @property
     def depthwise(self) -> bool:
@@ -165,6 +168,8 @@ def fuse(graph: OnlineGraph) -> list[Layer]:
 def _layer(graph: OnlineGraph, node: Node) -> Layer:
     read = _READERS.get(node.op) if node.result == 0 else None
     layer = read(graph, node) if read else None
+    if isinstance(layer, Convolution):
+        return replace(layer, name=node.name)
     if layer is not None:
         return layer
     sources = tuple(name for name in node.inputs if name and name not in graph.constants)

@@ -58,6 +58,7 @@ class Lowering:
         self.caches = ShiftCaches(graph, layers, core.dtype)
         self._layers = layers
         self._given = choices
+        self._node_names = {name: node.name for node in graph.nodes for name in node.outputs}
         self._kernel_names: dict[KernelSpec, str] = {}
         self._winograd = {
             unit.convolution.output: unit.tile.outputs for unit in units if isinstance(unit, WinogradConvolution)
@@ -74,7 +75,10 @@ class Lowering:
             self.tensors.put(cache.input, Tensor(self.caches.images[index], BufferRef("cache", index)))
 
     def call(self, spec: KernelSpec, buffers: Mapping[str, BufferRef], layer: str) -> None:
-        """Add a call; ``buffers`` by the names of the kernel's arguments, more than it has are allowed."""
+        """Add a call; ``buffers`` by the names of the kernel's arguments, more than it has are allowed.
+
+        ``layer`` is for people: a :meth:`label`, or the tensor that a copy makes.
+        """
         name = self._kernel_names.setdefault(spec, f"tsm_k{len(self._kernel_names)}_{spec.rule}")
         refs = tuple(buffers[argument.name] for argument in spec.arguments)
         self.calls.append(KernelCall(name, spec, refs, layer))
@@ -95,6 +99,16 @@ class Lowering:
     def chose(self, rule: str, layers: Sequence[ir.Layer], settings: object = None) -> None:
         """Write down what was chosen."""
         self.choices.append(Choice(rule, tuple(layer.output for layer in layers), settings))
+
+    def label(self, layers: Sequence[ir.Layer]) -> str:
+        """The network's own names of the layers, for people: ``features.3`` where they are parts of one block."""
+        names = [self._name(layer) for layer in layers]
+        blocks = list(dict.fromkeys(name.split(" ")[0] for name in names))
+        return names[0] if len(names) == 1 else " + ".join(blocks)
+
+    def _name(self, layer: ir.Layer) -> str:
+        named = layer.name if isinstance(layer, ir.Convolution) else self._node_names.get(layer.output, "")
+        return named or layer.output
 
     def border_of(self, layer: ir.Convolution) -> Border:
         """Zeros a convolution reads around its source."""

@@ -46,7 +46,7 @@ class KernelCall:
     buffers : tuple of BufferRef
         In the kernel's argument order.
     layer : str
-        Name of the tensor it makes.
+        The network's own name of what it computes, or the tensor that a copy makes.
     """
 
     kernel: str

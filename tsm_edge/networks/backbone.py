@@ -67,6 +67,11 @@ class Backbone(nn.Module):
     def residual_norms(self) -> Iterator[nn.BatchNorm2d]:
         """The last BatchNorm of every residual branch that is added to an identity path."""
 
+    def layer_names(self) -> dict[str, str]:
+        """Module -> what people call it, of every convolution and dense layer: ``layer2.0.conv2``."""
+        kinds = (nn.Conv2d, nn.Linear)
+        return {name: name for name, module in self.named_modules() if isinstance(module, kinds)}
+
     def forward(self, x: Tensor, shift: Shift) -> Tensor:
         """Map frames [frames, 3, H, W] to logits [frames, classes]."""
         logits: Tensor = self.head(self.extract(x, shift).mean((2, 3)))

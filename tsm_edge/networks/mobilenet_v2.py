@@ -97,6 +97,16 @@ class MobileNetV2(Backbone):
     def head(self) -> nn.Linear:
         return self.classifier
 
+    def layer_names(self) -> dict[str, str]:
+        """By block and role: ``features.3 expand``, ``features.3 depthwise``, ``features.3 project``."""
+        names = super().layer_names()
+        for index, layer in enumerate(self.features):
+            block = f"features.{index}"
+            inner = [name for name in names if name.startswith(f"{block}.")]
+            roles = ("expand", "depthwise", "project")[-len(inner) :] if isinstance(layer, InvertedResidual) else ("",)
+            names |= {name: f"{block} {role}".strip() for name, role in zip(inner, roles, strict=True)}
+        return names
+
     def extract(self, x: Tensor, shift: Shift) -> Tensor:
         for layer in self.features:
             x = layer(x, shift) if isinstance(layer, Shifted) else layer(x)

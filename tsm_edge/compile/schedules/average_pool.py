@@ -55,7 +55,7 @@ def _lower(at: Lowering, layer: ir.GlobalAveragePool) -> None:
     source = at.tensors.vectors(layer.source)
     target = at.tensors.output(layer.output)
     spec = AveragePoolSpec(source.image, target.image, at.lanes)
-    at.call(spec, {"source": source.buffer, "target": target.buffer}, layer.output)
+    at.call(spec, {"source": source.buffer, "target": target.buffer}, at.label((layer,)))
 
 
 RULE = Rule("average_pool", lambda unit: isinstance(unit, ir.GlobalAveragePool), _lower)

@@ -64,7 +64,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     }
     if tap is not None:
         buffers["tap"] = BufferRef("next_cache", tap)
-    at.call(spec, buffers, layer.output)
+    at.call(spec, buffers, at.label((layer,)))
 
 
 def _choose(at: Lowering, layer: ir.Convolution, images: Mapping[str, Image]) -> ConvolutionSettings:

@@ -138,7 +138,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
         "target": target.buffer,
         "weights": at.add_weights(pack_depthwise(spec, layer.weight, layer.bias)),
     }
-    at.call(spec, buffers, layer.output)
+    at.call(spec, buffers, at.label((layer,)))
 
 
 RULE = Rule("depthwise", lambda unit: isinstance(unit, ir.Convolution) and unit.depthwise, _lower, DepthwiseSettings)

@@ -148,7 +148,7 @@ def _lower(at: Lowering, layer: ir.Elementwise) -> None:
         low=layer.clamp.low,
         high=layer.clamp.high,
     )
-    at.call(spec, buffers | {"target": target.buffer}, layer.output)
+    at.call(spec, buffers | {"target": target.buffer}, at.label((layer,)))
 
 
 RULE = Rule("elementwise", lambda unit: isinstance(unit, ir.Elementwise), _lower)

@@ -152,7 +152,7 @@ def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
         "scratch": BufferRef("scratch"),
         "target": target.buffer,
     }
-    at.call(spec, buffers, depthwise.output)
+    at.call(spec, buffers, at.label(unit.layers))
 
 
 RULE = Rule("expand_depthwise", lambda unit: isinstance(unit, ExpandDepthwise), _lower, ExpandDepthwiseSettings)

@@ -53,7 +53,7 @@ def _lower(at: Lowering, layer: ir.Generic) -> None:
     parts |= {name: at.tensors.new(name, _room(size)).buffer for name, size in made.temporaries.items()}
     for step in made.steps:
         named = zip(step.spec.arguments, step.arguments, strict=True)
-        at.call(step.spec, {argument.name: parts[name] for argument, name in named}, layer.output)
+        at.call(step.spec, {argument.name: parts[name] for argument, name in named}, at.label((layer,)))
     made_dense(at, layer.output, parts[made.result])
 
 

@@ -203,7 +203,7 @@ def _lower(at: Lowering, unit: InvertedResidual) -> None:
         buffers["residual"] = residual.buffer
     if tap is not None:
         buffers["tap"] = BufferRef("next_cache", tap)
-    at.call(spec, buffers, project.output)
+    at.call(spec, buffers, at.label(unit.layers))
 
 
 RULE = Rule("inverted_residual", lambda unit: isinstance(unit, InvertedResidual), _lower, InvertedResidualSettings)

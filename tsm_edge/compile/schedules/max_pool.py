@@ -58,7 +58,7 @@ def _lower(at: Lowering, layer: ir.MaxPool) -> None:
     target = at.tensors.output(layer.output)
     top, left = layer.pads[:2]
     spec = MaxPoolSpec(source.image, target.image, layer.kernel, layer.strides, top, left, at.lanes)
-    at.call(spec, {"source": source.buffer, "target": target.buffer}, layer.output)
+    at.call(spec, {"source": source.buffer, "target": target.buffer}, at.label((layer,)))
 
 
 RULE = Rule("max_pool", lambda unit: isinstance(unit, ir.MaxPool), _lower)

@@ -54,7 +54,7 @@ def _lower(at: Lowering, layer: ir.ShiftConcat) -> None:
     target = at.tensors.output(layer.output)
     spec = ShiftCopySpec(source.image, cache.image, target.image, at.lanes)
     buffers = {"source": source.buffer, "cache": cache.buffer, "target": target.buffer}
-    at.call(spec, buffers, layer.output)
+    at.call(spec, buffers, at.label((layer,)))
 
 
 RULE = Rule("shift", lambda unit: isinstance(unit, ir.ShiftConcat), _lower)

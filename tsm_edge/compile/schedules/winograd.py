@@ -244,7 +244,7 @@ def _lower(at: Lowering, unit: WinogradConvolution) -> None:
     }
     if residual is not None:
         buffers["residual"] = residual.buffer
-    at.call(spec, buffers, layer.output)
+    at.call(spec, buffers, at.label(unit.layers))
 
 
 RULE = Rule("winograd", lambda unit: isinstance(unit, WinogradConvolution), _lower, WinogradSettings)
