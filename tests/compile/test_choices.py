@@ -65,10 +65,10 @@ def test_a_choice_replaces_what_the_rule_would_do(graph: OnlineGraph) -> None:
     found = tables(program)
     pointwise = next(table for table in found if table["rule"] == "convolution")
     pointwise["settings"]["tile"]["block"] = 1
-    changed = {call.layer: call.spec for call in compiled(graph, "raspberry-pi-4", read([pointwise])).calls}
-    before = {call.layer: call.spec for call in program.calls}
-    different = [layer for layer in before if before[layer] != changed[layer]]
-    assert different == [pointwise["layers"][0]]
+    changed = [call.spec for call in compiled(graph, "raspberry-pi-4", read([pointwise])).calls]
+    pairs = [(one.spec, other) for one, other in zip(program.calls, changed, strict=True) if one.spec != other]
+    assert [dataclasses.replace(other, tile=one.tile) for one, other in pairs] == [one for one, _ in pairs]
+    assert [other.tile.block for _, other in pairs] == [1]
 
 
 def test_fusion_and_algorithm_are_choices_too(graph: OnlineGraph) -> None:
