@@ -170,11 +170,15 @@ def test_ctrl_c_ends_it_and_the_session_under_way(
 def test_sessions_end_with_a_server_that_is_killed(start: Start) -> None:
     server = start("tsm_edge.cli", "serve", "--port", "0")
     device = open_device(Place(served_at(server)), LIMITS)
+    work = Path(device.ask("tvm.rpc.server.workpath", "x")).parents[1]
     (session,) = psutil.Process(server.process.pid).children()
     server.process.kill()
     session.wait(10)
     with pytest.raises(RpcError, match="the connection was lost"):
         device.call("no such function")
+    assert work.exists()
+    start("tsm_edge.cli", "serve", "--port", "0").wait_for("tunnel first")
+    assert not work.exists()  # the next server cleans up
 
 
 def test_a_warning_when_other_machines_can_connect(start: Start) -> None:
@@ -235,12 +239,14 @@ def test_no_room_in_the_temporary_folder(our_server: Background, ours: Place) ->
     device = open_device(ours, LIMITS)
     work = Path(device.ask("tvm.rpc.server.workpath", "x")).parents[1]
     device.close()
-    work.rename(work.with_name("taken"))
-    work.write_text("in the way")
-    with pytest.raises(RpcError, match=r"no session can begin on this device \((File exists|Not a directory)\)"):
+    taken = work.with_name("taken")
+    (work / "uploads").rename(taken)
+    (work / "uploads").write_text("in the way")
+    with pytest.raises(RpcError, match=r"no session can begin on this device \(File exists\)"):
         open_device(ours, LIMITS)
-    work.unlink()
-    open_device(ours, LIMITS).close()  # made again: cleaners of temporary folders take them
+    our_server.wait_for("turned away, no session can begin on this device")
+    work.rename(taken / "work")  # as cleaners of temporary folders do
+    open_device(ours, LIMITS).close()
 
 
 def test_no_room_for_an_upload(our_server: Background, ours: Place) -> None:

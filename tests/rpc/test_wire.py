@@ -189,6 +189,13 @@ def test_a_tensor_of_another_size(size: int) -> None:
             connection.exchange([copy_from_packet(RemoteTensor(1, (2,)), 8)], 5)
 
 
+def test_a_value_instead_of_a_tensor() -> None:
+    with scripted_server(answers(NOTHING)) as endpoint:
+        connection = connect(endpoint, "", 5)
+        with pytest.raises(RpcError, match="answers with values of another encoding"):
+            connection.exchange([copy_from_packet(RemoteTensor(1, (2,)), 8)], 5)
+
+
 def test_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -11,15 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import socket
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from tsm_edge.errors import RpcError
+from tsm_edge.errors import RpcError, TsmEdgeError
+from tsm_edge.files import scratch_folder
 from tsm_edge.machine import this_architecture
 from tsm_edge.rpc.greeting import Greeting, installed_build, write_greeting
 from tsm_edge.rpc.key import check_key
@@ -84,7 +83,9 @@ class Server:
     Raises
     ------
     RpcError
-        The address cannot be bound, TVM is not installed, the system cannot fork, or there is no room for files.
+        The address cannot be bound, TVM is not installed, or the system cannot fork.
+    TsmEdgeError
+        There is no room for temporary files.
     """
 
     def __init__(self, request: ServeRequest, log: Log) -> None:
@@ -104,8 +105,7 @@ class Server:
             _load_tvm()  # once, for all sessions
             self.machine, self.build = this_architecture(), installed_build()
             self._greeting = accepted(write_greeting(request.key, Greeting(self.machine, self.build)))
-            self._work = _temporary_folder()
-            stack.callback(shutil.rmtree, self._work, ignore_errors=True)
+            self._work = stack.enter_context(scratch_folder())
             self._selector = selectors.DefaultSelector()
             stack.callback(self._selector.close)
             self._reception = Reception(listener, self._selector, self._expected_key, log)
@@ -158,26 +158,33 @@ class Server:
 
     def _begin(self, guest: Guest) -> None:
         number = self._sessions + 1
-        folder, uploads = self._work / f"session-{number}", self._work / "uploads"
         limit_s = guest.hello.session_limit_s if guest.hello is not None else None
-
-        def serve() -> None:
-            """Runs in the session's process."""
-            self._selector.close()
-            for other in self._reception.streams():
-                other.close()
-            serve_session(guest.stream, self._greeting, folder, uploads)
-
         try:
-            # A cleaner of temporary folders may have taken it.
-            uploads.mkdir(parents=True, exist_ok=True)
+            folder, uploads = self._folders(number)
+
+            def serve() -> None:
+                """Runs in the session's process."""
+                self._selector.close()
+                for other in self._reception.streams():
+                    other.close()
+                serve_session(guest.stream, self._greeting, folder, uploads)
+
             self._session = begin_session(guest.stream, folder, limit_s, serve)
-        except OSError as error:
-            self._turn_away(guest, f"no session can begin on this device ({reason(error)})")
+        except (OSError, TsmEdgeError) as error:
+            why = reason(error) if isinstance(error, OSError) else error.problem
+            self._turn_away(guest, f"no session can begin on this device ({why})")
             return
         self._sessions = number
         self._selector.register(self._session.ends, selectors.EVENT_READ, lambda: None)  # wakes the loop
         self._log(f"session {number}: {guest.name} connected")
+
+    def _folders(self, number: int) -> tuple[Path, Path]:
+        """A name for a session's folder, and the folder of uploads that are kept."""
+        if not self._work.is_dir():  # taken by a cleaner of temporary folders
+            self._work = self._stack.enter_context(scratch_folder())
+        uploads = self._work / "uploads"
+        uploads.mkdir(exist_ok=True)
+        return self._work / f"session-{number}", uploads
 
     def _turn_away(self, guest: Guest, why: str) -> None:
         """Shake hands, and answer the first call with an error: in words, which TVM's own client shows as well."""
@@ -211,15 +218,6 @@ def _load_tvm() -> None:
     except (ImportError, OSError, RuntimeError) as error:
         raise RpcError(
             f"TVM cannot be loaded ({last_line(str(error))})", "install it with: pip install apache-tvm"
-        ) from None
-
-
-def _temporary_folder() -> Path:
-    try:
-        return Path(tempfile.mkdtemp(prefix="tsm-edge-serve-"))
-    except OSError as error:
-        raise RpcError(
-            f"there is no temporary folder for uploads ({reason(error)})", "name one with: TMPDIR=DIR tsm-edge serve"
         ) from None
 
 

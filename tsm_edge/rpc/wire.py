@@ -141,7 +141,7 @@ def copy_to_packet(tensor: RemoteTensor, data: memoryview) -> Packet:
 
 def copy_from_packet(tensor: RemoteTensor, size: int) -> Packet:
     """Ask for a tensor's ``size`` bytes."""
-    return Packet(_COPY_FROM, (tensor.description() + struct.pack("<Q", size),), _nothing, size)
+    return Packet(_COPY_FROM, (tensor.description() + struct.pack("<Q", size),), _no_data, size)
 
 
 def accepted(greeting: str) -> bytes:
@@ -376,6 +376,10 @@ def _handle(value: Any) -> int:
 
 def _nothing(values: Sequence[Any]) -> None:
     del values
+
+
+def _no_data(values: Sequence[Any]) -> None:
+    raise ValueError(f"{len(values)} values instead of a tensor's bytes")
 
 
 def _found_function(values: Sequence[Any]) -> RemoteFunction | None:
