@@ -281,6 +281,17 @@ def test_next_cache_from_other_channels_is_no_tap(built: Built) -> None:
     assert "shift_0_next" in {layer.output for layer in layers}
 
 
+def test_a_next_cache_that_others_read_is_a_tensor(built: Built) -> None:
+    x = built.relu(built.conv(built.frame, 8))
+    cache = built.cache((1, 2, 8, 10))
+    first = built.channels(x, 0, 2)
+    built.feed_back(cache, first)
+    layers = built.layers(built.conv(built.concat(cache, built.concat(built.relu(first), built.channels(x, 4, 8))), 5))
+    assert "CacheTap" not in kinds(layers)
+    assert_in_order({"frame", "shift_0"}, layers)
+    assert "shift_0_next" in {layer.output for layer in layers}
+
+
 def test_dead_layers_are_dropped(built: Built) -> None:
     x = built.relu(built.conv(built.frame, 4))
     built.conv(x, 9, 3)

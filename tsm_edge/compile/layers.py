@@ -260,9 +260,11 @@ def _read_view(graph: OnlineGraph, node: Node) -> Layer | None:
 
 
 def _read_slice(graph: OnlineGraph, node: Node) -> Layer | None:
-    taken = _channel_slice(graph, node)
-    is_tap = taken and taken[0] == 0 and any(cache.output == node.outputs[0] for cache in graph.caches)
-    return CacheTap(node.inputs[0], node.outputs[0], taken[1]) if taken and is_tap else None
+    """A tap writes the cache alone: where others read the slice too, it is made as a tensor."""
+    taken, output = _channel_slice(graph, node), node.outputs[0]
+    is_tap = taken and taken[0] == 0 and any(cache.output == output for cache in graph.caches)
+    read = any(output in other.inputs for other in graph.nodes)
+    return CacheTap(node.inputs[0], output, taken[1]) if taken and is_tap and not read else None
 
 
 _READERS: Mapping[str, Callable[[OnlineGraph, Node], Layer | None]] = {

@@ -41,6 +41,8 @@ _DATA_INPUTS: Mapping[str, tuple[int, ...]] = {
     "Transpose": (0,),
     "Unsqueeze": (0,),
 }
+# Of a group of moved tensors. A larger one stays as it is: its numbers would take more than 1 GiB.
+MOST_ELEMENTS = 2**27
 # TVM makes no plain kernel of these; with constant indices they are a gather.
 _SCATTERS = ("ScatterElements", "ScatterND")
 
@@ -71,11 +73,19 @@ def reduce_movement(path: Path, graph: OnlineGraph) -> OnlineGraph:
         ONNX Runtime cannot run the moving operators: an index is out of range.
     """
     movers = {node.outputs[0]: node for node in graph.nodes if _only_moves(graph, node)}
-    if not movers:
-        return graph
+    builder = NodeBuilder(graph)
+    replaced: dict[str, list[Node]] = {}
+    for group in _connected(movers):
+        if sum(math.prod(graph.shapes[name]) for name in group) <= MOST_ELEMENTS:
+            replaced |= _reduced(path, graph, group, builder)
+    nodes = [new for node in graph.nodes for new in replaced.get(node.outputs[0], [node])]
+    return builder.finished(nodes) if replaced else graph
+
+
+def _reduced(path: Path, graph: OnlineGraph, movers: Mapping[str, Node], builder: NodeBuilder) -> dict[str, list[Node]]:
+    """New nodes for moved tensors, by the tensors' names."""
     sources = _Sources(graph, movers)
     moved = _moved(path, graph, movers, sources)
-    builder = NodeBuilder(graph)
     replaced: dict[str, list[Node]] = {}
     waiting = _read_by_others(graph, movers)
     while waiting:
@@ -87,8 +97,20 @@ def reduce_movement(path: Path, graph: OnlineGraph) -> OnlineGraph:
             replaced[name] = builder.gathered(name, *sources.gathered(moved[name]))
         else:  # it stays, and what it reads is looked at
             waiting |= {part for part in _data(movers[name]) if part in movers and part not in replaced}
-    nodes = [new for node in graph.nodes for new in replaced.get(node.outputs[0], [node])]
-    return builder.finished(nodes)
+    return replaced
+
+
+def _connected(movers: Mapping[str, Node]) -> list[dict[str, Node]]:
+    """Movers in groups that move nothing to one another, each in execution order."""
+    groups: dict[str, dict[str, Node]] = {}
+    for name, node in movers.items():
+        joined: dict[str, Node] = {}
+        for group in {id(groups[part]): groups[part] for part in _data(node) if part in groups}.values():
+            joined |= group
+        joined[name] = node
+        groups |= dict.fromkeys(joined, joined)
+    unique = {id(group): group for group in groups.values()}
+    return [{name: movers[name] for name in movers if name in group} for group in unique.values()]
 
 
 def _only_moves(graph: OnlineGraph, node: Node) -> bool:

@@ -29,8 +29,8 @@ from tsm_edge.paths import native_path
 if TYPE_CHECKING:
     import onnx
 
-# Elements of one tensor: 2 GiB of float32, which no frame of a camera comes near.
-MOST_ELEMENTS = 2**29
+# Elements of one tensor: 512 MiB of float32, as 64 channels of half a 4K frame's height and width have.
+MOST_ELEMENTS = 2**27
 _WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 STANDARD = ("", "ai.onnx")
 _NO_NUMBERS = "train or export the model again, from weights that are numbers"
