@@ -40,6 +40,13 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.text.append(data)
 
+    @property
+    def bars(self) -> list[dict[str, str]]:
+        """The styles of the parts of the kernels' bars."""
+        styles = [attributes.get("style") for tag, attributes in self.tags if tag == "i"]
+        listed = [dict(item.split(":", 1) for item in style.split(";")) for style in styles if style]
+        return [style for style in listed if "width" in style]
+
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.tags)
 
@@ -69,10 +76,12 @@ def test_a_fused_kernel_has_a_part_of_its_bar_and_a_row_for_every_stage(profile:
     page = Reader(render(dataclasses.replace(profile, kernels=(dataclasses.replace(first, stages=stages), *others))))
     plain = Reader(render(profile))
     assert page.open == []
-    assert page.count("rect") == plain.count("rect") + 1
+    assert len(page.bars) == len(plain.bars) + 1
+    assert [bar["opacity"] for bar in page.bars[:2]] == ["1.00", "0.75"]
     assert page.count("tr") == plain.count("tr") + 1 + len(stages)
     assert "75.0" in page.text
-    assert any("expand: 6.0 us · 0.5 GFLOP/s · 75 % of peak" in text for text in page.text)
+    titles = [attributes.get("title") or "" for tag, attributes in page.tags if tag == "i"]
+    assert any("expand: 6.0 us · 0.5 GFLOP/s · 75 % of peak" in title for title in titles)
 
 
 def test_it_needs_nothing_but_itself(profile: Profile) -> None:
@@ -86,8 +95,29 @@ def test_a_rule_has_one_colour_everywhere(profile: Profile) -> None:
     assert colour("conv3x3") == colour("conv7x7")
     assert len({colour(rule) for rule in ("pointwise", "depthwise", "winograd", "conv3x3", "a_rule_of_tomorrow")}) == 5
     page = Reader(render(profile))
-    fills = {attributes["fill"] for tag, attributes in page.tags if tag == "rect" and "fill" in attributes}
-    assert fills == {colour(kernel.info.rule) for kernel in profile.kernels}
+    expected = {colour(kernel.info.rule) for kernel in profile.kernels}
+    for shape in ("rect", "circle"):
+        fills = {attributes["fill"] for tag, attributes in page.tags if tag == shape and "fill" in attributes}
+        assert fills <= expected
+    assert {bar["background"] for bar in page.bars} == expected
+
+
+def test_bars_are_as_long_as_their_times(profile: Profile) -> None:
+    widths = [float(bar["width"].removesuffix("%")) for bar in Reader(render(profile)).bars]
+    longest = max(kernel.microseconds for kernel in profile.kernels)
+    assert widths == pytest.approx([100 * kernel.microseconds / longest for kernel in profile.kernels], abs=0.01)
+
+
+def test_no_chart_is_a_wide_one_made_small_on_a_phone(profile: Profile) -> None:
+    """Text of 12 units stays readable where a window of 390 pixels shows the drawing: see the styles for .wide."""
+    page = Reader(render(profile))
+    drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
+    widths = {str(drawing.get("class")): int(str(drawing["viewbox"]).split()[2]) for drawing in drawings}
+    assert set(widths) == {"share", "wide", "narrow"}  # "share" has no text
+    assert 12 * 342 / widths["narrow"] > 10
+    style = "".join(page.text)
+    assert re.search(r"@media \(max-width: 40rem\) \{.*?\.wide \{ display: none; \}", style, re.DOTALL)
+    assert re.search(r"\n\.narrow \{ display: none; \}", style)
 
 
 def test_layer_names_cannot_break_out(profile: Profile) -> None:

@@ -95,18 +95,42 @@ h2 { margin: 0 0 0.7rem; font-size: 1.05rem; }
 .legend i { display: inline-block; width: 0.75rem; height: 0.75rem; margin-right: 0.4rem; border-radius: 3px;
   vertical-align: -0.08rem; }
 svg { display: block; width: 100%; height: auto; }
+svg.share { height: 26px; }
+.narrow { display: none; }
+.kernel { display: grid; grid-template-columns: 12rem 1fr 12rem; gap: 0 0.7rem; align-items: center; font-size: 12px;
+  line-height: 19px; }
+.kernel .name { text-align: right; }
+.kernel .value { color: var(--soft); white-space: nowrap; }
+.track { display: flex; gap: 1px; height: 14px; overflow: hidden; background: var(--track); border-radius: 3px;
+  print-color-adjust: exact; }
+.track i { flex: none; }
 svg text { fill: var(--ink); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
 svg .soft { fill: var(--soft); }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .guide { stroke: var(--soft); stroke-width: 0.8; stroke-dasharray: 2 5; }
 svg .peak { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 5 4; }
-svg .track { fill: var(--track); }
 table { width: 100%; border-collapse: collapse; font-size: 0.82rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.28rem 0.4rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 500; }
 th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
 td:nth-child(3) { min-width: 12rem; white-space: normal; }
-footer { margin-top: 1.5rem; font-size: 0.85rem; }
+footer { margin-top: 1.5rem; font-size: 0.85rem; overflow-wrap: anywhere; }
+/* A phone: charts drawn for it, not the wide ones made small; of a table the names stay in sight. */
+@media (max-width: 40rem) {
+  body { padding: 1rem 0.7rem 2rem; }
+  section { padding: 0.8rem 0.7rem 1rem; }
+  .wide { display: none; }
+  .narrow { display: block; }
+  .tiles { grid-template-columns: 1fr 1fr; }
+  .tile { padding: 0.7rem; }
+  .tile b { font-size: 1.15rem; white-space: nowrap; }
+  .kernel { grid-template-columns: 1fr auto; margin-bottom: 6px; }
+  .kernel .name { text-align: left; }
+  .kernel .track { grid-row: 2; grid-column: 1 / -1; }
+  th:first-child, td:first-child { position: sticky; left: 0; min-width: 7rem; max-width: 8.5rem; white-space: normal;
+    overflow-wrap: anywhere; background: var(--card); }
+  td:nth-child(3) { min-width: 6rem; }
+}
 """
 
 
@@ -161,33 +185,26 @@ def _rules_bar(profile: Profile) -> str:
             f'<li><i style="background:{colour(item.rule)}"></i><b>{escape(item.rule)}</b> '
             f"{item.microseconds / 1e3:.3f} ms, {100 * share:.1f} %, {calls}{rate}</li>"
         )
-    svg = f'<svg viewBox="0 0 {width:.0f} 26" role="img" aria-label="time by rule">{"".join(parts)}</svg>'
+    svg = (
+        f'<svg class="share" viewBox="0 0 {width:.0f} 26" preserveAspectRatio="none" role="img" '
+        f'aria-label="time by rule">{"".join(parts)}</svg>'
+    )
     return f'{svg}\n<ul class="legend" style="margin-top:0.8rem">{"".join(rows)}</ul>\n'
 
 
 def _kernel_bars(profile: Profile) -> str:
-    label, bar, row, width = 190, 560, 19, 900
     longest = max((kernel.microseconds for kernel in profile.kernels), default=1.0)
     lines = []
-    for index, kernel in enumerate(profile.kernels):
-        y, info = index * row, kernel.info
-        length = max(1.0, bar * kernel.microseconds / longest)
+    for kernel in profile.kernels:
+        info = kernel.info
         rate = f" · {_rate(kernel)}" if info.flops else ""
         title = f"{info.layer}: {info.rule} {info.tile}, {kernel.microseconds:.1f} us{rate}"
         lines.append(
-            f"<g><title>{escape(title)}</title>"
-            f'<text x="{label - 10}" y="{y + 13}" text-anchor="end">{escape(_short(info.layer))}</text>'
-            f'<rect class="track" x="{label}" y="{y + 2}" width="{bar}" height="{row - 5}" rx="3"/>'
-            f"{_bar(kernel, label, y + 2, length, row - 5)}"
-            f'<text class="soft" x="{label + bar + 10}" y="{y + 13}">{kernel.microseconds:.1f} us'
-            f"{f' · {kernel.gflops:.0f} GFLOP/s' if info.flops else ''}</text></g>"
+            f'<div class="kernel" title="{escape(title)}"><span class="name">{escape(_short(info.layer))}</span>'
+            f'<span class="track">{_bar(kernel, longest)}</span><span class="value">{kernel.microseconds:.1f} us'
+            f"{f' · {kernel.gflops:.0f} GFLOP/s' if info.flops else ''}</span></div>"
         )
-    height = len(profile.kernels) * row
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="time of each kernel">\n'
-        + "\n".join(lines)
-        + "\n</svg>\n"
-    )
+    return "\n".join(lines) + "\n"
 
 
 def _stages_note(profile: Profile) -> str:
@@ -198,21 +215,23 @@ def _stages_note(profile: Profile) -> str:
     )
 
 
-def _bar(kernel: KernelTime, x: float, y: float, length: float, height: float) -> str:
+def _bar(kernel: KernelTime, longest: float) -> str:
     """A kernel's bar; a fused kernel's has a part for each stage, paler from one to the next."""
     fill = colour(kernel.info.rule)
     if not kernel.stages:
-        return f'<rect x="{x}" y="{y}" width="{length:.1f}" height="{height}" rx="3" fill="{fill}"/>'
+        return f'<i style="width:{_width(kernel.microseconds, longest)};background:{fill}"></i>'
     parts = []
     for index, stage in enumerate(kernel.stages):
-        part = length * stage.microseconds / max(kernel.microseconds, 1e-9)
         title = f"{kernel.info.layer}, {stage.name}: {stage.microseconds:.1f} us · {_rate(stage)}"
         parts.append(
-            f'<rect x="{x:.1f}" y="{y}" width="{max(0.0, part - 1):.1f}" height="{height}" rx="3" fill="{fill}" '
-            f'fill-opacity="{1 - 0.25 * index:.2f}"><title>{escape(title)}</title></rect>'
+            f'<i style="width:{_width(stage.microseconds, longest)};background:{fill};opacity:{1 - 0.25 * index:.2f}" '
+            f'title="{escape(title)}"></i>'
         )
-        x += part
     return "".join(parts)
+
+
+def _width(microseconds: float, longest: float) -> str:
+    return f"{max(0.3, 100 * microseconds / max(longest, 1e-9)):.2f}%"
 
 
 def _rate(timed: KernelTime | StageTime) -> str:
@@ -247,20 +266,33 @@ def _roofline_note(profile: Profile) -> str:
 
 
 def _roofline(profile: Profile) -> str:
-    """GFLOP/s over FLOP a byte, both logarithmic."""
+    """GFLOP/s over FLOP a byte, both logarithmic; drawn for a wide window and for a phone."""
     points = [kernel for kernel in profile.kernels if kernel.gflops > 0 and kernel.info.bytes]
     if not points:
         return '<p class="note">No kernel does arithmetic.</p>\n'
+    return _drawing(profile, points, "wide", 900, 446) + _drawing(profile, points, "narrow", 360, 400)
+
+
+def _drawing(profile: Profile, points: list[KernelTime], kind: str, width: int, height: int) -> str:
     rates = [kernel.gflops for kernel in points] + ([profile.peak_gflops] if profile.peak_gflops else [])
     axes = _LogAxes(
-        _decades(_intensity(kernel) for kernel in points), _decades(rates), left=58, top=12, width=820, height=380
+        _decades(_intensity(kernel) for kernel in points),
+        _decades(rates),
+        left=58,
+        top=12,
+        width=width - 80,
+        height=height - 66,
     )
     longest = max(kernel.microseconds for kernel in points)
     parts = [*axes.grid(), *axes.guides()]
     if profile.peak_gflops is not None:
         y = axes.y(profile.peak_gflops)
         parts.append(f'<line class="peak" x1="{axes.left}" x2="{axes.left + axes.width}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{axes.left + 6}" y="{y - 6:.1f}">peak {profile.peak_gflops:.0f} GFLOP/s</text>')
+        # At the right end: the guides' numbers are on the left.
+        parts.append(
+            f'<text x="{axes.left + axes.width - 6}" y="{y - 6:.1f}" text-anchor="end">'
+            f"peak {profile.peak_gflops:.0f} GFLOP/s</text>"
+        )
     for kernel in sorted(points, key=lambda item: -item.microseconds):
         radius = 3 + 11 * math.sqrt(kernel.microseconds / longest)
         title = f"{kernel.info.layer}: {kernel.gflops:.1f} GFLOP/s at {_intensity(kernel):.1f} FLOP/byte"
@@ -270,7 +302,7 @@ def _roofline(profile: Profile) -> str:
             f"<title>{escape(title)}</title></circle>"
         )
     drawing = "\n".join(parts)
-    return f'<svg viewBox="0 0 900 446" role="img" aria-label="roofline">\n{drawing}\n</svg>\n'
+    return f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="roofline">\n{drawing}\n</svg>\n'
 
 
 class _LogAxes:
