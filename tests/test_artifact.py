@@ -21,6 +21,7 @@ from tsm_edge.artifact import (
     LIBRARY,
     MANIFEST,
     MODEL_ONNX,
+    RUNNER,
     Artifact,
     file_sha256,
     latest_artifact,
@@ -28,9 +29,12 @@ from tsm_edge.artifact import (
     open_library,
 )
 from tsm_edge.cards import TargetCard
+from tsm_edge.compile.csource import c_string
 from tsm_edge.compile.zig import zig_command
+from tsm_edge.deploy.files import files_of
+from tsm_edge.emulate import verify_emulated
 from tsm_edge.errors import ArtifactError
-from tsm_edge.manifest import parse_manifest
+from tsm_edge.manifest import embedded_form, parse_manifest
 from tsm_edge.session import OnlineSession
 
 HASHED = (LIBRARY, HEADER_FILE)
@@ -134,28 +138,128 @@ def test_an_unknown_key_in_the_manifest(folder: Path) -> None:
         load_artifact(folder)
 
 
-def test_labels_for_another_number_of_classes(folder: Path) -> None:
-    edit(folder, lambda table: table.update(labels=["one", "two"]))
-    with pytest.raises(ArtifactError, match=r"2 labels, expected 7 \(one a class\)"):
+def number_of(path: tuple[str | int, ...], value: Any) -> Callable[[dict[str, Any]], None]:
+    """Set a part of the manifest."""
+
+    def change(table: Any) -> None:
+        for key in path[:-1]:
+            table = table[key]
+        table[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("frame", "shape"), [1, 3, 24, 10]),
+        (("frame", "shape"), [1, 3, 24000, 20000]),
+        (("frame", "shape", 3), "20"),
+        (("frame", "shape"), []),
+        (("frame", "name"), "picture"),
+        (("logits", "shape"), [1, 700]),
+        (("logits", "shape"), []),
+        (("caches", 0, "shape"), [1, 2, 2, 2]),
+        (("caches",), []),
+        (("kernels",), []),
+        (("kernels", 0, "stages"), [{"name": "all", "flops": 1}]),
+        (("labels",), ["one", "two"]),
+        (("target", "cpu"), "x86-64"),
+        (("target", "triple"), "riscv64-unknown-linux-gnu"),
+        (("random_weights",), True),
+        (("preprocess", "crop"), 2**40),
+        (("created",), 1e400),
+        (("compile_seconds",), [[[]]]),
+        (("hashes", "onnx"), "0" * 64),
+        (("hashes", "more"), "\udcff"),
+    ],
+    ids=str,
+)
+def test_a_changed_manifest(path: tuple[str | int, ...], value: Any, folder: Path) -> None:
+    """It is not the one inside the library, and nothing is opened that it would have the size of."""
+    edit(folder, number_of(path, value))
+    with pytest.raises(ArtifactError, match=r"manifest\.json: (not the manifest that model|does not list lab|.*crop)"):
         load_artifact(folder)
 
 
-def test_another_architecture(folder: Path) -> None:
-    edit(folder, lambda table: table["target"].update(name="board", triple="riscv64-unknown-linux-gnu"))
+@pytest.mark.parametrize("name", ["frame", "logits"])
+def test_a_library_says_itself_what_it_is(name: str, small_artifact: Artifact) -> None:
+    """Also where the folder was not checked: a pointer is never sized by another manifest."""
+    wrong = dataclasses.replace(getattr(small_artifact.manifest, name), shape=(1, 3, 2, 2))
+    artifact = Artifact(small_artifact.path, dataclasses.replace(small_artifact.manifest, **{name: wrong}))
+    with pytest.raises(ArtifactError, match=r"model\.so: has another manifest inside than manifest\.json beside it"):
+        OnlineSession(artifact)
+
+
+def test_written_another_way_it_is_the_same_manifest(folder: Path) -> None:
+    table = json.loads((folder / MANIFEST).read_text("utf-8"))
+    (folder / MANIFEST).write_text(json.dumps(table, indent=4, separators=(" , ", " : ")), "utf-8")
+    assert load_artifact(folder).manifest == load_artifact(folder).manifest
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_every_file_must_be_listed(name: str, folder: Path) -> None:
+    edit(folder, lambda table: table["files"].pop(name))
+    with pytest.raises(ArtifactError, match=rf"manifest\.json: does not list {name}; compile it again"):
+        load_artifact(folder)
+    edit(folder, lambda table: table.update(files={}))
+    with pytest.raises(ArtifactError, match=r"does not list model\.so, tsm_edge\.h; compile it again"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other/model.so", "notes.txt", "", ".", "x" * 5000, "a\nb\udcff"])
+def test_no_other_file_is_listed(name: str, folder: Path) -> None:
+    edit(folder, lambda table: table["files"].update({name: "0" * 64}))
+    with pytest.raises(ArtifactError, match=r"manifest\.json: lists '.*', expected only model\.so") as caught:
+        load_artifact(folder)
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
+
+
+def test_a_runner_that_is_not_listed_is_not_ours(folder: Path) -> None:
+    (folder / RUNNER).write_text("#!/bin/sh\ntouch was-here\n")
+    (folder / RUNNER).chmod(0o755)
+    artifact = load_artifact(folder)
+    assert artifact.runner is None
+    assert RUNNER not in [file.name for file in files_of(artifact)]
+    with pytest.raises(ArtifactError, match="has no tsm-runner"):
+        verify_emulated(folder)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, LIBRARY])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ArtifactError, match=r"has no manifest\.json|model\.so is missing or unreadable"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize("depth", [300, 900, 100_000])
+def test_a_manifest_of_lists_in_lists(depth: int, folder: Path) -> None:
+    text = (folder / MANIFEST).read_text("utf-8")
+    (folder / MANIFEST).write_text(text.replace('"created":', f'"created": {"[" * depth}{"]" * depth}, "old":', 1))
+    with pytest.raises(ArtifactError, match=r"not (a readable|the) manifest"):
+        load_artifact(folder)
+
+
+def test_another_architecture(small_artifact: Artifact) -> None:
+    manifest = small_artifact.manifest
+    target = dataclasses.replace(manifest.target, name="board", triple="riscv64-unknown-linux-gnu")
     with pytest.raises(ArtifactError, match=r"compiled for board \(riscv64\), this machine is \w+; .*--target native"):
-        OnlineSession(folder)
+        OnlineSession(Artifact(small_artifact.path, dataclasses.replace(manifest, target=target)))
 
 
-def test_a_cpu_that_lacks_something(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit(folder, lambda table: table["target"].update(cpu="x86-64-v3", triple="x86_64-unknown-linux-gnu"))
+def test_a_cpu_that_lacks_something(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = small_artifact.manifest
+    target = dataclasses.replace(manifest.target, cpu="x86-64-v3", triple="x86_64-unknown-linux-gnu")
     monkeypatch.setattr("tsm_edge.artifact.this_architecture", lambda: "x86_64")
     monkeypatch.setattr("tsm_edge.artifact.cpu_flags", lambda: frozenset({"sse2", "avx2", "bmi2", "f16c"}))
     with pytest.raises(ArtifactError, match=r"this CPU lacks fma\b"):
-        open_library(load_artifact(folder))
+        open_library(Artifact(small_artifact.path, dataclasses.replace(manifest, target=target)))
 
 
 def test_a_library_that_is_none(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("not a library")
+    (tmp_path / "text").write_bytes(b"not a library" + embedded_form((folder / MANIFEST).read_text(), folder) + b"\0")
     replace_library(folder, tmp_path / "text")
     with pytest.raises(ArtifactError, match=r"model\.so: cannot be loaded \("):
         OnlineSession(folder)
@@ -164,16 +268,17 @@ def test_a_library_that_is_none(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("int answer(void) { return 42; }", r"cannot be loaded \(.*tsm_"),
+        ("int answer(void) { return text[42]; }", r"cannot be loaded \(.*tsm_"),
         (
-            'const char *tsm_manifest(void) { return ""; } int tsm_abi_version(void) { return 3; }',
+            "const char *tsm_manifest(void) { return text; } int tsm_abi_version(void) { return 3; }",
             "ABI version 3, expected 2",
         ),
     ],
     ids=["something else", "newer"],
 )
 def test_a_library_of_another_kind(source: str, message: str, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "other.c").write_text(source)
+    inside = embedded_form((folder / MANIFEST).read_text("utf-8"), folder).decode("utf-8")
+    (tmp_path / "other.c").write_text(f"const char text[] = {c_string(inside)};\n{source}")
     library = tmp_path / "other.so"
     subprocess.run([*zig_command(), "cc", "-shared", str(tmp_path / "other.c"), "-o", str(library)], check=True)
     replace_library(folder, library)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import hashlib
+import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.errors import ArtifactError
+from tsm_edge.errors import ArtifactError, shortened
 from tsm_edge.files import scratch_folder
 from tsm_edge.machine import architecture, cpu_flags, missing_features, this_architecture
-from tsm_edge.manifest import Manifest, parse_manifest
+from tsm_edge.manifest import Manifest, embedded_form, parse_manifest
 from tsm_edge.paths import native_path
 from tsm_edge.runtime import abi_version
 
@@ -23,6 +26,12 @@ RUNNER = "tsm-runner"
 GOLDEN = "golden.bin"
 HEADER_FILE = "tsm_edge.h"
 OUTPUT_FOLDER = Path("out")
+# What a manifest lists besides itself. The reference model is known by the hash of what was compiled.
+_ALWAYS = (LIBRARY, HEADER_FILE)
+_SOMETIMES = (LABELS, RUNNER, GOLDEN)
+_LARGEST_MANIFEST = 16 << 20  # bytes
+_MAKE = "make one with: tsm-edge compile -o DIR"
+_AGAIN = "compile it again with: tsm-edge compile"
 
 
 @dataclass(frozen=True)
@@ -43,9 +52,16 @@ class Artifact:
         """The shared library."""
         return self.path / LIBRARY
 
+    @property
+    def runner(self) -> Path | None:
+        """``tsm-runner``, where the manifest lists one: a program of that name that it does not list is not ours."""
+        return self.path / RUNNER if RUNNER in self.manifest.files else None
+
 
 def load_artifact(path: str | Path) -> Artifact:
-    """Read and check an artifact directory: manifest, file hashes, label count.
+    """Read and check an artifact directory.
+
+    The manifest is what ``model.so`` has inside, every file is there that has to be, and every file is the one listed.
 
     Raises
     ------
@@ -53,28 +69,28 @@ def load_artifact(path: str | Path) -> Artifact:
         A file is missing, damaged or does not belong to the manifest.
     """
     folder = Path(path)
-    make = "make one with: tsm-edge compile -o DIR"
     if folder.name == LIBRARY and folder.is_file():
         folder = folder.parent
     if not folder.is_dir():
-        raise ArtifactError(f"{folder}: no such directory, expected a compiled artifact", make)
+        raise ArtifactError(f"{folder}: no such directory, expected a compiled artifact", _MAKE)
     manifest_file = folder / MANIFEST
-    try:
-        manifest = parse_manifest(manifest_file.read_text("utf-8"), manifest_file)
-    except OSError:
-        raise ArtifactError(f"{folder}: has no {MANIFEST}, expected a compiled artifact", make) from None
-    except UnicodeDecodeError:
-        raise ArtifactError(f"{manifest_file}: not UTF-8 text", make) from None
+    text = _read_manifest(manifest_file)
+    manifest = parse_manifest(text, manifest_file)
+    _check_listing(manifest, manifest_file)
     for name, expected in manifest.files.items():
         try:
             found = file_sha256(folder / name)
         except OSError:
-            raise ArtifactError(f"{folder}: {name} is missing or unreadable", make) from None
+            raise ArtifactError(f"{folder}: {name} is missing or unreadable", _MAKE) from None
         if found != expected:
-            raise ArtifactError(f"{folder / name}: does not match its manifest (changed or half-copied)", make)
+            raise ArtifactError(f"{folder / name}: does not match its manifest (changed or half-copied)", _MAKE)
+    if not _has_inside(folder / LIBRARY, embedded_form(text, manifest_file)):
+        raise ArtifactError(
+            f"{manifest_file}: not the manifest that {LIBRARY} has inside (changed, or of another model)", _AGAIN
+        )
     if manifest.labels and len(manifest.labels) != manifest.classes:
         raise ArtifactError(
-            f"{manifest_file}: {len(manifest.labels)} labels, expected {manifest.classes} (one a class)", make
+            f"{manifest_file}: {len(manifest.labels)} labels, expected {manifest.classes} (one a class)", _MAKE
         )
     return Artifact(folder, manifest)
 
@@ -83,6 +99,41 @@ def files_of_artifact(path: Path) -> list[Path]:
     """All files in an artifact's directory, which may be named by its library; none where there is no directory."""
     folder = path.parent if path.name == LIBRARY else path
     return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+
+
+def _read_manifest(path: Path) -> str:
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError
+        if path.stat().st_size > _LARGEST_MANIFEST:
+            raise ArtifactError(f"{path}: not a readable manifest (more than {_LARGEST_MANIFEST >> 20} MiB)", _AGAIN)
+        return path.read_text("utf-8")
+    except OSError:
+        raise ArtifactError(f"{path.parent}: has no {path.name}, expected a compiled artifact", _MAKE) from None
+    except UnicodeDecodeError:
+        raise ArtifactError(f"{path}: not UTF-8 text", _MAKE) from None
+
+
+def _check_listing(manifest: Manifest, where: Path) -> None:
+    """All files that an artifact has are listed, and none else, wherever a name may point."""
+    required = (*_ALWAYS, *((LABELS,) if manifest.labels else ()))
+    missing = [name for name in required if name not in manifest.files]
+    if missing:
+        raise ArtifactError(f"{where}: does not list {', '.join(missing)}", _AGAIN)
+    strange = [name for name in manifest.files if name not in (*_ALWAYS, *_SOMETIMES)]
+    if strange:
+        raise ArtifactError(
+            f"{where}: lists {shortened(strange[0])!r}, expected only {', '.join((*_ALWAYS, *_SOMETIMES))}", _AGAIN
+        )
+
+
+def _has_inside(library: Path, text: bytes) -> bool:
+    """Whether the file has the text, as C has it: ended by a zero."""
+    with library.open("rb") as stream:
+        if not os.fstat(stream.fileno()).st_size:
+            return False
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(text + b"\0") >= 0
 
 
 def latest_artifact(folder: Path = OUTPUT_FOLDER) -> Path:
@@ -100,7 +151,15 @@ def latest_artifact(folder: Path = OUTPUT_FOLDER) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """SHA-256 of a file, hexadecimal.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or is no file: a pipe would be waited for.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", str(path))
     with path.open("rb") as stream:
         digest = hashlib.sha256()
         while block := stream.read(1 << 20):
@@ -134,17 +193,28 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
         raise ArtifactError(f"{artifact.library}: cannot be loaded ({error})", hint) from None
     if version != abi_version():
         raise ArtifactError(f"{artifact.library}: ABI version {version}, expected {abi_version()}", hint)
+    if not _is_described(library, artifact):
+        raise ArtifactError(f"{artifact.library}: has another manifest inside than {MANIFEST} beside it", _AGAIN)
     return library
 
 
 def _load(artifact: Artifact) -> ctypes.CDLL:
     path = artifact.library.resolve()
     library = ctypes.CDLL(native_path(path))
-    library.tsm_manifest.restype = ctypes.c_char_p
-    if library.tsm_manifest() == dataclasses.replace(artifact.manifest, files={}).to_json().encode("utf-8"):
+    if _is_described(library, artifact):
         return library
     # The system's loader knows libraries by path: one loaded from here before it was compiled again hides the new one.
     with scratch_folder() as folder:
         link = folder / LIBRARY
         link.symlink_to(path)
         return ctypes.CDLL(str(link))
+
+
+def _is_described(library: ctypes.CDLL, artifact: Artifact) -> bool:
+    """Whether a loaded library is the one that the artifact's manifest describes, by what it says itself."""
+    library.tsm_manifest.restype = ctypes.c_char_p
+    try:
+        inside = parse_manifest((library.tsm_manifest() or b"").decode("utf-8"), artifact.library)
+    except (ArtifactError, UnicodeDecodeError):
+        return False
+    return inside == dataclasses.replace(artifact.manifest, files={})

@@ -75,8 +75,8 @@ def verify_emulated(
     check_threads(threads)
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
     manifest = artifact.manifest
-    runner = artifact.path / RUNNER
-    if not runner.is_file():
+    runner = artifact.runner
+    if runner is None:
         raise ArtifactError(f"{artifact.path}: has no {RUNNER}", "compile again without --no-runner")
     emulator = emulator_command(manifest.target)
     golden = make_golden(Reference(onnx or artifact.path / MODEL_ONNX, manifest), manifest, frames, seed)

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 _LONGEST_NAME = 60
+_LONGEST_TEXT = 120
 
 
 class TsmEdgeError(Exception):
@@ -80,3 +81,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     guess = f" (did you mean {close[0]!r}?)" if close else ""
     cut = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
     return f"unknown {kind} {cut!r}{guess}: known are {', '.join(names) or 'none'}"
+
+
+def shortened(text: str) -> str:
+    """One line of it, not long, of characters that can be printed: for what comes from outside."""
+    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    return line if len(line) <= _LONGEST_TEXT else f"{line[:_LONGEST_TEXT]}…"

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tsm_edge.cards import Preprocess, Smoothing
-from tsm_edge.errors import ArtifactError
+from tsm_edge.errors import ArtifactError, CardError, shortened
 
 FORMAT = 1
+_AGAIN = "compile it again with: tsm-edge compile"
 
 Activation = Literal["", "softmax", "sigmoid"]
 
@@ -190,11 +191,11 @@ def parse_manifest(text: str, where: str | Path) -> Manifest:
     ArtifactError
         Not a manifest, or one of another format version.
     """
-    again = "compile it again with: tsm-edge compile"
     try:
         table = json.loads(text)
         if table.get("format") != FORMAT:
-            raise ArtifactError(f"{where}: manifest format is {table.get('format')!r}, expected {FORMAT}", again)
+            found = shortened(repr(table.get("format")))
+            raise ArtifactError(f"{where}: manifest format is {found}, expected {FORMAT}", _AGAIN)
         return Manifest(
             **{
                 **table,
@@ -209,10 +210,36 @@ def parse_manifest(text: str, where: str | Path) -> Manifest:
                 "target": TargetInfo(**_tuples(table["target"])),
                 "memory": MemoryInfo(**table["memory"]),
                 "kernels": tuple(_kernel(entry) for entry in table["kernels"]),
+                "files": dict(table["files"]),
             }
         )
+    except RecursionError:
+        raise _too_deep(where) from None
+    except CardError as error:
+        raise ArtifactError(f"{where}: not a readable manifest ({shortened(error.problem)})", _AGAIN) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{where}: not a readable manifest ({error})", again) from None
+        raise ArtifactError(f"{where}: not a readable manifest ({shortened(str(error))})", _AGAIN) from None
+
+
+def embedded_form(text: str, where: str | Path) -> bytes:
+    """A manifest's JSON as it is inside ``model.so``: without the files beside it.
+
+    Keys stay as they are, also those that a newer or older tsm-edge would not write.
+
+    Raises
+    ------
+    ArtifactError
+        It is nested as no manifest is.
+    """
+    try:
+        table = {**json.loads(text), "files": {}}
+        return json.dumps(table, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except RecursionError:
+        raise _too_deep(where) from None
+
+
+def _too_deep(where: str | Path) -> ArtifactError:
+    return ArtifactError(f"{where}: not a readable manifest (lists in lists in lists)", _AGAIN)
 
 
 def _tensor(table: Mapping[str, Any]) -> TensorInfo:

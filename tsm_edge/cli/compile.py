@@ -221,5 +221,5 @@ def _print_explanation(explanation: Explanation, target: TargetCard) -> None:
 
 
 def _runner_row(artifact: Artifact) -> list[tuple[str, str]]:
-    path = artifact.path / RUNNER
-    return [(RUNNER, f"{path.stat().st_size / 1e6:.1f} MB, static, with the model inside")] if path.exists() else []
+    path = artifact.runner
+    return [] if path is None else [(RUNNER, f"{path.stat().st_size / 1e6:.1f} MB, static, with the model inside")]

@@ -44,8 +44,6 @@ class DeployFile:
 
 
 def files_of(artifact: Artifact) -> tuple[DeployFile, ...]:
-    """The files of an artifact that go to a device, those that there are."""
-    paths = [artifact.path / name for name in NAMES]
-    return tuple(
-        DeployFile(path.name, path, path.stat().st_size, file_sha256(path)) for path in paths if path.is_file()
-    )
+    """The files of an artifact that go to a device: those that its manifest lists, and the manifest."""
+    paths = [artifact.path / name for name in NAMES if name == MANIFEST or name in artifact.manifest.files]
+    return tuple(DeployFile(path.name, path, path.stat().st_size, file_sha256(path)) for path in paths)
