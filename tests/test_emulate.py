@@ -8,18 +8,21 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from artifacts import compile_onnx
-from onnx_graphs import GraphBuilder, small_network
+from onnx_graphs import GraphBuilder, assert_nan_goes_through, small_network
 
 from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact
 from tsm_edge.cards import NetworkSpec, Preprocess, TargetCard, load_model, load_target
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
-from tsm_edge.emulate import emulator_command, verify_emulated
+from tsm_edge.emulate import emulated_outputs, emulator_command, verify_emulated
 from tsm_edge.errors import ArtifactError
 from tsm_edge.export import ExportRequest, export_onnx
+from tsm_edge.golden import make_golden
 from tsm_edge.machine import architecture
 from tsm_edge.manifest import TargetInfo
+from tsm_edge.reference import Reference
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -107,6 +110,36 @@ def test_stems_and_shifts_by_lanes(tmp_path: Path) -> None:
     artifact = compile_onnx(model, tmp_path / "out", load_target("raspberry-pi-4"), runner=True)
     result = verify_emulated(artifact, frames=2)
     assert result.passed, result.checks
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-3-32bit"])
+def test_nan_goes_through(name: str, tmp_path: Path) -> None:
+    """The runner's frames are bytes: the model makes NaN itself, of the roots of a few negative numbers."""
+    need_qemu(name)
+    graph = GraphBuilder(13, 9)
+    x = graph.node("Add", [graph.conv(graph.frame, 12), graph.constant(2.7)], (1, 12, 13, 9))
+    x = graph.node("Sqrt", [x], (1, 12, 13, 9))
+    kernels = [
+        graph.clip(graph.conv(graph.shift(x, 2), 9), -0.5, 0.75),
+        graph.relu(graph.depthwise(x)),
+        graph.relu(graph.conv(x, 10, 3)),
+        graph.relu(graph.depthwise(graph.clip(graph.conv(graph.shift(x, 3), 40), 0, 6))),
+        graph.max_pool(x, 3, 2, (1, 1, 1, 1)),
+        graph.node("HardSwish", [x], (1, 12, 13, 9)),
+        graph.node("Max", [x, graph.conv(graph.frame, 12)], (1, 12, 13, 9)),
+        graph.node("LeakyRelu", [x], (1, 12, 13, 9)),
+        graph.node("Relu", [graph.node("AveragePool", [x], (1, 12, 12, 8), kernel_shape=[2, 2])], (1, 12, 12, 8)),
+    ]
+    for tensor in kernels:
+        graph.feed_back(graph.cache(graph.shapes[tensor]), tensor)
+    model = graph.model(graph.head(graph.conv(graph.frame, 4), 3))
+    artifact = compile_onnx(model, tmp_path / "out", load_target(name), runner=True)
+    golden = make_golden(Reference(artifact.path / MODEL_ONNX, artifact.manifest), artifact.manifest, frames=2)
+    for found, (logits, *caches) in zip(emulated_outputs(artifact, golden, threads=2), golden.outputs, strict=True):
+        for ours, theirs in zip(found, [logits, logits, *caches], strict=True):
+            assert_nan_goes_through(ours, theirs)
+    shares = [np.isnan(cache).mean() for cache in golden.outputs[0][-len(kernels) :]]
+    assert all(0 < share < 0.9 for share in shares), shares
 
 
 def test_code_for_this_machine_runs_without_an_emulator(

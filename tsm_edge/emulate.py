@@ -9,17 +9,21 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact, load_artifact
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files import scratch_folder
-from tsm_edge.golden import make_golden, write_golden
+from tsm_edge.golden import Golden, make_golden, write_golden
 from tsm_edge.machine import architecture, check_threads, this_architecture
 from tsm_edge.manifest import Manifest, TargetInfo
 from tsm_edge.reference import Reference
 from tsm_edge.verify import Gather, VerifyResult, output_names
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # CPUs that QEMU can be told to be; it then refuses the instructions they lack.
 _AARCH64_CPUS = ("cortex-a35", "cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a76")
@@ -75,22 +79,38 @@ def verify_emulated(
     check_threads(threads)
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
     manifest = artifact.manifest
-    runner = artifact.runner
-    if runner is None:
-        raise ArtifactError(f"{artifact.path}: has no {RUNNER}", "compile again without --no-runner")
-    emulator = emulator_command(manifest.target)
+    command = _command(artifact)
     golden = make_golden(Reference(onnx or artifact.path / MODEL_ONNX, manifest), manifest, frames, seed)
+    gather = Gather(output_names(manifest))
+    for found, wanted in zip(emulated_outputs(artifact, golden, threads), golden.outputs, strict=True):
+        gather.add(found, wanted)
+    name = Path(command[0]).name if len(command) > 1 else "this machine"
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), f"{RUNNER} on {name}")
+
+
+def emulated_outputs(artifact: Artifact, golden: Golden, threads: int = 1) -> list[list[NDArray[np.float32]]]:
+    """What ``tsm-runner`` makes of frames: for each the tensors of :func:`tsm_edge.verify.output_names`.
+
+    Raises
+    ------
+    ArtifactError
+        The runner or QEMU is missing, or the runner stopped on the way.
+    """
+    command = _command(artifact)
     with scratch_folder() as folder:
         frames_file, outputs_file = folder / "frames.bin", folder / "outputs.bin"
         write_golden(frames_file, golden)
         arguments = ["--golden", str(frames_file), "--outputs", str(outputs_file), "--threads", str(threads)]
-        _run([*emulator, str(runner.resolve()), "verify", *arguments], artifact)
+        _run([*command, "verify", *arguments], artifact)
         found = np.fromfile(outputs_file, "<f4")
-    gather = Gather(output_names(manifest))
-    for values, wanted in zip(np.split(found, frames), golden.outputs, strict=True):
-        gather.add(_tensors(values, manifest), wanted)
-    name = Path(emulator[0]).name if emulator else "this machine"
-    return VerifyResult(artifact.path, frames, threads, gather.checks(), f"{RUNNER} on {name}")
+    return [_tensors(values, artifact.manifest) for values in np.split(found, len(golden.frames))]
+
+
+def _command(artifact: Artifact) -> list[str]:
+    """How the runner is run here."""
+    if artifact.runner is None:
+        raise ArtifactError(f"{artifact.path}: has no {RUNNER}", "compile again without --no-runner")
+    return [*emulator_command(artifact.manifest.target), str(artifact.runner.resolve())]
 
 
 def _run(command: list[str], artifact: Artifact) -> None:
@@ -103,7 +123,7 @@ def _run(command: list[str], artifact: Artifact) -> None:
     raise ArtifactError(f"{artifact.path / RUNNER}: {reason}", "compile again with: tsm-edge compile")
 
 
-def _tensors(values: np.ndarray, manifest: Manifest) -> list[np.ndarray]:
+def _tensors(values: NDArray[np.float32], manifest: Manifest) -> list[NDArray[np.float32]]:
     """One frame's outputs, in the order of ``output_names``."""
     shapes = [manifest.logits.shape, manifest.logits.shape, *(cache.shape for cache in manifest.caches)]
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])

@@ -110,6 +110,18 @@ def test_the_k_loop_of_a_pointwise_convolution_is_multiply_adds_and_loads(board:
         assert multiplies >= (0.8 if cpu.vector_registers == 32 else 0.38) * len(loop.body)
 
 
+@pytest.mark.parametrize("target", [*BOARDS, "x86-64-v3", "x86-64-v4"])
+def test_a_clamp_is_two_instructions_a_vector(target: str) -> None:
+    """Though it lets NaN through: on Arm by instructions that do, on x86 by the order of their operands."""
+    cpu = load_target(target).cpu
+    spec = dataclasses.replace(depthwise3x3(cpu), low=-0.5)
+    assembly = build_kernels({"kernel": depthwise("kernel", spec)}, cpu).inspect_source("asm")
+    tile = max(blocks(assembly, "kernel"), key=lambda block: block.count(f"{FMA}|vfmadd"))
+    outputs = tile.count(f"{FMA}|vfmadd") // 9
+    assert tile.count(r"(fmax|vmax\.f32|vmaxps)\s") == tile.count(r"(fmin|vmin\.f32|vminps)\s") == outputs
+    assert tile.count(r"v?fcm|vcmp|vc[eg]|v?bi[ft]|v?bsl|vblend|f(max|min)nm|v(max|min)nm") == 0
+
+
 @pytest.mark.parametrize("board", BOARDS)
 def test_a_depthwise_tile_is_multiply_adds_on_registers(board: str) -> None:
     cpu = load_target(board).cpu

@@ -6,14 +6,14 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from artifacts import sse_target
-from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
+from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, assert_nan_goes_through
 from tvm import tirx
 
 from tsm_edge.artifact import Artifact
@@ -83,6 +83,12 @@ def matmul_of_a_matrix(g: GraphBuilder, x: str, y: str) -> str:
     return g.node("Reshape", [t, integers(g, *SHAPE)], SHAPE)
 
 
+def relu_of_a_matrix(g: GraphBuilder, y: str) -> str:
+    t = g.node("Relu", [g.node("Reshape", [y, integers(g, 6, 80)], (6, 80))], (6, 80))
+    t = g.node("Min", [g.node("Max", [t, g.random(6, 80)], (6, 80)), g.random(6, 80)], (6, 80))
+    return g.node("Reshape", [t, integers(g, *SHAPE)], SHAPE)
+
+
 def up_and_down(g: GraphBuilder, x: str, y: str) -> str:
     t = g.node("Resize", [y, "", g.constant([1, 1, 2, 2])], (1, 6, 16, 20), mode="linear")
     return g.node("AveragePool", [t], SHAPE, kernel_shape=[2, 2], strides=[2, 2])
@@ -133,6 +139,8 @@ GENERIC: dict[str, Operator] = {
     ),
     "gelu": lambda g, x, y: g.node("Gelu", [y], SHAPE),
     "sum of 11 tensors": lambda g, x, y: g.node("Sum", [x, *(g.conv(y, 6) for _ in range(10))], SHAPE),
+    "global max pool, added": lambda g, x, y: g.add(y, g.node("GlobalMaxPool", [y], (1, 6, 1, 1))),
+    "relu of a matrix": lambda g, x, y: relu_of_a_matrix(g, y),
     "tanh": lambda g, x, y: g.node("Tanh", [y], SHAPE),
     "exp": lambda g, x, y: g.node("Exp", [y], SHAPE),
     "add a whole constant": lambda g, x, y: g.node("Add", [y, g.random(*SHAPE)], SHAPE),
@@ -171,63 +179,84 @@ def operators_model(operators: dict[str, Operator]) -> onnx.ModelProto:
     return graph.model(graph.head(x, 5))
 
 
-Results = dict[int, dict[str, tuple[Floats, Floats]]]
+Pairs = dict[str, tuple[Floats, Floats]]
 
 
-def results(operators: dict[str, Operator], artifact: Artifact, model: onnx.ModelProto) -> Results:
-    """Threads → operator → (ours, ONNX Runtime's)."""
+@dataclass(frozen=True)
+class Compiled:
+    """Operators in one artifact, and by operator (ours, ONNX Runtime's): for numbers of threads, and with NaN."""
+
+    artifact: Artifact
+    results: dict[int, Pairs]
+    of_nan: Pairs
+
+
+def run_operators(operators: dict[str, Operator], folder: Path, target: TargetCard) -> Compiled:
+    """Compile all of them and run a frame, and another with a pixel of NaN."""
+    model = operators_model(operators)
+    artifact = compiled(model, folder, target)
     reference = Reference(model)
     frame = reference.frames(1)[0]
-    _, expected = reference.step(frame, reference.zeros())
-    found: Results = {}
-    for threads in (1, 3):
+
+    def pairs(threads: int, frame: Floats) -> Pairs:
+        _, expected = reference.step(frame, reference.zeros())
         with OnlineSession(artifact, threads) as session:
             _, caches = session.step_explicit(frame, reference.zeros())
-        found[threads] = dict(zip(operators, zip(caches, expected, strict=True), strict=True))
-    return found
+        return dict(zip(operators, zip(caches, expected, strict=True), strict=True))
+
+    poisoned = frame.copy()
+    poisoned[0, :, 8, 9] = np.nan
+    return Compiled(artifact, {threads: pairs(threads, frame) for threads in (1, 3)}, pairs(1, poisoned))
 
 
 @pytest.fixture(scope="module")
-def generic_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Results]:
-    model = operators_model(GENERIC)
-    artifact = compiled(model, tmp_path_factory.mktemp("generic"), native)
-    return artifact, results(GENERIC, artifact, model)
+def generic_operators(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return run_operators(GENERIC, tmp_path_factory.mktemp("generic"), native)
 
 
 @pytest.fixture(scope="module", params=["native", "sse"])
-def elementwise_artifact(
+def elementwise_operators(
     request: pytest.FixtureRequest, native: TargetCard, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Artifact, Results]:
-    model = operators_model(ELEMENTWISE)
+) -> Compiled:
     target = native if request.param == "native" else sse_target()
-    artifact = compiled(model, tmp_path_factory.mktemp("elementwise"), target)
-    return artifact, results(ELEMENTWISE, artifact, model)
+    return run_operators(ELEMENTWISE, tmp_path_factory.mktemp("elementwise"), target)
 
 
 @pytest.mark.parametrize("name", GENERIC)
-def test_an_operator_without_a_rule(generic_artifact: tuple[Artifact, Results], name: str) -> None:
-    for by_name in generic_artifact[1].values():
+def test_an_operator_without_a_rule(generic_operators: Compiled, name: str) -> None:
+    for by_name in generic_operators.results.values():
         assert_close(*by_name[name])
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_an_element_wise_operator(elementwise_artifact: tuple[Artifact, Results], name: str) -> None:
-    for by_name in elementwise_artifact[1].values():
+def test_an_element_wise_operator(elementwise_operators: Compiled, name: str) -> None:
+    for by_name in elementwise_operators.results.values():
         assert_close(*by_name[name])
 
 
-def test_element_wise_operators_have_a_rule_and_need_no_other_layout(
-    elementwise_artifact: tuple[Artifact, Results],
-) -> None:
-    found = rules(elementwise_artifact[0])
+@pytest.mark.parametrize("name", GENERIC)
+def test_nan_goes_through_an_operator_without_a_rule(generic_operators: Compiled, name: str) -> None:
+    assert_nan_goes_through(*generic_operators.of_nan[name])
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_nan_goes_through_an_element_wise_operator(elementwise_operators: Compiled, name: str) -> None:
+    found, expected = elementwise_operators.of_nan[name]
+    assert np.isnan(expected).any()
+    assert_nan_goes_through(found, expected)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+
+
+def test_element_wise_operators_have_a_rule_and_need_no_other_layout(elementwise_operators: Compiled) -> None:
+    found = rules(elementwise_operators.artifact)
     assert "elementwise" in found
     assert "generic" not in found
-    layers = [kernel.layer for kernel in elementwise_artifact[0].manifest.kernels]
+    layers = [kernel.layer for kernel in elementwise_operators.artifact.manifest.kernels]
     assert not [layer for layer in layers if " as NHWC" in layer or " as NCHW" in layer]
 
 
-def test_generic_kernels_are_split_into_work_items(generic_artifact: tuple[Artifact, Results]) -> None:
-    items = [kernel.items for kernel in generic_artifact[0].manifest.kernels if kernel.rule == "generic"]
+def test_generic_kernels_are_split_into_work_items(generic_operators: Compiled) -> None:
+    items = [kernel.items for kernel in generic_operators.artifact.manifest.kernels if kernel.rule == "generic"]
     assert max(items) > 8
 
 

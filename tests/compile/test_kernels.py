@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from artifacts import compile_onnx, sse_target
-from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
+from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, assert_nan_goes_through
 
 from tsm_edge.cards import TargetCard, load_target
 from tsm_edge.session import Library, OnlineSession
@@ -277,12 +277,37 @@ CASES = {
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """A frame and the caches of one step."""
+
+    frame: Floats
+    caches: list[Floats]
+
+    def poisoned(self, where: str) -> Inputs:
+        """With NaN in one pixel of the frame, or of every cache."""
+        made = Inputs(self.frame.copy(), [cache.copy() for cache in self.caches])
+        for tensor in [made.frame] if where == "frame" else made.caches:
+            tensor[0, -1, tensor.shape[2] // 4 * 2, tensor.shape[3] // 4 * 2] = np.nan  # even: seen at stride 2
+        return made
+
+
+Outputs = dict[str, list[Floats]]
+NAN = ("frame", "caches")
+
+
+@dataclass(frozen=True)
 class Batch:
-    """All cases of one image size on one target: next caches by case name, found ones by number of threads too."""
+    """All cases of one image size on one target: next caches by case name, found ones by number of threads too.
+
+    ``poisoned``: of the reference and of ours, with NaN in the frame or in the caches; ``after``: of ours, without NaN
+    again.
+    """
 
     rules: frozenset[str]
-    expected: dict[str, list[Floats]]
-    found: dict[int, dict[str, list[Floats]]]
+    expected: Outputs
+    found: dict[int, Outputs]
+    poisoned: dict[str, tuple[Outputs, Outputs]]
+    after: Outputs
 
 
 THREADS = (1, 3)
@@ -310,16 +335,26 @@ def compile_and_run(run: Run, folder: Path) -> Batch:
     generator = np.random.default_rng(2)
     frame = generator.normal(0, 1, reference.frame_shape).astype(np.float32)
     caches = [generator.normal(0, 1, shape).astype(np.float32) for shape in reference.cache_shapes]
-    logits, following = reference.step(frame, caches)
-    expected = {name: following[part] for name, part in outputs.items()} | {"head": [logits]}
+    given = Inputs(frame, caches)
+
+    def by_case(step: Callable[[Floats, list[Floats]], tuple[Floats, list[Floats]]], inputs: Inputs) -> Outputs:
+        logits, following = step(inputs.frame, inputs.caches)
+        return {name: following[part] for name, part in outputs.items()} | {"head": [logits]}
+
     artifact = compile_onnx(model, folder, card(run.target))
     library = Library(artifact)
     found = {}
     for threads in THREADS:
         with OnlineSession(library, threads) as session:
-            logits, following = session.step_explicit(frame, caches)
-        found[threads] = {name: following[part] for name, part in outputs.items()} | {"head": [logits]}
-    return Batch(frozenset(kernel.rule for kernel in artifact.manifest.kernels), expected, found)
+            found[threads] = by_case(session.step_explicit, given)
+    with OnlineSession(library) as session:
+        poisoned = {
+            where: (by_case(reference.step, inputs), by_case(session.step_explicit, inputs))
+            for where, inputs in ((where, given.poisoned(where)) for where in NAN)
+        }
+        after = by_case(session.step_explicit, given)
+    rules = frozenset(kernel.rule for kernel in artifact.manifest.kernels)
+    return Batch(rules, by_case(reference.step, given), found, poisoned, after)
 
 
 @pytest.fixture(scope="module")
@@ -342,9 +377,10 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Run], Batch]:
     return get
 
 
-@pytest.mark.parametrize(
-    ("run", "name"), [pytest.param(run, name, id=f"{run} {name}") for run in RUNS for name in [*run.cases(), "head"]]
-)
+EVERY_CASE = [pytest.param(run, name, id=f"{run} {name}") for run in RUNS for name in [*run.cases(), "head"]]
+
+
+@pytest.mark.parametrize(("run", "name"), EVERY_CASE)
 def test_equals_onnx_runtime(batch: Callable[[Run], Batch], run: Run, name: str) -> None:
     result = batch(run)
     one, several = THREADS
@@ -352,6 +388,28 @@ def test_equals_onnx_runtime(batch: Callable[[Run], Batch], run: Run, name: str)
         found = result.found[one][name][index]
         assert_close(found, expected)
         np.testing.assert_array_equal(result.found[several][name][index], found, "depends on the number of threads")
+
+
+@pytest.mark.parametrize(("run", "name"), EVERY_CASE)
+def test_nan_goes_through(batch: Callable[[Run], Batch], run: Run, name: str) -> None:
+    """From the frame and from the caches; and none stays behind in memory that the next frame uses."""
+    result = batch(run)
+    for expected, found in result.poisoned.values():
+        for theirs, ours in zip(expected[name], found[name], strict=True):
+            assert_nan_goes_through(ours, theirs)
+    for found, before in zip(result.after[name], result.found[1][name], strict=True):
+        np.testing.assert_array_equal(found, before)
+
+
+def test_nan_reaches_every_kernel(batch: Callable[[Run], Batch]) -> None:
+    """Or nothing would be tested: the frame's pixel is seen by all cases, and the caches' by those that have any."""
+    expected = {where: of_reference for where, (of_reference, _) in batch(RUNS[0]).poisoned.items()}
+    reached = {
+        where: {name for name, outputs in found.items() if any(np.isnan(output).any() for output in outputs)}
+        for where, found in expected.items()
+    }
+    assert set(CASES) - reached["frame"] - {name for name in CASES if "pool" in name} <= reached["caches"]
+    assert {name for name in CASES if "shift" in name or "residual of" in name} <= reached["caches"]
 
 
 @pytest.mark.parametrize(("run", "rule"), list(zip(RUNS[2:], ROWS_AND_PANELS, strict=True)), ids=str)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from artifacts import compile_onnx, sse_target
-from onnx_graphs import GraphBuilder, Reference, assert_close
+from onnx_graphs import GraphBuilder, Reference, assert_close, assert_nan_goes_through
 
 from tsm_edge.cards import CpuSpec, TargetCard, load_target
 from tsm_edge.compile import algorithms
@@ -80,12 +80,19 @@ def test_equals_onnx_runtime(
     frame = reference.frames(1)[0]
     caches = [np.zeros(shape, np.float32) for shape in reference.cache_shapes]
     logits, following = reference.step(frame, caches)
+    poisoned = frame.copy()
+    poisoned[0, 1, size[0] // 2, size[1] // 2] = np.nan
     for threads in (1, 3):
         with OnlineSession(artifact, threads) as session:
             found_logits, found = session.step_explicit(frame, caches)
+            of_nan = session.step_explicit(poisoned, caches)[1]
+            again = session.step_explicit(frame, caches)[1]
         assert_close(found_logits, logits, TOLERANCE[outputs])
         for one, other in zip(found, following, strict=True):
             assert_close(one, other, TOLERANCE[outputs])
+        for one, other in zip(of_nan, reference.step(poisoned, caches)[1], strict=True):
+            assert_nan_goes_through(one, other, TOLERANCE[outputs])
+        np.testing.assert_array_equal(np.concatenate(again, axis=None), np.concatenate(found, axis=None))
 
 
 def chosen(cpu: CpuSpec, folder: Path, channels: int, size: int, stride: int = 1, groups: int = 1) -> list[int]:

@@ -126,6 +126,8 @@ def build_kernels(functions: Mapping[str, Any], cpu: CpuSpec) -> Any:
     import tvm
     from tvm import tirx
 
+    from tsm_edge.compile.propagate import propagate_nan
+
     target = llvm_target(cpu)
     passes = tvm.ir.transform.Sequential(
         [
@@ -136,6 +138,7 @@ def build_kernels(functions: Mapping[str, Any], cpu: CpuSpec) -> Any:
             tirx.transform.StmtSimplify(),
             tirx.transform.CommonSubexprElim(),
             tirx.transform.LowerIntrin(),
+            propagate_nan(cpu),
         ]
     )
     module = passes(tvm.IRModule(dict(functions)))
