@@ -13,7 +13,7 @@ import pytest
 from artifacts import compile_onnx
 from onnx_graphs import GraphBuilder, assert_nan_goes_through, small_network
 
-from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact
+from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact, file_sha256
 from tsm_edge.cards import NetworkSpec, Preprocess, TargetCard, load_model, load_target
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.emulate import emulated_outputs, emulator_command, verify_emulated
@@ -157,7 +157,9 @@ def test_a_runner_that_computes_something_else_fails(
     other = compile_onnx(small_network(seed=9), tmp_path / "other", native, runner=True)
     shutil.copytree(artifact_with_runner.path, tmp_path / "mixed")
     shutil.copy(other.path / RUNNER, tmp_path / "mixed" / RUNNER)
-    result = verify_emulated(Artifact(tmp_path / "mixed", artifact_with_runner.manifest))
+    listed = {**artifact_with_runner.manifest.files, RUNNER: file_sha256(other.path / RUNNER)}
+    manifest = dataclasses.replace(artifact_with_runner.manifest, files=listed)
+    result = verify_emulated(Artifact(tmp_path / "mixed", manifest))
     assert not result.passed
     assert [check.name for check in result.checks if not check.passed][:2] == ["logits", "logits (explicit caches)"]
 

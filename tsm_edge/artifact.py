@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -16,6 +17,7 @@ from tsm_edge.files import scratch_folder
 from tsm_edge.machine import architecture, cpu_flags, missing_features, this_architecture
 from tsm_edge.manifest import Manifest, embedded_form, parse_manifest
 from tsm_edge.paths import native_path
+from tsm_edge.replacement import again_if_replaced
 from tsm_edge.runtime import abi_version
 
 LIBRARY = "model.so"
@@ -58,6 +60,7 @@ class Artifact:
         return self.path / RUNNER if RUNNER in self.manifest.files else None
 
 
+@again_if_replaced
 def load_artifact(path: str | Path) -> Artifact:
     """Read and check an artifact directory.
 
@@ -93,6 +96,28 @@ def load_artifact(path: str | Path) -> Artifact:
             f"{manifest_file}: {len(manifest.labels)} labels, expected {manifest.classes} (one a class)", _MAKE
         )
     return Artifact(folder, manifest)
+
+
+def read_listed(artifact: Artifact, name: str) -> bytes:
+    """The content of one of an artifact's files, as its manifest lists it, or of the manifest.
+
+    Raises
+    ------
+    ArtifactError
+        It is not what it was when the artifact was loaded.
+    """
+    path = artifact.path / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})", f"look with: ls -l {artifact.path}") from None
+    if name == MANIFEST:
+        same = parse_manifest(content.decode("utf-8", "replace"), path) == artifact.manifest
+    else:
+        same = hashlib.sha256(content).hexdigest() == artifact.manifest.files.get(name)
+    if not same:
+        raise ArtifactError(f"{path}: was replaced since the artifact was loaded", "run it again")
+    return content
 
 
 def files_of_artifact(path: Path) -> list[Path]:
@@ -144,10 +169,14 @@ def latest_artifact(folder: Path = OUTPUT_FOLDER) -> Path:
     ArtifactError
         There is none.
     """
-    manifests = [path for path in folder.glob(f"*/{MANIFEST}") if not path.parent.name.startswith(".")]
-    if not manifests:
+    written = {}
+    for path in folder.glob(f"*/{MANIFEST}"):
+        if not path.parent.name.startswith("."):
+            with contextlib.suppress(FileNotFoundError):  # it is being replaced
+                written[path.parent] = path.stat().st_mtime
+    if not written:
         raise ArtifactError(f"no compiled artifact below ./{folder}", "make one with: tsm-edge compile")
-    return max(manifests, key=lambda path: path.stat().st_mtime).parent
+    return max(written, key=lambda path: written[path])
 
 
 def file_sha256(path: Path) -> str:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact, load_artifact
+from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact, load_artifact, read_listed
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files import scratch_folder
 from tsm_edge.golden import Golden, make_golden, write_golden
 from tsm_edge.machine import architecture, check_threads, this_architecture
 from tsm_edge.manifest import Manifest, TargetInfo
 from tsm_edge.reference import Reference
+from tsm_edge.replacement import again_if_replaced
 from tsm_edge.verify import Gather, VerifyResult, output_names
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def install_hint() -> str:
     return "install it with: apt-get install qemu-user"
 
 
+@again_if_replaced
 def verify_emulated(
     path: Path | Artifact, onnx: Path | None = None, frames: int = 4, threads: int = 1, seed: int = 0
 ) -> VerifyResult:
@@ -117,6 +119,7 @@ def _run(command: list[str], artifact: Artifact) -> None:
     finished = subprocess.run(command, capture_output=True, text=True)
     code = finished.returncode
     if code in (0, 1):  # 1: it found a difference itself; the caller finds it again and says where
+        read_listed(artifact, RUNNER)  # was it this artifact's that ran?
         return
     lines = finished.stderr.strip().splitlines()
     reason = f"stopped by {signal.Signals(-code).name}" if code < 0 else lines[-1] if lines else f"exit code {code}"

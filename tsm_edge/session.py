@@ -17,6 +17,7 @@ from tsm_edge.artifact import Artifact, load_artifact, open_library
 from tsm_edge.errors import ArtifactError
 from tsm_edge.machine import check_threads
 from tsm_edge.manifest import Manifest
+from tsm_edge.replacement import again_if_replaced
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,8 +41,7 @@ class Library:
     """
 
     def __init__(self, artifact: str | Path | Artifact) -> None:
-        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-        self._c = open_library(self.artifact)
+        self.artifact, self._c = _loaded(artifact)
         _declare(self._c)
 
     @property
@@ -68,6 +68,12 @@ class Library:
 
     def __reduce__(self) -> NoReturn:
         raise _no_copies("a library", "load it again with Library(artifact), in every process for itself")
+
+
+@again_if_replaced
+def _loaded(artifact: str | Path | Artifact) -> tuple[Artifact, ctypes.CDLL]:
+    checked = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    return checked, open_library(checked)
 
 
 def _declare(c: ctypes.CDLL) -> None:

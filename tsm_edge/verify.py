@@ -11,6 +11,7 @@ import numpy as np
 from tsm_edge.artifact import LIBRARY, MODEL_ONNX, Artifact, load_artifact
 from tsm_edge.manifest import Manifest
 from tsm_edge.reference import Reference
+from tsm_edge.replacement import again_if_replaced
 from tsm_edge.session import OnlineSession
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class ExplicitSession(Protocol):
         """Run a frame with these caches; also return the next ones."""
 
 
+@again_if_replaced
 def verify_artifact(
     path: Path | Artifact, onnx: Path | None = None, frames: int = 16, threads: int = 1, seed: int = 0
 ) -> VerifyResult:

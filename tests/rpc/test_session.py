@@ -13,7 +13,7 @@ import pytest
 from background import Background, Start
 from relay import Relay
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact import Artifact, file_sha256
 from tsm_edge.errors import ArtifactError, RpcError
 from tsm_edge.rpc import device as device_module
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
@@ -241,9 +241,10 @@ def test_another_machines_library_fails_with_the_loaders_words(ours: Place, smal
     broken = small_artifact.path / "broken"
     broken.mkdir()
     (broken / "model.so").write_bytes(b"\x7fELF" + bytes(100))
+    manifest = dataclasses.replace(small_artifact.manifest, files={"model.so": file_sha256(broken / "model.so")})
     try:
         with pytest.raises(RpcError, match=r"broken|invalid ELF|file too short|loading the model compiled for"):
-            RemoteSession(Artifact(broken, small_artifact.manifest), ours, limits=LIMITS)
+            RemoteSession(Artifact(broken, manifest), ours, limits=LIMITS)
     finally:
         (broken / "model.so").unlink()
         broken.rmdir()

@@ -16,7 +16,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from tsm_edge.artifact import Artifact, load_artifact
+from tsm_edge.artifact import Artifact
 from tsm_edge.bench.peak import PeakMeter
 from tsm_edge.manifest import KernelInfo, Manifest, StageInfo
 from tsm_edge.session import Library, OnlineSession
@@ -182,8 +182,7 @@ def profile_artifact(
     CompileError
         ``measure_peak`` without the compiler.
     """
-    loaded = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-    library = Library(loaded)
+    library = Library(artifact)
     manifest = library.manifest
     frame = np.random.default_rng(0).standard_normal(manifest.frame_shape, np.float32)
     fused = any(kernel.stages for kernel in manifest.kernels)
@@ -211,7 +210,7 @@ def profile_artifact(
         if meter is not None:
             peaks.append(meter.measure())
     return Profile(
-        path=loaded.path,
+        path=library.artifact.path,
         manifest=manifest,
         threads=threads,
         frames=frames,

@@ -8,11 +8,12 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact import RUNNER, Artifact, files_of_artifact, load_artifact
+from tsm_edge.artifact import RUNNER, Artifact, files_of_artifact, load_artifact, read_listed
 from tsm_edge.deploy.files import DeployFile, files_of
 from tsm_edge.errors import DeployError
 from tsm_edge.files import check_writable, write_atomic
 from tsm_edge.paths import native_path, refuse_replacing
+from tsm_edge.replacement import again_if_replaced
 
 README, SUMS = "README.txt", "SHA256SUMS"
 
@@ -35,6 +36,7 @@ class Bundle:
     files: tuple[DeployFile, ...]
 
 
+@again_if_replaced
 def write_bundle(artifact_path: Path, output: Path) -> Bundle:
     """Write a ``.tar.gz`` with one folder: the artifact's files, ``README.txt`` and ``SHA256SUMS``.
 
@@ -47,7 +49,7 @@ def write_bundle(artifact_path: Path, output: Path) -> Bundle:
     """
     artifact, planned = _plan(artifact_path, output)
     folder = Path(native_path(artifact.path.resolve())).name
-    data = _compressed(folder, planned.files, _readme(artifact, folder, planned.files))
+    data = _compressed(folder, artifact, planned.files)
     try:
         write_atomic(output, data)
     except OSError as error:
@@ -82,7 +84,7 @@ def _not_writable(output: Path, error: OSError) -> DeployError:
     return DeployError(f"{output}: cannot be written ({error.strerror})", "name another: --bundle FILE")
 
 
-def _compressed(folder: str, files: tuple[DeployFile, ...], readme: str) -> bytes:
+def _compressed(folder: str, artifact: Artifact, files: tuple[DeployFile, ...]) -> bytes:
     sums = "".join(f"{file.sha256}  {file.name}\n" for file in files)
     packed = io.BytesIO()
     # No times, owners or names of this machine: the same model gives the same bytes.
@@ -90,10 +92,10 @@ def _compressed(folder: str, files: tuple[DeployFile, ...], readme: str) -> byte
         gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as stream,
         tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
-        for name, text in ((README, readme), (SUMS, sums)):
+        for name, text in ((README, _readme(artifact, folder, files)), (SUMS, sums)):
             _add(archive, f"{folder}/{name}", text.encode(), 0o644)
         for file in files:
-            _add(archive, f"{folder}/{file.name}", file.path.read_bytes(), file.mode)
+            _add(archive, f"{folder}/{file.name}", read_listed(artifact, file.name), file.mode)
     return packed.getvalue()
 
 

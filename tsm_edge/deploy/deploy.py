@@ -24,6 +24,7 @@ from tsm_edge.deploy.transport import Finished, Transport, last_line
 from tsm_edge.errors import DeployError
 from tsm_edge.machine import architecture, missing_features
 from tsm_edge.manifest import TargetInfo
+from tsm_edge.replacement import again_if_replaced
 
 Progress = Callable[[str], None]
 
@@ -108,7 +109,7 @@ def plan(request: DeployRequest) -> Plan:
     ArtifactError
         The artifact is missing or damaged.
     """
-    job = _prepare(request)
+    job = _prepare(request.artifact, request)
     transport, folder, files = job.transport, job.folder, job.files
     ends = [_finish(folder, files), *([_verify(folder)] if job.verify else [])]
     commands = [
@@ -137,8 +138,13 @@ def deploy(request: DeployRequest, progress: Progress = lambda text: None) -> De
         The device cannot be reached, does not fit the model, has no room, or a copy failed. What was copied stays,
         under temporary names, and is not copied again the next time.
     """
+    return _deploy(request.artifact, request, progress)
+
+
+@again_if_replaced
+def _deploy(artifact: Path, request: DeployRequest, progress: Progress) -> DeployResult:
     began_s = time.monotonic()
-    job = _prepare(request)
+    job = _prepare(artifact, request)
     transport, folder, files = job.transport, job.folder, job.files
     transport.check()
     progress(f"asking {transport.name} what it is and what it has")
@@ -174,8 +180,9 @@ class _Job:
     verify: bool
 
 
-def _prepare(request: DeployRequest) -> _Job:
-    artifact = load_artifact(request.artifact)
+@again_if_replaced
+def _prepare(path: Path, request: DeployRequest) -> _Job:
+    artifact = load_artifact(path)
     transport = _transport(request.destination)
     folder = transport.folder(artifact.path.resolve().name).rstrip("/") or "/"
     files = files_of(artifact)

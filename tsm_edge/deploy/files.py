@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact import GOLDEN, HEADER_FILE, LABELS, LIBRARY, MANIFEST, RUNNER, Artifact, file_sha256
+from tsm_edge.artifact import GOLDEN, HEADER_FILE, LABELS, LIBRARY, MANIFEST, RUNNER, Artifact, read_listed
 
 # model.onnx stays here: it is the reference of `tsm-edge verify`, which runs here.
 NAMES = (LIBRARY, RUNNER, GOLDEN, LABELS, HEADER_FILE, MANIFEST)
@@ -44,6 +45,17 @@ class DeployFile:
 
 
 def files_of(artifact: Artifact) -> tuple[DeployFile, ...]:
-    """The files of an artifact that go to a device: those that its manifest lists, and the manifest."""
+    """The files of an artifact that go to a device: those that its manifest lists, and the manifest.
+
+    Raises
+    ------
+    ArtifactError
+        They were replaced since the artifact was loaded.
+    """
     paths = [artifact.path / name for name in NAMES if name == MANIFEST or name in artifact.manifest.files]
-    return tuple(DeployFile(path.name, path, path.stat().st_size, file_sha256(path)) for path in paths)
+    return tuple(_deploy_file(artifact, path) for path in paths)
+
+
+def _deploy_file(artifact: Artifact, path: Path) -> DeployFile:
+    content = read_listed(artifact, path.name)
+    return DeployFile(path.name, path, len(content), hashlib.sha256(content).hexdigest())

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tsm_edge.artifact import LIBRARY, Artifact
+from tsm_edge.artifact import LIBRARY, Artifact, read_listed
 from tsm_edge.errors import RpcError
 from tsm_edge.machine import architecture, elf_architecture, missing_features
 from tsm_edge.manifest import TargetInfo
@@ -206,10 +206,12 @@ class Device:
 
         Raises
         ------
+        ArtifactError
+            The library was replaced since the artifact was loaded.
         RpcError
             The copy on the device differs from the file here, or cannot be loaded there.
         """
-        content = artifact.library.read_bytes()
+        content = read_listed(artifact, LIBRARY)
         sha256 = hashlib.sha256(content).hexdigest()
         path = self._put(content, sha256)
         try:

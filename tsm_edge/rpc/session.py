@@ -12,6 +12,7 @@ import numpy as np
 from tsm_edge.artifact import Artifact, load_artifact
 from tsm_edge.errors import ArtifactError, RpcError
 from tsm_edge.machine import check_threads
+from tsm_edge.replacement import again_if_replaced
 from tsm_edge.rpc.device import Device, DeviceInfo, open_device
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.wire import ConnectionLost, RemoteTensor, call_packet, copy_from_packet, copy_to_packet
@@ -63,18 +64,13 @@ class RemoteSession:
     ) -> None:
         if threads is not None:
             check_threads(threads)
-        self.artifact = model if isinstance(model, Artifact) else load_artifact(model)
-        if self.artifact.manifest.target.device != "cpu":
-            raise RpcError(
-                f"{self.artifact.path}: only models for CPUs can run over RPC yet",
-                "see the targets with: tsm-edge targets",
-            )
         self.place = place
         self.reconnections = 0
         self._threads = threads
         self._limits = limits or TimeLimits()
         self._notify = notify
-        self._link: _Link | None = self._connect()
+        self._link: _Link | None
+        self.artifact, self._link = _begin(model, self._connect)
         if threads is not None and not self._link.threads_set:
             notify(
                 f"{place}: TVM's own server does not take the number of threads; it is TSM_EDGE_THREADS of that "
@@ -166,10 +162,10 @@ class RemoteSession:
             raise ArtifactError("the session is closed", "open another with RemoteSession(...)")
         return self._link
 
-    def _connect(self) -> _Link:
+    def _connect(self, artifact: Artifact) -> _Link:
         device = open_device(self.place, self._limits)
         try:
-            return _Link(device, self.artifact, self._threads, self._limits.answer_s)
+            return _Link(device, artifact, self._threads, self._limits.answer_s)
         except BaseException:
             device.close()
             raise
@@ -178,7 +174,7 @@ class RemoteSession:
         """One attempt."""
         self.close()
         try:
-            self._link = self._connect()
+            self._link = self._connect(self.artifact)
         except RpcError as error:
             raise RpcError(
                 f"{lost.problem} during a step, and connecting again failed: {error.problem}", error.hint
@@ -186,6 +182,16 @@ class RemoteSession:
         self.reconnections += 1
         self._notify(f"{lost.problem}; connected again, shift caches reset")
         return self._link
+
+
+@again_if_replaced
+def _begin(model: str | Path | Artifact, connect: Callable[[Artifact], _Link]) -> tuple[Artifact, _Link]:
+    artifact = model if isinstance(model, Artifact) else load_artifact(model)
+    if artifact.manifest.target.device != "cpu":
+        raise RpcError(
+            f"{artifact.path}: only models for CPUs can run over RPC yet", "see the targets with: tsm-edge targets"
+        )
+    return artifact, connect(artifact)
 
 
 class _Link:

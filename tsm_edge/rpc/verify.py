@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tsm_edge.artifact import LIBRARY, load_artifact
+from tsm_edge.replacement import again_if_replaced
 from tsm_edge.rpc.place import Place
 from tsm_edge.rpc.session import RemoteSession
 from tsm_edge.verify import VerifyResult, verify_session
 
 
+@again_if_replaced
 def verify_remote(
     path: Path, place: Place, onnx: Path | None, frames: int, threads: int, notify: Callable[[str], None]
 ) -> VerifyResult:
