@@ -25,6 +25,10 @@ import tsm_edge
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Processes of pytest-xdist share the cores: PyTorch's own threads would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

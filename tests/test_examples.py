@@ -15,7 +15,7 @@ from onnx_graphs import Floats, Reference, assert_close, small_network
 from tsm_edge.artifact import HEADER_FILE, LIBRARY, MODEL_ONNX, Artifact
 from tsm_edge.cards import load_target
 from tsm_edge.compile.link import zig_target
-from tsm_edge.compile.zig import zig_command
+from tsm_edge.compile.zig import zig_command, zig_environment
 from tsm_edge.session import OnlineSession
 
 SOURCE = Path(__file__).resolve().parents[1] / "examples" / "step.c"
@@ -30,7 +30,7 @@ def build(artifact: Artifact, folder: Path, *options: str) -> Path:
     arguments = [word.replace("DIR", str(folder)).strip("'") for word in line[1].replace("'", "").split()]
     arguments = [str(SOURCE) if word == "step.c" else word for word in arguments]
     command = [*zig_command(), "cc", *options, "-Wall", "-Wextra", "-Werror", *arguments]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, env=zig_environment())
     return folder / "step"
 
 
