@@ -156,6 +156,16 @@ def test_an_artifact_with_a_file_the_user_changed(link: bool, tmp_path: Path) ->
     assert "model: data in it was changed since tsm-edge wrote it" in refusal(tmp_path / "model")
 
 
+@pytest.mark.parametrize("name", ["model.so", "golden.bin", MANIFEST])
+def test_damage_is_mended(name: str, tmp_path: Path) -> None:
+    """What nobody writes by hand is replaced, whatever is in it: "compile it again" has to work."""
+    fill(tmp_path / "model", "one")
+    with (tmp_path / "model" / name).open("a") as file:
+        file.write(" ")
+    fill(tmp_path / "model", "two")
+    assert (tmp_path / "model" / "data").read_text() == "two"
+
+
 def test_a_file_that_comes_while_the_artifact_is_made(tmp_path: Path) -> None:
     model = tmp_path / "model"
     fill(model, "one")

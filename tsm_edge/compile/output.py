@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tsm_edge.artifact import MANIFEST, MODEL_ONNX, file_sha256, load_artifact, open_library
+from tsm_edge.artifact import GOLDEN, LIBRARY, MANIFEST, MODEL_ONNX, file_sha256, load_artifact, open_library
 from tsm_edge.errors import ArtifactError, CompileError
 from tsm_edge.folders import FolderKind, writing_folder
 from tsm_edge.machine import runs_here
@@ -19,6 +19,9 @@ _ELSEWHERE = "choose another folder with: tsm-edge compile -o DIR"
 
 def artifact_listing(folder: Path) -> Mapping[str, str]:
     """Names and SHA-256 of what tsm-edge wrote into an artifact of any version, by its manifest.
+
+    Files that nobody writes by hand may have any content: if it is another, they are damaged, and compiling again is
+    what mends them.
 
     Raises
     ------
@@ -33,7 +36,8 @@ def artifact_listing(folder: Path) -> Mapping[str, str]:
         ours, files, onnx = False, {}, ""
     if not ours or not isinstance(files, dict):
         raise ValueError(f"{folder / MANIFEST} is not tsm-edge's")
-    return {MODEL_ONNX: str(onnx), **{name: str(digest) for name, digest in files.items()}, MANIFEST: ""}
+    hashes = {MODEL_ONNX: str(onnx), **{name: str(digest) for name, digest in files.items()}}
+    return {**hashes, **dict.fromkeys((LIBRARY, GOLDEN, MANIFEST), "")}
 
 
 def _sums_listing(folder: Path) -> Mapping[str, str]:
