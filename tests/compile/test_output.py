@@ -325,7 +325,7 @@ def test_an_artifact_that_cannot_be_loaded_replaces_nothing(
     monkeypatch.setattr("tsm_edge.compile.link.link_library", garbage)
     with pytest.raises(CompileError) as caught:
         compile_onnx(small_network(seed=3), model, native)
-    assert f"what was there before stays: {model}/model.so: cannot be loaded (" in str(caught.value)
+    assert f"what was there before stays: {model}/manifest.json: not the manifest that" in str(caught.value)
     assert ".part" not in str(caught.value)
     assert load_artifact(model).manifest == small_artifact.manifest
 

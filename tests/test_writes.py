@@ -1,0 +1,106 @@
+"""Every file that users get is written by the one atomic writer: no other place in the package writes to their disk."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import tsm_edge
+
+PACKAGE = Path(tsm_edge.__file__).parent
+
+# The atomic writers themselves.
+_WRITERS = ("files.py", "folders.py", "stale.py")
+# Places that write where nobody else looks, each with the reason.
+_PRIVATE = {
+    # Into the temporary folder that takes an artifact's place when it is whole, or into a scratch folder.
+    "compile/pipeline.py": {"compile_model", "_model_file", "_write_folder", "_keep"},
+    "compile/output.py": {"writing_intermediates"},
+    "compile/csource.py": {"write_sources", "_write_weights"},
+    "compile/runner.py": {"link_runner"},
+    "compile/link.py": {"_link_for_android"},
+    "bench/peak.py": {"_compiled"},
+    "artifact.py": {"_load"},
+    # Into the temporary file of a NewFile.
+    "video/writer.py": {"__init__"},
+    # An archive in memory, which the atomic writer then stores; an archive without a name.
+    "deploy/bundle.py": {"_compressed"},
+    "deploy/ssh.py": {"put"},
+    # The linker's cache, where the user's cannot be written.
+    "compile/zig.py": {"_temporary_cache"},
+    # The server's own folder of uploads; the kernel's file on what to end first.
+    "rpc/serving.py": {"upload", "keep", "find"},
+    "rpc/session_process.py": {"_die_before_parent"},
+}
+
+_METHODS = {
+    *("write_text", "write_bytes", "write_to_file", "symlink_to", "hardlink_to", "rename", "touch", "tofile"),
+    *("save", "savez", "imwrite"),
+}
+_FUNCTIONS = {
+    "os": {"replace", "rename", "renames", "link", "symlink"},
+    "shutil": {"copy", "copy2", "copyfile", "copyfileobj", "copytree", "move"},
+    "tempfile": {"mkdtemp", "mkstemp", "NamedTemporaryFile", "TemporaryDirectory"},
+    "json": {"dump"},
+    "cv2": {"VideoWriter"},
+}
+
+
+def writes(call: ast.Call) -> bool:
+    """Whether a call may write to a file system."""
+    function = call.func
+    if isinstance(function, ast.Name):
+        return function.id == "open" and opens_to_write(call)
+    if not isinstance(function, ast.Attribute):
+        return False
+    owner = function.value.id if isinstance(function.value, ast.Name) else ""
+    if owner in _FUNCTIONS:
+        return function.attr in _FUNCTIONS[owner]
+    return function.attr in _METHODS or (function.attr == "open" and opens_to_write(call))
+
+
+def opens_to_write(call: ast.Call) -> bool:
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    modes = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    return any(set(mode) <= set("rwxabt+") and set(mode) & set("wxa+") for mode in modes)
+
+
+def functions_that_write(source: str) -> Iterator[str]:
+    """Names of the innermost functions with a call that writes."""
+
+    def visit(node: ast.AST, name: str) -> Iterator[str]:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            name = node.name
+        if isinstance(node, ast.Call) and writes(node):
+            yield name
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, name)
+
+    return visit(ast.parse(source), "the module itself")
+
+
+def test_nothing_else_writes() -> None:
+    found: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        names = set(functions_that_write(path.read_text("utf-8")))
+        module = path.relative_to(PACKAGE).as_posix()
+        if names and module not in _WRITERS:
+            found[module] = names
+    assert found == _PRIVATE, "write files by tsm_edge.files.NewFile, or say here why not"
+
+
+def test_every_way_to_write_is_seen() -> None:
+    source = """
+def one(): path.write_text("x")
+def two(): open(path, "w")
+def three(): path.open(mode="ab")
+def four(): os.replace(a, b)
+def five(): shutil.copytree(a, b)
+def six():
+    with tempfile.NamedTemporaryFile() as file: pass
+def seven(): av.open(name, "w", format="mp4")
+def reading():
+    open(path); open(path, "rb"); path.open("r"); text.replace("w", "x"); path.read_text("utf-8")
+"""
+    assert list(functions_that_write(source)) == ["one", "two", "three", "four", "five", "six", "seven"]
