@@ -97,7 +97,7 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:
     """
     import onnx
 
-    from tsm_edge.compile.precision import in_float32
+    from tsm_edge.compile.float32 import in_float32
 
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file", "make one with: tsm-edge export -o model.onnx")
