@@ -27,8 +27,6 @@ _PRIVATE = {
     # An archive in memory, which the atomic writer then stores; an archive without a name.
     "deploy/bundle.py": {"_compressed"},
     "deploy/ssh.py": {"put"},
-    # The linker's cache, where the user's cannot be written.
-    "compile/zig.py": {"_temporary_cache"},
     # The server's own folder of uploads; the kernel's file on what to end first.
     "rpc/serving.py": {"upload", "keep", "find"},
     "rpc/session_process.py": {"_die_before_parent"},

@@ -93,7 +93,7 @@ def test_a_cache_that_cannot_be_written_is_replaced_and_said(
     assert warning.startswith(f"{tmp_path}/no-folder/.cache/tsm-edge/zig cannot be written (Not a directory): zig ")
     used = {Path(line) for line in (tmp_path / "caches").read_text().splitlines()}
     assert len(used) == 1
-    assert used.pop().name.startswith("tsm-edge-zig-")
+    assert used.pop().name.startswith("tsm-edge-scratch-")
 
 
 def test_a_zig_that_hangs_is_ended_with_what_it_started(

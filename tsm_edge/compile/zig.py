@@ -8,7 +8,6 @@ import errno
 import functools
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from tsm_edge.disk import Place, is_full, no_room, temporary_place
 from tsm_edge.errors import CompileError
+from tsm_edge.files import scratch_folder
 
 _CACHE = "ZIG_GLOBAL_CACHE_DIR"
 _LIMIT_S = 1200.0  # the first link for an architecture builds musl: a minute on a PC, many on a board
@@ -185,12 +185,9 @@ def _not_writable(folder: Path) -> str:
 
 @functools.cache
 def _temporary_cache(reason: str) -> ZigCache:
-    place = temporary_place()
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="tsm-edge-zig-"))
-    except OSError as error:
-        raise CompileError(f"{place.folder}: no folder can be made there ({error.strerror})", place.hint) from None
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    stack = contextlib.ExitStack()
+    folder = stack.enter_context(scratch_folder())
+    atexit.register(stack.close)
     return ZigCache(
         folder, f"{reason}: zig builds its C libraries anew, a minute each; keep them with XDG_CACHE_HOME=FOLDER"
     )
