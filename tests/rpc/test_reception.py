@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tsm_edge.rpc.handshake import CODE_DUPLICATE, CODE_MISMATCH, MAGIC
 from tsm_edge.rpc.listener import Caller, Listener
 from tsm_edge.rpc.place import Endpoint
 from tsm_edge.rpc.reception import PLACES, Reception
-from tsm_edge.rpc.wire import CODE_DUPLICATE, CODE_MISMATCH, MAGIC
 
 NEVER_S, LATER_S = 0.0, 100.0
 

@@ -21,11 +21,20 @@ from conftest import RunProgram
 from tsm_edge.artifact import Artifact
 from tsm_edge.errors import RpcError
 from tsm_edge.rpc.device import open_device
-from tsm_edge.rpc.greeting import TVM_FFI_VERSION, TVM_VERSION, Greeting, installed_build, read_greeting, write_greeting
+from tsm_edge.rpc.handshake import (
+    CODE_ACCEPTED,
+    CODE_DUPLICATE,
+    MAGIC,
+    TVM_FFI_VERSION,
+    TVM_VERSION,
+    Greeting,
+    installed_build,
+    read_greeting,
+    write_greeting,
+)
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits, UnixEndpoint
 from tsm_edge.rpc.server import ServeRequest
 from tsm_edge.rpc.session import RemoteSession
-from tsm_edge.rpc.wire import CODE_ACCEPTED, CODE_DUPLICATE, MAGIC
 from tsm_edge.session import OnlineSession
 
 USER = pwd.getpwuid(os.geteuid()).pw_name
@@ -146,6 +155,8 @@ def test_an_upload_that_was_damaged_is_refused(ours: Place) -> None:
             device.call("tvm.rpc.server.upload", name, b"x")
         with pytest.raises(RpcError, match="is not the name of a file in the session's folder"):
             device.call("tvm.rpc.server.remove", name)
+        with pytest.raises(RpcError, match="is not the name of a file in the session's folder"):
+            device.call("tsm_edge.keep_upload", name, "0" * 64)
     device.call("tvm.rpc.server.remove", "model.so")
     assert json.loads(device.call("tsm_edge.server_info"))["cores"] == os.cpu_count()
     device.close()

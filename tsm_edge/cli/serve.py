@@ -42,7 +42,7 @@ def command(
         raise click.UsageError("expected either --unix PATH or --host and --port", ctx)
     if tracker is not None and key_file is not None:
         raise click.UsageError("a tracker tells everybody the keys of its devices: --key-file keeps a secret", ctx)
-    from tsm_edge.rpc.listener import reach
+    from tsm_edge.rpc.reach import reach
     from tsm_edge.rpc.server import Server, ServeRequest
 
     request = ServeRequest(

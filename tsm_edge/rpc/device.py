@@ -11,7 +11,9 @@ from tsm_edge.artifact import LIBRARY, Artifact, read_listed
 from tsm_edge.errors import RpcError
 from tsm_edge.machine import architecture, elf_architecture, missing_features
 from tsm_edge.manifest import TargetInfo
-from tsm_edge.rpc.greeting import (
+from tsm_edge.rpc.connection import Connection, ConnectionLost, NoAnswer, RemoteFault, connect
+from tsm_edge.rpc.foreign_text import printable
+from tsm_edge.rpc.handshake import (
     BUILD,
     FIND_UPLOAD,
     KEEP_UPLOAD,
@@ -24,19 +26,13 @@ from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.sockets import SLOWEST_BYTES_PER_S
 from tsm_edge.rpc.tracker import request_device
 from tsm_edge.rpc.wire import (
-    Connection,
-    ConnectionLost,
-    NoAnswer,
-    RemoteFault,
     RemoteFunction,
     RemoteModule,
     RemoteTensor,
     allocate_packet,
     call_packet,
-    connect,
     find_packet,
     init_packet,
-    printable,
 )
 
 _FLOAT_BYTES = 4
@@ -142,8 +138,29 @@ class Device:
         (handle,) = self.connection.exchange([allocate_packet(count * _FLOAT_BYTES)], self._limit_s)
         return RemoteTensor(handle, shape)
 
-    def look(self) -> None:
-        """Fill :attr:`info`, without sending any file.
+    def begin(self) -> None:
+        """Begin the session and fill :attr:`info`, without sending any file.
+
+        Raises
+        ------
+        RpcError
+            The server has another build of TVM, or fails.
+        """
+        build = read_greeting(self.connection.greeting).build
+        if build and build != BUILD:
+            raise RpcError(f"{self.name} runs another build: {build}, expected {BUILD}", _SAME_VERSION)
+        try:
+            self.connection.exchange([init_packet()], self._limit_s)
+            self._look()
+        except (ConnectionLost, NoAnswer) as error:
+            # The handshake is the same in all releases of TVM; what follows is not.
+            raise RpcError(
+                f"{error.problem} at the session's beginning: it is another build of TVM's RPC, or its server failed",
+                f"install {BUILD.replace('+', ' and ')} there",
+            ) from None
+
+    def _look(self) -> None:
+        """Find out what the device is.
 
         Raises
         ------
@@ -260,26 +277,11 @@ def open_device(place: Place, limits: TimeLimits) -> Device:
         name = f"{endpoint} (from tracker {place.endpoint})"
     device = Device(connect(endpoint, key, limits.connect_s, name), limits)
     try:
-        _begin(device)
+        device.begin()
     except BaseException:
         device.close()
         raise
     return device
-
-
-def _begin(device: Device) -> None:
-    build = read_greeting(device.connection.greeting).build
-    if build and build != BUILD:
-        raise RpcError(f"{device.name} runs another build: {build}, expected {BUILD}", _SAME_VERSION)
-    try:
-        device.connection.exchange([init_packet()], device._limit_s)
-        device.look()
-    except (ConnectionLost, NoAnswer) as error:
-        # The handshake is the same in all releases of TVM; what follows is not.
-        raise RpcError(
-            f"{error.problem} at the session's beginning: it is another build of TVM's RPC, or its server failed",
-            f"install {BUILD.replace('+', ' and ')} there",
-        ) from None
 
 
 def _read_info(text: str, greeting: Greeting) -> DeviceInfo:

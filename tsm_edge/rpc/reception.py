@@ -17,65 +17,18 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from tsm_edge.rpc.handshake import CODE_DUPLICATE, CODE_MISMATCH, Hello, bytes_wanted, client_name, read_hello
 from tsm_edge.rpc.key import same_key
 from tsm_edge.rpc.listener import Caller, Listener
 from tsm_edge.rpc.sockets import reason
-from tsm_edge.rpc.wire import CODE_DUPLICATE, CODE_MISMATCH, MAGIC
 
 Log = Callable[[str], None]
 
 PLACES = 32
 _HANDSHAKE_S = 5.0
 _BUSY_GRACE_S = 1.0  # a session that has just ended may take a moment to go
-_LONGEST_HELLO = 4096
 _NO_DESCRIPTOR_PAUSE_S = 0.05
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_NOT_TVM = "it does not speak TVM's RPC"
-
-
-@dataclass(frozen=True)
-class Hello:
-    """The client's half of the handshake.
-
-    Attributes
-    ----------
-    name : bytes
-        ``client:KEY``.
-    session_limit_s : float or None
-        How long the session may last, seconds: the option ``-timeout=`` of TVM's own client.
-    """
-
-    name: bytes
-    session_limit_s: float | None
-
-
-def bytes_wanted(data: bytes) -> int:
-    """How many bytes of a hello are still to come: so many may be read without taking any of the session's.
-
-    Raises
-    ------
-    ValueError
-        ``data`` is not the beginning of one.
-    """
-    if not struct.pack("<i", MAGIC).startswith(data[:4]):
-        raise ValueError(_NOT_TVM)
-    if len(data) < 8:
-        return 8 - len(data)
-    (length,) = struct.unpack_from("<i", data, 4)
-    if not 0 <= length <= _LONGEST_HELLO:
-        raise ValueError(_NOT_TVM)
-    return int(8 + length - len(data))
-
-
-def read_hello(data: bytes) -> Hello:
-    """Read a whole one."""
-    name, *options = data[8:].split() or [b""]
-    limit_s = None
-    for option in options:
-        if option.startswith(b"-timeout="):
-            with contextlib.suppress(ValueError):
-                limit_s = float(option.partition(b"=")[2])
-    return Hello(name, limit_s)
 
 
 @dataclass(eq=False)
@@ -222,7 +175,7 @@ class Reception:
 
     def _check(self, guest: Guest) -> None:
         hello = read_hello(guest.data)
-        if not same_key(hello.name, f"client:{self._key()}"):
+        if not same_key(hello.name, client_name(self._key())):
             self._dismiss(guest, "refused, wrong key", CODE_MISMATCH)
             return
         # What it sends from now on is for its session.

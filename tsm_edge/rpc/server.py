@@ -20,7 +20,8 @@ from types import TracebackType
 from tsm_edge.errors import RpcError, TsmEdgeError
 from tsm_edge.files import scratch_folder
 from tsm_edge.machine import this_architecture
-from tsm_edge.rpc.greeting import Greeting, installed_build, write_greeting
+from tsm_edge.rpc.foreign_text import last_line
+from tsm_edge.rpc.handshake import Greeting, accepted, installed_build, write_greeting
 from tsm_edge.rpc.key import check_key
 from tsm_edge.rpc.listener import Listener
 from tsm_edge.rpc.place import Endpoint, UnixEndpoint
@@ -29,7 +30,7 @@ from tsm_edge.rpc.serving import load_runtime, serve_session
 from tsm_edge.rpc.session_process import SessionProcess, begin_session
 from tsm_edge.rpc.sockets import reason
 from tsm_edge.rpc.tracker import Announcement
-from tsm_edge.rpc.wire import accepted, fault_packet, last_line
+from tsm_edge.rpc.wire import fault_packet
 
 _TICK_S = 0.5
 

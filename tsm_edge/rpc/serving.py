@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import socket
 import struct
 import sys
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tsm_edge import __version__
-from tsm_edge.artifact import file_sha256
 from tsm_edge.machine import check_threads, cpu_flags, this_architecture
-from tsm_edge.rpc.greeting import FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_THREADS, installed_build
+from tsm_edge.rpc.handshake import FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_THREADS, installed_build
 from tsm_edge.rpc.sockets import Patience, send
+from tsm_edge.rpc.uploads import Uploads
 
-_KEPT_UPLOADS = 8
 _BEGIN_S = 5.0  # for the client to take the greeting, and to begin its session
 _PEEK_AGAIN_S = 0.01
 _MOST_PEEKED = 4096  # bytes: of TVM's first packet, which is small, all
@@ -164,69 +162,3 @@ def set_threads(count: int) -> None:
     """Choose the CPU threads of models this session loads from now on."""
     check_threads(count)
     os.environ[THREADS_VARIABLE] = str(int(count))
-
-
-class Uploads:
-    """The files of a session, and those kept for the next.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the session.
-    kept : Path
-        Shared by all sessions of the server.
-    """
-
-    def __init__(self, folder: Path, kept: Path) -> None:
-        self._folder = folder
-        self._kept = kept
-
-    def path(self, name: str) -> str:
-        """Where a file that was uploaded as ``name`` lies."""
-        return str(self._folder / name)
-
-    def upload(self, name: str, data: bytes) -> None:
-        """Write a file of the session, whole or not at all."""
-        path = self._own_path(name)
-        try:
-            path.write_bytes(data)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
-
-    def remove(self, name: str) -> None:
-        """Remove a file of the session."""
-        self._own_path(name).unlink()
-
-    def find(self, sha256: str) -> str:
-        """The path of a kept library with this hash; empty if there is none."""
-        path = self._kept_path(sha256)
-        if not path.is_file() or file_sha256(path) != sha256:
-            return ""
-        path.touch()
-        return str(path)
-
-    def keep(self, name: str, sha256: str) -> str:
-        """Check an uploaded library's hash, keep it for later sessions, and return its path."""
-        uploaded = self._folder / name
-        found = file_sha256(uploaded)
-        if found != sha256:
-            raise ValueError(f"the uploaded {name} has SHA-256 {found}, expected {sha256}")
-        path = self._kept_path(sha256)
-        os.replace(uploaded, path)
-        oldest_last = sorted(self._kept.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        for file in oldest_last[_KEPT_UPLOADS:]:
-            file.unlink()
-        return str(path)
-
-    def _own_path(self, name: str) -> Path:
-        """Where a file of the session lies: a slip of a client's costs nobody a file."""
-        path = Path(os.path.abspath(self._folder / name))
-        if self._folder not in path.parents:
-            raise ValueError(f"{name!r} is not the name of a file in the session's folder")
-        return path
-
-    def _kept_path(self, sha256: str) -> Path:
-        if not re.fullmatch("[0-9a-f]{64}", sha256):
-            raise ValueError(f"{sha256!r} is not a SHA-256")
-        return self._kept / f"{sha256}.so"

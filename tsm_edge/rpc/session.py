@@ -13,9 +13,10 @@ from tsm_edge.artifact import Artifact, load_artifact
 from tsm_edge.errors import ArtifactError, RpcError
 from tsm_edge.machine import check_threads
 from tsm_edge.replacement import again_if_replaced
+from tsm_edge.rpc.connection import ConnectionLost
 from tsm_edge.rpc.device import Device, DeviceInfo, open_device
 from tsm_edge.rpc.place import Place, TimeLimits
-from tsm_edge.rpc.wire import ConnectionLost, RemoteTensor, call_packet, copy_from_packet, copy_to_packet
+from tsm_edge.rpc.wire import RemoteTensor, call_packet, copy_from_packet, copy_to_packet
 from tsm_edge.session import checked_tensor
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ class SessionProcess:
     Attributes
     ----------
     ends : int
-        See above.
+        The pipe, for whoever waits.
     """
 
     def __init__(self, process: int, ends: int, stream: socket.socket, folder: Path, limit_s: float | None) -> None:

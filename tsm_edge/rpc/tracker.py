@@ -14,10 +14,10 @@ from contextlib import closing
 from typing import Any
 
 from tsm_edge.errors import RpcError
+from tsm_edge.rpc.foreign_text import printable
 from tsm_edge.rpc.key import check_key
 from tsm_edge.rpc.place import Endpoint, TimeLimits, UnixEndpoint
 from tsm_edge.rpc.sockets import Patience, open_socket, reason, receive, send
-from tsm_edge.rpc.wire import printable
 
 _MAGIC = 0x2F271
 _SUCCESS = 0

@@ -1,27 +1,21 @@
-"""The client's half of TVM's RPC protocol, as much of it as running a model needs.
+"""Packets of TVM's RPC, as many of them as running a model needs.
 
-Written here rather than taken from ``tvm.rpc`` for three reasons: every wait and every answer has a limit (that client
-waits for ever in C++, out of reach of Ctrl-C), several messages travel together (one round trip a frame instead of
-three), and no TVM is needed on this side. The protocol is that of TVM 0.27 (``src/runtime/rpc/rpc_endpoint.cc``,
-``src/runtime/minrpc/rpc_reference.h``): little-endian packets, each a 64-bit length, a 32-bit code and values with the
-type indices of ``tvm/ffi/c_api.h``. Its version number has not changed in years although the encoding has, which is
-why tsm-edge's own server names its build in the handshake.
+The protocol is that of TVM 0.27 (``src/runtime/rpc/rpc_endpoint.cc``, ``src/runtime/minrpc/rpc_reference.h``):
+little-endian packets, each a 64-bit length, a 32-bit code and values with the type indices of ``tvm/ffi/c_api.h``. Its
+version number has not changed in years although the encoding has, which is why tsm-edge's own server names its build
+in the handshake.
 """
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tsm_edge.errors import RpcError
-from tsm_edge.rpc.place import Endpoint, UnixEndpoint
-from tsm_edge.rpc.sockets import Buffer, Patience, open_socket, reason, receive, send
+from tsm_edge.rpc.sockets import Buffer
 
-MAGIC = 0xFF271
-CODE_ACCEPTED, CODE_DUPLICATE, CODE_MISMATCH = MAGIC, MAGIC + 1, MAGIC + 2
+HEAD = struct.Struct("<Qi")  # of a packet: the size of what follows the size, and the code
 PROTOCOL_VERSION = b"0.8.0"
 
 # Packet codes (RPCCode of rpc_reference.h).
@@ -37,19 +31,6 @@ _FLOAT32 = struct.pack("<BBH", 2, 32, 1)  # DLDataType: kDLFloat, bits, lanes
 _ALIGNMENT = 64  # bytes
 _MOST_TEXT = 1 << 20  # bytes of an answer without data: the longest is an error with its traceback
 _MOST_VALUES = 16  # of an answer; TVM's have at most three
-_LONGEST_GREETING = 4096
-
-
-class ConnectionLost(RpcError):
-    """The other end closed the connection, or the network did."""
-
-
-class NoAnswer(RpcError):
-    """The other end is silent for longer than the limit."""
-
-
-class RemoteFault(RpcError):
-    """What was called on the other end raised an error."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +81,22 @@ class Packet:
     read: Callable[[list[Any]], Any]
     answer_size: int = 0
 
+    @property
+    def largest_answer(self) -> int:
+        """The most bytes the body of its answer may have."""
+        return _MOST_TEXT + self.answer_size
+
     def framed(self) -> list[Buffer]:
         """With length and code in front."""
         size = 4 + sum(len(part) for part in self.parts)
-        return [struct.pack("<Qi", size, self.code), *self.parts]
+        return [HEAD.pack(size, self.code), *self.parts]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An answer: what went wrong on the other end, in its words."""
+
+    text: str
 
 
 def init_packet() -> Packet:
@@ -144,10 +137,9 @@ def copy_from_packet(tensor: RemoteTensor, size: int) -> Packet:
     return Packet(_COPY_FROM, (tensor.description() + struct.pack("<Q", size),), _no_data, size)
 
 
-def accepted(greeting: str) -> bytes:
-    """What a server answers to a good handshake."""
-    data = greeting.encode()
-    return struct.pack("<ii", CODE_ACCEPTED, len(data)) + data
+def shutdown_packet() -> Packet:
+    """End the session; has no answer."""
+    return Packet(_SHUTDOWN, (), _nothing)
 
 
 def fault_packet(text: str) -> Packet:
@@ -155,191 +147,30 @@ def fault_packet(text: str) -> Packet:
     return Packet(_EXCEPTION, tuple(_sequence((text,))), _nothing)
 
 
-class Connection:
-    """A session with a TVM RPC server: made by :func:`connect`.
+def read_answer(packet: Packet, code: int, body: bytes) -> Any:
+    """What the answer to a packet means.
 
-    Attributes
-    ----------
-    name : str
-        Of the other end, for messages.
-    greeting : str
-        What the server said in the handshake: ``server:KEY``, and from tsm-edge's own server more words.
-    """
-
-    def __init__(self, stream: socket.socket, name: str, greeting: str) -> None:
-        self._socket = stream
-        self.name = name
-        self.greeting = greeting
-
-    def close(self) -> None:
-        """End the session; closing twice is allowed."""
-        try:
-            self._socket.settimeout(1.0)
-            self._socket.sendall(b"".join(Packet(_SHUTDOWN, (), _nothing).framed()))
-        except OSError:
-            pass  # it is gone already
-        finally:
-            self._socket.close()
-
-    def exchange(self, packets: Sequence[Packet], limit_s: float) -> list[Any]:
-        """Send all packets, then wait for all answers: one round trip.
-
-        Parameters
-        ----------
-        packets : sequence of Packet
-        limit_s : float
-            How long the other end may take for all of it, seconds, beside the time that many bytes need on a slow
-            network.
-
-        Returns
-        -------
-        list
-            One value a packet: what a function returned, or the bytes of a tensor.
-
-        Raises
-        ------
-        ConnectionLost, NoAnswer
-            The connection is of no more use.
-        RemoteFault
-            The first error raised on the other end. All answers have been read: the connection goes on.
-        RpcError
-            An answer is not TVM's, or larger than what was asked for.
-        """
-        try:
-            send(self._socket, [part for packet in packets for part in packet.framed()], Patience(limit_s))
-            patience = Patience(limit_s)
-            answers = [self._answer(packet, patience) for packet in packets]
-        except TimeoutError:
-            self._socket.close()
-            raise NoAnswer(
-                f"{self.name} gives no answer within {limit_s:g} s", "look at the server's output, or restart it"
-            ) from None
-        except OSError as error:
-            self._socket.close()
-            raise ConnectionLost(
-                f"{self.name}: the connection was lost ({reason(error)})", "look at the server's output"
-            ) from None
-        except BaseException:
-            self._socket.close()  # answers are still under way
-            raise
-        for answer in answers:
-            if isinstance(answer, RemoteFault):
-                raise answer
-        return answers
-
-    def _answer(self, packet: Packet, patience: Patience) -> Any:
-        """The value in the next packet; an error of the other end is returned, too."""
-        _acknowledge_at_once(self._socket)
-        size, code = struct.unpack("<Qi", receive(self._socket, 12, patience))
-        if not 4 <= size <= 4 + _MOST_TEXT + packet.answer_size:
-            raise self._nonsense(f"a packet of {size} bytes")
-        body = receive(self._socket, size - 4, patience)
-        if code == _COPY_ACK and packet.code == _COPY_FROM and len(body) == packet.answer_size:
-            return body
-        try:
-            if code == _EXCEPTION:
-                text = _Values(body).sequence()[0]
-                told = last_line(text if isinstance(text, str) else "")
-                return RemoteFault(f"{self.name}: {told}", "look at the server's output")
-            if code == _RETURN:
-                return packet.read(_Values(body).sequence())
-        except (struct.error, ValueError, IndexError):
-            raise self._nonsense("values of another encoding") from None
-        raise self._nonsense(f"packet code {code}")
-
-    def _nonsense(self, what: str) -> RpcError:
-        return RpcError(
-            f"{self.name} answers with {what}: another build of TVM's RPC", "install apache-tvm==0.27.0.post1 there"
-        )
-
-
-def connect(endpoint: Endpoint | UnixEndpoint, key: str, limit_s: float, name: str = "") -> Connection:
-    """Connect to a server and shake hands.
-
-    Parameters
-    ----------
-    endpoint : Endpoint or UnixEndpoint
-    key : str
-        Of the server, or the match key a tracker gave for it.
-    limit_s : float
-        For connecting, and again for the whole handshake, seconds.
-    name : str
-        Of the server in messages; by default its address.
+    Returns
+    -------
+    Any
+        What a function returned, the bytes of a tensor, or a :class:`Fault`.
 
     Raises
     ------
-    RpcError
-        Nothing listens, the host cannot be reached, it does not answer in time, refuses the key, is busy, or is not
-        a TVM RPC server.
+    ValueError
+        Nothing; says what it is instead.
     """
-    name = name or str(endpoint)
-    where = f"--unix {endpoint.path}" if isinstance(endpoint, UnixEndpoint) else f"--port {endpoint.port}"
-    stream = open_socket(endpoint, limit_s, f"start a server there with: tsm-edge serve {where}")
+    if code == _COPY_ACK and packet.code == _COPY_FROM and len(body) == packet.answer_size:
+        return body
     try:
-        code, greeting = _shake_hands(stream, f"client:{key}".encode(), Patience(limit_s))
-        if code != CODE_ACCEPTED:
-            raise _refusal(code, name, key)
-    except TimeoutError:
-        stream.close()
-        raise NoAnswer(
-            f"{name} accepts connections but does not answer within {limit_s:g} s: it is busy with another session, "
-            "hangs, or is not a TVM RPC server",
-            "restart the server there (tsm-edge serve stays responsive where TVM's own does not)",
-        ) from None
-    except OSError as error:
-        stream.close()
-        raise RpcError(
-            f"{name} ends the connection before the handshake is done ({reason(error)}), expected a TVM RPC server",
-            "check host and port",
-        ) from None
-    except BaseException:
-        stream.close()
-        raise
-    return Connection(stream, name, greeting)
-
-
-def last_line(text: str) -> str:
-    """What went wrong, of an error message with a traceback."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    named = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception")) and ":" in line]
-    # The outermost wrapper says only that an RPC call failed.
-    told = [line for line in named if not line.endswith("Error caught from RPC call:")]
-    return printable((told or lines or ["an error without a message"])[-1])
-
-
-def printable(text: str, most: int = 500) -> str:
-    """Another machine's words as they may stand in one line: at most so many characters, all of which print."""
-    shown = "".join(character if character.isprintable() else "?" for character in text[:most])
-    return shown if len(text) <= most else f"{shown} ..."
-
-
-def _shake_hands(stream: socket.socket, key: bytes, patience: Patience) -> tuple[int, str]:
-    send(stream, [struct.pack("<ii", MAGIC, len(key)), key], patience)
-    (code,) = struct.unpack("<i", receive(stream, 4, patience))
-    if code != CODE_ACCEPTED:
-        return code, ""
-    (length,) = struct.unpack("<i", receive(stream, 4, patience))
-    if not 0 <= length <= _LONGEST_GREETING:
-        return 0, ""
-    return code, printable(receive(stream, length, patience).decode("utf-8", "replace"), length)
-
-
-def _refusal(code: int, name: str, key: str) -> RpcError:
-    if code == CODE_MISMATCH:
-        # The key itself is not told: errors end in logs.
-        return RpcError(
-            f"{name} does not accept {'this key' if key else 'clients without its key'}",
-            "give the one its server was started with: --key K (a server that a tracker knows: --tracker HOST:PORT)",
-        )
-    if code == CODE_DUPLICATE:
-        return RpcError(f"{name} is busy with another session", "try again when that has ended")
-    return RpcError(f"{name} answers, but not as a TVM RPC server does", "check host and port")
-
-
-def _acknowledge_at_once(stream: socket.socket) -> None:
-    """Do not delay acknowledgements: a server that holds back small packets (Nagle) waits for them, up to 40 ms."""
-    if stream.family != socket.AF_UNIX and hasattr(socket, "TCP_QUICKACK"):
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        if code == _EXCEPTION:
+            text = _Values(body).sequence()[0]
+            return Fault(text if isinstance(text, str) else "")
+        if code == _RETURN:
+            return packet.read(_Values(body).sequence())
+    except (struct.error, ValueError, IndexError):
+        raise ValueError("values of another encoding") from None
+    raise ValueError(f"packet code {code}")
 
 
 def _sequence(values: Sequence[Any]) -> list[Buffer]:

@@ -6,6 +6,7 @@ server answers or TVM's own; the third is a tracker's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import socket
@@ -24,11 +25,10 @@ from benchmarks.fuzz.rpc_bytes import NONE, NUMBERS, TEXTS, Message, number, out
 from tsm_edge.artifact import LIBRARY, Artifact
 from tsm_edge.cards import Preprocess, Smoothing
 from tsm_edge.manifest import CacheInfo, Manifest, MemoryInfo, TargetInfo, TensorInfo
-from tsm_edge.rpc.greeting import BUILD, Greeting, write_greeting
+from tsm_edge.rpc.handshake import BUILD, Greeting, accepted, write_greeting
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
 from tsm_edge.rpc.session import RemoteSession
 from tsm_edge.rpc.tracker import request_device
-from tsm_edge.rpc.wire import accepted
 
 name = "rpc_client"
 
@@ -56,6 +56,7 @@ MANIFEST = Manifest(
     versions={},
     created="",
     compile_seconds=0.0,
+    files={LIBRARY: hashlib.sha256(CONTENT).hexdigest()},
 )
 
 

@@ -26,12 +26,19 @@ from benchmarks.fuzz.damage import damaged
 from benchmarks.fuzz.rpc_bytes import NUMBERS, TEXTS, Message, Value, number, spoilt, text
 from tsm_edge.errors import RpcError
 from tsm_edge.rpc import server as server_module
-from tsm_edge.rpc.greeting import FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_THREADS
+from tsm_edge.rpc.handshake import (
+    CODE_ACCEPTED,
+    FIND_UPLOAD,
+    KEEP_UPLOAD,
+    MAGIC,
+    SERVER_INFO,
+    SET_THREADS,
+    bytes_wanted,
+)
 from tsm_edge.rpc.place import Endpoint
-from tsm_edge.rpc.reception import bytes_wanted
 from tsm_edge.rpc.server import Server, ServeRequest
 from tsm_edge.rpc.serving import load_runtime
-from tsm_edge.rpc.wire import CODE_ACCEPTED, MAGIC, PROTOCOL_VERSION
+from tsm_edge.rpc.wire import PROTOCOL_VERSION
 
 name = "rpc_server"
 

@@ -10,23 +10,19 @@ import pytest
 from scripted_server import Script, scripted_server
 
 from tsm_edge.errors import RpcError
+from tsm_edge.rpc.connection import ConnectionLost, NoAnswer, RemoteFault, connect
 from tsm_edge.rpc.device import open_device
-from tsm_edge.rpc.greeting import BUILD, Greeting, write_greeting
-from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
-from tsm_edge.rpc.wire import (
+from tsm_edge.rpc.foreign_text import last_line
+from tsm_edge.rpc.handshake import (
+    BUILD,
     CODE_ACCEPTED,
     CODE_DUPLICATE,
     CODE_MISMATCH,
-    ConnectionLost,
-    NoAnswer,
-    RemoteFault,
-    RemoteTensor,
-    connect,
-    copy_from_packet,
-    copy_to_packet,
-    find_packet,
-    last_line,
+    Greeting,
+    write_greeting,
 )
+from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
+from tsm_edge.rpc.wire import RemoteTensor, copy_from_packet, copy_to_packet, find_packet
 
 SHORT = TimeLimits(connect_s=0.4, device_s=0.4, answer_s=0.4)
 
