@@ -335,6 +335,11 @@ def that_asks_for_much() -> onnx.ModelProto:
     return graph.model(graph.head(graph.node("Mul", [x, small], graph.shapes[x]), 2))
 
 
+def with_constant_logits() -> onnx.ModelProto:
+    graph = GraphBuilder(8, 8)
+    return graph.model(graph.node("Mul", [graph.constant([[1.0, 2.0]]), graph.constant([[3.0, 4.0]])], (1, 2)))
+
+
 def in_training(op: str) -> onnx.ModelProto:
     graph = GraphBuilder(8, 8, opset=17)
     x = graph.conv(graph.frame, 4)
@@ -367,12 +372,14 @@ def for_one_runtime() -> onnx.ModelProto:
         (lambda: with_frame_size(-5), r"'frame' is \[1, 3, -5, 20\]: expected sizes of at least 1"),
         (lambda: with_frame_size(2**40), r"'frame' is \[1, 3, 1099511627776, 20\]: expected .* at most"),
         (that_asks_for_much, r"is \[1, 16384, 1024, 1024\]: expected .* at most 134217728 values"),
+        (with_constant_logits, r"output 'logits' is a constant, whatever the frame; export the network itself"),
         (lambda: in_training("BatchNormalization"), r"BatchNormalization \('block1.bn'\) is in training mode; .*eval"),
         (lambda: in_training("Dropout"), r"Dropout \('block1.bn'\) is in training mode; call model.eval\(\)"),
         (for_one_runtime, r"operator com\.microsoft\.Gelu \(.*\) is not a standard ONNX operator; export"),
     ],
     ids=[
         *("NaN", "beyond float32", "negative variance", "negative size", "huge frame", "huge constant"),
+        "constant logits",
         *("batch normalization in training", "dropout in training", "another runtime's operator"),
     ],
 )

@@ -77,6 +77,7 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
         )
     _refuse_no_numbers(path, graph.constants, "folded into the next layer (a variance below zero?) ")
     _refuse_infinite(path, graph)
+    _refuse_constant_outputs(path, graph)
     check_convolutions(path, graph)
     return rewritten(path, graph)
 
@@ -326,6 +327,14 @@ def _refuse_infinite(path: Path, graph: OnlineGraph) -> None:
         for name in node.inputs if node.op in _WITH_WEIGHTS else ():
             if name in graph.constants and np.isinf(graph.constants[name]).any():
                 raise ModelFileError(f"{path}: weight {name!r} is infinite in float32", _NO_NUMBERS)
+
+
+def _refuse_constant_outputs(path: Path, graph: OnlineGraph) -> None:
+    for name in (graph.logits, *(cache.output for cache in graph.caches)):
+        if name in graph.constants:
+            raise ModelFileError(
+                f"{path}: output {name!r} is a constant, whatever the frame", "export the network itself, in eval mode"
+            )
 
 
 def _shapes(path: Path, model: onnx.ModelProto) -> dict[str, Shape]:
