@@ -24,7 +24,7 @@ def run(given: int) -> None:
             Path("out").mkdir()
             Path("out/mine.txt").write_text("allowed")
         case 1:
-            raise TsmEdgeError("refused in words")
+            raise TsmEdgeError("refused in words", "give another seed")
         case 2:
             raise ValueError("a defect")
         case 3:

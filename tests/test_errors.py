@@ -1,5 +1,9 @@
+import ast
+from pathlib import Path
+
 import pytest
 
+import tsm_edge
 from tsm_edge import errors
 from tsm_edge.errors import CheckFailed, TsmEdgeError, unknown_name
 
@@ -10,8 +14,65 @@ def test_message_is_the_problem_and_the_next_step() -> None:
     assert (error.problem, error.hint) == ("model.so is missing", "make it with: tsm-edge compile")
 
 
-def test_message_without_a_next_step_is_the_problem() -> None:
-    assert str(TsmEdgeError("model.so is missing")) == "model.so is missing"
+def kinds_of(tree: ast.AST) -> set[str]:
+    """Names of the errors a user can cause: those of errors.py, and classes made from them."""
+    found = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, TsmEdgeError)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and found & {getattr(base, "id", "") for base in node.bases}:
+            found.add(node.name)
+    return found
+
+
+def may_be_empty(hint: ast.expr | None, tree: ast.AST) -> bool:
+    """Whether an expression can be no text, as far as it is written there or where its variable is set."""
+    if isinstance(hint, ast.Name):
+        values = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == hint.id for target in node.targets)
+        ]
+        return any(may_be_empty(value, tree) for value in values)
+    if isinstance(hint, ast.IfExp):
+        return may_be_empty(hint.body, tree) or may_be_empty(hint.orelse, tree)
+    return hint is None or (isinstance(hint, ast.Constant) and not hint.value)
+
+
+def errors_without_a_next_step(source: str) -> list[int]:
+    """Lines where an error is made that does not say what to try."""
+    tree = ast.parse(source)
+    kinds = kinds_of(tree)
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in kinds:
+            hints = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "hint")]
+            if may_be_empty(hints[0] if hints else None, tree):
+                lines.append(node.lineno)
+    return lines
+
+
+def test_every_error_of_the_package_says_what_to_try() -> None:
+    package = Path(tsm_edge.__file__).parent
+    files = sorted(package.rglob("*.py"))
+    assert len(files) > 100
+    found = {str(path.relative_to(package)): errors_without_a_next_step(path.read_text("utf-8")) for path in files}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_an_error_that_does_not_say_what_to_try_would_be_found() -> None:
+    source = """
+class Own(CardError): ...
+raise CardError("wrong")
+raise errors.VideoError("wrong", "")
+raise Own("wrong", hint="")
+hint = "try this" if something else ""
+raise Own("wrong", hint)
+raise Own("wrong", "try this")
+raise CardError("wrong", error.hint)
+raise ValueError("wrong")
+"""
+    assert errors_without_a_next_step(source) == [3, 4, 5, 7]
+    with pytest.raises(TypeError):
+        TsmEdgeError("wrong")  # type: ignore[call-arg]
 
 
 def test_every_error_is_a_user_error_except_a_failed_check() -> None:

@@ -20,16 +20,16 @@ class TsmEdgeError(Exception):
     ----------
     problem : str
         What is wrong, naming the thing (a file, a card, a device) and the expectation.
-    hint : str, optional
+    hint : str
         The next command or step to try.
     """
 
     exit_code = 2
 
-    def __init__(self, problem: str, hint: str = "") -> None:
+    def __init__(self, problem: str, hint: str) -> None:
         self.problem = problem
         self.hint = hint
-        super().__init__(f"{problem}; {hint}" if hint else problem)
+        super().__init__(f"{problem}; {hint}")
 
 
 class TextFileError(TsmEdgeError):

@@ -25,7 +25,7 @@ def test_the_driver_tells_outcomes_apart(tmp_path: Path, monkeypatch: pytest.Mon
         show=lambda outcome: refused.append(outcome.text) if outcome.kind == "refused" else None,
     )
     assert report.counts == {"accepted": 2, "refused": 1, "failed": 7}
-    assert refused == ["refused in words"]
+    assert refused == ["refused in words; give another seed"]
     found = {outcome.seed: outcome.text for outcome in report.failed}
     assert found.keys() == {2, 3, 4, 5, 6, 7, 8}
     assert found[2] == "ValueError: a defect"

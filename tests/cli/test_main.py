@@ -114,8 +114,8 @@ def test_usage_errors_are_one_line_with_the_closest_match(
     ("error", "code", "line"),
     [
         (TsmEdgeError("no such board", "see: tsm-edge targets"), 2, "error: no such board; see: tsm-edge targets"),
-        (TsmEdgeError("first\n  second"), 2, "error: first second"),
-        (CheckFailed("logits differ"), 1, "error: logits differ"),
+        (TsmEdgeError("first\n  second", "third"), 2, "error: first second; third"),
+        (CheckFailed("logits differ", "see: it"), 1, "error: logits differ; see: it"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (
             PermissionError(13, "Permission denied", "/x/model.so"),
@@ -145,7 +145,7 @@ def test_errors_become_one_line_and_an_exit_code(
 def test_debug_shows_the_traceback_before_the_line(
     failing_command: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    failing_command(TsmEdgeError("no such board"))
+    failing_command(TsmEdgeError("no such board", "see: tsm-edge targets"))
     assert main.entry_point(arguments) == 2
     text = capsys.readouterr().err
     assert text.startswith("Traceback (most recent call last):")

@@ -31,7 +31,7 @@ def test_a_machine_that_cannot_be_detected_does_not_hide_the_other_targets(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:
-        raise CardError("target 'native': this is Darwin on arm64")
+        raise CardError("target 'native': this is Darwin on arm64", "name the target")
 
     monkeypatch.setattr("tsm_edge.host.detect_cpu", fail)
     assert entry_point(["targets"]) == 0

@@ -245,7 +245,7 @@ def test_closing_ends_the_thread_and_lets_go_of_the_source() -> None:
 
 def test_an_error_while_opening_is_the_readers() -> None:
     def fail() -> Any:
-        raise VideoError("camera 0: cannot be opened")
+        raise VideoError("camera 0: cannot be opened", "plug it in")
 
     opener: Callable[[], Any] = fail
     with pytest.raises(VideoError, match="cannot be opened"):

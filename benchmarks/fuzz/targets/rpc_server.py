@@ -100,7 +100,7 @@ def run(given: Given) -> None:
         with closing(_connected(server)) as client:
             client.sendall(given.hello)
             if not _is_let_in(server, client, given.hello):
-                raise RpcError(f"not let in: {said}")
+                raise RpcError(f"not let in: {said}", "see what the server prints")
             with suppress(OSError):  # the session is over
                 _talk(client, given.calls)
             with suppress(OSError):  # closing is not enough: the session's process has this end, too
