@@ -90,7 +90,7 @@ def test_a_failure_of_another_kind_is_told_at_once(tmp_path: Path) -> None:
     @again_if_replaced
     def read(path: Path) -> None:
         calls.append(path)
-        raise ArtifactError("damaged")
+        raise ArtifactError("damaged", "compile it again")
 
     with pytest.raises(ArtifactError):
         read(tmp_path)

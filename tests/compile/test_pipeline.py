@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -324,7 +325,7 @@ def refused_before_any_work(request: CompileRequest) -> str:
     """Compile what must not compile; check that no kernel was made and nothing written, and return the message."""
     stages: list[str] = []
     with pytest.raises(TsmEdgeError) as caught:
-        compile_model(request, stages.append)
+        compile_model(request, lambda text, done: stages.append(text))
     assert all(stage.startswith(("reading", "exporting")) for stage in stages)
     assert not request.output.exists()
     return str(caught.value)
@@ -428,18 +429,27 @@ def test_other_peoples_folders_are_refused_before_any_work(native: TargetCard, t
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     stages: list[str] = []
     with pytest.raises(ArtifactError, match="photos: exists and is not a compiled artifact"):
-        compile_model(CompileRequest(native, tmp_path / "photos", load_model("mobilenetv2-jester")), stages.append)
+        compile_model(
+            CompileRequest(native, tmp_path / "photos", load_model("mobilenetv2-jester")),
+            lambda text, done: stages.append(text),
+        )
     assert stages == []
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
 def test_progress(native: TargetCard, tmp_path: Path) -> None:
     onnx.save(tiny(), str(tmp_path / "tiny.onnx"))
-    stages: list[str] = []
-    compile_model(CompileRequest(native, tmp_path / "a", onnx=tmp_path / "tiny.onnx", runner=False), stages.append)
-    assert stages[0] == f"reading {tmp_path / 'tiny.onnx'}"
-    assert stages[-1] == "linking for native"
-    assert len(stages) >= 4
+    told: list[tuple[str, float]] = []
+    compile_model(
+        CompileRequest(native, tmp_path / "a", onnx=tmp_path / "tiny.onnx", runner=False),
+        lambda text, done: told.append((text, done)),
+    )
+    stages, shares = zip(*told, strict=True)
+    assert stages[0] == "lowering and scheduling"
+    assert re.fullmatch(r"generating code for \d+ kernels", stages[1])
+    assert stages[2:] == ("linking for native",)
+    assert list(shares) == sorted(set(shares))
+    assert 0 <= shares[0] < shares[-1] < 1
 
 
 # Requests ----------------------------------------------------------------------------------------------------------
