@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from tsm_edge.artifact import MODEL_ONNX, Artifact
 from tsm_edge.cards import Preprocess
 from tsm_edge.errors import ArtifactError
-from tsm_edge.golden import MAGIC, make_golden, network_input, write_golden
+from tsm_edge.golden import MAGIC, make_golden, network_input, read_golden, write_golden
 from tsm_edge.reference import Reference
+from tsm_edge.verify import verify_golden
 from tsm_edge.video.preprocess import Preprocessor
 
 
@@ -57,3 +59,33 @@ def test_the_reference_refuses_another_file(small_artifact: Artifact, other_arti
         Reference(small_artifact.path / MODEL_ONNX, other_artifact.manifest)
     with pytest.raises(ArtifactError, match="no such file"):
         Reference(tmp_path / "missing.onnx", small_artifact.manifest)
+
+
+def test_a_file_is_read_back(small_artifact: Artifact, tmp_path: Path) -> None:
+    manifest = small_artifact.manifest
+    golden = make_golden(Reference(small_artifact.path / MODEL_ONNX, manifest), manifest, frames=3, seed=7)
+    write_golden(tmp_path / "golden.bin", golden)
+    found = read_golden(tmp_path / "golden.bin", manifest)
+    assert found.reset == golden.reset
+    assert np.array_equal(found.frames, golden.frames)
+    for ours, theirs in zip(found.outputs[-1], golden.outputs[-1], strict=True):
+        assert np.array_equal(ours, theirs)
+    assert [len(outputs) for outputs in found.outputs] == [1, 1, 1 + len(manifest.caches)]
+    assert np.array_equal(found.outputs[0][0], golden.outputs[0][0])
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"TSMGOLD0" + data[8:], lambda data: data[:9]])
+def test_a_damaged_file_is_refused(small_artifact: Artifact, damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    manifest = small_artifact.manifest
+    write_golden(tmp_path / "golden.bin", make_golden(Reference(small_artifact.path / MODEL_ONNX, manifest), manifest))
+    data = (tmp_path / "golden.bin").read_bytes()
+    (tmp_path / "golden.bin").write_bytes(damage(data))
+    with pytest.raises(ArtifactError, match=r"golden frames.*; compile again with"):
+        read_golden(tmp_path / "golden.bin", manifest)
+
+
+def test_a_model_is_verified_without_onnx_runtime(artifact_with_runner: Artifact) -> None:
+    result = verify_golden(artifact_with_runner)
+    assert result.passed
+    assert result.against == "its golden.bin"
+    assert len(result.checks) == 2 + len(artifact_with_runner.manifest.caches)

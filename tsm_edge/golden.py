@@ -1,4 +1,5 @@
-"""``golden.bin``: a few frames and what ONNX Runtime makes of them, for ``tsm-runner verify`` on the device.
+"""``golden.bin``: a few frames and what ONNX Runtime makes of them, for verification on a device, which
+has none: by ``tsm-runner verify``, or by ``tsm-edge verify`` of a small install.
 
 The layout is described in ``runtime/golden.h``. Frames are bytes, as from a camera, so that the device's own scaling
 and normalising are checked, too.
@@ -6,6 +7,7 @@ and normalising are checked, too.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsm_edge.cards import Preprocess
+from tsm_edge.errors import ArtifactError
 from tsm_edge.files import write_atomic
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from tsm_edge.reference import Reference
 
 MAGIC = b"TSMGOLD1"
+# Frames, reset, height, width, classes, caches.
+_HEAD = struct.Struct("<6I")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +41,7 @@ class Golden:
     reset : int
         The caches are zeroed before this frame.
     outputs : list of list of numpy.ndarray
-        For each frame the logits, then every next cache, float32.
+        For each frame the logits, then every next cache, float32. A file has the caches of the last frame only.
     """
 
     frames: NDArray[np.uint8]
@@ -54,6 +59,41 @@ def make_golden(reference: Reference, manifest: Manifest, frames: int = 4, seed:
             reference.reset()
         outputs.append(reference.step(network_input(picture, manifest.preprocess)))
     return Golden(pixels, frames // 2, outputs)
+
+
+def read_golden(path: Path, manifest: Manifest) -> Golden:
+    """Read the ``golden.bin`` of an artifact.
+
+    Raises
+    ------
+    ArtifactError
+        It is missing, or not of this model.
+    """
+    again = "compile again with: tsm-edge compile"
+    try:
+        data = path.read_bytes()
+    except OSError:
+        raise ArtifactError(f"{path}: no golden frames here", "compile with tsm-runner: tsm-edge compile") from None
+    _, _, height, width = manifest.frame_shape
+    sizes = [math.prod(cache.shape) for cache in manifest.caches]
+    head_bytes = len(MAGIC) + _HEAD.size
+    if len(data) < head_bytes or data[: len(MAGIC)] != MAGIC:
+        raise ArtifactError(f"{path}: not golden frames", again)
+    frames, reset, *shape = _HEAD.unpack_from(data, len(MAGIC))
+    start = head_bytes + 4 * len(sizes)
+    pixels = frames * height * width * 3
+    floats = frames * manifest.classes + sum(sizes)
+    expected = [height, width, manifest.classes, len(sizes)]
+    whole = start + pixels + -pixels % 4 + 4 * floats
+    if shape != expected or len(data) != whole or struct.unpack_from(f"<{len(sizes)}I", data, head_bytes) != (*sizes,):
+        raise ArtifactError(f"{path}: not the golden frames of this model", again)
+    values = np.frombuffer(data, "<f4", floats, whole - 4 * floats).astype(np.float32)
+    ends = np.cumsum([*[manifest.classes] * frames, *sizes])
+    shapes = [*[manifest.logits.shape] * frames, *(cache.shape for cache in manifest.caches)]
+    tensors = [tensor.reshape(shape) for tensor, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]
+    outputs = [[logits] for logits in tensors[:frames]]
+    outputs[-1] += tensors[frames:]
+    return Golden(np.frombuffer(data, np.uint8, pixels, start).reshape(frames, height, width, 3), reset, outputs)
 
 
 def scale_and_offset(card: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -79,7 +119,7 @@ def write_golden(path: Path, golden: Golden) -> None:
     """
     last = golden.outputs[-1]
     frames, height, width, _ = golden.frames.shape
-    head = struct.pack("<6I", frames, golden.reset, height, width, last[0].size, len(last) - 1)
+    head = _HEAD.pack(frames, golden.reset, height, width, last[0].size, len(last) - 1)
     sizes = struct.pack(f"<{len(last) - 1}I", *(cache.size for cache in last[1:]))
     pixels = golden.frames.tobytes()
     tensors = [*(outputs[0] for outputs in golden.outputs), *last[1:]]

@@ -29,7 +29,8 @@ class Precision:
     tolerance: float
 
 
-FP32 = Precision("fp32", "float32", "float32", 2e-5)
+# float32 sums in another order: a few units of rounding over a few hundred layers.
+FP32 = Precision("fp32", "float32", "float32", 1e-4)
 PRECISIONS = {
     precision.name: precision
     for precision in (

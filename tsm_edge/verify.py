@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tsm_edge.artifact import LIBRARY, MODEL_ONNX, Artifact, load_artifact
+from tsm_edge.artifact import GOLDEN, LIBRARY, MODEL_ONNX, Artifact, load_artifact
+from tsm_edge.golden import network_input, read_golden
 from tsm_edge.manifest import Manifest
+from tsm_edge.precision import FP32
 from tsm_edge.reference import Reference
 from tsm_edge.replacement import again_if_replaced
 from tsm_edge.session import OnlineSession
@@ -17,8 +19,7 @@ from tsm_edge.session import OnlineSession
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# float32 sums in another order: a few units of rounding over a few hundred layers.
-TOLERANCE = 1e-4
+TOLERANCE = FP32.tolerance
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class VerifyResult:
         The logits of the session's own stream, the logits with explicit caches, then every cache.
     ran : str
         What was run, and where.
+    against : str
+        What it was compared with.
     """
 
     path: Path
@@ -68,6 +71,7 @@ class VerifyResult:
     threads: int
     checks: tuple[TensorCheck, ...]
     ran: str = LIBRARY
+    against: str = "ONNX Runtime"
 
     @property
     def passed(self) -> bool:
@@ -152,6 +156,33 @@ def verify_session(
         explicit, caches = session.step_explicit(frame, caches)
         gather.add([session.step(frame), explicit, *caches], reference.step(frame))
     return VerifyResult(artifact.path, frames, threads, gather.checks(), ran)
+
+
+def verify_golden(path: Path | Artifact, threads: int = 1) -> VerifyResult:
+    """Run an artifact against its own golden frames: where there is no ONNX Runtime.
+
+    The logits of every frame are compared, and the caches after the last one.
+
+    Raises
+    ------
+    ArtifactError
+        The artifact or its ``golden.bin`` is missing or damaged.
+    """
+    artifact = path if isinstance(path, Artifact) else load_artifact(path)
+    manifest = artifact.manifest
+    golden = read_golden(artifact.path / GOLDEN, manifest)
+    gather = Gather(output_names(manifest))
+    zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
+    caches = zeros
+    with OnlineSession(artifact, threads) as session:
+        for index, (picture, (logits, *wanted)) in enumerate(zip(golden.frames, golden.outputs, strict=True)):
+            if index == golden.reset:
+                session.reset()
+                caches = zeros
+            frame = network_input(picture, manifest.preprocess)
+            explicit, caches = session.step_explicit(frame, caches)
+            gather.add([session.step(frame), explicit, *caches], [logits, *(wanted or caches)])
+    return VerifyResult(artifact.path, len(golden.frames), threads, gather.checks(), against=f"its {GOLDEN}")
 
 
 def output_names(manifest: Manifest) -> list[str]:

@@ -308,7 +308,9 @@ def test_user_mistakes(run_program: RunProgram, ours: Place, tmp_path: Path) -> 
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).resolve().parents[2]}"}
     missing = run_program("serve", "--port", "0", env=environment)
     assert missing.returncode == 2
-    assert missing.stderr.endswith("TVM cannot be loaded (no tvm_ffi here); install it with: pip install apache-tvm\n")
+    assert missing.stderr.endswith(
+        "TVM cannot be loaded (no tvm_ffi here); install it with: pip install 'tsm-edge[serve]'\n"
+    )
     both = run_program("serve", "--unix", "board", "--port", "9090")
     assert "expected either --unix PATH or --host and --port" in both.stderr
     odd = run_program("serve", "--host", "a..b")

@@ -15,6 +15,7 @@ from tsm_edge.cards import TemporalMode, load_model, load_target, model_files, t
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
 from tsm_edge.cli.weights import weight_options
 from tsm_edge.errors import CompileError
+from tsm_edge.extras import require
 from tsm_edge.machine import runs_here
 from tsm_edge.paths import refuse_replacing_folder
 from tsm_edge.precision import precision_named
@@ -81,6 +82,7 @@ def command(
     and labels to a file that tsm-edge did not export.
     """
     started_s = time.monotonic()
+    require("compile", "tsm-edge compile")
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
     if model is not None and onnx is None and model.lower().endswith(".onnx"):

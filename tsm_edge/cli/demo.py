@@ -9,6 +9,7 @@ import click
 from tsm_edge.artifact import OUTPUT_FOLDER
 from tsm_edge.cli.artifacts import threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+from tsm_edge.extras import require
 
 
 @click.command("demo")
@@ -27,6 +28,7 @@ from tsm_edge.cli.output import json_option, note, print_json, print_table, stat
 @json_option
 def command(model: str, checkpoint: Path | None, video: str | None, output: Path, threads: int, as_json: bool) -> None:
     """Export a model, compile it for this machine, verify it against ONNX Runtime, and run it on a clip."""
+    require("compile", "tsm-edge demo")
     from tsm_edge.demo import DemoRequest, run_demo
 
     with status("starting") as show:

@@ -9,6 +9,7 @@ import click
 from tsm_edge.cards import TemporalMode, load_model, model_files
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.weights import weight_options
+from tsm_edge.extras import require
 from tsm_edge.paths import refuse_replacing
 
 
@@ -34,6 +35,7 @@ def command(
 
     MODEL is a model card's name or path (default: mobilenetv2-jester).
     """
+    require("compile", "tsm-edge export")
     from tsm_edge.export import ExportRequest, export_onnx
 
     card = load_model(model)

@@ -21,6 +21,7 @@ import tsm_edge
 from tsm_edge.cli.signals import Stopped, stopped_by_signals
 from tsm_edge.cli.streams import prepare_streams, print_to_stderr, stdout_fails, stdout_is_gone
 from tsm_edge.errors import TsmEdgeError, unknown_name
+from tsm_edge.extras import line_for
 from tsm_edge.paths import not_utf8, printable
 from tsm_edge.redact import redacted
 
@@ -160,14 +161,17 @@ def entry_point(args: Sequence[str] | None = None) -> int:
         return _report(settings, _usage_line(error), EXIT_USER_ERROR)
     except TsmEdgeError as error:
         return _report(settings, f"error: {error}", error.exit_code)
+    except ModuleNotFoundError as error:
+        line = line_for(error.name)
+        if line is None:
+            return _report(settings, _defect_line(error), EXIT_DEFECT)
+        return _report(settings, f"error: {line}", EXIT_USER_ERROR)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and stdout_is_gone():
             return EXIT_BROKEN_PIPE
         return _report(settings, f"error: {_os_error_line(error)}", EXIT_USER_ERROR)
     except Exception as error:  # noqa: BLE001 - the outermost frame: one line instead of a traceback
-        name = type(error).__name__
-        message = f"internal error: {name}: {error}; run again with --debug for the traceback"
-        return _report(settings, message, EXIT_DEFECT)
+        return _report(settings, _defect_line(error), EXIT_DEFECT)
     return code
 
 
@@ -192,6 +196,10 @@ def _report(settings: Settings, message: str, code: int) -> int:
     one_line = " ".join(line.strip() for line in message.splitlines() if line.strip())
     print_to_stderr(f"{PROGRAM}: {redacted(one_line)}")
     return code
+
+
+def _defect_line(error: Exception) -> str:
+    return f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback"
 
 
 def _usage_line(error: click.ClickException) -> str:

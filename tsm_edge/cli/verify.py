@@ -9,6 +9,7 @@ import click
 
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+from tsm_edge.extras import is_installed, require
 
 if TYPE_CHECKING:
     from tsm_edge.rpc.place import Place
@@ -35,12 +36,17 @@ def command(
 ) -> None:
     """Run the compiled model in DIR and its ONNX file side by side, caches fed back, and compare every output.
 
+    Where ONNX Runtime is not installed (a small install, on a device): against the golden frames in DIR.
+
     DIR: by default the artifact compiled last below ./out. Exit code 1 when an output differs.
     """
-    from tsm_edge.verify import TOLERANCE, verify_artifact
+    from tsm_edge.verify import TOLERANCE, verify_artifact, verify_golden
 
     if device is not None and emulate:
         raise click.UsageError("--emulate runs on this machine: expected no --rpc and no --tracker with it", ctx)
+    whole = is_installed("compile")
+    if emulate or device is not None or onnx is not None:
+        require("compile", "tsm-edge verify with ONNX Runtime as its reference")
     path = chosen_artifact(artifact)
     with status(f"verifying {path}"):
         if emulate:
@@ -51,13 +57,16 @@ def command(
             from tsm_edge.rpc.verify import verify_remote
 
             result = verify_remote(path, device, onnx, frames or 16, threads, warn)
-        else:
+        elif whole:
             result = verify_artifact(path, onnx, frames or 16, threads)
+        else:
+            result = verify_golden(path, threads)
     if as_json:
         print_json(
             {
                 "path": result.path,
                 "ran": result.ran,
+                "against": result.against,
                 "frames": result.frames,
                 "threads": result.threads,
                 "passed": result.passed,
@@ -69,7 +78,7 @@ def command(
         )
     else:
         print_table(
-            f"{result.path}: {result.ran} against ONNX Runtime, {result.frames} frames with cache feedback",
+            f"{result.path}: {result.ran} against {result.against}, {result.frames} frames with cache feedback",
             ("output", "shape", "largest value", "relative error", ""),
             [
                 (c.name, list(c.shape), f"{c.magnitude:.4g}", f"{c.error:.1e}", "ok" if c.passed else "DIFFERS")

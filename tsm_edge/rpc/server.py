@@ -218,7 +218,7 @@ def _load_tvm() -> None:
         load_runtime()
     except (ImportError, OSError, RuntimeError) as error:
         raise RpcError(
-            f"TVM cannot be loaded ({last_line(str(error))})", "install it with: pip install apache-tvm"
+            f"TVM cannot be loaded ({last_line(str(error))})", "install it with: pip install 'tsm-edge[serve]'"
         ) from None
 
 
