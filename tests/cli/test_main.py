@@ -149,7 +149,7 @@ def test_debug_shows_the_traceback_before_the_line(
     assert main.entry_point(arguments) == 2
     text = capsys.readouterr().err
     assert text.startswith("Traceback (most recent call last):")
-    assert text.endswith("\ntsm-edge: error: no such board\n")
+    assert text.endswith("\ntsm-edge: error: no such board; see: tsm-edge targets\n")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
