@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import selectors
+import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Protocol
 
 from tsm_edge.deploy.files import DeployFile
 from tsm_edge.errors import DeployError
+
+_MOST_OUTPUT = 1 << 24  # bytes; a device's shell may print whatever it likes
 
 
 @dataclass(frozen=True)
@@ -81,19 +86,58 @@ def run_program(
     Raises
     ------
     DeployError
-        It does not end in time; ``device`` is named.
+        It does not end in time, or prints without end; ``device`` is named.
     """
     # Messages are recognised by their English text.
     environment = {**os.environ, "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            list(command), stdin=stdin, capture_output=True, timeout=limit_s, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise DeployError(
-            f"{device} does not finish within {limit_s:.0f} s", "check the connection, then deploy again: it goes on"
-        ) from None
-    return Finished(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+    with subprocess.Popen(
+        list(command), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as program:
+        try:
+            output, errors = _collect(program, time.monotonic() + limit_s)
+        except subprocess.TimeoutExpired:
+            raise DeployError(
+                f"{device} does not finish within {limit_s:.0f} s",
+                "check the connection, then deploy again: it goes on",
+            ) from None
+        except _Endless:
+            raise DeployError(
+                f"{device} prints more than {_MOST_OUTPUT >> 20} MiB, expected a few lines",
+                f"look at what this prints: {shlex.join(command)}",
+            ) from None
+        finally:
+            program.kill()  # no more than a formality if it has ended
+    return Finished(program.returncode, output.decode("utf-8", "replace"), errors.decode("utf-8", "replace"))
+
+
+class _Endless(Exception):
+    """A program prints more than anybody would."""
+
+
+def _collect(program: subprocess.Popen[bytes], until_s: float) -> tuple[bytes, bytes]:
+    """What a program prints until it ends: to stdout and to stderr."""
+    found = {stream.fileno(): bytearray() for stream in (program.stdout, program.stderr) if stream is not None}
+    with selectors.DefaultSelector() as selector:
+        for descriptor in found:
+            selector.register(descriptor, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select(_left_s(program, until_s)):
+                block = os.read(key.fd, 1 << 16)
+                found[key.fd] += block
+                if not block:
+                    selector.unregister(key.fd)
+            if sum(map(len, found.values())) > _MOST_OUTPUT:
+                raise _Endless
+    program.wait(_left_s(program, until_s))
+    output, errors = found.values()
+    return bytes(output), bytes(errors)
+
+
+def _left_s(program: subprocess.Popen[bytes], until_s: float) -> float:
+    left_s = until_s - time.monotonic()
+    if left_s <= 0:
+        raise subprocess.TimeoutExpired(program.args, left_s)
+    return left_s
 
 
 def last_line(text: str) -> str:
