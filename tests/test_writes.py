@@ -28,7 +28,7 @@ _PRIVATE = {
     "deploy/bundle.py": {"_compressed"},
     "deploy/ssh.py": {"put"},
     # The server's own folder of uploads; the kernel's file on what to end first.
-    "rpc/serving.py": {"upload", "keep", "find"},
+    "rpc/uploads.py": {"upload", "keep", "find"},
     "rpc/session_process.py": {"_die_before_parent"},
 }
 
