@@ -41,6 +41,17 @@ def compile_onnx(
     return compile_model(request)
 
 
+def run_cc(target: TargetCard, *arguments: str | Path) -> None:
+    """Run the C compiler for a target.
+
+    As artifacts are linked: so that most of what zig builds for a target, once on a machine, is built already.
+    """
+    from tsm_edge.compile.link import zig_target
+    from tsm_edge.compile.zig import run_zig
+
+    run_zig(["cc", "-O2", "-target", zig_target(target), *map(str, arguments)], f"compiling for {target.name}", None)
+
+
 def sse_target() -> TargetCard:
     """x86-64 with 4-lane vectors and no fused multiply-add: the vector shape of ARM boards, testable here."""
     abilities: tuple[Ability, ...] = ("memory-operands", "prefetch")

@@ -6,14 +6,13 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from artifacts import compile_onnx
+from artifacts import compile_onnx, run_cc
 from onnx_graphs import GraphBuilder, Reference, assert_close
 
 from tsm_edge.artifact import (
@@ -28,9 +27,8 @@ from tsm_edge.artifact import (
     load_artifact,
     open_library,
 )
-from tsm_edge.cards import TargetCard
+from tsm_edge.cards import TargetCard, load_target
 from tsm_edge.compile.csource import c_string
-from tsm_edge.compile.zig import zig_command, zig_environment
 from tsm_edge.deploy.files import files_of
 from tsm_edge.emulate import verify_emulated
 from tsm_edge.errors import ArtifactError
@@ -280,11 +278,7 @@ def test_a_library_of_another_kind(source: str, message: str, folder: Path, tmp_
     inside = embedded_form((folder / MANIFEST).read_text("utf-8"), folder).decode("utf-8")
     (tmp_path / "other.c").write_text(f"const char text[] = {c_string(inside)};\n{source}")
     library = tmp_path / "other.so"
-    subprocess.run(
-        [*zig_command(), "cc", "-shared", str(tmp_path / "other.c"), "-o", str(library)],
-        check=True,
-        env=zig_environment(),
-    )
+    run_cc(load_target("native"), "-shared", tmp_path / "other.c", "-o", library)
     replace_library(folder, library)
     with pytest.raises(ArtifactError, match=message):
         OnlineSession(folder)

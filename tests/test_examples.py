@@ -9,19 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from artifacts import compile_onnx
+from artifacts import compile_onnx, run_cc
 from onnx_graphs import Floats, Reference, assert_close, small_network
 
 from tsm_edge.artifact import HEADER_FILE, LIBRARY, MODEL_ONNX, Artifact
-from tsm_edge.cards import load_target
-from tsm_edge.compile.link import zig_target
-from tsm_edge.compile.zig import zig_command, zig_environment
+from tsm_edge.cards import TargetCard, load_target
 from tsm_edge.session import OnlineSession
 
 SOURCE = Path(__file__).resolve().parents[1] / "examples" / "step.c"
 
 
-def build(artifact: Artifact, folder: Path, *options: str) -> Path:
+def build(artifact: Artifact, folder: Path, target: TargetCard) -> Path:
     """Compile the example in a folder that has the header and the library only."""
     for name in (HEADER_FILE, LIBRARY):
         shutil.copy(artifact.path / name, folder)
@@ -29,8 +27,7 @@ def build(artifact: Artifact, folder: Path, *options: str) -> Path:
     assert line is not None
     arguments = [word.replace("DIR", str(folder)).strip("'") for word in line[1].replace("'", "").split()]
     arguments = [str(SOURCE) if word == "step.c" else word for word in arguments]
-    command = [*zig_command(), "cc", *options, "-Wall", "-Wextra", "-Werror", *arguments]
-    subprocess.run(command, check=True, env=zig_environment())
+    run_cc(target, "-Wall", "-Wextra", "-Werror", *arguments)
     return folder / "step"
 
 
@@ -41,9 +38,11 @@ def run(command: list[str | Path], frames: list[Floats]) -> Floats:
     return np.array([line.split() for line in done.stdout.decode().splitlines()], np.float32)
 
 
-def test_the_example_computes_what_the_session_computes(small_artifact: Artifact, tmp_path: Path) -> None:
+def test_the_example_computes_what_the_session_computes(
+    small_artifact: Artifact, native: TargetCard, tmp_path: Path
+) -> None:
     frames = Reference(small_artifact.path / MODEL_ONNX).frames(4)
-    found = run([build(small_artifact, tmp_path)], frames)
+    found = run([build(small_artifact, tmp_path, native)], frames)
     with OnlineSession(small_artifact) as session:
         assert np.array_equal(found, np.concatenate([session.step(frame) for frame in frames]))
 
@@ -56,7 +55,7 @@ def test_the_example_runs_on_another_machine(tmp_path: Path) -> None:
     artifact = compile_onnx(small_network(), tmp_path / "model", card)
     folder = tmp_path / "device"
     folder.mkdir()
-    program = build(artifact, folder, "-target", zig_target(card))
+    program = build(artifact, folder, card)
     reference = Reference(artifact.path / MODEL_ONNX)
     frames = reference.frames(3)
     found = run([emulator, "-L", system, program], frames)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from artifacts import run_cc
 
 from tsm_edge.cards import load_target
 from tsm_edge.compile.core import Core
@@ -15,7 +16,6 @@ from tsm_edge.compile.schedules.convolution import convolution
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.schedules.geometry import Image, nhwc
 from tsm_edge.compile.schedules.tiles import gemm_tile, k_loop
-from tsm_edge.compile.zig import zig_command, zig_environment
 from tsm_edge.runtime import RUNTIME_FOLDER, bytes_behind_caches
 
 PROGRAM = """
@@ -75,14 +75,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "main.c").write_text(PROGRAM)
     parts = [str(RUNTIME_FOLDER / name) for name in ("error.c", "pool.c")]
     noted = ["-Dcalloc=noted_calloc", "-Dfree=noted_free", "-c", str(RUNTIME_FOLDER / "stream.c")]
-    cc = [*zig_command(), "cc", "-std=c11", "-D_GNU_SOURCE", f"-I{RUNTIME_FOLDER}", "-pthread"]
-    subprocess.run([*cc, *noted, "-o", str(folder / "stream.o")], check=True, env=zig_environment())
-    output = folder / "program"
-    subprocess.run(
-        [*cc, str(folder / "main.c"), str(folder / "stream.o"), *parts, "-o", str(output)],
-        check=True,
-        env=zig_environment(),
-    )
+    flags = ["-std=c11", "-D_GNU_SOURCE", f"-I{RUNTIME_FOLDER}", "-pthread"]
+    native, output = load_target("native"), folder / "program"
+    run_cc(native, *flags, *noted, "-o", folder / "stream.o")
+    run_cc(native, *flags, folder / "main.c", folder / "stream.o", *parts, "-o", output)
     return output
 
 

@@ -79,12 +79,6 @@ def zig_cache(environment: Mapping[str, str] = os.environ) -> ZigCache:
     return _temporary_cache(f"{wanted} cannot be written ({reason})") if reason else ZigCache(wanted)
 
 
-def zig_environment() -> dict[str, str]:
-    """The environment in which zig finds what it built before (see :func:`zig_cache`)."""
-    cache = str(zig_cache().folder)
-    return {"ZIG_LOCAL_CACHE_DIR": cache, **os.environ, _CACHE: cache}
-
-
 def run_zig(arguments: Sequence[str], doing: str, output: Path | None, hint: str = _REINSTALL) -> str:
     """Run zig and return what it printed.
 
@@ -108,8 +102,9 @@ def run_zig(arguments: Sequence[str], doing: str, output: Path | None, hint: str
         That of the output is.
     """
     cache = zig_cache()
+    environment = {"ZIG_LOCAL_CACHE_DIR": str(cache.folder), **os.environ, _CACHE: str(cache.folder)}
     try:
-        code, errors, printed = _run([*zig_command(), *arguments], zig_environment())
+        code, errors, printed = _run([*zig_command(), *arguments], environment)
     except subprocess.TimeoutExpired:
         raise CompileError(
             f"{doing}: zig did not end within {_LIMIT_S:.0f} s",
