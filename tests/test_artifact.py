@@ -34,6 +34,7 @@ from tsm_edge.emulate import verify_emulated
 from tsm_edge.errors import ArtifactError
 from tsm_edge.manifest import embedded_form, parse_manifest
 from tsm_edge.session import OnlineSession
+from tsm_edge.verify import verify_artifact
 
 HASHED = (LIBRARY, HEADER_FILE)
 
@@ -76,6 +77,13 @@ def test_the_reference_model_may_be_missing(folder: Path) -> None:
     (folder / MODEL_ONNX).unlink()
     with OnlineSession(folder) as session:
         session.step(np.zeros(session.manifest.frame_shape, np.float32))
+
+
+def test_a_reference_model_that_cannot_be_read(folder: Path) -> None:
+    (folder / MODEL_ONNX).unlink()
+    (folder / MODEL_ONNX).symlink_to("/proc/self/mem")
+    with pytest.raises(ArtifactError, match=r"model\.onnx: cannot be read \(Input/output error\); check"):
+        verify_artifact(folder, frames=1)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
@@ -166,6 +174,7 @@ def number_of(path: tuple[str | int, ...], value: Any) -> Callable[[dict[str, An
         (("target", "triple"), "riscv64-unknown-linux-gnu"),
         (("random_weights",), True),
         (("preprocess", "crop"), 2**40),
+        (("preprocess", "crop"), 10**400),
         (("created",), 1e400),
         (("compile_seconds",), [[[]]]),
         (("hashes", "onnx"), "0" * 64),
@@ -176,7 +185,9 @@ def number_of(path: tuple[str | int, ...], value: Any) -> Callable[[dict[str, An
 def test_a_changed_manifest(path: tuple[str | int, ...], value: Any, folder: Path) -> None:
     """It is not the one inside the library, and nothing is opened that it would have the size of."""
     edit(folder, number_of(path, value))
-    with pytest.raises(ArtifactError, match=r"manifest\.json: (not the manifest that model|does not list lab|.*crop)"):
+    with pytest.raises(
+        ArtifactError, match=r"manifest\.json: (not the manifest that model|does not list lab|not a readable man)"
+    ):
         load_artifact(folder)
 
 

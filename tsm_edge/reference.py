@@ -36,7 +36,11 @@ class Reference:
     def __init__(self, onnx: Path, manifest: Manifest) -> None:
         if not onnx.is_file():
             raise ArtifactError(f"{onnx}: no such file", "name the ONNX file with: tsm-edge verify --onnx FILE")
-        if file_sha256(onnx) != manifest.hashes.get("onnx"):
+        try:
+            found = file_sha256(onnx)
+        except OSError as error:
+            raise ArtifactError(f"{onnx}: cannot be read ({error.strerror})", "check its permissions") from None
+        if found != manifest.hashes.get("onnx"):
             raise ArtifactError(
                 f"{onnx}: not the file {manifest.model} for {manifest.target.name} was compiled from",
                 "compile again with: tsm-edge compile",

@@ -27,6 +27,7 @@ from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.compile.quiet import without_tvm_warnings
 from tsm_edge.compile.schedules.generic import generic
 from tsm_edge.errors import CompileError
+from tsm_edge.precision import FP32
 from tsm_edge.runtime import most_buffers
 from tsm_edge.session import OnlineSession
 
@@ -354,7 +355,7 @@ def test_an_operator_without_code_is_named(native: TargetCard) -> None:
     good = KernelCall("a", step.spec, (), "fine")
     bad = replace(good, kernel="b", spec=replace(step.spec, code="broken", function=broken), layer="bad")
     with pytest.raises(CompileError, match=r"operator Tanh \('bad'\) has no rule, and TVM generates no code for it"):
-        generate(Program((good, bad), (), (), (), 0, Choices()), native.cpu)
+        generate(Program((good, bad), (), (), (), 0, FP32, Choices()), native.cpu)
 
 
 def test_the_fallback_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
