@@ -54,7 +54,7 @@ def hello(key: str) -> bytes:
 
 def test_it_says_what_it_is(our_server: Background, ours: Place) -> None:
     output = our_server.output()
-    assert f"serving on {ours.endpoint} with key 'board': x86_64, {installed_build()}" in output
+    assert f"serving on {ours.endpoint} with a key: x86_64, {installed_build()}" in output
     assert f"ssh -L {ours.endpoint.port}:127.0.0.1:{ours.endpoint.port} {USER}@" in output
     assert f"adb forward tcp:{ours.endpoint.port} tcp:{ours.endpoint.port}" in output
     assert "warning" not in output
@@ -124,15 +124,6 @@ def test_a_crash_ends_only_its_session(our_server: Background, ours: Place) -> N
         with pytest.raises(RpcError, match="the connection was lost"):
             device.call("tvm.rpc.server.download", "x")
     our_server.wait_for("died of SIGSEGV; serving goes on", count=2)
-
-
-def test_a_session_that_goes_on_for_nobody_is_ended(our_server: Background, ours: Place) -> None:
-    device = open_device(ours, LIMITS)
-    (process,) = psutil.Process(our_server.process.pid).children()
-    process.send_signal(signal.SIGSTOP)  # as one that computes for ever
-    device.close()
-    our_server.wait_for("was ended: its client has gone after [5-9]")
-    open_device(ours, LIMITS).close()
 
 
 def test_the_time_limit_of_tvms_own_client(our_server: Background, ours: Place) -> None:
@@ -210,16 +201,6 @@ def test_many_silent_connections_hold_up_nobody(ours: Place) -> None:
         stream.close()
 
 
-def test_a_client_that_says_nothing_after_the_handshake_keeps_the_device_from_nobody(
-    our_server: Background, ours: Place
-) -> None:
-    with raw_connection(ours, hello("board") + b"\x20"):  # one byte of its first packet
-        with pytest.raises(RpcError, match="is busy with another session"):
-            open_device(ours, LIMITS)
-        our_server.wait_for("the client has shaken hands and says nothing more")
-        open_device(ours, LIMITS).close()
-
-
 @contextlib.contextmanager
 def limited(server: Background, kind: int, soft: int) -> Iterator[None]:
     """The server, and the sessions it begins now, have less of something."""
@@ -288,7 +269,7 @@ def test_a_unix_socket_with_a_key_in_a_file(start: Start, small_artifact: Artifa
         server.wait_for("refused, wrong key")
         assert f"process {os.getpid()} of {USER} connected" in server.output()
         assert server.interrupt() == 0
-        assert f"serving on unix:{path} with the key in {key_file}: " in server.output()
+        assert f"serving on unix:{path} with a key: " in server.output()
         assert "s3cret" not in server.output()
         assert sorted(os.listdir(folder)) == ["key"]
         assert f"nothing listens on unix:{path}; start a server there with: tsm-edge serve --unix {path}" in (
@@ -316,6 +297,8 @@ def test_user_mistakes(run_program: RunProgram, ours: Place, tmp_path: Path) -> 
     odd = run_program("serve", "--host", "a..b")
     assert (odd.returncode, odd.stderr.count("\n")) == (2, 1)
     assert "'a..b' is not the name or number of a machine" in odd.stderr
+    with pytest.raises(RpcError, match=r"'a\.\.b' is not the name or number of a machine"):
+        ServeRequest(Endpoint("127.0.0.1", 9090), "k", Endpoint("127.0.0.1", 9190), announced_host="a..b")
     with pytest.raises(RpcError, match="a tracker's clients cannot reach a Unix socket"):
         ServeRequest(UnixEndpoint("board"), "k", tracker=Endpoint("127.0.0.1", 9190))
     with pytest.raises(RpcError, match="a tracker knows devices by their key, and none was given"):

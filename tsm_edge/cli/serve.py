@@ -59,8 +59,9 @@ def command(
         advice = reach(server.endpoint, bool(request.key))
         if advice.exposed:
             warn(advice.text)
-        with_key = f" with the key in {key_file}" if key_file else f" with key {key!r}" if key else ""
-        click.echo(f"serving on {server.endpoint}{with_key}: {server.machine}, {server.build}")
+        # A tracker's key names a kind of device; any other is a secret that logs should not keep.
+        kind = f" as {key!r}" if tracker is not None else " with a key" if request.key else ""
+        click.echo(f"serving on {server.endpoint}{kind}: {server.machine}, {server.build}")
         if not advice.exposed:
             click.echo(advice.text)
         try:

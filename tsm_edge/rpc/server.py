@@ -59,6 +59,8 @@ class ServeRequest:
 
     def __post_init__(self) -> None:
         check_key(self.key)
+        if self.announced_host is not None:
+            Endpoint(self.announced_host, 0)  # can it be one?
         if self.tracker is not None and not self.key:
             raise RpcError("a tracker knows devices by their key, and none was given", "name it with: --key K")
         if self.tracker is not None and isinstance(self.endpoint, UnixEndpoint):
