@@ -42,7 +42,7 @@ def test_in_a_window_of_80_columns_a_kernel_is_a_line(
     lines = [re.sub(r"\x1b\[[\d;?]*\w", "", line) for line in run_on_terminal(code, environment).splitlines()]
     start = next(index for index, line in enumerate(lines) if line.startswith("layer "))
     layers = [kernel.layer for kernel in small_artifact.manifest.kernels]
-    assert [line.split()[0] for line in lines[start + 1 : start + 1 + len(layers)]] == layers
+    assert [line.split("  ")[0] for line in lines[start + 1 : start + 1 + len(layers)]] == layers
     assert {"time", "share"} <= set(lines[start].split())
     assert max(map(len, lines[start : start + 1 + len(layers)])) <= 80
     assert len(lines) < 3 * len(layers) + 20
