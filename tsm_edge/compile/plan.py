@@ -52,7 +52,9 @@ def _chosen(graph: OnlineGraph, by_output: dict[str, ir.Layer], choice: Choice) 
     convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
     if None in layers:
         missing = choice.layers[layers.index(None)]
-        raise CompileError(f"choices: the model has no layer {missing!r}", "tune this model with: tsm-edge tune")
+        raise CompileError(
+            f"choices: the model has no layer {missing!r}", "compile without these choices: the rules then decide"
+        )
     whole = len(convolutions) == len(layers)
     if choice.rule == "inverted_residual" and whole and len(layers) == 3:
         return InvertedResidual(*convolutions)
@@ -66,6 +68,6 @@ def _chosen(graph: OnlineGraph, by_output: dict[str, ir.Layer], choice: Choice) 
     if len(layers) != 1 or alone is None or choice.rule == "winograd":
         raise CompileError(
             f"choices: rule {choice.rule!r} cannot take the layers {', '.join(choice.layers)}",
-            "tune this model with: tsm-edge tune",
+            "compile without these choices: the rules then decide",
         )
     return alone

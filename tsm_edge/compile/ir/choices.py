@@ -58,7 +58,8 @@ class Choices:
         twice = sorted({layer for layer in layers if layers.count(layer) > 1})
         if twice:
             raise CompileError(
-                f"choices: layer {twice[0]!r} is in two kernels, expected one", "tune again with: tsm-edge tune"
+                f"choices: layer {twice[0]!r} is in two kernels, expected one",
+                "compile without these choices: the rules then decide",
             )
 
     def __iter__(self) -> Iterator[Choice]:
@@ -78,7 +79,7 @@ class Choices:
         if not isinstance(found.settings, kind):
             raise CompileError(
                 f"choices: kernel {output!r} has settings of rule {found.rule!r}, which does not write it here",
-                "tune again with: tsm-edge tune",
+                "compile without these choices: the rules then decide",
             )
         return found.settings
 
@@ -101,7 +102,7 @@ class Choices:
 
 
 def _choice(table: Mapping[str, Any], settings: Mapping[str, type | None]) -> Choice:
-    again = "tune again with: tsm-edge tune"
+    again = "compile without these choices: the rules then decide"
     try:
         rule, layers = str(table["rule"]), tuple(map(str, table["layers"]))
         kind = settings[rule]
