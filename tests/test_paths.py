@@ -210,6 +210,7 @@ def inputs(small_artifact: Artifact, tmp_path: Path) -> Path:
         "compile --onnx model-intermediates/model.onnx -o model --keep-intermediates",
         "run model --video clip.mp4 --out clip.mp4",
         "run model --video clip.mp4 --out linked.mp4",
+        "run model --video file://HERE/clip%2Emp4 --out clip.mp4",
         "profile model --html model/model.so",
         "profile model/model.so --html model/manifest.json",
         "deploy model --bundle linked.tar.gz",
@@ -225,7 +226,7 @@ def test_no_command_replaces_what_it_reads(
         (inputs / "model-intermediates").mkdir()
         (inputs / "model-intermediates" / "model.onnx").touch()
     before = {path: path.read_bytes() for path in sorted(inputs.rglob("*")) if path.is_file()}
-    assert entry_point(arguments.split()) == 2
+    assert entry_point(arguments.replace("HERE", str(inputs)).split()) == 2
     _, err = capfd.readouterr()
     (line,) = [line for line in err.splitlines() if not line.startswith("warning: random")]
     assert re.search(r"(is also|and is) read, expected another (file|folder) to write; name another: -", line)

@@ -13,6 +13,7 @@ import errno
 import functools
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from tsm_edge.stale import create_folder, hold, remove, remove_stale
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _MOST_NAMES = 3
+# Who cleans up holds a lock for a moment, who writes for longer.
+_LOCK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class _Place:
             remove_folders(made)
 
     def _lock(self, lock: Path) -> int:
+        until_s = time.monotonic() + _LOCK_S
         while True:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             if hold(lock, descriptor):
@@ -131,11 +135,12 @@ class _Place:
                 return descriptor
             owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
             os.close(descriptor)
-            if lock.exists():
+            if time.monotonic() > until_s:
                 raise ArtifactError(
                     f"{self.path}: is being written by another tsm-edge (process {owner or 'unknown'})",
                     f"wait until it is done, or {self.kind.elsewhere}",
                 )
+            time.sleep(_LOCK_S / 20)
 
     def check_ours(self) -> None:
         """Refuse to replace a folder with anything in it that tsm-edge did not write."""

@@ -14,7 +14,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-_NAME = re.compile(r"\.tsm-edge-[0-9a-f]{8}\.part(\.\w+)?")
+_NAME = re.compile(r"\.tsm-edge-[0-9a-f]{8}\.part(\.\w+)?|\..+\.tsm-edge\.lock")
 
 
 def create_file(folder: Path, suffix: str = "") -> tuple[Path, int]:

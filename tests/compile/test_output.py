@@ -270,6 +270,8 @@ def test_a_second_writer_is_refused_and_what_a_killed_one_left_is_removed(tmp_pa
             process.kill()
     assert (model / "data").read_text() == "one"
     assert len(listing(tmp_path)) == 4
+    fill(tmp_path / "other", "anew")
+    assert listing(tmp_path) == ["model", "other"]
     fill(model, "three")
     assert listing(tmp_path) == ["model", "other"]
     assert (model / "data").read_text() == "three"

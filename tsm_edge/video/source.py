@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from tsm_edge.errors import VideoError
 from tsm_edge.paths import printable
@@ -286,10 +287,12 @@ def open_source(place: str | Path | int, options: SourceOptions | None = None) -
     if isinstance(place, int):
         return LiveSource(lambda: open_camera(place, options), f"camera {place}", options, may_end=False)
     text = str(place)
+    if text.lower().startswith("file://"):  # the file itself: nothing may be written over it
+        text = unquote(urlsplit(text).path)
     if is_pipeline(text):
         return LiveSource(lambda: open_pipeline(text, options), "GStreamer pipeline", options, may_end=True)
     if not is_url(text):
-        return FileSource(open_file(Path(place), options), f"video {printable(text)}", options, Path(place))
+        return FileSource(open_file(Path(text), options), f"video {printable(text)}", options, Path(text))
     capture = wait_for(lambda: open_url(text, options))
     if has_an_end(capture):
         return FileSource(capture, f"video {redacted(text)}", options)
