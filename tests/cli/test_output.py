@@ -92,16 +92,17 @@ def test_options_are_not_broken_at_their_dashes() -> None:
     assert any("--allow-offline-weights" in line for line in table.fitted(33))
 
 
-def test_spinner_shows_on_a_terminal_and_is_silent_in_a_pipe(program_environment: dict[str, str]) -> None:
+def test_a_spinner_on_a_terminal_is_a_line_a_stage_in_a_pipe(program_environment: dict[str, str]) -> None:
     code = (
         "import time; from tsm_edge.cli.output import status\n"
-        "with status('compiling [conv]') as update:\n    time.sleep(0.3); update('linking'); time.sleep(0.3)"
+        "with status('compiling [conv]') as update:\n    time.sleep(0.3); update('linking', 0.456); time.sleep(0.3)"
     )
     shown = run_on_terminal(code, {**program_environment, "TERM": "xterm", "NO_COLOR": "1"})
     assert "compiling [conv]" in shown
-    assert "linking" in shown
+    assert "[ 46 %] linking" in shown
     piped = subprocess.run([sys.executable, "-c", code], env=program_environment, capture_output=True, check=True)
-    assert (piped.stdout, piped.stderr) == (b"", b"")
+    # A line for each stage of known share, nothing of what only turns on a terminal.
+    assert (piped.stdout, piped.stderr) == (b"", b"[ 46 %] linking\n")
 
 
 def test_status_lets_errors_through() -> None:

@@ -160,6 +160,7 @@ def test_a_port_is_given_in_a_url(over_ssh: Callable[..., Result], board: Any, m
     assert content(folder) == expected(model)
     problem = refusal(over_ssh(to="ssh://board-by-number:1"))
     assert problem.startswith("board-by-number, port 1 cannot be reached (")
+    assert refusal(over_ssh(to=f"ssh://changed:{port}")).endswith(f"ssh-keygen -R '[changed]:{port}'")
     problem = refusal(over_ssh(to=f"board-by-number:{port}"))
     assert problem.endswith(f"for the port: ssh://board-by-number:{port}, for the folder: board-by-number:./{port}")
     assert [path.name for path in board.home.iterdir()] == [folder.name]

@@ -88,7 +88,7 @@ class SshTransport:
 
     def _checked(self, finished: Finished) -> Finished:
         if finished.code == _SSH_FAILED:
-            raise _failure(self.name, " ".join([*self._port(), self._destination.host]), finished.errors)
+            raise _failure(self._destination, self.name, finished.errors)
         return finished
 
 
@@ -97,15 +97,18 @@ def _unpack(folder: str) -> str:
     return f"cd -- {shlex.quote(folder)} && tar -xof -"
 
 
-def _failure(host: str, words: str, errors: str) -> DeployError:
-    """ssh's own words, and what to do about them; ``words``: the host as ssh is given it."""
+def _failure(destination: SshDestination, host: str, errors: str) -> DeployError:
+    """ssh's own words, and what to do about them; ``host``: its name for messages."""
+    words, known = destination.host, destination.host.rpartition("@")[2]
+    if destination.port is not None:
+        words, known = f"-p {destination.port} {words}", shlex.quote(f"[{known}]:{destination.port}")
     say = last_line(errors).removeprefix("ssh: ")
     if "Could not resolve hostname" in errors:
         return DeployError(f"{host}: the host name is unknown", "check it, or use the number")
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in errors:
         return DeployError(
             f"{host}: its host key is not the one known here: another machine, or a new system on it",
-            "if that is right, forget the old key with: ssh-keygen -R HOST",
+            f"if that is right, forget the old key with: ssh-keygen -R {known}",
         )
     if "Host key verification failed" in errors:
         return DeployError(
