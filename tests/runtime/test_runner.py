@@ -21,9 +21,11 @@ from onnx_graphs import Floats, small_network
 from tsm_edge.artifact import GOLDEN, RUNNER, Artifact
 from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard
 from tsm_edge.compile.runner import c_string
+from tsm_edge.compile.zig import zig_command
 from tsm_edge.golden import network_input
 from tsm_edge.manifest import parse_manifest
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, write_metadata
+from tsm_edge.runtime import RUNNER_SOURCES, RUNTIME_FOLDER
 from tsm_edge.session import OnlineSession
 from tsm_edge.video.preprocess import Preprocessor
 
@@ -240,3 +242,29 @@ def test_it_needs_nothing_of_the_system(artifact: Artifact, tmp_path: Path) -> N
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0
     assert json.loads(done.stdout)["passed"]
+
+
+# A model of one kernel that answers NaN.
+MODEL_OF_NAN = """
+#include <math.h>
+#include "card.h"
+#include "model.h"
+static void answer(void *const *buffers, int32_t begin, int32_t end, int32_t resumed, tsm_clock *clock) {
+  for (int i = 0; i < 3; ++i) ((float *)buffers[0])[i] = NAN;
+}
+static const tsm_call calls[] = {{answer, 1, 1, 0, 0, 1, {{TSM_WORKSPACE, 0}}}};
+static const char *const labels[] = {"one", "two", "three"};
+const tsm_model tsm_the_model = {
+    .manifest = "{}", .frame_shape = {1, 3, 2, 2}, .classes = 3, .workspace_bytes = 64, .n_calls = 1, .calls = calls};
+const tsm_card tsm_the_card = {.short_side = 2, .crop_height = 2, .crop_width = 2, .n_labels = 3, .labels = labels};
+"""
+
+
+def test_a_prediction_of_nan_is_still_json(tmp_path: Path) -> None:
+    (tmp_path / "model.c").write_text(MODEL_OF_NAN)
+    cc = [*zig_command(), "cc", "-std=c11", "-D_GNU_SOURCE", "-Wall", f"-I{RUNTIME_FOLDER}", "-pthread"]
+    sources = [*map(str, RUNNER_SOURCES), str(tmp_path / "model.c")]
+    subprocess.run([*cc, *sources, "-lm", "-o", str(tmp_path / "runner")], check=True)
+    done = subprocess.run([tmp_path / "runner", "stream"], input=bytes(2 * 12), capture_output=True, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["probability"] for line in lines] == [None, None]

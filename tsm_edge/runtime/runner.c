@@ -124,8 +124,12 @@ static void print_prediction(size_t frame, const float *logits, uint64_t preproc
     runner_print_string(tsm_the_card.labels[best], "");
   else
     fputs("null", stdout);
-  printf(", \"probability\": %.4f, \"preprocess_ms\": %.3f, \"step_ms\": %.3f}\n", probability(logits, best),
-         (double)preprocess / 1e6, (double)step / 1e6);
+  const double likely = probability(logits, best);
+  if (isfinite(likely))
+    printf(", \"probability\": %.4f", likely);
+  else
+    fputs(", \"probability\": null", stdout); /* JSON has no NaN */
+  printf(", \"preprocess_ms\": %.3f, \"step_ms\": %.3f}\n", (double)preprocess / 1e6, (double)step / 1e6);
   fflush(stdout);
 }
 
