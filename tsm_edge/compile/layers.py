@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tsm_edge.compile.graph import Node, OnlineGraph
+from tsm_edge.errors import CompileError
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def fuse(graph: OnlineGraph) -> list[Layer]:
     Raises
     ------
     CompileError
-        An operator in a form nothing here can compile.
+        A second output of an operator is read.
     """
     layers = [_layer(graph, node) for node in graph.nodes]
     for rewrite in (_fuse_residuals, _fuse_clamps, _fuse_shifts, _read_elementwise):
@@ -166,7 +167,13 @@ def fuse(graph: OnlineGraph) -> list[Layer]:
 
 
 def _layer(graph: OnlineGraph, node: Node) -> Layer:
-    read = _READERS.get(node.op) if node.result == 0 else None
+    if node.result:
+        # TVM's importer has no values, or zeros, for statistics and indices beside the result.
+        raise CompileError(
+            f"operator {node.op} has a further output {node.outputs[0]!r}, which is read and cannot be compiled",
+            "compute that value by an operator of its own (ReduceMean, ReduceMax, …) and export again",
+        )
+    read = _READERS.get(node.op)
     layer = read(graph, node) if read else None
     if isinstance(layer, Convolution):
         return replace(layer, name=node.name)

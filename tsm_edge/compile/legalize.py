@@ -93,10 +93,9 @@ def _model(node: Node, shapes: Mapping[str, Shape], constants: Mapping[str, np.n
     operands = tuple(dict.fromkeys(name for name in node.inputs if name))
     renamed = {name: f"x{index}" for index, name in enumerate(operands)}
     inputs = [renamed.get(name, "") for name in node.inputs]
-    outputs = [f"y{index}" for index in range(node.result + 1)]
-    nodes = [helper.make_node(op, inputs, outputs, **node.attributes)]
+    nodes = [helper.make_node(op, inputs, ["y"], **node.attributes)]
     if op == "Concat" and len(inputs) > CONCAT_OPERANDS:
-        nodes = _concat_in_groups(inputs, outputs[0], node.attributes["axis"])
+        nodes = _concat_in_groups(inputs, node.attributes["axis"])
     graph = helper.make_graph(
         nodes,
         "operator",
@@ -105,13 +104,13 @@ def _model(node: Node, shapes: Mapping[str, Shape], constants: Mapping[str, np.n
             for name in operands
             if name not in constants
         ],
-        [helper.make_tensor_value_info(outputs[-1], TensorProto.FLOAT, shapes[node.outputs[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shapes[node.outputs[0]])],
         [numpy_helper.from_array(constants[name], renamed[name]) for name in operands if name in constants],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
-def _concat_in_groups(inputs: list[str], output: str, axis: int) -> list[Any]:
+def _concat_in_groups(inputs: list[str], axis: int) -> list[Any]:
     """A kernel takes few buffers: a long concatenation is done in groups, which are then concatenated."""
     from onnx import helper
 
@@ -119,7 +118,7 @@ def _concat_in_groups(inputs: list[str], output: str, axis: int) -> list[Any]:
     level = inputs
     while len(level) > 1:
         groups = [level[start : start + CONCAT_OPERANDS] for start in range(0, len(level), CONCAT_OPERANDS)]
-        names = [f"part{len(nodes) + index}" for index in range(len(groups))] if len(groups) > 1 else [output]
+        names = [f"part{len(nodes) + index}" for index in range(len(groups))] if len(groups) > 1 else ["y"]
         nodes += [
             helper.make_node("Concat", group, [name], axis=axis) for group, name in zip(groups, names, strict=True)
         ]
