@@ -159,6 +159,11 @@ class _Place:
             if not self._move_in(folder):
                 self._exchange(folder)
         except OSError as error:
+            if error.errno == errno.EXDEV:  # overlayfs, in containers: what the image brings cannot be renamed
+                raise ArtifactError(
+                    f"{self.path}: comes with the container's image and cannot be replaced",
+                    f"remove it there, or {self.kind.elsewhere}",
+                ) from None
             raise self.not_writable(error) from None
         sync_folder(self.real.parent)
 

@@ -21,6 +21,7 @@ from tsm_edge.artifact import MANIFEST, Artifact, load_artifact
 from tsm_edge.cards import TargetCard
 from tsm_edge.compile.output import writing_artifact, writing_intermediates
 from tsm_edge.errors import ArtifactError, CompileError
+from tsm_edge.stale import remove_stale
 
 
 def put(folder: Path, content: str) -> None:
@@ -193,6 +194,7 @@ def test_a_file_that_comes_at_the_last_moment(tmp_path: Path, monkeypatch: pytes
         if not (one / "notes").exists():
             (other / "notes").write_text("mine")
         exchange(one, other)
+        remove_stale(tmp_path)  # as another run beside this one does
 
     monkeypatch.setattr(folders, "exchange", late)
     with pytest.raises(ArtifactError, match=r"did not write \(notes\)"):
@@ -300,14 +302,23 @@ def test_a_system_that_cannot_exchange_names(number: int, tmp_path: Path, monkey
     assert listing(tmp_path) == ["model"]
 
 
-def test_another_error_of_the_exchange_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "problem"),
+    [
+        (errno.EBUSY, r"model: cannot be written \(Device or resource busy\)"),
+        (errno.EXDEV, "model: comes with the container's image and cannot be replaced; remove it there, or choose"),
+    ],
+)
+def test_another_error_of_the_exchange_is_told(
+    number: int, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cannot(*arguments: object) -> int:
-        ctypes.set_errno(errno.EBUSY)
+        ctypes.set_errno(number)
         return -1
 
     fill(tmp_path / "model", "one")
     monkeypatch.setattr("tsm_edge.folders._renameat2", lambda: cannot)
-    with pytest.raises(ArtifactError, match=r"model: cannot be written \(Device or resource busy\)"):
+    with pytest.raises(ArtifactError, match=problem):
         fill(tmp_path / "model", "two")
     assert (tmp_path / "model" / "data").read_text() == "one"
     assert listing(tmp_path) == ["model"]
