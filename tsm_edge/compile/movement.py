@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tsm_edge.compile.graph import Node, OnlineGraph, Shape
 from tsm_edge.compile.node_builder import NodeBuilder
 from tsm_edge.errors import ModelFileError
-from tsm_edge.onnx_runtime import open_session
+from tsm_edge.onnx_runtime import open_session, session_options
 
 # Of the models made here; any that ONNX Runtime knows will do.
 IR_VERSION = 9
@@ -214,8 +214,10 @@ def _moved(
         opset_imports=[helper.make_opsetid("", graph.opset)],
         ir_version=IR_VERSION,
     )
+    options = session_options()
+    options.intra_op_num_threads = 1  # threads would take longer to start than to do this
     try:
-        found = open_session(model.SerializeToString()).run(list(movers), numbers)
+        found = open_session(model.SerializeToString(), options).run(list(movers), numbers)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exception types are not public
         reason = str(error).strip().splitlines()[0]
         raise ModelFileError(
