@@ -227,7 +227,9 @@ def test_offline_weights_for_an_online_network(tmp_path: Path) -> None:
     path = saved(tmp_path, {"state_dict": training_weights(OFFLINE, SHIFTED_CONVOLUTIONS["mobilenet-v2"])})
     message = refused(path, ONLINE)
     assert "where the shift is bi-directional unless it was changed, expected weights for an online network" in message
-    assert "if it was trained with a uni-directional shift, say so with --trained-mode online; or " in message
+    assert (
+        "if it was trained with a uni-directional shift, say so: tsm-edge compile --trained-mode online; or " in message
+    )
     assert "tsm-edge export --mode offline" in message
     assert "--allow-offline-weights" in message
     assert_loads(path, ONLINE, allow_offline_weights=True)

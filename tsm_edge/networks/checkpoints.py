@@ -363,14 +363,15 @@ def _training(checkpoint: Checkpoint) -> str:
 def _mode_hint(wanted: TemporalMode, checkpoint: Checkpoint) -> str:
     ways = [f"export a network of its kind: tsm-edge export --mode {checkpoint.trained_mode}"]
     if wanted == "online":
-        ways.append("accept wrong predictions with --allow-offline-weights")
+        ways.append("accept wrong predictions: tsm-edge compile --allow-offline-weights")
     if not checkpoint.declared:
         kind = {
             "online": "with a uni-directional shift",
             "offline": "with a bi-directional shift",
             "none": "without a shift",
         }
-        ways.insert(0, f"if it was trained {kind[wanted]}, say so with --trained-mode {wanted}")
+        verb = "compile" if wanted == "online" else "export"
+        ways.insert(0, f"if it was trained {kind[wanted]}, say so: tsm-edge {verb} --trained-mode {wanted}")
     return "; or ".join(ways)
 
 
