@@ -68,6 +68,10 @@ class DeployError(TsmEdgeError):
     """A compiled model cannot be copied to a device, or does not fit it."""
 
 
+class PowerError(TsmEdgeError):
+    """A power sensor is not there, cannot be read, or reads what cannot be true."""
+
+
 class CheckFailed(TsmEdgeError):
     """A comparison the user asked for found a mismatch (exit code 1)."""
 
