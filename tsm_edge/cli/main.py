@@ -42,6 +42,7 @@ COMMANDS = {
     "run": "Predict live on a video file, stream or camera.",
     "profile": "Time every kernel of a compiled model.",
     "bench": "Measure latency, throughput and power.",
+    "power": "List the power sensors found here and read them.",
     "serve": "Offer this machine's devices to other machines.",
     "deploy": "Copy a compiled model to a device and run it there.",
 }
