@@ -16,6 +16,7 @@ _MAKER, _DIE = 0xFE, 0xFF
 _TEXAS_INSTRUMENTS = 0x5449
 _WITHOUT_REVISION = 0xFFF0
 _MODE = 0x7
+_RANGE, _RANGE_SHIFT = 0x3, 11
 _CONTINUOUS = 0x7  # shunt and bus voltage, over and over: the state after power on
 
 
@@ -31,6 +32,8 @@ class _Chip:
         V a step of register 2.
     bus_shift : int
         Lowest bits of register 2 that are not voltage.
+    most : int
+        Where register 1 stops rising.
     die : int
         Value of register 0xFF; 0: it has none.
     shunt_ohms : float
@@ -42,15 +45,16 @@ class _Chip:
     shunt_unit: float
     bus_unit: float
     bus_shift: int
+    most: int
     die: int
     shunt_ohms: float
     uncertainty_percent: float
 
 
 _CHIPS = {
-    "ina219": _Chip(10e-6, 4e-3, 3, 0, 0.1, 1.0),
-    "ina226": _Chip(2.5e-6, 1.25e-3, 0, 0x2260, 0.1, 0.1),
-    "ina260": _Chip(1.25e-3, 1.25e-3, 0, 0x2270, 0.0, 0.5),
+    "ina219": _Chip(10e-6, 4e-3, 3, 4000, 0, 0.1, 1.0),
+    "ina226": _Chip(2.5e-6, 1.25e-3, 0, 0x7FFF, 0x2260, 0.1, 0.1),
+    "ina260": _Chip(1.25e-3, 1.25e-3, 0, 0x7FFF, 0x2270, 0.0, 0.5),
 }
 
 
@@ -78,7 +82,9 @@ class Ina2xxSensor:
         self._chip = _CHIPS[name]
         self._bus = bus
         self._place = place
-        self._check_chip()
+        config = self._check_chip()
+        # The INA219 has four ranges, each twice the one before, and stops at its end.
+        self._most = self._chip.most << (config >> _RANGE_SHIFT & _RANGE if name == "ina219" else 0)
         shunt = (
             f"the tolerance of its {place.shunt_ohms:g} Ω shunt" if place.shunt_ohms else "nothing: its shunt is inside"
         )
@@ -98,15 +104,21 @@ class Ina2xxSensor:
         chip = self._chip
         register = self._register(_SHUNT)
         signed = register - 0x10000 if register & 0x8000 else register
-        amps = signed * chip.shunt_unit / (self._place.shunt_ohms or 1.0)
+        unit = chip.shunt_unit / (self._place.shunt_ohms or 1.0)
+        if abs(signed) >= self._most:
+            raise PowerError(
+                f"power sensor {self.info.name}: its current is beyond its range, {self._most * unit:.3g} A",
+                "take a smaller shunt" if self._place.shunt_ohms else "take another sensor",
+            )
         volts = (self._register(_BUS) >> chip.bus_shift) * chip.bus_unit
-        return (volts * amps,)
+        return (volts * signed * unit,)
 
     def close(self) -> None:
         """Close the bus."""
         self._bus.close()
 
-    def _check_chip(self) -> None:
+    def _check_chip(self) -> int:
+        """Its configuration."""
         if self._chip.die:
             found = (self._register(_MAKER), self._register(_DIE))
             if (found[0], found[1] & _WITHOUT_REVISION) != (_TEXAS_INSTRUMENTS, self._chip.die):
@@ -121,6 +133,7 @@ class Ina2xxSensor:
                 f"power sensor {self._name}: its configuration is {config:#06x}, so it does not measure all the time",
                 "switch its supply off and on",
             )
+        return config
 
     def _register(self, register: int) -> int:
         """A register has 16 bits, the highest first; the bus gives the lowest first."""
