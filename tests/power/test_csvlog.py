@@ -124,7 +124,7 @@ def test_a_log_without_idle_time_around_the_work_is_refused(tmp_path: Path) -> N
     path = tmp_path / "log.csv"
     inside = [row for row in ROWS if POWER.work_from - 0.1 < row[0] < POWER.work_to + 0.1]
     path.write_text(lines("time_s,power_w,marker", lambda t, w: f"{t:.3f},{w:.6f},{marker(t)}", inside))
-    with pytest.raises(PowerError, match=r"gave 3 samples in 0\.1 s, expected at least 10"):
+    with pytest.raises(PowerError, match=r"gave 3 samples in 0\.1 s of idling before, expected at least 10"):
         read_log(path).report()
 
 

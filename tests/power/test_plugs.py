@@ -51,7 +51,7 @@ def test_a_plug_that_answers_once_a_second_is_refused_for_two_seconds() -> None:
     with serving_plug(lambda path: (200, shelly(7.0))) as plug:
         measured = measure(open_sensor(f"shelly:{plug.url}"), lambda: clock.sleep(2.0), 20.5, clock)
     assert measured.report is None
-    assert "gave 2 samples in 2.0 s, expected at least 10; measure for 11.0 s or longer" in measured.reason
+    assert "gave 2 samples in 2.0 s of work, expected at least 10; measure for 11.0 s or longer" in measured.reason
 
 
 def test_requests_are_those_that_the_makers_document() -> None:

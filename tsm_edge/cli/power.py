@@ -100,8 +100,11 @@ def _watch(sensors: Sequence[Sensor], seconds: float) -> list[tuple[Trace, TsmEd
     """Sample all of them at once; what they read last is shown meanwhile. Each with its failure, if it had one."""
     from tsm_edge.power.sampler import SYSTEM_CLOCK, Sampler
 
+    samplers = [Sampler(sensor) for sensor in sensors]
     with contextlib.ExitStack() as stack, status("reading") as show:
-        samplers = [stack.enter_context(Sampler(sensor)) for sensor in sensors]
+        for sampler in samplers:
+            with contextlib.suppress(TsmEdgeError):  # kept as its failure: the others go on
+                stack.enter_context(sampler)
         end = SYSTEM_CLOCK.now() + seconds
         while (left := end - SYSTEM_CLOCK.now()) > 0 and any(sampler.failure is None for sampler in samplers):
             SYSTEM_CLOCK.sleep(min(_REFRESH_S, left))

@@ -151,8 +151,8 @@ def energy_report(trace: Trace, before: Window, active: Window, after: Window) -
     PowerError
         One of the windows has too few samples (see :meth:`Trace.joules_in`).
     """
-    idles = (trace.joules_in(before), trace.joules_in(after))
-    work = trace.joules_in(active)
+    idles = (trace.joules_in(before, "idling before"), trace.joules_in(after, "idling after"))
+    work = trace.joules_in(active, "work")
     idle_w = (idles[0].watts + idles[1].watts) / 2
     net_w = work.watts - idle_w
     rails = tuple(

@@ -73,7 +73,9 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="power sampler", daemon=True)
 
     def __enter__(self) -> Sampler:
-        self._take()
+        self._try_take()
+        if self.failure is not None:
+            raise self.failure
         self._thread.start()
         return self
 

@@ -75,7 +75,7 @@ class ScpiSensor:
         try:
             return str(self._instrument.query(query)).strip()
         except (self._errors, OSError, UnicodeDecodeError) as error:
-            raise PowerError(f"power sensor {self._name} does not answer {query} ({error})") from None
+            raise PowerError(f"power sensor {self._name} does not answer {query} ({_one_line(error)})") from None
 
 
 def open_scpi(argument: str, system: System) -> ScpiSensor:
@@ -101,7 +101,7 @@ def open_scpi(argument: str, system: System) -> ScpiSensor:
         instrument = manager.open_resource(argument)
     except (visa.errors.Error, ValueError, OSError) as error:
         raise PowerError(
-            f"power sensor {name} cannot be opened ({error})",
+            f"power sensor {name} cannot be opened ({_one_line(error)})",
             "look with: pyvisa-shell list; over the network: scpi:TCPIP::HOST::5025::SOCKET",
         ) from None
     instrument.timeout = _ANSWER_MS
@@ -111,3 +111,7 @@ def open_scpi(argument: str, system: System) -> ScpiSensor:
     except PowerError:
         instrument.close()
         raise
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -127,8 +127,14 @@ class Trace:
     info: SensorInfo
     samples: tuple[Sample, ...]
 
-    def joules_in(self, window: Window) -> WindowEnergy:
+    def joules_in(self, window: Window, what: str = "") -> WindowEnergy:
         """Add up the energy of a window: by trapezoids, or as a difference of counters.
+
+        Parameters
+        ----------
+        window : Window
+        what : str
+            What was done in it, for errors.
 
         Raises
         ------
@@ -136,13 +142,14 @@ class Trace:
             There are too few samples, a hole in them, or a counter that does not move.
         """
         inside = [sample for sample in self.samples if window.start_s <= sample.seconds <= window.stop_s]
-        gap_s = self._check_samples(inside, window)
+        name = f"{window.seconds:.1f} s{f' of {what}' if what else ''}"
+        gap_s = self._check_samples(inside, window, name)
         rails = range(len(self.info.rails))
         joules = tuple(_joules(inside, self.info.quantity, rail, window.seconds) for rail in rails)
         total = self.info.total(joules)
         if total <= 0:
             raise PowerError(
-                f"power sensor {self.info.name} counted no energy within {window.seconds:.1f} s: it does not measure",
+                f"power sensor {self.info.name} counted no energy within {name}: it does not measure",
                 "name another one: tsm-edge power",
             )
         steps = [after.seconds - before.seconds for before, after in pairwise(inside)]
@@ -192,20 +199,19 @@ class Trace:
         seconds = last.seconds - first.seconds
         return tuple((new - old) / seconds for old, new in zip(first.values, last.values, strict=True))
 
-    def _check_samples(self, inside: Sequence[Sample], window: Window) -> float:
+    def _check_samples(self, inside: Sequence[Sample], window: Window, name: str) -> float:
         """Refuse a window that was not looked at closely enough; return its longest gap in seconds."""
-        name, period = self.info.name, self.info.period_s
+        sensor, period = self.info.name, self.info.period_s
         if len(inside) < FEWEST_SAMPLES:
             raise PowerError(
-                f"power sensor {name} gave {len(inside)} samples in {window.seconds:.1f} s, "
-                f"expected at least {FEWEST_SAMPLES}",
+                f"power sensor {sensor} gave {len(inside)} samples in {name}, expected at least {FEWEST_SAMPLES}",
                 f"measure for {shortest_window_s(self.info):.1f} s or longer",
             )
         times = [window.start_s, *(sample.seconds for sample in inside), window.stop_s]
         gap = max(after - before for before, after in pairwise(times))
         if gap > max(_LONGEST_GAP * window.seconds, _GAP_PERIODS * period):
             raise PowerError(
-                f"power sensor {name} gave no sample for {gap:.1f} s of {window.seconds:.1f} s",
+                f"power sensor {sensor} gave no sample for {gap:.1f} s within {name}",
                 "measure again, with less beside it",
             )
         return gap
