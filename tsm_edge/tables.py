@@ -111,6 +111,8 @@ def _convert(value: Any, hint: Any, place: Place) -> Any:
         return _number(value, place)
     if type(value) is not hint:  # exactly: true is not a whole number
         raise place.error(f" is {shown(value)}, expected {_TYPE_NAMES[hint]}")
+    if hint is int and not -(2**63) <= value < 2**63:  # later stages print it and do arithmetic with it
+        raise place.error(f" is {shown(value)}, expected a whole number of 64 bits")
     return value
 
 

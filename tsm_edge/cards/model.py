@@ -133,8 +133,10 @@ class Preprocess:
                 "divide numbers made for 0 to 255 by 255",
             )
         check_range("short_side", self.short_side, 1, 8192, " px")
+        for side in height_width(self.crop):
+            check_range("crop", side, 1, 8192, " px")
         shorter = min(height_width(self.crop))
-        if not 1 <= shorter <= self.short_side:
+        if shorter > self.short_side:
             raise CardError(
                 f"short_side is {self.short_side} px, expected at least the crop of {extent_text(self.crop)} px",
                 f"set short_side = {max(1, round(shorter * 256 / 224))}",
