@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tsm_edge.compile.graph import OnlineGraph
+from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.memory_plan import ALIGNMENT, MemoryPlan
 from tsm_edge.compile.program import BufferRef, KernelCall, Program
 
@@ -20,7 +21,7 @@ def block_offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
     offsets, end = [], 0
     for size in sizes:
         offsets.append(end)
-        end += -(-size // ALIGNMENT) * ALIGNMENT
+        end += ceil_div(size, ALIGNMENT) * ALIGNMENT
     return offsets, end
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.program import WorkspaceBuffer
 
 ALIGNMENT = 64
@@ -39,4 +40,4 @@ def plan_memory(buffers: Sequence[WorkspaceBuffer]) -> MemoryPlan:
 
 
 def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return ceil_div(size, ALIGNMENT) * ALIGNMENT

@@ -1,4 +1,4 @@
-"""Element types, by the names TVM, NumPy and ONNX share."""
+"""Element types, by the names TVM, NumPy and ONNX share, and how often a size fits another."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def item_bytes(dtype: str) -> int:
 def line_elements(dtype: str) -> int:
     """Elements of a cache line."""
     return LINE_BYTES // item_bytes(dtype)
+
+
+def ceil_div(size: int, part: int) -> int:
+    """How many parts cover a size: the quotient, rounded up."""
+    return -(-size // part)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tsm_edge.compile import layers as ir
+from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.placement import Tensor
 from tsm_edge.compile.program import BufferRef
@@ -127,8 +128,8 @@ def _by_k_blocks(spec: ConvolutionSpec, buffers: Buffers, kernel: Kernel) -> Non
 
 def _k_blocks(spec: ConvolutionSpec, buffers: Buffers, tiles: _Tiles, panel: Expr, vectors: int) -> None:
     size, channels = spec.k_block, spec.reduction_channels
-    last_position, each = spec.kernel[0] * spec.kernel[1] - 1, -(-channels // size)
-    opening = -(-spec.cache.channels // size) if spec.cache is not None else 1
+    last_position, each = spec.kernel[0] * spec.kernel[1] - 1, ceil_div(channels, size)
+    opening = ceil_div(spec.cache.channels, size) if spec.cache is not None else 1
     middle = (last_position + 1) * each - opening - 1
     block = KBlock(0, 0, opening * size, opens=True, closes=False)
     _tiles(spec, buffers, tiles, panel, vectors, block)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from tsm_edge.compile import layers as ir
 from tsm_edge.compile.borders import NO_BORDER
+from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.placement import Tensor
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
@@ -104,7 +105,7 @@ def in_k_blocks(at: Lowering, spec: ConvolutionSpec, settings: ConvolutionSettin
     size = k_block(at.core, spec.tile, spec.kernel[0] * spec.kernel[1], spec.reduction_channels)
     # The first block has all of the shift cache's channels: where they reach into the last, it would be both.
     cached = 0 if spec.cache is None else spec.cache.channels
-    if not size or -(-cached // size) >= -(-spec.reduction_channels // size):
+    if not size or ceil_div(cached, size) >= ceil_div(spec.reduction_channels, size):
         return settings
     return replace(settings, k_block=size, tile=replace(settings.tile, block=run_of_tiles(spec.tiles)))
 

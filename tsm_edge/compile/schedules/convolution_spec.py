@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tsm_edge.compile.ir.element import item_bytes
+from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.emit import Expr
@@ -100,12 +100,12 @@ class ConvolutionSpec(KernelSpec):
     @property
     def row_tiles(self) -> int:
         """Register tiles an image row; the last one is moved back to end with the row."""
-        return -(-self.target.width // self.tile.rows)
+        return ceil_div(self.target.width, self.tile.rows)
 
     @property
     def blocks(self) -> int:
         """Blocks of register tiles."""
-        return -(-self.tiles // self.tile.block)
+        return ceil_div(self.tiles, self.tile.block)
 
     @property
     def tiles(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tsm_edge.compile.ir.element import item_bytes
+from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.border import zero_border
@@ -89,7 +89,7 @@ def _copy_run(source: Any, read: Any, target: Any, write: Any, count: int, lanes
         with emit.loop(count) as x:
             emit.store(target, write + x, emit.load(source, read + x))
         return
-    with emit.loop(-(-count // lanes)) as vector:
+    with emit.loop(ceil_div(count, lanes)) as vector:
         x = emit.smaller(vector * lanes, count - lanes) if count % lanes else vector * lanes
         emit.store(target, write + x, emit.load(source, read + x, lanes), lanes)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.compile import layers as ir
-from tsm_edge.compile.ir.element import item_bytes
+from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.rule import Rule
@@ -53,7 +53,7 @@ class DepthwiseSpec(KernelSpec):
     @property
     def parallel(self) -> Items:
         """(Run of rows, chunk of channels) pairs, the chunk running fastest."""
-        return Items(-(-self.target.height // self.tile.rows) * self.tile.chunks)
+        return Items(ceil_div(self.target.height, self.tile.rows) * self.tile.chunks)
 
     @property
     def weights(self) -> int:
@@ -82,7 +82,7 @@ class DepthwiseSpec(KernelSpec):
 def pack_depthwise(spec: DepthwiseSpec, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Pack float32 [channels, 1, kh, kw] as ``[vector][1 + kh · kw][lanes]``, the bias first."""
     channels = weight.shape[0]
-    vectors = -(-channels // spec.lanes)
+    vectors = ceil_div(channels, spec.lanes)
     packed = np.zeros((1 + spec.kernel[0] * spec.kernel[1], vectors * spec.lanes), np.float32)
     packed[0, :channels] = bias
     packed[1:, :channels] = weight.reshape(channels, -1).T

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import tirx
 
 from tsm_edge.compile import layers as ir
+from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.program import BufferRef
@@ -170,7 +171,7 @@ def elementwise(name: str, spec: ElementwiseSpec) -> Any:
                 inside = tirx.LT(tirx.Ramp(0, 1, lanes), tirx.Broadcast(tail, lanes))
                 value = tirx.Select(inside, _value(spec, buffers, y, x, full), emit.splat(0.0, lanes))
                 emit.store(target, write + full * lanes, value, lanes)
-            for vector in range(-(-image.channels // lanes), image.pixel // lanes):
+            for vector in range(ceil_div(image.channels, lanes), image.pixel // lanes):
                 emit.store(target, write + vector * lanes, emit.splat(0.0, lanes), lanes)
             if image.border != Border():
                 zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1)

@@ -19,6 +19,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 
 Expr = Any  # a TIR expression or a Python int
@@ -101,7 +102,7 @@ def loop(stop: Expr, start: Expr = 0) -> Iterator[Expr]:
 @contextlib.contextmanager
 def tiled_loop(extent: int, tile: int) -> Iterator[Expr]:
     """Starts of the tiles that cover ``extent``; the last tile is moved back to end there."""
-    with loop(-(-extent // tile)) as step:
+    with loop(ceil_div(extent, tile)) as step:
         yield tile_start(extent, tile, step)
 
 

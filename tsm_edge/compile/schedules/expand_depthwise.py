@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tsm_edge.compile.fusion import ExpandDepthwise
-from tsm_edge.compile.ir.element import item_bytes
+from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.program import BufferRef
@@ -132,7 +132,7 @@ def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
     settings = at.given(unit.layers, ExpandDepthwiseSettings)
     if settings is None:
         chosen = choose_settings(at, expand, images | {"target": whole})
-        tiles = -(-width // chosen.tile.rows) * height
+        tiles = ceil_div(width, chosen.tile.rows) * height
         settings = ExpandDepthwiseSettings(
             ConvolutionSettings(
                 replace(chosen.tile, panels_outside=True, block=tiles),
@@ -193,7 +193,7 @@ def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int) 
 def _convolve(spec: DepthwiseSpec, buffers: Buffers, first: Expr, vectors: int) -> None:
     """Depthwise convolution of the panel, whose first channels are vector ``first`` of the result."""
     image, target, tile = spec.source, spec.target, spec.tile
-    with emit.loop(-(-target.height // tile.rows)) as run:
+    with emit.loop(ceil_div(target.height, tile.rows)) as run:
         y = emit.smaller(run * tile.rows, target.height - tile.rows)
         top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row - first * spec.lanes
         row = DepthwiseRow(lambda ky: top + ky * image.row, target.origin + y * target.row)

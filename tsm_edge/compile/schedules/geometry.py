@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tsm_edge.compile.ir.element import item_bytes, line_elements
+from tsm_edge.compile.ir.element import ceil_div, item_bytes, line_elements
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def nhwc(
     height: int, width: int, channels: int, lanes: int, border: Border = Border(), dtype: str = "float32"
 ) -> Image:
     """An NHWC image with channels rounded up to ``lanes``, and one vector more where pixels would conflict in L1."""
-    pixel = -(-channels // lanes) * lanes
+    pixel = ceil_div(channels, lanes) * lanes
     if pixel * item_bytes(dtype) % CONFLICTING_STRIDE == 0 and height * width > 1:
         pixel += lanes
     row = (width + border.left + border.right) * pixel

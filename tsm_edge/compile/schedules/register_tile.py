@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.schedules import emit
 from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec, RegisterTile
 from tsm_edge.compile.schedules.emit import Buffers, Expr
@@ -68,7 +69,7 @@ def _inner_columns(spec: ConvolutionSpec) -> tuple[int, int]:
     """First and last start of a tile all of whose reads are inside the image (none if the first is larger)."""
     stride = spec.strides[1]
     reach = (spec.tile.rows - 1) * stride + spec.kernel[1] - 1 - spec.pad_left
-    return -(-spec.pad_left // stride), (spec.source.width - 1 - reach) // stride
+    return ceil_div(spec.pad_left, stride), (spec.source.width - 1 - reach) // stride
 
 
 def _register_tile(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile, edge: bool) -> None:
@@ -212,7 +213,7 @@ class _Ahead:
 
     def ask(self, weights: Any, index: Expr, line: Expr) -> None:
         """Ask for a little of the ``index``-th tile's share, with every line of pixels."""
-        per_line = -(-self.share // max(1, self.pixel_lines))
+        per_line = ceil_div(self.share, max(1, self.pixel_lines))
         start = self.start + index * (self.share * self.line) + line * (per_line * self.line)
         for offset in range(per_line):
             emit.prefetch(weights, start + offset * self.line)
@@ -230,12 +231,12 @@ def _weights_ahead(spec: ConvolutionSpec, tile: RegisterTile) -> _Ahead | None:
     line = spec.source.line
     if block is not None:
         done = 1 + block.position * spec.reduction_channels + block.first + block.channels
-        share = -(-spec.k_block * width // (line * spec.tile.block))
+        share = ceil_div(spec.k_block * width, line * spec.tile.block)
         return _Ahead(panel_base + done * width, share, block.channels // line, line)
     few = spec.tile.panels_outside and spec.tiles <= MOST_SHARING_TILES
     if not few or spec.reduction_channels < line:
         return None
-    share = -(-(1 + spec.reduction) * spec.tile.vectors * spec.lanes // (line * spec.tiles))
+    share = ceil_div((1 + spec.reduction) * spec.tile.vectors * spec.lanes, line * spec.tiles)
     lines = (spec.reduction_channels - (spec.cache.channels if spec.cache else 0)) // line
     return _Ahead(panel_base + (1 + spec.reduction) * width, share, lines * spec.kernel[0] * spec.kernel[1], line)
 
@@ -252,7 +253,7 @@ def _tap(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile) -> None:
             emit.store(buffers["tap"], row.tap + (x + column) * image.pixel + offset, value, width)
 
     whole = image.pixel - image.pixel % spec.lanes
-    for vector in range(-(-tile.vectors // spec.pixels_together)):
+    for vector in range(ceil_div(tile.vectors, spec.pixels_together)):
         offset = spec.first_channel(tile.panel) + vector * spec.lanes
         if not _beyond(offset, whole):
             with emit.when_unsure(offset < whole):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.compile.algorithms import WinogradConvolution, WinogradSettings
-from tsm_edge.compile.ir.element import item_bytes
+from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.lowering import Lowering
 from tsm_edge.compile.program import BufferRef
@@ -118,12 +118,12 @@ class WinogradSpec(KernelSpec):
     @property
     def tile_columns(self) -> int:
         """Tiles in a row of tiles."""
-        return -(-self.target.width // self.outputs)
+        return ceil_div(self.target.width, self.outputs)
 
     @property
     def tiles(self) -> int:
         """Tiles of the image."""
-        return -(-self.target.height // self.outputs) * self.tile_columns
+        return ceil_div(self.target.height, self.outputs) * self.tile_columns
 
     @property
     def panels(self) -> int:
@@ -142,7 +142,7 @@ class WinogradSpec(KernelSpec):
         Panels that share a transformed block are taken together; a thread that goes on where it was finds the block
         transformed.
         """
-        return Items(-(-self.tiles // self.block) * self.panels, grain=self.panels, resumes=True)
+        return Items(ceil_div(self.tiles, self.block) * self.panels, grain=self.panels, resumes=True)
 
     @property
     def flops(self) -> int:
@@ -281,7 +281,7 @@ def _transform_block(spec: WinogradSpec, buffers: Buffers, first: Expr) -> None:
     with emit.loop(spec.block) as tile:
         y, x = _tile_place(spec, first + tile)
         corner = source.origin + (y - spec.pad_top) * source.row + (x - spec.pad_left) * source.pixel
-        with emit.loop(-(-source.channels // lanes)) as vector:
+        with emit.loop(ceil_div(source.channels, lanes)) as vector:
             channel = vector * lanes
             pixels = [
                 [
