@@ -111,7 +111,7 @@ def test_manifest_of_the_kernels(golden_artifact: Golden) -> None:
     graph = onnx.load(str(artifact.path / MODEL_ONNX)).graph
     weights = {tensor.name: tensor.dims for tensor in graph.initializer}
     parameters = sum(np.prod(weights[node.input[1]]) for node in graph.node if node.op_type in ("Conv", "Gemm"))
-    macs = 0.2995e9 + 27 * 1280  # DESIGN: MobileNet-V2 at 224 px, and the smaller classifier
+    macs = 0.2995e9 + 27 * 1280  # of MobileNet-V2 at 224 px, with the smaller classifier of 27 classes
     assert sum(kernel.flops for kernel in manifest.kernels) == pytest.approx(2 * macs, rel=0.05)
     assert sum(kernel.bytes for kernel in manifest.kernels) > 4 * parameters
     assert all(kernel.items >= 1 and kernel.rule and kernel.layer for kernel in manifest.kernels)
