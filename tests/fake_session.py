@@ -1,4 +1,4 @@
-"""A stand-in for :class:`tsm_edge.session.OnlineSession`: instant, deterministic, and it remembers what it was fed."""
+"""A stand-in for a session that the run uses: instant, deterministic, and it remembers what it was fed."""
 
 from __future__ import annotations
 
@@ -31,26 +31,24 @@ class FakeManifest:
 
 
 class FakeSession:
-    """Class ``k`` of 10 for a frame of mean brightness ``k / 10`` (of 1); the logits buffer is used again each step.
+    """Class ``k`` of 10 for a frame of mean brightness ``k / 10`` (of 1).
 
     Parameters
     ----------
     path : Path
         If its name has ``random`` in it, the weights claim to be random; with ``japanese`` its labels are.
-    threads : int
-        Ignored.
     slow_s : float
         Seconds a step takes.
     """
 
-    def __init__(self, path: Path | str = "fake", threads: int = 1, *, slow_s: float = 0.0) -> None:
+    def __init__(self, path: Path | str = "fake", *, slow_s: float = 0.0) -> None:
         labels = (
             {"labels": tuple("スワイプ" * (index + 1) for index in range(CLASSES))} if "japanese" in str(path) else {}
         )
         self.manifest = FakeManifest(random_weights="random" in str(path), **labels)
         self.events: list[str] = []
         self._slow_s = slow_s
-        self._logits = np.zeros((1, CLASSES), np.float32)
+        self.reconnections = 0
 
     def reset(self) -> None:
         """Note the reset."""
@@ -62,9 +60,9 @@ class FakeSession:
             raise TypeError(f"{frame.shape} {frame.dtype}")
         time.sleep(self._slow_s)
         level = float(frame.mean()) * CLASSES
-        self._logits[0] = -np.abs(np.arange(CLASSES) + 0.5 - level)
-        self.events.append(str(int(np.argmax(self._logits))))
-        return self._logits
+        logits = -np.abs(np.arange(CLASSES, dtype=np.float32)[np.newaxis] + 0.5 - level).astype(np.float32)
+        self.events.append(str(int(np.argmax(logits))))
+        return logits
 
     def __enter__(self) -> FakeSession:
         return self
@@ -73,3 +71,8 @@ class FakeSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.events.append("closed")
+
+
+def open_fake(path: Path | str, *_: object, **__: object) -> FakeSession:
+    """In place of :func:`tsm_edge.session_open.open_session`; only the path counts."""
+    return FakeSession(path)

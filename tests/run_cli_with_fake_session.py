@@ -1,13 +1,11 @@
 """The ``tsm-edge`` program with a :class:`fake_session.FakeSession` for every compiled model."""
 
 import sys
-import types
 
 import fake_session
 
+from tsm_edge import session_open
 from tsm_edge.cli.main import entry_point
 
-stand_in = types.ModuleType("tsm_edge.session")
-stand_in.OnlineSession = fake_session.FakeSession  # type: ignore[attr-defined]
-sys.modules["tsm_edge.session"] = stand_in
+session_open.open_session = fake_session.open_fake  # type: ignore[assignment]
 sys.exit(entry_point())

@@ -63,7 +63,7 @@ def test_labels_and_classes(steps: Path) -> None:
 
 
 def test_logits_of_each_result_are_its_own(steps: Path) -> None:
-    frames, _ = run_all(steps)  # the session gives the same buffer each time
+    frames, _ = run_all(steps)
     assert [int(np.argmax(frame.logits)) for frame in frames] == STEPS
 
 

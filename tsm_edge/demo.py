@@ -21,7 +21,7 @@ from tsm_edge.manifest import Manifest
 from tsm_edge.paths import refuse_replacing
 from tsm_edge.progress import Progress, silent
 from tsm_edge.run import RunRequest, RunSummary, run
-from tsm_edge.session import OnlineSession
+from tsm_edge.session_open import open_session
 from tsm_edge.verify import VerifyResult, verify_artifact
 from tsm_edge.video.source import SourceInfo, open_source
 from tsm_edge.video.writer import VideoFile
@@ -130,7 +130,7 @@ def run_demo(
     shown: Counter[str] = Counter()
     progress(f"running on {clip}", _VERIFIED)
     with (
-        OnlineSession(artifact, threads=request.threads) as session,
+        open_session(artifact, threads=request.threads) as session,
         open_source(clip) as source,
         run(session, source, RunRequest(smooth=True, out=annotated)) as results,
     ):

@@ -17,9 +17,9 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tsm_edge.cards import Preprocess, Smoothing
+from tsm_edge.cards import Smoothing
 from tsm_edge.errors import TsmEdgeError
-from tsm_edge.manifest import Activation
+from tsm_edge.session_base import Session
 from tsm_edge.video.annotate import annotate
 from tsm_edge.video.capture import Image
 from tsm_edge.video.preprocess import Preprocessor
@@ -35,48 +35,6 @@ RANDOM_WEIGHTS = "random weights: predictions mean nothing"
 # Statistics cover this many latest predictions, so that a run of weeks does not fill the memory (an hour at 30/s).
 _KEPT_TIMINGS = 108_000
 _KEPT_RESETS = 1_000
-
-
-class Manifest(Protocol):
-    """What is needed of an artifact's manifest."""
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """How a frame becomes the input."""
-
-    @property
-    def smoothing(self) -> Smoothing:
-        """The rules for the shown label."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes; empty: classes are shown as numbers."""
-
-    @property
-    def classes(self) -> int:
-        """Width of the logits."""
-
-    @property
-    def activation(self) -> Activation:
-        """What the model has applied to its logits itself."""
-
-    @property
-    def random_weights(self) -> bool:
-        """The network was never trained."""
-
-
-class Session(Protocol):
-    """What is needed of an online session."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Of the artifact that runs."""
-
-    def reset(self) -> None:
-        """Forget the frames so far."""
-
-    def step(self, frame: Floats) -> Floats:
-        """Take a frame, float32 ``[1, 3, H, W]``; return logits, float32 ``[1, classes]``."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +208,7 @@ class Run:
         self._smoother = Smoother(rules, manifest.classes, manifest.activation)
         self._frames = self._predictions = self._resets = 0
         self._reset_log: list[CacheReset] = []
-        self._reconnections = _reconnections(session)
+        self._reconnections = session.reconnections
         self._pending: Break = ""
         self._timings: deque[tuple[float, float, float, float]] = deque(maxlen=_KEPT_TIMINGS)
         self._began_s = self._ended_s = 0.0
@@ -356,7 +314,7 @@ class Run:
         began_s = time.perf_counter()
         network_input = self._preprocess(frame.image)
         ready_s = time.perf_counter()
-        logits = np.array(self._session.step(network_input), np.float32).reshape(-1)
+        logits = self._session.step(network_input).reshape(-1)
         done_s = time.perf_counter()
         if self._is_reconnected():
             reset = "new connection"
@@ -382,7 +340,7 @@ class Run:
 
     def _is_reconnected(self) -> bool:
         """Whether the last step found its device lost and began again on it, without the caches."""
-        before, self._reconnections = self._reconnections, _reconnections(self._session)
+        before, self._reconnections = self._reconnections, self._session.reconnections
         return self._reconnections > before
 
     def _note_reset(self, index: int, reason: Reset) -> None:
@@ -407,8 +365,8 @@ def run(session: Session, source: VideoSource, request: RunRequest | None = None
     Parameters
     ----------
     session : Session
-        An :class:`tsm_edge.session.OnlineSession`, or anything with ``manifest``, ``reset`` and ``step``. Its caches
-        are reset at the start and where the source says that a frame does not continue the one before.
+        From :func:`tsm_edge.session_open.open_session`; stays open. Its caches are reset at the start and where the
+        source says that a frame does not continue the one before.
     source : VideoSource
         From :func:`tsm_edge.video.source.open_source`; stays open.
     request : RunRequest, optional
@@ -425,11 +383,6 @@ def run(session: Session, source: VideoSource, request: RunRequest | None = None
         The annotated video cannot be written where asked, or there is no screen for a window.
     """
     return Run(session, source, request or RunRequest())
-
-
-def _reconnections(session: Session) -> int:
-    """How often a session on another machine was connected again; one on this machine has no such count."""
-    return int(getattr(session, "reconnections", 0))
 
 
 def _caption(result: FrameResult | None, random_weights: bool) -> tuple[str, str]:

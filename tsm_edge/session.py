@@ -18,6 +18,7 @@ from tsm_edge.errors import ArtifactError
 from tsm_edge.machine import check_threads
 from tsm_edge.manifest import Manifest
 from tsm_edge.replacement import again_if_replaced
+from tsm_edge.session_base import checked_caches, checked_frame, session_is_closed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,7 +130,7 @@ class _Stream:
             try:
                 self._in_a_call = True  # from here on no signal handler can close it
                 if self._address is None:
-                    raise ArtifactError("the session is closed", "open another with OnlineSession(...)")
+                    raise session_is_closed()
                 code = function(self._address, *arguments)
             finally:
                 self._in_a_call = False
@@ -171,11 +172,11 @@ def _no_copies(what: str, hint: str) -> ArtifactError:
 
 
 class OnlineSession:
-    """One video stream over a compiled model.
+    """One video stream over a compiled model, in this process: a :class:`tsm_edge.session_base.Session`.
 
     The shift caches start at zero, live inside the session and are never copied. Sessions over one
-    :class:`Library` are independent of each other; one session is for one thread at a time (a second one waits). After
-    a fork the child may go on with its own copy of the caches, on one thread.
+    :class:`Library` are independent of each other. After a fork the child may go on with its own copy of the caches,
+    on one thread.
 
     Parameters
     ----------
@@ -212,6 +213,11 @@ class OnlineSession:
     def __reduce__(self) -> NoReturn:
         raise _no_copies("a session", "open another with OnlineSession(...)")
 
+    @property
+    def reconnections(self) -> int:
+        """0: there is no connection to lose."""
+        return 0
+
     def close(self) -> None:
         """Free the stream, after the frame that another thread is in; closing twice is allowed."""
         self._stream.close()
@@ -221,23 +227,7 @@ class OnlineSession:
         self._stream.call(self.library.tsm_reset)
 
     def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one frame.
-
-        Parameters
-        ----------
-        frame : numpy.ndarray
-            float32 [1, 3, height, width], normalised RGB.
-
-        Returns
-        -------
-        numpy.ndarray
-            Logits, float32, of the ONNX model's shape ([1, classes]).
-
-        Raises
-        ------
-        ArtifactError
-            The frame has another shape or dtype, or the session is closed.
-        """
+        """Run one frame, float32 [1, 3, height, width]; return the logits, float32 [1, classes], the caller's own."""
         with self._stream.lock:
             self._stream.call(self._tsm_step, self._pointer(frame), self._logits_pointer)
             return np.array(self._logits)
@@ -271,19 +261,11 @@ class OnlineSession:
     def step_explicit(
         self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-        """Run one frame with the caches in the caller's hands (NCHW, as in the ONNX model).
-
-        The session's own caches are neither read nor written.
-        """
-        infos = self.manifest.caches
-        if len(caches) != len(infos):
-            raise ArtifactError(
-                f"step_explicit got {len(caches)} caches, expected {len(infos)}", "manifest.caches lists them"
-            )
-        following = [np.empty(info.shape, np.float32) for info in infos]
-        kept = [checked_tensor(cache, info.input, info.shape) for cache, info in zip(caches, infos, strict=True)]
+        """Run one frame with the caches in the caller's hands (NCHW, as in the ONNX model)."""
+        kept = checked_caches(caches, self.manifest)
+        following = [np.empty(info.shape, np.float32) for info in self.manifest.caches]
         logits = np.empty(self.manifest.logits.shape, np.float32)
-        array = _FLOATS * max(1, len(infos))
+        array = _FLOATS * max(1, len(kept))
         self._stream.call(
             self.library.tsm_step_explicit,
             self._pointer(frame),
@@ -294,23 +276,6 @@ class OnlineSession:
         return logits, following
 
     def _pointer(self, frame: NDArray[np.float32]) -> Any:
-        info = self.manifest.frame
-        values = checked_tensor(frame, info.name, info.shape)
+        values = checked_frame(frame, self.manifest)
         # The buffer protocol is the shorter way, but not open to what is read-only.
         return self._frame_values.from_buffer(values.data) if values.flags.writeable else values.ctypes.data_as(_FLOATS)
-
-
-def checked_tensor(array: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return ``array`` with its values contiguous.
-
-    Raises
-    ------
-    ArtifactError
-        It is not float32 of this shape.
-    """
-    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
-        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ArtifactError(
-            f"{name} is {found}, expected float32 {list(shape)}", "convert it: numpy.asarray(x, 'float32')"
-        )
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)

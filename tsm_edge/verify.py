@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +15,11 @@ from tsm_edge.manifest import Manifest
 from tsm_edge.precision import FP32
 from tsm_edge.reference import Reference
 from tsm_edge.replacement import again_if_replaced
-from tsm_edge.session import OnlineSession
+from tsm_edge.session_base import Session
+from tsm_edge.session_open import open_session
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from tsm_edge.rpc.place import Place
 
 TOLERANCE = FP32.tolerance
 
@@ -79,24 +81,15 @@ class VerifyResult:
         return all(check.passed for check in self.checks)
 
 
-class ExplicitSession(Protocol):
-    """What is needed of a session: :class:`tsm_edge.session.OnlineSession`, or one like it."""
-
-    def reset(self) -> None:
-        """Forget the frames so far."""
-
-    def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run a frame with the session's own caches."""
-
-    def step_explicit(
-        self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-        """Run a frame with these caches; also return the next ones."""
-
-
 @again_if_replaced
 def verify_artifact(
-    path: Path | Artifact, onnx: Path | None = None, frames: int = 16, threads: int = 1, seed: int = 0
+    path: Path | Artifact,
+    onnx: Path | None = None,
+    frames: int = 16,
+    threads: int = 1,
+    seed: int = 0,
+    place: Place | None = None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> VerifyResult:
     """Run an artifact against ONNX Runtime on the ONNX file it was compiled from.
 
@@ -111,42 +104,31 @@ def verify_artifact(
         Of the artifact.
     seed : int
         Of the normally distributed frames.
+    place : Place, optional
+        The device the model runs on, where caches travel too, to be compared; None: this machine.
+    notify : callable
+        As of :func:`tsm_edge.session_open.open_session`.
 
     Raises
     ------
     ArtifactError
         The artifact or its ONNX file is missing, or the ONNX file is another than the one compiled.
+    RpcError
+        The device cannot be reached, does not fit the model, or fails.
     """
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
-    with OnlineSession(artifact, threads=threads) as session:
-        return verify_session(session, artifact, onnx, frames, threads, seed)
+    with open_session(artifact, place, threads, notify=notify) as session:
+        reference = Reference(onnx or artifact.path / MODEL_ONNX, artifact.manifest)
+        checks = _compare(session, reference, frames, seed)
+    return VerifyResult(artifact.path, frames, threads, checks, f"{LIBRARY} on {place}" if place else LIBRARY)
 
 
-def verify_session(
-    session: ExplicitSession,
-    artifact: Artifact,
-    onnx: Path | None = None,
-    frames: int = 16,
-    threads: int = 1,
-    seed: int = 0,
-    ran: str = LIBRARY,
-) -> VerifyResult:
-    """As :func:`verify_artifact`, for a session that is open, here or on another machine; ``ran`` describes it.
-
-    Raises
-    ------
-    ArtifactError
-        The ONNX file is missing, or is another than the one compiled.
-    TsmEdgeError
-        Of the session.
-    """
-    manifest = artifact.manifest
-    reference = Reference(onnx or artifact.path / MODEL_ONNX, manifest)
+def _compare(session: Session, reference: Reference, frames: int, seed: int) -> tuple[TensorCheck, ...]:
+    manifest = session.manifest
     gather = Gather(output_names(manifest))
     random = np.random.default_rng(seed)
     zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
     caches = zeros
-    session.reset()
     for index in range(frames):
         if index == frames // 2:
             session.reset()
@@ -155,9 +137,10 @@ def verify_session(
         frame = random.standard_normal(manifest.frame_shape, np.float32)
         explicit, caches = session.step_explicit(frame, caches)
         gather.add([session.step(frame), explicit, *caches], reference.step(frame))
-    return VerifyResult(artifact.path, frames, threads, gather.checks(), ran)
+    return gather.checks()
 
 
+@again_if_replaced
 def verify_golden(path: Path | Artifact, threads: int = 1) -> VerifyResult:
     """Run an artifact against its own golden frames: where there is no ONNX Runtime.
 
@@ -174,7 +157,7 @@ def verify_golden(path: Path | Artifact, threads: int = 1) -> VerifyResult:
     gather = Gather(output_names(manifest))
     zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
     caches = zeros
-    with OnlineSession(artifact, threads) as session:
+    with open_session(artifact, threads=threads) as session:
         for index, (picture, (logits, *wanted)) in enumerate(zip(golden.frames, golden.outputs, strict=True)):
             if index == golden.reset:
                 session.reset()

@@ -1,23 +1,10 @@
-"""tsm-edge: the artifact it compiles from the ONNX file for this machine, through ``OnlineSession``."""
+"""tsm-edge: the artifact it compiles from the ONNX file for this machine, through its session."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from engines.base import Engine, Floats, OnlineModel, Stepper
-
-
-class _TsmEdgeStepper:
-    def __init__(self, artifact: Path, threads: int) -> None:
-        from tsm_edge.session import OnlineSession
-
-        self._session = OnlineSession(artifact, threads=threads)
-
-    def reset(self) -> None:
-        self._session.reset()
-
-    def step(self, frame: Floats) -> Floats:
-        return self._session.step(frame)
+from engines.base import Engine, OnlineModel, Stepper
 
 
 class _TsmEdge:
@@ -34,7 +21,9 @@ class _TsmEdge:
             compile_model(CompileRequest(load_target("native"), folder / "artifact", onnx=model.path))
 
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
-        return _TsmEdgeStepper(folder / "artifact", threads)
+        from tsm_edge.session_open import open_session
+
+        return open_session(folder / "artifact", threads=threads)
 
 
 ENGINE: Engine = _TsmEdge()

@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clips import clip, cut_off, damaged, index_first, only_sound
-from fake_session import FakeSession
+from fake_session import open_fake
 from mjpeg_server import MjpegServer, Send, serving, steady, wait_until
 
 from tsm_edge.cli.main import entry_point
@@ -118,9 +117,7 @@ def test_the_annotated_video_is_written(run: Run, tmp_path: Path) -> None:
 def test_mistakes_are_one_line_and_exit_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in = types.ModuleType("tsm_edge.session")
-    stand_in.OnlineSession = FakeSession  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tsm_edge.session", stand_in)
+    monkeypatch.setattr("tsm_edge.session_open.open_session", open_fake)
     (tmp_path / "empty.mp4").touch()
     bikes, missing = str(clip("bikes.mp4")), str(tmp_path / "missing.mp4")
     half = cut_off(tmp_path / "half.mp4", clip("bikes.mp4"), 0.5)

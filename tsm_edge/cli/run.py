@@ -13,10 +13,10 @@ from tsm_edge.cli.output import json_option, print_json_line, print_table, to_pl
 from tsm_edge.paths import refuse_replacing
 
 if TYPE_CHECKING:
+    from tsm_edge.manifest import Manifest
     from tsm_edge.rpc.place import Place
-    from tsm_edge.rpc.session import RemoteSession
-    from tsm_edge.run import FrameResult, Manifest, RunRequest, RunSummary
-    from tsm_edge.session import OnlineSession
+    from tsm_edge.run import FrameResult, RunRequest, RunSummary
+    from tsm_edge.session_base import Session
     from tsm_edge.video.capture import SourceOptions
 
 
@@ -61,6 +61,7 @@ def command(
     if place is None or (video is not None and camera is not None):
         raise click.UsageError("expected either --video FILE|URL or --camera N", ctx)
     from tsm_edge.run import RunRequest
+    from tsm_edge.session_open import open_session
     from tsm_edge.video.capture import SourceOptions
 
     logs = bool(ctx.obj.debug)
@@ -69,22 +70,12 @@ def command(
     path = chosen_artifact(artifact)
     if out is not None:
         refuse_replacing(out, files_of_artifact(path), "--out FILE.mp4")
-    with _session(path, threads, device) as session:
+    with open_session(path, device, threads, notify=warn) as session:
         _run(session, place, options, request, as_json, "step, with network" if device else "step")
 
 
-def _session(artifact: Path, threads: int, device: Place | None) -> OnlineSession | RemoteSession:
-    if device is None:
-        from tsm_edge.session import OnlineSession
-
-        return OnlineSession(artifact, threads=threads)
-    from tsm_edge.rpc.session import RemoteSession
-
-    return RemoteSession(artifact, device, threads, notify=warn)
-
-
 def _run(
-    session: OnlineSession | RemoteSession,
+    session: Session,
     place: str | int,
     options: SourceOptions,
     request: RunRequest,

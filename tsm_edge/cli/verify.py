@@ -53,12 +53,8 @@ def command(
             from tsm_edge.emulate import verify_emulated
 
             result = verify_emulated(path, onnx, frames or 4, threads)
-        elif device is not None:
-            from tsm_edge.rpc.verify import verify_remote
-
-            result = verify_remote(path, device, onnx, frames or 16, threads, warn)
         elif whole:
-            result = verify_artifact(path, onnx, frames or 16, threads)
+            result = verify_artifact(path, onnx, frames or 16, threads, place=device, notify=warn)
         else:
             result = verify_golden(path, threads)
     if as_json:

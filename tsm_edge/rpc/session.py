@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsm_edge.artifact import Artifact, load_artifact
-from tsm_edge.errors import ArtifactError, RpcError
+from tsm_edge.errors import RpcError
 from tsm_edge.machine import check_threads
 from tsm_edge.replacement import again_if_replaced
 from tsm_edge.rpc.connection import ConnectionLost
 from tsm_edge.rpc.device import Device, DeviceInfo, open_device
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.wire import RemoteTensor, call_packet, copy_from_packet, copy_to_packet
-from tsm_edge.session import checked_tensor
+from tsm_edge.session_base import checked_caches, checked_frame, session_is_closed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,7 @@ _WIRE_FLOAT = "<f4"
 
 
 class RemoteSession:
-    """One video stream over a compiled model on another machine; used as :class:`tsm_edge.session.OnlineSession`.
+    """One video stream over a compiled model on another machine: a :class:`tsm_edge.session_base.Session`.
 
     The model is uploaded once (not at all if tsm-edge's server there still has it) after its architecture has been
     checked. The shift caches stay on the device. When the connection is lost during a step, one new one is made; the
@@ -67,6 +68,7 @@ class RemoteSession:
             check_threads(threads)
         self.place = place
         self.reconnections = 0
+        self._lock = threading.RLock()  # one thread at a time is in a call
         self._threads = threads
         self._limits = limits or TimeLimits()
         self._notify = notify
@@ -97,27 +99,19 @@ class RemoteSession:
         self.close()
 
     def close(self) -> None:
-        """End the session; closing twice is allowed."""
-        if self._link is not None:
-            self._link.device.close()
-            self._link = None
+        """End the session, after the frame that another thread is in; closing twice is allowed."""
+        with self._lock:
+            if self._link is not None:
+                self._link.device.close()
+                self._link = None
 
     def reset(self) -> None:
         """Begin with zero caches: the next frame is the first of a video. Nothing is sent."""
-        self._open().reset()
+        with self._lock:
+            self._open().reset()
 
     def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one frame; one round trip.
-
-        Parameters
-        ----------
-        frame : numpy.ndarray
-            float32 [1, 3, height, width], normalised RGB.
-
-        Returns
-        -------
-        numpy.ndarray
-            Logits, float32, of the ONNX model's shape ([1, classes]).
+        """Run one frame, float32 [1, 3, height, width]; one round trip. The logits, [1, classes], are the caller's own.
 
         Raises
         ------
@@ -126,14 +120,17 @@ class RemoteSession:
         RpcError
             The device fails, does not answer in time, or was lost and could not be reached again.
         """
-        checked = checked_tensor(frame, self.manifest.frame.name, self.manifest.frame.shape)
+        with self._lock:
+            return self._step(checked_frame(frame, self.manifest))
+
+    def _step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
         link = self._open()
         try:
-            return link.step(checked)
+            return link.step(frame)
         except ConnectionLost as lost:
             link = self._reconnect(lost)
         try:
-            return link.step(checked)
+            return link.step(frame)
         except ConnectionLost as lost:
             self.close()
             raise RpcError(
@@ -146,21 +143,15 @@ class RemoteSession:
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Run one frame with the caches in the caller's hands (NCHW), which do go over the network: for checking.
 
-        The session's own caches are neither read nor written. A lost connection is not made again.
+        A lost connection is not made again.
         """
-        infos = self.manifest.caches
-        if len(caches) != len(infos):
-            raise ArtifactError(
-                f"step_explicit got {len(caches)} caches, expected {len(infos)}", "manifest.caches lists them"
-            )
-        checked = [checked_tensor(cache, info.input, info.shape) for cache, info in zip(caches, infos, strict=True)]
-        return self._open().step_explicit(
-            checked_tensor(frame, self.manifest.frame.name, self.manifest.frame.shape), checked
-        )
+        checked = checked_frame(frame, self.manifest), checked_caches(caches, self.manifest)
+        with self._lock:
+            return self._open().step_explicit(*checked)
 
     def _open(self) -> _Link:
         if self._link is None:
-            raise ArtifactError("the session is closed", "open another with RemoteSession(...)")
+            raise session_is_closed()
         return self._link
 
     def _connect(self, artifact: Artifact) -> _Link:
