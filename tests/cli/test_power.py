@@ -100,7 +100,7 @@ def test_a_sensor_that_vanishes_meanwhile_is_one_line(tree: Path, capsys: pytest
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "tsm-edge: error: power sensor ina3221 cannot be read any more "
-        f"({NANO}/in_power0_input: No such file or directory)"
+        f"({NANO}/in_power0_input: No such file or directory); see what it reads: tsm-edge power SENSOR"
     ]
 
 

@@ -215,7 +215,7 @@ def test_a_graphics_card_is_counted_or_else_sampled(counts: bool, monkeypatch: p
         ("nvml", FakeNvml("Not Supported", "Not Supported"), r"shows neither power nor energy \(Not Supported\)"),
         ("nvml", FakeNvml(0.0, 0.0), r"shows neither power nor energy \(it answers 0\)"),
         ("nvml", FakeNvml(0.0, 0.0, cards=-1), r"no NVIDIA driver here \(Driver Not Loaded\)"),
-        ("nvml", FakeNvml(1.0, 1.0, cards=0), "0 cards here"),
+        ("nvml", FakeNvml(1.0, 1.0, cards=0), "no card here; see whether the driver has one: nvidia-smi -L"),
         ("nvml", FakeNvml(1.0, 1.0, cards=2), "2 cards here; name one by its number: nvml:0"),
         ("nvml:2", FakeNvml(1.0, 1.0, cards=2), "no card '2', expected a number below 2"),
         ("nvml:x", FakeNvml(1.0, 1.0, cards=2), "no card 'x', expected a number below 2"),

@@ -69,6 +69,7 @@ def test_a_sensor_that_vanishes_costs_the_energy_but_not_the_result() -> None:
     assert measured.report is None
     assert measured.reason == (
         "power sensor fake cannot be read any more (/sys/class/hwmon/hwmon3/power1_input: No such file or directory)"
+        "; see what it reads: tsm-edge power SENSOR"
     )
     assert max(seconds for seconds, _ in measured.watts) <= 5.0
 
@@ -119,7 +120,7 @@ def test_figures_that_mean_little_are_marked() -> None:
     assert still.net_w == pytest.approx(0.0, abs=1e-9)
     assert [remark.partition(":")[0] for remark in still.remarks] == [
         "hardly more power than idle",
-        "every sample reads the same",
+        "the sensor's figure changed 0 times during the work",
     ]
     clock = StepClock()
     warm = FakeSensor(lambda: (3.0 if clock.now() <= 5 else 9.0 if clock.now() < 10 else 5.0,))
@@ -127,6 +128,15 @@ def test_figures_that_mean_little_are_marked() -> None:
     assert report is not None
     assert (report.idle_before_w, report.idle_after_w) == pytest.approx((3.0, 5.0), abs=0.05)
     assert report.remarks[0].startswith("idle power changed by +2.0")
+
+
+def test_a_counter_that_jumps_is_an_error_and_not_a_megawatt() -> None:
+    counts = itertools.chain([7.0, 8.0], itertools.repeat(262_151.0))
+    clock = StepClock()
+    with Sampler(FakeSensor(lambda: (next(counts),), "energy"), clock) as sampler:
+        sampler.idle(1.0)
+    with pytest.raises(PowerError, match=r"counter of rail supply jumped by 2\.621e\+05 J; did the device sleep"):
+        sampler.trace()
 
 
 def test_a_slow_reading_costs_beats_and_is_stamped_in_its_middle() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from tsm_edge.errors import PowerError
 from tsm_edge.power.files import folder_of, name_of, read_text
-from tsm_edge.power.sensor import Rail, SensorInfo, number
+from tsm_edge.power.sensor import LOOK, Rail, SensorInfo, number
 from tsm_edge.power.system import System
 
 _NAME = "battery"
 _FOLDERS = "/sys/class/power_supply/*"
 _ROOT = "newer Android lets only root read it: use the sensor odpm, or a meter"
+_ODD = "its driver does not keep to the kernel's units: use another sensor or a meter"
 
 # The kernel's rule is µV and µA, but some vendors count in thousandths. A lithium battery of one to four cells tells
 # which by its voltage; a current below 10 mA is no machine that is awake, so such a number is in mA.
@@ -47,7 +48,9 @@ class BatterySensor:
         volts, amps = self._raw()
         volts, amps = volts * self._volts_scale, amps * self._amps_scale
         if not (_LEAST_V <= volts <= _MOST_V and _LEAST_A <= amps <= _MOST_A):
-            raise PowerError(f"power sensor {_NAME} reads {volts:.3f} V and {amps:.4f} A, which no battery in use has")
+            raise PowerError(
+                f"power sensor {_NAME} reads {volts:.3f} V and {amps:.4f} A, which no battery in use has", _ODD
+            )
         return (volts * amps,)
 
     def close(self) -> None:
@@ -67,9 +70,11 @@ class BatterySensor:
         volts, amps = self._raw()
         scale = next((scale for scale in (1e-6, 1e-3) if _LEAST_V <= volts * scale <= _MOST_V), None)
         if scale is None:
-            raise PowerError(f"power sensor {_NAME}: {self._paths[1]} is {volts:g}, expected µV or mV of a battery")
+            raise PowerError(
+                f"power sensor {_NAME}: {self._paths[1]} is {volts:g}, expected µV or mV of a battery", _ODD
+            )
         if amps == 0:
-            raise PowerError(f"power sensor {_NAME}: {self._paths[2]} is 0 while the battery is discharging")
+            raise PowerError(f"power sensor {_NAME}: {self._paths[2]} is 0 while the battery is discharging", _ODD)
         return scale, 1e-6 if amps * 1e-6 >= _LEAST_A else 1e-3
 
 
@@ -87,7 +92,7 @@ def open_battery(argument: str, system: System) -> BatterySensor:
             continue
         read_text(system, path, _NAME, _ROOT)
         return BatterySensor(system, folder)
-    raise PowerError(f"power sensor {_NAME}: no battery in /sys/class/power_supply shows its current")
+    raise PowerError(f"power sensor {_NAME}: no battery in /sys/class/power_supply shows its current", LOOK)
 
 
 def _unit(scale: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import statistics
@@ -25,6 +26,7 @@ _POWER = {"power_w": 1.0, "watts": 1.0, "power": 1.0, "w": 1.0, "power_mw": 1e-3
 _VOLTS = {"voltage_v": 1.0, "volts": 1.0, "voltage": 1.0, "v": 1.0, "voltage_mv": 1e-3}
 _AMPS = {"current_a": 1.0, "amps": 1.0, "current": 1.0, "a": 1.0, "current_ma": 1e-3, "current_ua": 1e-6}
 _MARKER = "marker"
+_LOG = "log while tsm-edge measures"
 _EXPECTED = "columns time_s, power_w (or voltage_v and current_a) and marker"
 # The log's window and the work may differ by this share: two clocks, and the person or pin that set the marker.
 _TOLERANCE = 0.02
@@ -126,9 +128,11 @@ def read_log(path: Path) -> CsvLog:
             samples.append(Sample(seconds, (watts,)))
     for before, after in pairwise(samples):
         if after.seconds <= before.seconds:
-            raise PowerError(f"{path}: time runs from {before.seconds:g} s back to {after.seconds:g} s")
+            raise PowerError(
+                f"{path}: time runs from {before.seconds:g} s back to {after.seconds:g} s", "sort it by time"
+            )
     if len(samples) < 2:
-        raise PowerError(f"{path}: holds {len(samples)} samples", "log while tsm-edge measures")
+        raise PowerError(f"{path}: holds {len(samples)} samples", _LOG)
     info = SensorInfo(
         name=f"csv:{path}",
         rails=(Rail("logged"),),
@@ -146,23 +150,29 @@ def read_log(path: Path) -> CsvLog:
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The names of the columns, and each row with the number of its line. Lines that begin with # are left out."""
-    lines = [(number, text) for number, text in enumerate(read_text(path).splitlines(), 1) if _holds_data(text)]
+    lines = [(number, text) for number, text in enumerate(read_text(path).split("\n"), 1) if _holds_data(text)]
     if not lines:
-        raise PowerError(f"{path}: is empty, expected {_EXPECTED}")
+        raise PowerError(f"{path}: is empty, expected {_EXPECTED}", _LOG)
     delimiter = max(",;\t", key=lines[0][1].count)
-    heading = [
-        re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        for name in next(csv.reader([lines[0][1]], delimiter=delimiter))
-    ]
+    (_, names), *others = [(line, _cells(text, delimiter, f"{path}, line {line}")) for line, text in lines]
+    heading = [re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in names]
     rows = []
-    for line, text in lines[1:]:
-        cells = next(csv.reader([text], delimiter=delimiter))
+    for line, cells in others:
         if len(cells) != len(heading):
-            raise PowerError(f"{path}, line {line}: {len(cells)} cells, expected {len(heading)}")
+            raise PowerError(
+                f"{path}, line {line}: {len(cells)} cells, expected {len(heading)}", "mend or leave out the line"
+            )
         if delimiter == ";":  # where the comma stands before decimals
             cells = [cell.replace(",", ".") for cell in cells]
         rows.append((line, dict(zip(heading, cells, strict=True))))
     return heading, rows
+
+
+def _cells(text: str, delimiter: str, where: str) -> list[str]:
+    try:
+        return next(csv.reader([text], delimiter=delimiter))
+    except csv.Error as error:
+        raise PowerError(f"{where}: is no line of CSV ({error})", "mend or leave out the line") from None
 
 
 def _holds_data(text: str) -> bool:
@@ -199,15 +209,14 @@ def _missing(path: Path, heading: Sequence[str], name: str) -> NoReturn:
 
 
 def _seconds(text: str, factor: float, where: str) -> float:
-    try:
-        return factor * float(text)
-    except ValueError:
-        pass
+    with contextlib.suppress(PowerError):
+        return factor * number(text.strip(), where)
     try:
         return datetime.fromisoformat(text.strip().replace("Z", "+00:00")).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # the last two: years that the system's clock does not have
         raise PowerError(
-            f"{where}: time is {text[:40]!r}, expected seconds or a date as 2026-01-31T12:00:00.5"
+            f"{where}: time is {text[:40]!r}, expected seconds or a date as 2026-01-31T12:00:00.5",
+            "mend or leave out the line",
         ) from None
 
 

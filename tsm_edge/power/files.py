@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsm_edge.errors import PowerError
-from tsm_edge.power.sensor import number
+from tsm_edge.power.sensor import LOOK, number
 from tsm_edge.power.system import System
 
 _ROOT = "read it as root: sudo tsm-edge …"
@@ -24,7 +24,7 @@ def read_text(system: System, path: str, sensor: str, allow: str = _ROOT) -> str
     except PermissionError:
         raise PowerError(f"power sensor {sensor}: {path} may not be read by this user", allow) from None
     except OSError as error:
-        raise PowerError(f"power sensor {sensor}: {path} cannot be read ({error.strerror})") from None
+        raise PowerError(f"power sensor {sensor}: {path} cannot be read ({error.strerror})", LOOK) from None
 
 
 def read_numbers(system: System, paths: Sequence[str]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tsm_edge.errors import PowerError, unknown_name
 from tsm_edge.power.files import folder_of, name_of, read_text
 from tsm_edge.power.ina3221 import open_ina3221
-from tsm_edge.power.sensor import Rail, SensorInfo
+from tsm_edge.power.sensor import LOOK, Rail, SensorInfo
 from tsm_edge.power.system import System
 from tsm_edge.power.volts_amps import FileSensor, RailFiles
 
@@ -28,9 +28,9 @@ def open_hwmon(argument: str, system: System) -> FileSensor:
     """
     chips = _chips(system)
     if argument and argument not in chips:
-        raise PowerError(f"power sensor {_NAME}: {unknown_name('chip', argument, chips)}")
+        raise PowerError(f"power sensor {_NAME}: {unknown_name('chip', argument, chips)}", LOOK)
     if not chips:
-        raise PowerError(f"power sensor {_NAME}: no chip in /sys/class/hwmon measures power")
+        raise PowerError(f"power sensor {_NAME}: no chip in /sys/class/hwmon measures power", LOOK)
     if not argument and len(chips) > 1:
         raise PowerError(
             f"power sensor {_NAME}: {len(chips)} chips measure power: {', '.join(chips)}",

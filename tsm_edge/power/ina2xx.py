@@ -189,5 +189,8 @@ def _place(name: str, argument: str) -> _Place:
         )
     ohms = number(found[3], f"the shunt of {name}:{argument}") if found[3] else usual
     if usual and not 0 < ohms < 1000:
-        raise PowerError(f"power sensor {name}:{argument}: a shunt of {ohms:g} Ω, expected more than 0")
+        raise PowerError(
+            f"power sensor {name}:{argument}: a shunt of {ohms:g} Ω, expected more than 0",
+            "write it in Ω, for example 0.01",
+        )
     return _Place(int(found[1]), address, ohms)

@@ -17,6 +17,8 @@ T = TypeVar("T")
 _IDLE_DRIFT = 0.1
 # Of the idle power: what is less above it says nothing.
 _LEAST_NET = 0.01
+# A gauge that renews its figure less often says little about the time between.
+_FEWEST_CHANGES = 5
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,6 @@ def _remarks(changes: int, drift_w: float, net_w: float, idle_w: float) -> tuple
         remarks.append("hardly more power than idle: the machine was not idle, or the sensor is too coarse")
     elif abs(drift_w) > _IDLE_DRIFT * net_w:
         remarks.append(f"idle power changed by {drift_w:+.2f} W from before to after: let the machine calm down longer")
-    if changes == 0:
-        remarks.append("every sample reads the same: the sensor is too coarse, or stuck")
+    if changes < _FEWEST_CHANGES:
+        remarks.append(f"the sensor's figure changed {changes} times during the work: it is slow, too coarse or stuck")
     return tuple(remarks)

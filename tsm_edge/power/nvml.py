@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tsm_edge.errors import PowerError
-from tsm_edge.power.sensor import Quantity, Rail, SensorInfo, optional_module
+from tsm_edge.power.sensor import LOOK, TRY, Quantity, Rail, SensorInfo, optional_module
 from tsm_edge.power.system import System
 
 _NAME = "nvml"
@@ -46,7 +46,7 @@ class NvmlSensor:
                 return (1e-3 * self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle),)
             return (1e-3 * self._library.nvmlDeviceGetPowerUsage(self._handle),)
         except self._library.NVMLError as error:
-            raise PowerError(f"power sensor {_NAME} cannot be read any more ({error})") from None
+            raise PowerError(f"power sensor {_NAME} cannot be read any more ({error})", TRY) from None
 
     def close(self) -> None:
         """Release the library."""
@@ -65,7 +65,7 @@ class NvmlSensor:
                     return quantity
             except self._library.NVMLError as error:
                 reason = str(error)
-        raise PowerError(f"power sensor {_NAME}: the card shows neither power nor energy ({reason})")
+        raise PowerError(f"power sensor {_NAME}: the card shows neither power nor energy ({reason})", LOOK)
 
 
 def open_nvml(argument: str, system: System) -> NvmlSensor:
@@ -85,12 +85,16 @@ def open_nvml(argument: str, system: System) -> NvmlSensor:
     try:
         library.nvmlInit()
     except library.NVMLError as error:
-        raise PowerError(f"power sensor {_NAME}: no NVIDIA driver here ({error})") from None
+        raise PowerError(
+            f"power sensor {_NAME}: no NVIDIA driver here ({error})", "see whether it is there: nvidia-smi"
+        ) from None
     try:
         return NvmlSensor(library, _handle(library, argument))
     except library.NVMLError as error:
         library.nvmlShutdown()
-        raise PowerError(f"power sensor {_NAME}: the card cannot be asked ({error})") from None
+        raise PowerError(
+            f"power sensor {_NAME}: the card cannot be asked ({error})", "see whether it answers: nvidia-smi"
+        ) from None
     except PowerError:
         library.nvmlShutdown()
         raise
@@ -98,9 +102,13 @@ def open_nvml(argument: str, system: System) -> NvmlSensor:
 
 def _handle(library: Any, argument: str) -> Any:
     count = library.nvmlDeviceGetCount()
-    if not argument and count != 1:
+    if count == 0:
+        raise PowerError(f"power sensor {_NAME}: no card here", "see whether the driver has one: nvidia-smi -L")
+    if not argument and count > 1:
         raise PowerError(f"power sensor {_NAME}: {count} cards here", f"name one by its number: {_NAME}:0")
     index = argument or "0"
     if not index.isdecimal() or int(index) >= count:
-        raise PowerError(f"power sensor {_NAME}: no card {argument!r}, expected a number below {count}")
+        raise PowerError(
+            f"power sensor {_NAME}: no card {argument!r}, expected a number below {count}", "see: nvidia-smi -L"
+        )
     return library.nvmlDeviceGetHandleByIndex(int(index))

@@ -6,13 +6,13 @@ import re
 
 from tsm_edge.errors import PowerError
 from tsm_edge.power.files import read_text
-from tsm_edge.power.sensor import Rail, SensorInfo
+from tsm_edge.power.sensor import LOOK, Rail, SensorInfo
 from tsm_edge.power.system import System
 
 _NAME = "odpm"
 _FILES = "/sys/bus/iio/devices/iio:device*/energy_value"
 # The kernel's driver documents it: CH<N>(T=<duration, ms>)[<rail>], <energy, µW s>.
-_LINE = re.compile(r"^CH\d+\(T=\d+\)\[([^\]]+)\],\s*(\d+)\s*$", re.MULTILINE)
+_LINE = re.compile(r"^CH\d+\(T=-?\d+\)\[([^\]]+)\],\s*(\d{1,20})\s*$", re.MULTILINE | re.ASCII)
 _ROOT = "only root may read it: adb root (needs a debug build of Android)"
 
 
@@ -31,7 +31,7 @@ class OdpmSensor:
         self._paths = paths
         names = [name for name, _ in self._counters()]
         if not names:
-            raise PowerError(f"power sensor {_NAME}: {', '.join(paths)} names no rail")
+            raise PowerError(f"power sensor {_NAME}: {', '.join(paths)} names no rail", LOOK)
         self.info = SensorInfo(
             name=_NAME,
             rails=tuple(map(Rail, names)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsm_edge.errors import PowerError, unknown_name
-from tsm_edge.power.sensor import Rail, SensorInfo, number
+from tsm_edge.power.sensor import LOOK, TRY, Rail, SensorInfo, number
 from tsm_edge.power.system import System
 
 _ANSWER_S = 5.0
@@ -95,9 +95,11 @@ def open_shelly(argument: str, system: System) -> PlugSensor:
     url = f"{address.base}/rpc/Shelly.GetStatus"
     powers = _shelly_powers(address, _ask(address, url))
     if address.part and address.part not in powers:
-        raise PowerError(f"power sensor {address.shown}: {unknown_name('outlet', address.part, powers)}")
+        raise PowerError(
+            f"power sensor {address.shown}: {unknown_name('outlet', address.part, powers)}", "name another one"
+        )
     if not powers:
-        raise PowerError(f"power sensor {address.shown}: this Shelly measures no power")
+        raise PowerError(f"power sensor {address.shown}: this Shelly measures no power", LOOK)
     if not address.part and len(powers) > 1:
         raise PowerError(
             f"power sensor {address.shown}: {len(powers)} outlets: {', '.join(powers)}",
@@ -108,7 +110,7 @@ def open_shelly(argument: str, system: System) -> PlugSensor:
     def watts() -> float:
         found = _shelly_powers(address, _ask(address, url))
         if part not in found:
-            raise PowerError(f"power sensor {address.shown}: its answer has no {part} any more")
+            raise PowerError(f"power sensor {address.shown}: its answer has no {part} any more", TRY)
         return found[part]
 
     return PlugSensor(address.shown, "not stated for small loads", watts)
@@ -137,7 +139,7 @@ def open_tasmota(argument: str, system: System) -> PlugSensor:
         status = _ask(address, url).get("StatusSNS")
         energy = status.get("ENERGY") if isinstance(status, dict) else None
         if not isinstance(energy, dict) or "Power" not in energy:
-            raise PowerError(f"power sensor {address.shown}: this Tasmota device measures no power")
+            raise PowerError(f"power sensor {address.shown}: this Tasmota device measures no power", LOOK)
         return energy["Power"]
 
     def watts() -> float:
@@ -191,7 +193,7 @@ def _ask(address: _Address, url: str) -> dict[str, Any]:
         with opener.open(url, timeout=_ANSWER_S) as answer:
             data = answer.read(_LARGEST_ANSWER)
     except urllib.error.HTTPError as error:
-        hint = "turn its password off, or name it (Tasmota: http://USER:PASSWORD@HOST)" if error.code == 401 else ""
+        hint = "turn its password off, or name it (Tasmota: http://USER:PASSWORD@HOST)" if error.code == 401 else LOOK
         raise PowerError(f"power sensor {address.shown} answers {error.code} {error.reason}", hint) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
@@ -200,7 +202,7 @@ def _ask(address: _Address, url: str) -> dict[str, Any]:
         ) from None
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise PowerError(f"power sensor {address.shown} answers something else than JSON", "check its address")

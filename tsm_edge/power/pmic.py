@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tsm_edge.errors import PowerError
-from tsm_edge.power.sensor import Rail, SensorInfo, number
+from tsm_edge.power.sensor import TRY, Rail, SensorInfo, number
 from tsm_edge.power.system import System
 
 _NAME = "pmic"
@@ -42,7 +42,7 @@ class PmicSensor:
         volts, amps = _ask(self._system)
         missing = [rail.name for rail in self.info.rails if rail.name not in volts or rail.name not in amps]
         if missing:
-            raise PowerError(f"power sensor {_NAME}: {' '.join(_COMMAND)} no longer shows {', '.join(missing)}")
+            raise PowerError(f"power sensor {_NAME}: {' '.join(_COMMAND)} no longer shows {', '.join(missing)}", TRY)
         return tuple(volts[rail.name] * amps[rail.name] for rail in self.info.rails)
 
     def close(self) -> None:

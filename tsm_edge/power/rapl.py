@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tsm_edge.errors import PowerError
 from tsm_edge.power.files import folder_of, name_of, read_numbers, read_text
-from tsm_edge.power.sensor import Rail, SensorInfo, number
+from tsm_edge.power.sensor import LOOK, Rail, SensorInfo, number
 from tsm_edge.power.system import System
 
 _NAME = "rapl"
@@ -78,7 +78,9 @@ def open_rapl(argument: str, system: System) -> RaplSensor:
         )
     zones = tuple(_zone(system, folder) for folder in folders)
     if not any(zone.rail.in_total for zone in zones):
-        raise PowerError(f"power sensor {_NAME}: there is no package among {', '.join(z.rail.name for z in zones)}")
+        raise PowerError(
+            f"power sensor {_NAME}: there is no package among {', '.join(z.rail.name for z in zones)}", LOOK
+        )
     return RaplSensor(system, zones)
 
 

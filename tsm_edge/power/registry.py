@@ -22,7 +22,7 @@ from tsm_edge.power.pmic import open_pmic
 from tsm_edge.power.rapl import open_rapl
 from tsm_edge.power.sampler import SYSTEM_CLOCK, Clock
 from tsm_edge.power.scpi import open_scpi
-from tsm_edge.power.sensor import Sensor, SensorInfo, check_watts
+from tsm_edge.power.sensor import LOOK, Sensor, SensorInfo, check_watts
 from tsm_edge.power.system import LocalSystem, System
 
 AUTO, NONE, CSV = "auto", "none", "csv"
@@ -156,7 +156,7 @@ def open_meter(text: str, system: System | None = None) -> Meter | None:
         return None
     if name == CSV:
         if not argument:
-            raise PowerError(f"power sensor {text}: expected {CSV_FORM}")
+            raise PowerError(f"power sensor {text}: expected {CSV_FORM}", "name the log: csv:meter.csv")
         return LogMeter(Path(argument))
     return LiveMeter(open_sensor(text, system))
 
@@ -184,11 +184,11 @@ def open_sensor(text: str, system: System | None = None) -> Sensor:
         raise PowerError(f"power sensor {text}: there is nothing to read live", "see what there is: tsm-edge power")
     family = next((family for family in FAMILIES if family.name == name), None)
     if family is None:
-        raise PowerError(unknown_name("power sensor", text, sensor_forms()))
+        raise PowerError(unknown_name("power sensor", text, sensor_forms()), LOOK)
     if argument and not family.argument:
         raise PowerError(f"power sensor {text}: nothing follows {name}", f"write {name}")
     if not argument and not family.found_alone:
-        raise PowerError(f"power sensor {text}: expected {family.form}")
+        raise PowerError(f"power sensor {text}: expected {family.form}", LOOK)
     return _open(family, argument, system)
 
 
@@ -221,7 +221,10 @@ def _first(system: System) -> Sensor:
 def _open(family: Family, argument: str, system: System) -> Sensor:
     """Open a sensor and read it once, so that what it cannot do is known before anything is measured."""
     if family.here_only and not system.here:
-        raise PowerError(f"power sensor {family.name}: is read by a driver of this machine, not of another one")
+        raise PowerError(
+            f"power sensor {family.name}: is read by a driver of this machine, not of another one",
+            "name a meter, or measure there",
+        )
     try:
         sensor = family.open(argument, system)
     except OSError as error:
@@ -241,5 +244,5 @@ def _open(family: Family, argument: str, system: System) -> Sensor:
 
 def _unreadable(family: Family, error: OSError) -> PowerError:
     thing = f"{error.filename}: " if error.filename is not None else ""
-    hint = "read it as root: sudo tsm-edge …" if isinstance(error, PermissionError) else ""
+    hint = "read it as root: sudo tsm-edge …" if isinstance(error, PermissionError) else LOOK
     return PowerError(f"power sensor {family.name} cannot be read ({thing}{error.strerror or error})", hint)

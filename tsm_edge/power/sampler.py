@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Protocol
 
 from tsm_edge.errors import PowerError, TsmEdgeError
-from tsm_edge.power.sensor import Sensor, check_joules, check_watts
+from tsm_edge.power.sensor import TRY, Sensor, check_joules, check_watts
 from tsm_edge.power.trace import Sample, Trace, Window
 
 # A network's answer may take seconds; after this the thread is left behind (it ends with the process).
@@ -132,12 +132,14 @@ class Sampler:
         try:
             values = self._sensor.read()
         except OSError as error:
-            raise PowerError(f"power sensor {info.name} cannot be read any more ({_reason(error)})") from None
+            raise PowerError(f"power sensor {info.name} cannot be read any more ({_reason(error)})", TRY) from None
+        sample = Sample((before + self._clock.now()) / 2, values)
+        last = self._samples[-1] if self._samples else sample
         if info.quantity == "power":
             check_watts(info, values)
         else:
-            check_joules(info, self._samples[-1].values if self._samples else (0.0,) * len(values), values)
-        self._samples.append(Sample((before + self._clock.now()) / 2, values))
+            check_joules(info, last.values, values, sample.seconds - last.seconds)
+        self._samples.append(sample)
 
 
 def _reason(error: OSError) -> str:

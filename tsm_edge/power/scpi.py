@@ -9,6 +9,7 @@ from tsm_edge.power.sensor import Rail, SensorInfo, number, optional_module
 from tsm_edge.power.system import System
 
 _ANSWER_MS = 3000
+_CHECK = "check that it is on, lets itself be controlled, and that no other program asks it"
 _POWER = ("MEAS:POW?",)
 _VOLTS_AMPS = ("MEAS:VOLT?", "MEAS:CURR?")
 # SCPI's way to say "too much" and "no number".
@@ -75,7 +76,9 @@ class ScpiSensor:
         try:
             return str(self._instrument.query(query)).strip()
         except (self._errors, OSError, UnicodeDecodeError) as error:
-            raise PowerError(f"power sensor {self._name} does not answer {query} ({_one_line(error)})") from None
+            raise PowerError(
+                f"power sensor {self._name} does not answer {query} ({_one_line(error)})", _CHECK
+            ) from None
 
 
 def open_scpi(argument: str, system: System) -> ScpiSensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -13,10 +15,18 @@ from tsm_edge.errors import PowerError
 Boundary = Literal["SoC", "module", "board", "wall", "unknown"]
 Quantity = Literal["power", "energy"]
 
+# Hints where nothing more is known.
+LOOK = "see which sensors there are: tsm-edge power"
+TRY = "see what it reads: tsm-edge power SENSOR"
+
 # Converters around zero read a little below it. What is further below is a wire the wrong way round.
 _NOISE_W = 0.05
 # No machine this project runs on draws as much: the reading is in another unit.
 _MOST_W = 1e5
+# Between two readings, as far as that matters for how far a counter may move.
+_SHORTEST_S = 0.01
+# Python's own rules also take "1_0" and digits of other scripts.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ def check_watts(info: SensorInfo, watts: Sequence[float]) -> None:
     """
     for rail, value in zip(info.rails, watts, strict=True):
         if not math.isfinite(value) or value > _MOST_W:
-            raise PowerError(f"power sensor {info.name}: rail {rail.name} reads {value:g} W, which cannot be")
+            raise PowerError(f"power sensor {info.name}: rail {rail.name} reads {value:g} W, which cannot be", TRY)
         if value < -_NOISE_W:
             raise PowerError(
                 f"power sensor {info.name}: rail {rail.name} reads {value:g} W, expected no negative power",
@@ -115,8 +125,8 @@ def check_watts(info: SensorInfo, watts: Sequence[float]) -> None:
         )
 
 
-def check_joules(info: SensorInfo, before: Sequence[float], after: Sequence[float]) -> None:
-    """Refuse an energy counter that is not finite or went backwards.
+def check_joules(info: SensorInfo, before: Sequence[float], after: Sequence[float], seconds: float) -> None:
+    """Refuse an energy counter that is not finite, went backwards, or jumped within ``seconds``.
 
     Raises
     ------
@@ -124,11 +134,16 @@ def check_joules(info: SensorInfo, before: Sequence[float], after: Sequence[floa
     """
     for rail, old, new in zip(info.rails, before, after, strict=True):
         if not math.isfinite(new):
-            raise PowerError(f"power sensor {info.name}: the counter of rail {rail.name} reads {new:g} J")
+            raise PowerError(f"power sensor {info.name}: the counter of rail {rail.name} reads {new:g} J", TRY)
         if new < old:
             raise PowerError(
                 f"power sensor {info.name}: the counter of rail {rail.name} went back from {old:.6g} to {new:.6g} J",
                 "did the device restart? measure again",
+            )
+        if new - old > _MOST_W * max(seconds, _SHORTEST_S):
+            raise PowerError(
+                f"power sensor {info.name}: the counter of rail {rail.name} jumped by {new - old:.4g} J",
+                "did the device sleep? measure again",
             )
 
 
@@ -140,13 +155,15 @@ def number(text: object, what: str) -> float:
     PowerError
         It is none, or not a finite one.
     """
-    try:
-        value = float(text) if isinstance(text, (str, int, float)) and not isinstance(text, bool) else math.nan
-    except ValueError:
-        value = math.nan
+    value = math.nan
+    if isinstance(text, str) and _NUMBER.fullmatch(text):
+        value = float(text)
+    elif isinstance(text, (int, float)) and not isinstance(text, bool):
+        with contextlib.suppress(OverflowError):
+            value = float(text)
     if not math.isfinite(value):
         shown = repr(text)
-        raise PowerError(f"{what} is {shown[:60] + '…' if len(shown) > 60 else shown}, expected a number")
+        raise PowerError(f"{what} is {shown[:60] + '…' if len(shown) > 60 else shown}, expected a number", TRY)
     return value
 
 
