@@ -18,7 +18,7 @@ from tsm_edge.session import OnlineSession
 
 # Everything with one loaded module, because importing TVM takes longer than all of it.
 _STOCK = """
-import json, os, sys
+import ctypes, json, os, signal, sys
 import numpy as np
 import tvm
 import tvm_ffi
@@ -59,9 +59,17 @@ errors = {
     "logits": refused(*good[: len(caches) + 1], zeros([1, 99]), *good[len(caches) + 2 :]),
 }
 step(*good)
+# A child of a fork steps on its own and ends; the library's threads are in its parent.
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    step(*good)
+    ctypes.CDLL(None).exit(0)  # as a program ends: with the destructors of its libraries
+forked = os.waitpid(child, 0)[1]
 timed = tvm.runtime.load_module(sys.argv[1]).time_evaluator("step", device, number=2)(*good).mean
 print(json.dumps({
-    "logits": outputs, "errors": errors, "seconds": timed, "threads": threads, "modules": sorted(sys.modules)
+    "logits": outputs, "errors": errors, "seconds": timed, "threads": threads, "modules": sorted(sys.modules),
+    "forked": forked,
 }))
 """
 
@@ -103,6 +111,10 @@ def test_stock_tvm_runs_it(stock: dict[str, Any], small_artifact: Artifact, fram
 def test_threads_as_the_environment_says(stock: dict[str, Any]) -> None:
     """TSM_EDGE_THREADS is 2 there: one more than the caller's own, kept for the next step."""
     assert stock["threads"] == 1
+
+
+def test_the_child_of_a_fork_steps_and_ends(stock: dict[str, Any]) -> None:
+    assert stock["forked"] == 0
 
 
 def test_stock_time_evaluator(stock: dict[str, Any]) -> None:
