@@ -34,7 +34,7 @@ def test_auto_is_the_first_sensor_that_can_be_read(tmp_path: Path) -> None:
 
 def test_auto_on_a_machine_without_sensors_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
-        PowerError, match="no power sensor was found; see why: tsm-edge power; or name a meter: --power"
+        PowerError, match="no power sensor was found; see why: tsm-edge power; or name a meter, as in: "
     ):
         open_sensor("auto", LocalSystem(tmp_path))
 

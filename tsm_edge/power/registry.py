@@ -214,7 +214,7 @@ def _first(system: System) -> Sensor:
                 continue
     raise PowerError(
         "no power sensor was found",
-        "see why: tsm-edge power; or name a meter: --power shelly:http://HOST, or --power none",
+        "see why: tsm-edge power; or name a meter, as in: tsm-edge power shelly:http://HOST",
     )
 
 
