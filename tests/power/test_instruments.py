@@ -197,7 +197,8 @@ def use_nvml(monkeypatch: pytest.MonkeyPatch, library: FakeNvml) -> FakeNvml:
 def test_a_graphics_card_is_counted_or_else_sampled(counts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     power = KnownPower(5.05, 25.05)
     clock = StepClock()
-    energy = (lambda: 1e3 * power.joules(clock.now()) + 77.0) if counts else "Not Supported"
+    reads = iter(range(10**6))  # a mJ a reading: it is seen to move before any time passes
+    energy = (lambda: 1e3 * power.joules(clock.now()) + 77.0 + next(reads)) if counts else "Not Supported"
     library = use_nvml(monkeypatch, FakeNvml(energy, lambda: 1e3 * power.watts(clock.now())))
     sensor = open_sensor("nvml")
     assert sensor.info.quantity == ("energy" if counts else "power")

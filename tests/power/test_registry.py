@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from power_fakes import write_tree
+from power_fakes import MovingCounters, write_tree
 
 from tsm_edge.cards import load_target, target_names
 from tsm_edge.errors import PowerError
+from tsm_edge.power import registry
 from tsm_edge.power.csvlog import LogMeter
 from tsm_edge.power.registry import FAMILIES, LiveMeter, find_sensors, open_meter, open_sensor, sensor_forms
 from tsm_edge.power.system import LocalSystem, ShellSystem
@@ -16,13 +17,24 @@ RAPL = "/sys/class/powercap/intel-rapl:0"
 BATTERY = "/sys/class/power_supply/BAT0"
 
 
-def laptop(root: Path) -> LocalSystem:
+def laptop(root: Path) -> MovingCounters:
     """On its battery, with RAPL."""
     battery = {"type": "Battery", "status": "Discharging", "voltage_now": 11_800_000, "current_now": 700_000}
     rapl = {"name": "package-0", "energy_uj": 5, "max_energy_range_uj": 1000}
     write_tree(root, {f"{BATTERY}/{name}": text for name, text in battery.items()})
     write_tree(root, {f"{RAPL}/{name}": text for name, text in rapl.items()})
-    return LocalSystem(root)
+    return MovingCounters(root)
+
+
+@pytest.mark.parametrize("text", ["rapl", "auto"])
+def test_a_counter_that_stands_still_is_no_sensor(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_STILL_S", 0.05)
+    system = laptop(tmp_path)
+    write_tree(tmp_path, {f"{BATTERY}/status": "Full"})
+    assert open_sensor(text, system).info.name == "rapl"
+    system.step = 0
+    with pytest.raises(PowerError, match=r"its counter stands still, so it does not measure|no power sensor was found"):
+        open_sensor(text, system)
 
 
 def test_auto_is_the_first_sensor_that_can_be_read(tmp_path: Path) -> None:

@@ -182,4 +182,7 @@ def _watts(value: float) -> str:
 
 
 def _without_name(family: Family, problem: TsmEdgeError) -> str:
-    return str(problem).removeprefix(f"power sensor {family.name}: ")
+    from tsm_edge.power.sensor import LOOK
+
+    reason = problem.problem.removeprefix(f"power sensor {family.name}: ")
+    return reason if problem.hint == LOOK else f"{reason}; {problem.hint}"

@@ -215,7 +215,7 @@ def _seconds(text: str, factor: float, where: str) -> float:
         return datetime.fromisoformat(text.strip().replace("Z", "+00:00")).timestamp()
     except (ValueError, OverflowError, OSError):  # the last two: years that the system's clock does not have
         raise PowerError(
-            f"{where}: time is {text[:40]!r}, expected seconds or a date as 2026-01-31T12:00:00.5",
+            f"{where}: time is {text[:40]!r}, expected seconds or a date as 2026-01-31T12:00:00.500",
             "mend or leave out the line",
         ) from None
 

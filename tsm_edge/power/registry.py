@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ from tsm_edge.power.sensor import LOOK, Sensor, SensorInfo, check_watts
 from tsm_edge.power.system import LocalSystem, System
 
 AUTO, NONE, CSV = "auto", "none", "csv"
+# How long a counter may stand still before it is taken for none, and how often it is looked at, in seconds.
+_STILL_S, _LOOK_S = 2.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -230,9 +233,10 @@ def _open(family: Family, argument: str, system: System) -> Sensor:
     except OSError as error:
         raise _unreadable(family, error) from None
     try:
-        values = sensor.read()
         if sensor.info.quantity == "power":
-            check_watts(sensor.info, values)
+            check_watts(sensor.info, sensor.read())
+        else:
+            _check_moves(sensor)
     except OSError as error:
         sensor.close()
         raise _unreadable(family, error) from None
@@ -240,6 +244,16 @@ def _open(family: Family, argument: str, system: System) -> Sensor:
         sensor.close()
         raise
     return sensor
+
+
+def _check_moves(sensor: Sensor) -> None:
+    """Refuse a counter that stands still: some virtual machines show one."""
+    first = sensor.info.total(sensor.read())
+    end = time.monotonic() + _STILL_S
+    while sensor.info.total(sensor.read()) <= first:
+        if time.monotonic() >= end:
+            raise PowerError(f"power sensor {sensor.info.name}: its counter stands still, so it does not measure", LOOK)
+        time.sleep(_LOOK_S)
 
 
 def _unreadable(family: Family, error: OSError) -> PowerError:
