@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from engines import MODULES, load_engine
 from engines.base import OnlineModel, read_model
-from interleave import reference_logits, relative_error, video
 from peers import US, prepare_engines
 from report import machine_info, table, write_json
 from stages import StageError
+from streams import reference_logits, relative_error, video
 from worker import ERROR_LIMIT
 
 from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from engines import MODULES, load_engine
 from engines.base import OnlineModel, read_model
-from interleave import Samples, Schedule, reference_logits, video
-from paired import Ratio, paired_ratio
 from report import SHARED, describe, machine_info, physical_cpus, table, write_json
 from stages import ANYWHERE, Place, StageError, results_of, run_stage
+from streams import reference_logits, video
 from worker import FRAMES
 
+from tsm_edge.bench.interleave import Samples, Schedule
+from tsm_edge.bench.paired import Ratio, paired_ratio
 from tsm_edge.cards import load_model
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.export import ExportRequest, export_onnx

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 from engines.base import read_model
-from interleave import Samples, Schedule, reference_logits, video
-from paired import Ratio, paired_ratio
 from plot import Line, Panel, line_plots
 from report import SHARED, describe, machine_info, physical_cpus, table, write_json
 from stages import Place, StageError, results_of, run_stage
+from streams import reference_logits, video
 from worker import FRAMES
 
+from tsm_edge.bench.interleave import Samples, Schedule
+from tsm_edge.bench.paired import Ratio, paired_ratio
 from tsm_edge.cards import SHIFT_PROPORTIONS, ModelCard, ShiftPlace, load_model, load_target
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import TsmEdgeError

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interleave import Samples
+
+from tsm_edge.bench.interleave import Samples
 
 
 class StageError(Exception):

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from engines import load_engine
 from engines.base import OnlineModel, Stepper, read_model
-from interleave import Samples, Schedule, race, relative_error, run, video
+from streams import relative_error, run, video
+
+from tsm_edge.bench.interleave import Samples, Schedule, race
 
 FRAMES = 8
 """Different frames a race goes round; all are checked before."""

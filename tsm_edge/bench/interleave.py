@@ -6,18 +6,29 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from engines.base import Floats, OnlineModel, Stepper
-from numpy.typing import NDArray
+
+from tsm_edge.errors import TsmEdgeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WARM_FRAMES = 2
 """Untimed frames at the head of each turn: they bring weights and code back into the caches."""
-SETTLE_SECONDS = 0.004
+SETTLE_S = 0.004
 """Before each turn: once the process has used next to no CPU for this long, ..."""
-SETTLE_LIMIT = 2.0
+SETTLE_LIMIT_S = 2.0
 """... or after this long. Worker threads of the engine before may spin for many milliseconds after their last frame,
 which would take a core from the next."""
+
+
+class Stepper(Protocol):
+    """What is raced: a :class:`tsm_edge.session_base.Session`, or another engine with a model ready to run."""
+
+    def step(self, frame: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Run one frame, float32 [1, 3, height, width], C-contiguous; return the logits."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,11 @@ class Schedule:
         Every stepper has one turn a round; the order rotates by one each round and is reversed every other round.
     block : int
         Timed frames of a turn.
+
+    Raises
+    ------
+    TsmEdgeError
+        There is nothing to time.
     """
 
     rounds: int
@@ -37,7 +53,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.block < 1:
-            raise ValueError(f"{self.rounds} rounds of {self.block} frames: expected at least 1 of each")
+            raise TsmEdgeError(
+                f"{self.rounds} rounds of {self.block} frames, expected at least 1 of each", "40 rounds of 8 are usual"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,8 +64,8 @@ class Samples:
 
     Attributes
     ----------
-    seconds : ndarray
-        float64 [rounds, block]: each frame's latency.
+    seconds : numpy.ndarray
+        float64 [rounds, block]: each frame's latency, seconds.
     cores : float
         CPU seconds of the process over wall seconds, during its turns: a thread count that does not hold shows here.
     """
@@ -71,38 +89,19 @@ class Samples:
         return float(self.seconds.min())
 
 
-def video(shape: Sequence[int], count: int, seed: int = 0) -> list[Floats]:
-    """Return ``count`` frames of noise, float32 of this shape, always the same for a seed."""
-    generator = np.random.default_rng(seed)
-    return [generator.standard_normal(shape, np.float32) for _ in range(count)]
-
-
-def run(stepper: Stepper, frames: Sequence[Floats]) -> Floats:
-    """Return the logits [frames, classes] of a stream that starts with the first frame."""
-    stepper.reset()
-    return np.concatenate([np.array(stepper.step(frame), np.float32).reshape(1, -1) for frame in frames])
-
-
-def relative_error(logits: Floats, reference: Floats) -> float:
-    """Return the largest difference as a share of the reference's largest magnitude."""
-    if logits.shape != reference.shape or not np.isfinite(logits).all():
-        return float("inf")
-    return float(np.abs(logits - reference).max() / np.abs(reference).max())
-
-
 def race(
     steppers: Mapping[str, Stepper],
-    frames: Sequence[Floats],
+    frames: Sequence[NDArray[np.float32]],
     schedule: Schedule,
     progress: Callable[[int], None] = lambda turn: None,
 ) -> dict[str, Samples]:
-    """Time the steppers in interleaved turns.
+    """Time the steppers in interleaved turns. Garbage is not collected meanwhile.
 
     Parameters
     ----------
     steppers : mapping of str to Stepper
-    frames : sequence of float32 arrays
-        Used one after the other, over and over.
+    frames : sequence of numpy.ndarray
+        float32 [1, 3, height, width]; used one after the other, over and over.
     schedule : Schedule
     progress : callable, optional
         Called with the number of each finished round, from 1.
@@ -136,15 +135,17 @@ def _order(names: list[str], turn: int) -> list[str]:
 
 
 def _settle() -> None:
-    end = time.perf_counter() + SETTLE_LIMIT
+    end = time.perf_counter() + SETTLE_LIMIT_S
     while time.perf_counter() < end:
         before = time.process_time()
-        time.sleep(SETTLE_SECONDS)
-        if time.process_time() - before < SETTLE_SECONDS / 10:
+        time.sleep(SETTLE_S)
+        if time.process_time() - before < SETTLE_S / 10:
             return
 
 
-def _turn(stepper: Stepper, frames: Sequence[Floats], block: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _turn(
+    stepper: Stepper, frames: Sequence[NDArray[np.float32]], block: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the latencies, s, and (CPU seconds, wall seconds) of the timed frames."""
     for index in range(WARM_FRAMES):
         stepper.step(frames[index % len(frames)])
@@ -156,10 +157,3 @@ def _turn(stepper: Stepper, frames: Sequence[Floats], block: int) -> tuple[NDArr
         stepper.step(frame)
         latencies[index] = (time.perf_counter_ns() - start) * 1e-9
     return latencies, np.array([time.process_time() - cpu, time.perf_counter() - wall])
-
-
-def reference_logits(model: OnlineModel, frames: Sequence[Floats]) -> Floats:
-    """Return what ONNX Runtime computes for a stream of these frames, float32 [frames, classes]."""
-    from engines.ort import RunStepper
-
-    return run(RunStepper(model, threads=1), frames)

@@ -1,0 +1,34 @@
+"""Streams of frames, and whether an engine makes of them what ONNX Runtime does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from engines.base import Floats, OnlineModel, Stepper
+
+
+def video(shape: Sequence[int], count: int, seed: int = 0) -> list[Floats]:
+    """Return ``count`` frames of noise, float32 of this shape, always the same for a seed."""
+    generator = np.random.default_rng(seed)
+    return [generator.standard_normal(shape, np.float32) for _ in range(count)]
+
+
+def run(stepper: Stepper, frames: Sequence[Floats]) -> Floats:
+    """Return the logits [frames, classes] of a stream that starts with the first frame."""
+    stepper.reset()
+    return np.concatenate([np.array(stepper.step(frame), np.float32).reshape(1, -1) for frame in frames])
+
+
+def relative_error(logits: Floats, reference: Floats) -> float:
+    """Return the largest difference as a share of the reference's largest magnitude."""
+    if logits.shape != reference.shape or not np.isfinite(logits).all():
+        return float("inf")
+    return float(np.abs(logits - reference).max() / np.abs(reference).max())
+
+
+def reference_logits(model: OnlineModel, frames: Sequence[Floats]) -> Floats:
+    """Return what ONNX Runtime computes for a stream of these frames, float32 [frames, classes]."""
+    from engines.ort import RunStepper
+
+    return run(RunStepper(model, threads=1), frames)
