@@ -150,7 +150,7 @@ def read_log(path: Path) -> CsvLog:
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The names of the columns, and each row with the number of its line. Lines that begin with # are left out."""
-    lines = [(number, text) for number, text in enumerate(read_text(path).split("\n"), 1) if _holds_data(text)]
+    lines = [(line, text) for line, text in enumerate(read_text(path).split("\n"), 1) if _holds_data(text)]
     if not lines:
         raise PowerError(f"{path}: is empty, expected {_EXPECTED}", _LOG)
     delimiter = max(",;\t", key=lines[0][1].count)
