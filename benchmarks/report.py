@@ -14,6 +14,7 @@ from typing import Any
 
 from tsm_edge import __version__
 from tsm_edge.files import write_atomic
+from tsm_edge.machine import cpuinfo
 
 SHARED = "Shared machine: absolute times move with its other load; ratios are from interleaved turns in one process."
 
@@ -113,11 +114,7 @@ def _cpu_model() -> str:
 
 
 def _cpuinfo(key: str) -> str:
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return ""
+    return next((table[key] for table in cpuinfo() if key in table), "")
 
 
 def _read(path: Path) -> str:

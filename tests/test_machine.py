@@ -52,7 +52,7 @@ PI_2 = "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpa
 PI_3_32_BIT = f"{PI_2} crc32"
 PI_4 = "fp asimd evtstrm crc32 cpuid"
 PI_5 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
-HASWELL = "fpu avx2 fma bmi2 f16c"
+HASWELL = "fpu cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3 avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,7 @@ HASWELL = "fpu avx2 fma bmi2 f16c"
     [
         ("x86-64-v3", HASWELL, []),
         ("x86-64-v4", HASWELL, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"]),
+        ("x86-64-v3", HASWELL.replace(" movbe", ""), ["movbe"]),
         ("x86-64-v4", "", []),
         ("raspberry-pi-3-32bit", PI_ZERO, ["neon", "vfpv4", "crc32"]),
         ("raspberry-pi-4-32bit", PI_2, ["crc32"]),
@@ -76,6 +77,15 @@ def test_missing_features(card: str, flags: str, missing: list[str], tmp_path: P
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
     assert machine.missing_features(target(card), machine.cpu_flags(tmp_path)) == missing
+
+
+def test_features_in_a_table_of_their_own(tmp_path: Path) -> None:
+    """As kernels before 3.8 wrote them on 32-bit Arm; the board comes last."""
+    (tmp_path / "proc").mkdir()
+    text = f"Processor\t: ARMv7\nprocessor\t: 0\n\nprocessor\t: 1\n\nFeatures\t: {PI_2}\nHardware\t: BCM2709\n"
+    (tmp_path / "proc/cpuinfo").write_text(text)
+    assert machine.cpu_flags(tmp_path) == tuple(PI_2.split())
+    assert [table.get("processor") for table in machine.cpuinfo(tmp_path)] == ["0", "1", None]
 
 
 def test_features_beyond_the_cpus_own() -> None:

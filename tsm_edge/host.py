@@ -9,35 +9,29 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.cards import Ability, CpuSpec
 from tsm_edge.errors import CardError
-from tsm_edge.machine import ARM_FEATURES
-
-# Levels of the x86-64 psABI by the names /proc/cpuinfo has for their features, best first.
-_X86_V2 = frozenset({"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"})
-_X86_V3 = _X86_V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"}
-_X86_V4 = _X86_V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+from tsm_edge.machine import ARM_FEATURES, X86_LEVELS, cpuinfo
 
 
 @dataclass(frozen=True)
 class _X86Level:
     cpu: str
-    needs: frozenset[str]
     lanes: int
     registers: int
     abilities: tuple[Ability, ...]
 
 
 _X86_BASE: tuple[Ability, ...] = ("memory-operands", "prefetch")
-_X86_LEVELS = (
-    _X86Level("x86-64-v4", _X86_V4, 16, 32, (*_X86_BASE, "broadcast-operands", "broadcast-pairs")),
-    _X86Level("x86-64-v3", _X86_V3, 8, 16, (*_X86_BASE, "broadcast-pairs")),
-    _X86Level("x86-64-v2", _X86_V2, 4, 16, _X86_BASE),
-    _X86Level("x86-64", frozenset(), 4, 16, _X86_BASE),
+_X86_LEVELS = (  # best first
+    _X86Level("x86-64-v4", 16, 32, (*_X86_BASE, "broadcast-operands", "broadcast-pairs")),
+    _X86Level("x86-64-v3", 8, 16, (*_X86_BASE, "broadcast-pairs")),
+    _X86Level("x86-64-v2", 4, 16, _X86_BASE),
+    _X86Level("x86-64", 4, 16, _X86_BASE),
 )
 
 
@@ -106,7 +100,8 @@ def detect_cpu(root: Path = Path("/"), machine: str | None = None, cpus: Collect
     """
     machine = machine or _machine()
     usable = sorted(cpus if cpus is not None else _affinity())
-    processors = _read_cpuinfo(root)
+    # Raspberry Pi kernels end with a table on the board.
+    processors = [table for table in cpuinfo(root) if table.get("processor", "").isdigit()]
     processors = [table for table in processors if int(table["processor"]) in usable] or processors
     if platform.system() != "Linux" or machine not in ("x86_64", "aarch64"):
         raise CardError(
@@ -114,9 +109,9 @@ def detect_cpu(root: Path = Path("/"), machine: str | None = None, cpus: Collect
             "name the target instead, for example: tsm-edge compile --target x86-64",
         )
     if not processors:
-        cpuinfo = root / "proc/cpuinfo"
+        file = root / "proc/cpuinfo"
         raise CardError(
-            f"target 'native': {cpuinfo} cannot be read or lists no CPU (is /proc hidden from this process?)",
+            f"target 'native': {file} cannot be read or lists no CPU (is /proc hidden from this process?)",
             f"name the target instead, for example: tsm-edge compile --target {_TARGET_OF[machine]}",
         )
     describe = _x86_cpu if machine == "x86_64" else _arm_cpu
@@ -152,7 +147,7 @@ def detect_libc(root: Path = Path("/"), libc_ver: tuple[str, str] | None = None)
 
 def _x86_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> CpuSpec:
     flags = set.intersection(*(set(processor.get("flags", "").split()) for processor in processors))
-    level = next(level for level in _X86_LEVELS if level.needs <= flags)
+    level = next(level for level in _X86_LEVELS if flags.issuperset(X86_LEVELS[level.cpu]))
     caches = _caches(root, cpus)
     return CpuSpec(
         triple="x86_64-unknown-linux-gnu",
@@ -251,19 +246,6 @@ def _clock_mhz(root: Path, processors: list[dict[str, str]], cpus: list[int]) ->
         return round(float(processors[0]["cpu MHz"]))
     except (KeyError, ValueError):
         return 0
-
-
-def _read_cpuinfo(root: Path) -> list[dict[str, str]]:
-    """Return one table for each logical CPU of ``/proc/cpuinfo``; empty where there is none."""
-    return list(_processors(_read(root / "proc/cpuinfo")))
-
-
-def _processors(text: str) -> Iterator[dict[str, str]]:
-    for block in text.split("\n\n"):
-        pairs = (line.partition(":") for line in block.splitlines())
-        table = {key.strip(): value.strip() for key, _, value in pairs}
-        if table.get("processor", "").isdigit():  # Raspberry Pi kernels end with a block on the board
-            yield table
 
 
 def _read(path: Path) -> str:

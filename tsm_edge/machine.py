@@ -25,16 +25,22 @@ ARM_FEATURES = {
     "bf16": "+bf16",
 }
 
-# What code for an LLVM CPU traps without, as /proc/cpuinfo spells it.
+# Levels of the x86-64 psABI, and what code for each traps without, as /proc/cpuinfo spells it (LZCNT is abm there).
+_X86_V2 = ("sse4_1", "sse4_2", "ssse3", "popcnt", "cx16", "lahf_lm")
+_X86_V3 = ("avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe", "xsave")
+_X86_V4 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
+X86_LEVELS: dict[str, tuple[str, ...]] = {
+    "x86-64": (),
+    "x86-64-v2": _X86_V2,
+    "x86-64-v3": (*_X86_V2, *_X86_V3),
+    "x86-64-v4": (*_X86_V2, *_X86_V3, *_X86_V4),
+}
+
+# The same of other CPUs that LLVM names.
 _ARMV8_2 = ("asimd", "atomics", "fphp")
 _ARMV7_FMA, _ARMV8_32_BIT = ("neon", "vfpv4"), ("neon", "vfpv4", "crc32")
 _NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    # What each level adds (x86-64 psABI).
-    "x86_64": {
-        "x86-64-v2": ("sse4_1", "sse4_2", "ssse3", "popcnt"),
-        "x86-64-v3": ("avx2", "fma", "bmi2", "f16c"),
-        "x86-64-v4": ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"),
-    },
+    "x86_64": X86_LEVELS,
     "aarch64": dict.fromkeys(
         ("cortex-a55", "cortex-a75", "cortex-a76", "cortex-a77", "cortex-a78", "neoverse-n1"), _ARMV8_2
     ),
@@ -85,14 +91,33 @@ def elf_architecture(head: bytes) -> str | None:
     return _ELF_MACHINES.get(struct.unpack(f"{order}H", head[18:20])[0])
 
 
-def cpu_flags(root: Path = Path("/")) -> tuple[str, ...]:
-    """The features ``/proc/cpuinfo`` lists for the first CPU; empty where there is no such file."""
+def cpuinfo(root: Path = Path("/")) -> list[dict[str, str]]:
+    """The tables of ``/proc/cpuinfo``, most of them of a logical CPU (``processor``), others of the board.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that stands for ``/``.
+
+    Returns
+    -------
+    list of dict
+        Empty where there is no such file.
+    """
     try:
         text = (root / "proc/cpuinfo").read_text("utf-8", errors="replace")
     except OSError:
-        return ()
-    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    return tuple(line.partition(":")[2].split())
+        return []
+    pairs = ([line.partition(":") for line in block.splitlines()] for block in text.split("\n\n"))
+    tables = ({key.strip(): value.strip() for key, _, value in block if key.strip()} for block in pairs)
+    return [table for table in tables if table]
+
+
+def cpu_flags(root: Path = Path("/")) -> tuple[str, ...]:
+    """The features ``/proc/cpuinfo`` lists for the first CPU; empty where there is no such file."""
+    # Old kernels for 32-bit Arm have them in a table of their own.
+    lists = (table[key] for table in cpuinfo(root) for key in ("flags", "Features") if key in table)
+    return tuple(next(lists, "").split())
 
 
 def missing_features(target: TargetInfo, flags: Collection[str], machine: str = "") -> list[str]:
