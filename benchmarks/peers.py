@@ -6,7 +6,6 @@ python benchmarks/peers.py --model mobilenetv2-jester --threads 1 2 --json peers
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import shutil
 import sys
@@ -25,9 +24,10 @@ from worker import FRAMES
 
 from tsm_edge.bench.interleave import Samples, Schedule
 from tsm_edge.bench.paired import Ratio, paired_ratio
-from tsm_edge.cards import load_model
+from tsm_edge.cards import DEFAULT_MODEL, load_model
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.export import ExportRequest, export_onnx
+from tsm_edge.files import file_sha256
 
 US = "tsm-edge"
 PREPARE_SECONDS = 900
@@ -189,7 +189,7 @@ def _say(text: str) -> None:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--model", default="mobilenetv2-jester", help="model card to export with random weights (%(default)s)")
+    add("--model", default=DEFAULT_MODEL, help="model card to export with random weights (%(default)s)")
     add("--onnx", type=Path, help="run this online ONNX file, exported by tsm-edge, instead")
     add("--artifact", type=Path, help="measure this artifact, with its own model.onnx, instead of compiling one")
     add("--engines", nargs="+", choices=list(MODULES), default=list(MODULES), metavar="NAME", help=", ".join(MODULES))
@@ -205,7 +205,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace, folder: Path) -> None:
     onnx = options.artifact / "model.onnx" if options.artifact else options.onnx or _export(options.model, folder)
     model = read_model(onnx.resolve())
-    work = folder / hashlib.sha256(onnx.read_bytes()).hexdigest()[:12]
+    work = folder / file_sha256(onnx)[:12]
     work.mkdir(exist_ok=True)
     np.save(work / "reference.npy", reference_logits(model, video(model.frame_shape, FRAMES)))
     absent: dict[str, str] = {}

@@ -22,7 +22,6 @@ from tsm_edge.artifact import (
     MODEL_ONNX,
     RUNNER,
     Artifact,
-    file_sha256,
     latest_artifact,
     load_artifact,
     open_library,
@@ -32,6 +31,8 @@ from tsm_edge.compile.csource import c_string
 from tsm_edge.deploy.files import files_of
 from tsm_edge.emulate import verify_emulated
 from tsm_edge.errors import ArtifactError
+from tsm_edge.files import file_sha256
+from tsm_edge.machine import X86_LEVELS
 from tsm_edge.manifest import embedded_form, parse_manifest
 from tsm_edge.session import OnlineSession
 from tsm_edge.verify import verify_artifact
@@ -262,7 +263,7 @@ def test_a_cpu_that_lacks_something(small_artifact: Artifact, monkeypatch: pytes
     manifest = small_artifact.manifest
     target = dataclasses.replace(manifest.target, cpu="x86-64-v3", triple="x86_64-unknown-linux-gnu")
     monkeypatch.setattr("tsm_edge.artifact.this_architecture", lambda: "x86_64")
-    monkeypatch.setattr("tsm_edge.artifact.cpu_flags", lambda: frozenset({"sse2", "avx2", "bmi2", "f16c"}))
+    monkeypatch.setattr("tsm_edge.artifact.cpu_flags", lambda: {*X86_LEVELS["x86-64-v3"]} - {"fma"})
     with pytest.raises(ArtifactError, match=r"this CPU lacks fma\b"):
         open_library(Artifact(small_artifact.path, dataclasses.replace(manifest, target=target)))
 

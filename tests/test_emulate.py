@@ -13,12 +13,13 @@ import pytest
 from artifacts import compile_onnx
 from onnx_graphs import GraphBuilder, assert_nan_goes_through, small_network
 
-from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact, file_sha256
+from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact
 from tsm_edge.cards import NetworkSpec, Preprocess, TargetCard, load_model, load_target
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.emulate import emulated_outputs, emulator_command, verify_emulated
 from tsm_edge.errors import ArtifactError
 from tsm_edge.export import ExportRequest, export_onnx
+from tsm_edge.files import file_sha256
 from tsm_edge.golden import make_golden
 from tsm_edge.machine import architecture
 from tsm_edge.manifest import TargetInfo

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import errno
 import hashlib
 import mmap
 import os
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.errors import ArtifactError, shortened
-from tsm_edge.files import scratch_folder
+from tsm_edge.files import file_sha256, scratch_folder
 from tsm_edge.machine import architecture, cpu_flags, missing_features, this_architecture
 from tsm_edge.manifest import Manifest, embedded_form, parse_manifest
 from tsm_edge.paths import native_path
@@ -177,23 +176,6 @@ def latest_artifact(folder: Path = OUTPUT_FOLDER) -> Path:
     if not written:
         raise ArtifactError(f"no compiled artifact below ./{folder}", "make one with: tsm-edge compile")
     return max(written, key=lambda path: written[path])
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal.
-
-    Raises
-    ------
-    OSError
-        It cannot be read, or is no file: a pipe would be waited for.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a file", str(path))
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def open_library(artifact: Artifact) -> ctypes.CDLL:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tsm_edge.artifact import OUTPUT_FOLDER
-from tsm_edge.cards import load_model, load_target, model_files
+from tsm_edge.cards import DEFAULT_MODEL, load_model, load_target, model_files
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import CheckFailed, VideoError
 from tsm_edge.files import check_writable
@@ -48,7 +48,7 @@ class DemoRequest:
         CPU threads of the network.
     """
 
-    model: str = "mobilenetv2-jester"
+    model: str = DEFAULT_MODEL
     checkpoint: Path | None = None
     video: str | Path | None = None
     output: Path = OUTPUT_FOLDER

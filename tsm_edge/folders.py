@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import errno
 import functools
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tsm_edge.errors import ArtifactError
-from tsm_edge.files import make_folders, remove_folders, sync, sync_folder
+from tsm_edge.files import file_sha256, make_folders, remove_folders, sync, sync_folder
 from tsm_edge.paths import native_path
 from tsm_edge.stale import create_folder, hold, remove, remove_stale
 
@@ -266,7 +265,7 @@ def _not_ours(folder: Path, kind: FolderKind) -> str:
 def _has_content(path: Path, sha256: str) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
-    return not sha256 or hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    return not sha256 or file_sha256(path) == sha256
 
 
 def _sync_tree(folder: Path) -> None:

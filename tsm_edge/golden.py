@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsm_edge.cards import Preprocess
+from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files import write_atomic
 
@@ -94,12 +95,6 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
     outputs = [[logits] for logits in tensors[:frames]]
     outputs[-1] += tensors[frames:]
     return Golden(np.frombuffer(data, np.uint8, pixels, start).reshape(frames, height, width, 3), reset, outputs)
-
-
-def scale_and_offset(card: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Two float32 [3] that turn a byte into the network's input: ``byte * scale + offset``."""
-    mean, std = np.array(card.mean, np.float64), np.array(card.std, np.float64)
-    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
 def network_input(picture: NDArray[np.uint8], card: Preprocess) -> NDArray[np.float32]:

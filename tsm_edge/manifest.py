@@ -13,6 +13,8 @@ from tsm_edge.cards import Preprocess, Smoothing
 from tsm_edge.errors import ArtifactError, CardError, shortened
 
 FORMAT = 1
+# What is said aloud of a network that was never trained.
+RANDOM_WEIGHTS = "random weights: predictions mean nothing"
 _AGAIN = "compile it again with: tsm-edge compile"
 
 Activation = Literal["", "softmax", "sigmoid"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsm_edge.artifact import file_sha256
 from tsm_edge.errors import ArtifactError
+from tsm_edge.files import file_sha256
 from tsm_edge.manifest import Manifest
 from tsm_edge.onnx_runtime import open_session
 

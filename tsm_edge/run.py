@@ -31,7 +31,6 @@ from tsm_edge.video.writer import VideoFile, check_place
 Floats = npt.NDArray[np.float32]
 Reset = Break | Literal["new connection"]
 
-RANDOM_WEIGHTS = "random weights: predictions mean nothing"
 # Statistics cover this many latest predictions, so that a run of weeks does not fill the memory (an hour at 30/s).
 _KEPT_TIMINGS = 108_000
 _KEPT_RESETS = 1_000

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tsm_edge
+from tsm_edge.cards import DEFAULT_MODEL
 from tsm_edge.cli import main
 from tsm_edge.errors import CheckFailed, TsmEdgeError
 
@@ -74,6 +75,12 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     assert text.startswith(f"Usage: tsm-edge {name}")
     assert "--debug" in text
+
+
+@pytest.mark.parametrize("name", ["export", "compile", "demo"])
+def test_the_default_model_is_named_where_it_is_used(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.entry_point([name, "--help"]) == 0
+    assert f"default: {DEFAULT_MODEL}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_version(run_program: RunProgram) -> None:

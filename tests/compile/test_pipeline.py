@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import sys
@@ -20,11 +19,12 @@ from onnx import helper
 from onnx_graphs import GraphBuilder, Reference, assert_close, small_network
 
 import tsm_edge
-from tsm_edge.artifact import HEADER_FILE, LABELS, LIBRARY, MANIFEST, MODEL_ONNX, Artifact, file_sha256, load_artifact
+from tsm_edge.artifact import HEADER_FILE, LABELS, LIBRARY, MANIFEST, MODEL_ONNX, Artifact, load_artifact
 from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard, load_model, load_target, target_names
 from tsm_edge.compile.codegen import check_cpu
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import ArtifactError, CompileError, ModelFileError, TsmEdgeError
+from tsm_edge.files import file_sha256
 from tsm_edge.networks import build_network
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata, write_metadata
 from tsm_edge.onnx_runtime import open_session
@@ -57,7 +57,7 @@ def test_files(golden_artifact: Golden) -> None:
     names = {path.name for path in artifact.path.iterdir()}
     assert {LIBRARY, MANIFEST, LABELS, MODEL_ONNX, HEADER_FILE} <= names
     for name, digest in artifact.manifest.files.items():
-        assert hashlib.sha256((artifact.path / name).read_bytes()).hexdigest() == digest
+        assert file_sha256(artifact.path / name) == digest
     assert LABELS in artifact.manifest.files
 
 

@@ -13,8 +13,9 @@ import pytest
 from background import Background, Start
 from relay import Relay
 
-from tsm_edge.artifact import Artifact, file_sha256
+from tsm_edge.artifact import Artifact
 from tsm_edge.errors import ArtifactError, RpcError
+from tsm_edge.files import file_sha256
 from tsm_edge.rpc import device as device_module
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
 from tsm_edge.rpc.serving import set_threads

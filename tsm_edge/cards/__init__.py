@@ -5,6 +5,7 @@ card is read, so every later stage can rely on what it is given. Adding a board 
 """
 
 from tsm_edge.cards.load import (
+    DEFAULT_MODEL,
     load_model,
     load_target,
     model_files,
@@ -33,6 +34,7 @@ from tsm_edge.cards.target import Ability, CpuSpec, TargetCard
 
 __all__ = [
     "BACKBONES",
+    "DEFAULT_MODEL",
     "LARGEST_SEED",
     "SHIFT_PROPORTIONS",
     "Ability",

@@ -20,6 +20,9 @@ from tsm_edge.errors import CardError, TextFileError, unknown_name
 from tsm_edge.files import read_text
 from tsm_edge.tables import Place, from_table
 
+# The card that a command works on where none is named.
+DEFAULT_MODEL = "mobilenetv2-jester"
+
 
 def model_names() -> list[str]:
     """Names of the shipped model cards, sorted."""

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.artifact import OUTPUT_FOLDER, RUNNER
-from tsm_edge.cards import TemporalMode, load_model, load_target, model_files, target_file
+from tsm_edge.cards import DEFAULT_MODEL, TemporalMode, load_model, load_target, model_files, target_file
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
 from tsm_edge.cli.weights import weight_options
 from tsm_edge.errors import CompileError
 from tsm_edge.extras import require
 from tsm_edge.machine import runs_here
+from tsm_edge.manifest import RANDOM_WEIGHTS
 from tsm_edge.paths import refuse_replacing_folder
 from tsm_edge.precision import precision_named
 
@@ -91,7 +92,7 @@ def command(
             f"compile it with: tsm-edge compile --onnx {shlex.quote(model)}",
         )
     if model is None and onnx is None:
-        model = "mobilenetv2-jester"
+        model = DEFAULT_MODEL
     card = None if model is None else load_model(model)
     target_card = load_target(target)
     name = card.name if card else onnx.stem if onnx else ""
@@ -133,7 +134,7 @@ def command(
     if request.intermediates is not None:
         note(f"intermediates: {request.intermediates}")
     if artifact.manifest.random_weights:
-        warn("random weights: predictions mean nothing")
+        warn(RANDOM_WEIGHTS)
     note(f"next: {_next_command(artifact)}")
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import click
 
 from tsm_edge.artifact import OUTPUT_FOLDER
+from tsm_edge.cards import DEFAULT_MODEL
 from tsm_edge.cli.artifacts import threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.extras import require
+from tsm_edge.manifest import RANDOM_WEIGHTS
 
 
 @click.command("demo")
-@click.option("--model", default="mobilenetv2-jester", show_default=True, help="Model card, by name or path.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model card, by name or path.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; without: random ones.")
 @click.option("--video", metavar="FILE|URL", help="A clip; without: one is generated.")
 @click.option(
@@ -54,5 +56,5 @@ def command(model: str, checkpoint: Path | None, video: str | None, output: Path
     ]
     print_table("", ("", ""), rows)
     if result.manifest.random_weights:
-        warn("random weights: predictions mean nothing")
+        warn(RANDOM_WEIGHTS)
         note("give trained weights with: tsm-edge demo --checkpoint FILE")

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from tsm_edge.cards import TemporalMode, load_model, model_files
+from tsm_edge.cards import DEFAULT_MODEL, TemporalMode, load_model, model_files
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.weights import weight_options
 from tsm_edge.extras import require
+from tsm_edge.manifest import RANDOM_WEIGHTS
 from tsm_edge.paths import refuse_replacing
 
 
 @click.command("export")
-@click.argument("model", default="mobilenetv2-jester")
+@click.argument("model", default=DEFAULT_MODEL)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="ONNX file to write.")
 @weight_options
 @click.option(
@@ -51,6 +52,6 @@ def command(
     print_table(f"{result.path} ({result.bytes / 1e6:.1f} MB)", ("", "name", "shape (float32)"), rows)
     note(f"weights: {result.weights}")
     if result.weights.random:
-        warn("random weights: predictions mean nothing")
+        warn(RANDOM_WEIGHTS)
     elif result.weights.trained_mode != result.card.network.temporal_mode:
         warn(f"weights trained in mode {result.weights.trained_mode}: predictions are worse than they could be")

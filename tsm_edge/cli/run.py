@@ -10,6 +10,7 @@ import click
 from tsm_edge.artifact import files_of_artifact
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
 from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
+from tsm_edge.manifest import RANDOM_WEIGHTS
 from tsm_edge.paths import refuse_replacing
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _run(
     as_json: bool,
     step: str,
 ) -> None:
-    from tsm_edge.run import RANDOM_WEIGHTS, run
+    from tsm_edge.run import run
     from tsm_edge.video.source import open_source
 
     with open_source(place, options) as source:
@@ -129,8 +130,6 @@ def _print_summary(summary: RunSummary, as_json: bool, step: str) -> None:
 
 
 def _print_tables(summary: RunSummary, step: str) -> None:
-    from tsm_edge.run import RANDOM_WEIGHTS
-
     parts = {
         "decode": summary.decode,
         "preprocess": summary.preprocess,

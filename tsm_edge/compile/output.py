@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tsm_edge.artifact import GOLDEN, LIBRARY, MANIFEST, MODEL_ONNX, file_sha256, load_artifact, open_library
+from tsm_edge.artifact import GOLDEN, LIBRARY, MANIFEST, MODEL_ONNX, load_artifact, open_library
 from tsm_edge.errors import ArtifactError, CompileError
+from tsm_edge.files import file_sha256
 from tsm_edge.folders import FolderKind, writing_folder
 from tsm_edge.machine import runs_here
 

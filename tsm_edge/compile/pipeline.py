@@ -23,7 +23,6 @@ from tsm_edge.artifact import (
     MODEL_ONNX,
     RUNNER,
     Artifact,
-    file_sha256,
     load_artifact,
 )
 from tsm_edge.cards import (
@@ -45,7 +44,7 @@ from tsm_edge.compile.output import check_loads, writing_artifact, writing_inter
 from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.disk import Place, naming_full_disk, temporary_place
 from tsm_edge.errors import CompileError, ModelFileError
-from tsm_edge.files import scratch_folder
+from tsm_edge.files import file_sha256, scratch_folder
 from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
 from tsm_edge.paths import printable, refuse_replacing_folder

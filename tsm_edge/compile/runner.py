@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tsm_edge.cards import TargetCard, height_width
+from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.compile.csource import c_string
 from tsm_edge.compile.link import link_program
-from tsm_edge.golden import scale_and_offset
 from tsm_edge.manifest import Manifest
 from tsm_edge.runtime import RUNNER_SOURCES
 

@@ -15,7 +15,6 @@ A file may say itself how it was trained: ``{"state_dict": …, "temporal_mode":
 
 from __future__ import annotations
 
-import hashlib
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from tsm_edge.cards import NetworkSpec, ShiftPlace, TemporalMode
 from tsm_edge.errors import CheckpointError, unknown_name
+from tsm_edge.files import file_sha256
 from tsm_edge.networks.mobilenet_v2 import block_channels, width_of
 from tsm_edge.networks.resnet import PLANS
 from tsm_edge.networks.temporal import TemporalNetwork
@@ -132,7 +132,7 @@ def read_checkpoint(path: str | Path, trained_mode: TemporalMode | None = None) 
     _check_values(path, tensors)
     return Checkpoint(
         path,
-        _sha256(path),
+        file_sha256(path),
         backbone,
         _width(tensors) if backbone == "mobilenet-v2" else 1.0,
         head.shape[0],
@@ -394,11 +394,3 @@ def _some(names: Iterable[str]) -> str:
     """The first few names."""
     listed = list(names)
     return ", ".join(listed[:_NAMED]) + (", …" if len(listed) > _NAMED else "")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

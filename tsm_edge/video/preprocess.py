@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_edge.cards import Preprocess, height_width
+from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.video.capture import Image
 
 # A cut may shift the picture by this much, in source pixels: half of what OpenCV's own remapping rounds to.
@@ -81,9 +82,7 @@ class Preprocessor:
         self._card = card
         self._crop = height_width(card.crop)
         self._output = np.zeros((1, 3, *self._crop), np.float32)
-        mean, std = np.array(card.mean, np.float64), np.array(card.std, np.float64)
-        self._scale = (1 / (255 * std)).astype(np.float32)
-        self._offset = (-mean / std).astype(np.float32)
+        self._scale, self._offset = scale_and_offset(card)
         self._shape = (0, 0)
         self._rows = self._columns = Cut(0, 0, 0, 0)
 
