@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import struct
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 
 from tsm_edge import machine
 from tsm_edge.cards import load_target
+from tsm_edge.errors import ArtifactError
 from tsm_edge.manifest import TargetInfo
+from tsm_edge.runtime import RUNTIME_FOLDER
 
 
 @pytest.mark.parametrize(
@@ -77,6 +80,14 @@ def test_missing_features(card: str, flags: str, missing: list[str], tmp_path: P
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
     assert machine.missing_features(target(card), machine.cpu_flags(tmp_path)) == missing
+
+
+def test_the_runtime_has_as_many_threads_at_most() -> None:
+    header = (RUNTIME_FOLDER / "tsm_edge.h").read_text("ascii")
+    assert re.findall(r"TSM_MOST_THREADS = (\d+)", header) == [str(machine.MOST_THREADS)]
+    with pytest.raises(ArtifactError, match=f"expected 1 to {machine.MOST_THREADS}"):
+        machine.check_threads(machine.MOST_THREADS + 1)
+    machine.check_threads(machine.MOST_THREADS)
 
 
 def test_features_in_a_table_of_their_own(tmp_path: Path) -> None:

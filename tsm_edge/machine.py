@@ -14,7 +14,7 @@ from tsm_edge.errors import ArtifactError
 if TYPE_CHECKING:
     from tsm_edge.manifest import TargetInfo
 
-MOST_THREADS = 64  # of tsm_open
+MOST_THREADS = 64  # TSM_MOST_THREADS of tsm_edge.h
 
 # /proc/cpuinfo of 64-bit Arm -> LLVM feature, of those that matter to the kernels.
 ARM_FEATURES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import struct
@@ -23,8 +24,9 @@ from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard
 from tsm_edge.compile.runner import c_string
 from tsm_edge.compile.zig import zig_command
 from tsm_edge.golden import network_input
-from tsm_edge.manifest import parse_manifest
+from tsm_edge.manifest import RANDOM_WEIGHTS, parse_manifest
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, write_metadata
+from tsm_edge.precision import FP32
 from tsm_edge.runtime import RUNNER_SOURCES, RUNTIME_FOLDER
 from tsm_edge.session import OnlineSession
 from tsm_edge.video.preprocess import Preprocessor
@@ -79,7 +81,21 @@ def test_verify_passes_on_the_golden_frames_beside_it(artifact: Artifact, runner
     assert (report["passed"], report["frames"], report["threads"]) == (True, 4, int(threads))
     caches = [cache.output for cache in artifact.manifest.caches]
     assert [check["name"] for check in report["checks"]] == ["logits", "logits (explicit caches)", *caches]
-    assert all(check["magnitude"] > 0 and check["error"] < 1e-4 for check in report["checks"])
+    assert report["tolerance"] == FP32.tolerance
+    assert all(check["magnitude"] > 0 and check["error"] < FP32.tolerance for check in report["checks"])
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.5, True), (2.0, False)])
+def test_verify_has_the_tolerance_of_the_precision(
+    share: float, passes: bool, artifact: Artifact, runner: Run, tmp_path: Path
+) -> None:
+    magnitude = json.loads(runner("verify").stdout)["checks"][-1]["magnitude"]
+    data = (artifact.path / GOLDEN).read_bytes()
+    (value,) = struct.unpack("<f", data[-4:])  # the last of the last cache
+    off = value - math.copysign(share * FP32.tolerance * magnitude, value)
+    (tmp_path / "off.bin").write_bytes(data[:-4] + struct.pack("<f", off))
+    done = runner("verify", "--golden", "off.bin")
+    assert (json.loads(done.stdout)["passed"], done.returncode) == (passes, 0 if passes else 1)
 
 
 @pytest.mark.parametrize("value", [b"\x00\x00\x80\x40", b"\x00\x00\xc0\x7f"], ids=["4.0", "NaN"])
@@ -189,7 +205,7 @@ def test_labels_are_json_and_random_weights_are_told(runner: Run) -> None:
     lines = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert len(lines) == 20
     assert all(line["label"] == LABELS[line["index"]] for line in lines)
-    assert done.stderr == b"tsm-runner: warning: random weights: predictions mean nothing\n"
+    assert done.stderr == f"tsm-runner: warning: {RANDOM_WEIGHTS}\n".encode()
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -9,12 +9,19 @@ from tsm_edge.cards import TargetCard, height_width
 from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.compile.csource import c_string
 from tsm_edge.compile.link import link_program
-from tsm_edge.manifest import Manifest
+from tsm_edge.manifest import RANDOM_WEIGHTS, Manifest
+from tsm_edge.precision import Precision
 from tsm_edge.runtime import RUNNER_SOURCES
 
 
 def link_runner(
-    output: Path, target: TargetCard, manifest: Manifest, work: Path, sources: Sequence[Path], objects: Sequence[Path]
+    output: Path,
+    target: TargetCard,
+    manifest: Manifest,
+    precision: Precision,
+    work: Path,
+    sources: Sequence[Path],
+    objects: Sequence[Path],
 ) -> None:
     """Build the program.
 
@@ -24,6 +31,8 @@ def link_runner(
     target : TargetCard
     manifest : Manifest
         Its preprocessing and labels are compiled in.
+    precision : Precision
+        Its tolerance is what ``tsm-runner verify`` goes by.
     work : Path
         Folder for the generated source.
     sources, objects : sequence of Path
@@ -35,11 +44,11 @@ def link_runner(
         The linker failed.
     """
     card = work / "card.c"
-    card.write_text(_card_source(manifest), "ascii")
+    card.write_text(_card_source(manifest, precision.tolerance), "ascii")
     link_program(output, target, [*RUNNER_SOURCES, card, *sources, *objects])
 
 
-def _card_source(manifest: Manifest) -> str:
+def _card_source(manifest: Manifest, tolerance: float) -> str:
     scale, offset = scale_and_offset(manifest.preprocess)
     labels = manifest.labels or ("",)
     height, width = height_width(manifest.preprocess.crop)
@@ -59,7 +68,8 @@ def _card_source(manifest: Manifest) -> str:
             f"    .scale = {{{', '.join(f'{value.item().hex()}f' for value in scale)}}},",
             f"    .offset = {{{', '.join(f'{value.item().hex()}f' for value in offset)}}},",
             f"    .probabilities = {int(bool(manifest.activation))},",
-            f"    .random_weights = {int(manifest.random_weights)},",
+            f"    .tolerance = {tolerance!r},",
+            *([f"    .warning = {c_string(RANDOM_WEIGHTS)},"] if manifest.random_weights else []),
             f"    .n_labels = {len(manifest.labels)},",
             "    .labels = labels,",
             "};",

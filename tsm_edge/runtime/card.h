@@ -9,7 +9,8 @@ typedef struct {
   int32_t crop_height, crop_width; /* pixels: what is cut from the centre of the resized frame */
   float scale[3], offset[3];       /* of R, G, B: input = byte * scale + offset */
   int32_t probabilities;           /* the model ends in a softmax or sigmoid: its outputs are no logits */
-  int32_t random_weights;          /* predictions mean nothing */
+  double tolerance;                /* of verify: largest error, relative to the largest magnitude of an output */
+  const char *warning;             /* on the predictions, UTF-8; null: none */
   int32_t n_labels;                /* 0: unknown */
   const char *const *labels;       /* UTF-8 */
 } tsm_card;

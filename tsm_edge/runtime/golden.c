@@ -8,12 +8,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "card.h"
 #include "image.h"
 #include "model.h"
 #include "runner.h"
 #include "tsm_edge.h"
-
-static const double TOLERANCE = 1e-4; /* of the largest magnitude */
 
 static size_t cache_elements(int32_t index) {
   const tsm_cache *cache = &tsm_the_model.caches[index];
@@ -39,7 +38,9 @@ static void compare(check *into, const float *found, const float *wanted, size_t
   }
 }
 
-static int passes(const check *found) { return found->error <= TOLERANCE * found->magnitude || found->error == 0.0; }
+static int passes(const check *found) {
+  return found->error <= tsm_the_card.tolerance * found->magnitude || found->error == 0.0;
+}
 
 /* golden.bin beside this program. */
 static void default_golden(char *path, size_t size) {
@@ -171,7 +172,7 @@ int runner_verify(const runner_options *given) {
   int passed = 1;
   for (int32_t i = 0; i < n_checks; ++i) passed &= passes(&checks[i]);
   printf("{\"passed\": %s, \"frames\": %u, \"threads\": %d, \"tolerance\": %g, \"checks\": [", passed ? "true" : "false",
-         (unsigned)golden.head.frames, (int)given->threads, TOLERANCE);
+         (unsigned)golden.head.frames, (int)given->threads, tsm_the_card.tolerance);
   print_check(model->logits_name, "", &checks[0], 0);
   print_check(model->logits_name, " (explicit caches)", &checks[1], n_checks == 2);
   for (int32_t i = 0; i < model->n_caches; ++i)

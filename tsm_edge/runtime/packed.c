@@ -80,7 +80,7 @@ static int32_t thread_count(void) {
   long count = wanted ? strtol(wanted, NULL, 10) : 0;
   if (!wanted && sched_getaffinity(0, sizeof cores, &cores) == 0)
     for (size_t i = 0; i < sizeof cores; ++i) count += __builtin_popcount(((const unsigned char *)&cores)[i]);
-  return count < 1 ? 1 : count > 64 ? 64 : (int32_t)count;
+  return count < 1 ? 1 : count > TSM_MOST_THREADS ? TSM_MOST_THREADS : (int32_t)count;
 }
 
 static int step(const TVMFFIAny *args, int32_t n_args) {

@@ -143,7 +143,7 @@ static int stream_frames(const runner_options *given) {
   tsm_stream *stream = runner_open_stream(given);
   if (given->width && !resizer) return runner_fail("memory", "not enough for the frames");
   if (!stream) return RUNNER_USER_ERROR;
-  if (tsm_the_card.random_weights) fputs("tsm-runner: warning: random weights: predictions mean nothing\n", stderr);
+  if (tsm_the_card.warning) fprintf(stderr, "tsm-runner: warning: %s\n", tsm_the_card.warning);
   size_t count = 0, got;
   for (; (got = fread(frame, 1, bytes, stdin)) == bytes && !ferror(stdout); ++count) {
     uint64_t started = now();
@@ -185,7 +185,7 @@ static int size(const char *text, runner_options *into) {
 /* Set one option; 0 if the command has none of that name, or the value is impossible. */
 static int set(runner_options *into, const char *command, const char *name, const char *value) {
   const int verifies = !strcmp(command, "verify"), benches = !strcmp(command, "bench");
-  if (strcmp(command, "info") && !strcmp(name, "--threads")) return number(value, 1, 64, &into->threads);
+  if (strcmp(command, "info") && !strcmp(name, "--threads")) return number(value, 1, TSM_MOST_THREADS, &into->threads);
   if (verifies && !strcmp(name, "--golden")) return (into->golden = value) != NULL;
   if (verifies && !strcmp(name, "--outputs")) return (into->outputs = value) != NULL;
   if (benches && !strcmp(name, "--frames")) return number(value, 1, 10000000, &into->frames);

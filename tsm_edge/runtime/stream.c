@@ -11,7 +11,7 @@
 #include "model.h"
 #include "pool.h"
 
-enum { ALIGNMENT = 64, MAX_THREADS = 64 };
+enum { ALIGNMENT = 64 };
 
 struct tsm_stream {
   /* The process that is in a call on this stream; 0: none. After a fork the number of the parent may be left here, by a
@@ -63,8 +63,8 @@ static tsm_pool *open_pool(tsm_stream *stream) {
 
 tsm_stream *tsm_open(int32_t threads) {
   const tsm_model *model = &tsm_the_model;
-  if (threads < 1 || threads > MAX_THREADS) {
-    tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open: threads is %d, expected 1 to %d", (int)threads, MAX_THREADS);
+  if (threads < 1 || threads > TSM_MOST_THREADS) {
+    tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open: threads is %d, expected 1 to %d", (int)threads, TSM_MOST_THREADS);
     return NULL;
   }
   tsm_stream *stream = calloc(1, sizeof *stream);

@@ -32,6 +32,8 @@ enum {
   TSM_ERROR_BUSY = -4      /* another thread is in a call on this stream */
 };
 
+enum { TSM_MOST_THREADS = 64 }; /* of a stream */
+
 typedef struct tsm_stream tsm_stream;
 
 /* TSM_ABI_VERSION of the library: compare it with the header's. */
@@ -41,7 +43,7 @@ int32_t tsm_abi_version(void);
 const char *tsm_manifest(void);
 
 /* Open a stream with zeroed shift caches.
- * threads: 1 runs everything in the calling thread; n > 1 starts n - 1 workers. At most 64.
+ * threads: 1 runs everything in the calling thread; n > 1 starts n - 1 workers. At most TSM_MOST_THREADS.
  * Returns null on failure; tsm_last_error says why. */
 tsm_stream *tsm_open(int32_t threads);
 
