@@ -33,7 +33,7 @@ from tsm_edge.emulate import verify_emulated
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files import file_sha256
 from tsm_edge.machine import X86_LEVELS
-from tsm_edge.manifest import embedded_form, parse_manifest
+from tsm_edge.manifest import TensorInfo, embedded_form, parse_manifest
 from tsm_edge.session import OnlineSession
 from tsm_edge.verify import verify_artifact
 
@@ -125,11 +125,12 @@ def test_one_changed_byte(folder: Path) -> None:
         (b"", "not a readable manifest"),
         (b'{"format": 1, "model": "x"', "not a readable manifest"),
         (b"[1, 2]", "not a readable manifest"),
-        (b'{"format": 1}', "not a readable manifest .*frame"),
-        (b'{"format": 99}', r"manifest format is 99, expected 1; compile it again"),
+        (b'{"format": 1}', "not a readable manifest .*target"),
+        (b'{"format": 2}', "not a readable manifest .*frame"),
+        (b'{"format": 99}', r"manifest format is 99, expected 2; compile it again"),
         (b"\xff\xfe\x00", "not UTF-8"),
     ],
-    ids=["empty", "cut off", "a list", "keys missing", "newer", "not text"],
+    ids=["empty", "cut off", "a list", "keys missing, old", "keys missing", "newer", "not text"],
 )
 def test_a_damaged_manifest(content: bytes, message: str, folder: Path) -> None:
     (folder / MANIFEST).write_bytes(content)
@@ -164,8 +165,8 @@ def number_of(path: tuple[str | int, ...], value: Any) -> Callable[[dict[str, An
         (("frame", "shape", 3), "20"),
         (("frame", "shape"), []),
         (("frame", "name"), "picture"),
-        (("logits", "shape"), [1, 700]),
-        (("logits", "shape"), []),
+        (("outputs", 0, "shape"), [1, 700]),
+        (("outputs", 0, "shape"), []),
         (("caches", 0, "shape"), [1, 2, 2, 2]),
         (("caches",), []),
         (("kernels",), []),
@@ -192,11 +193,12 @@ def test_a_changed_manifest(path: tuple[str | int, ...], value: Any, folder: Pat
         load_artifact(folder)
 
 
-@pytest.mark.parametrize("name", ["frame", "logits"])
+@pytest.mark.parametrize("name", ["frame", "outputs"])
 def test_a_library_says_itself_what_it_is(name: str, small_artifact: Artifact) -> None:
     """Also where the folder was not checked: a pointer is never sized by another manifest."""
-    wrong = dataclasses.replace(getattr(small_artifact.manifest, name), shape=(1, 3, 2, 2))
-    artifact = Artifact(small_artifact.path, dataclasses.replace(small_artifact.manifest, **{name: wrong}))
+    wrong = TensorInfo(name, (1, 3, 2, 2))
+    change: dict[str, Any] = {name: wrong if name == "frame" else (wrong,)}
+    artifact = Artifact(small_artifact.path, dataclasses.replace(small_artifact.manifest, **change))
     with pytest.raises(ArtifactError, match=r"model\.so: has another manifest inside than manifest\.json beside it"):
         OnlineSession(artifact)
 
@@ -254,14 +256,14 @@ def test_a_manifest_of_lists_in_lists(depth: int, folder: Path) -> None:
 
 def test_another_architecture(small_artifact: Artifact) -> None:
     manifest = small_artifact.manifest
-    target = dataclasses.replace(manifest.target, name="board", triple="riscv64-unknown-linux-gnu")
-    with pytest.raises(ArtifactError, match=r"compiled for board \(riscv64\), this machine is \w+; .*--target native"):
+    target = dataclasses.replace(load_target("raspberry-pi-4-32bit"), name="board")
+    with pytest.raises(ArtifactError, match=r"compiled for board \(arm\), this machine is \w+; .*--target native"):
         OnlineSession(Artifact(small_artifact.path, dataclasses.replace(manifest, target=target)))
 
 
 def test_a_cpu_that_lacks_something(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = small_artifact.manifest
-    target = dataclasses.replace(manifest.target, cpu="x86-64-v3", triple="x86_64-unknown-linux-gnu")
+    target = load_target("x86-64")
     monkeypatch.setattr("tsm_edge.artifact.this_architecture", lambda: "x86_64")
     monkeypatch.setattr("tsm_edge.artifact.cpu_flags", lambda: {*X86_LEVELS["x86-64-v3"]} - {"fma"})
     with pytest.raises(ArtifactError, match=r"this CPU lacks fma\b"):
@@ -339,3 +341,24 @@ def test_the_manifest_survives_its_file(small_artifact: Artifact) -> None:
     assert dataclasses.replace(manifest) == small_artifact.manifest
     assert isinstance(manifest.caches[0].shape, tuple)
     assert isinstance(manifest.preprocess.mean, tuple)
+
+
+def test_a_manifest_of_format_1_is_read(small_artifact: Artifact) -> None:
+    """As artifacts on devices have it that were compiled before there was format 2."""
+    manifest = small_artifact.manifest
+    table = json.loads(manifest.to_json())
+    for tensor in (table["frame"], *table["outputs"], *table["caches"]):
+        del tensor["dtype"]
+    cpu = table["target"].pop("cpu")
+    kept = {key: table["target"][key] for key in ("name", "description", "device", "libc")}
+    target = {**kept, **{key: cpu[key] for key in ("triple", "cpu", "features", "vector_lanes")}}
+    (logits,) = table.pop("outputs")
+    del table["precision"]
+    found = parse_manifest(json.dumps({**table, "format": 1, "logits": logits, "target": target}), "old")
+    assert found.target.cpu.triple == manifest.target.cpu.triple
+    same = dataclasses.replace(found, target=manifest.target)
+    assert same == manifest
+
+
+def test_a_manifest_holds_the_whole_target_card(small_artifact: Artifact, native: TargetCard) -> None:
+    assert parse_manifest(small_artifact.manifest.to_json(), "text").target == native

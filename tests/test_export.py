@@ -129,7 +129,7 @@ def test_kernels_have_the_names_of_the_network(online: ExportResult) -> None:
     graph = load_onnx(online.path)
     board = load_target("jetson-nano-cpu")
     layers = [call.layer for call in lower(graph, fuse(graph), board, FP32).calls]
-    assert layers[0] == "features.0 + features.1"
+    assert layers[0].split(" + ")[0] == "features.0"
     assert "classifier" in layers
     assert {"features.17", "features.17 expand"} & set(layers)
     assert not [layer for layer in layers if "getitem" in layer or "hardtanh" in layer]

@@ -5,13 +5,13 @@ import re
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tsm_edge import machine
-from tsm_edge.cards import load_target
+from tsm_edge.cards import TargetCard, load_target
 from tsm_edge.errors import ArtifactError
-from tsm_edge.manifest import TargetInfo
 from tsm_edge.runtime import RUNTIME_FOLDER
 
 
@@ -100,7 +100,7 @@ def test_features_in_a_table_of_their_own(tmp_path: Path) -> None:
 
 
 def test_features_beyond_the_cpus_own() -> None:
-    native = dataclasses.replace(target("raspberry-pi-5"), cpu="generic", features=("+neon", "+dotprod", "+fullfp16"))
+    native = target("raspberry-pi-5", cpu="generic", features=("+neon", "+dotprod", "+fullfp16"))
     assert machine.missing_features(native, PI_5.split()) == []
     assert machine.missing_features(native, PI_4.split()) == ["asimddp", "fphp"]
 
@@ -111,18 +111,19 @@ def test_an_old_arm_is_known_by_its_name_where_cpuinfo_is_hidden(tmp_path: Path)
     assert machine.missing_features(target("raspberry-pi-3-32bit"), flags, "armv7l") == []
 
 
-def target(card: str) -> TargetInfo:
+def target(card: str, **changes: Any) -> TargetCard:
+    """A shipped card; ``changes`` to its CPU, or its C library."""
     found = load_target(card)
-    cpu = found.cpu
-    return TargetInfo(found.name, "", found.device, cpu.triple, cpu.cpu, found.libc, cpu.features, cpu.vector_lanes)
+    libc = changes.pop("libc", found.libc)
+    return dataclasses.replace(found, libc=libc, cpu=dataclasses.replace(found.cpu, **changes))
 
 
 @pytest.mark.parametrize(
     ("changes", "here"),
     [
         ({}, True),
-        ({"triple": "riscv64-unknown-linux-gnu"}, False),
-        ({"libc": "bionic"}, False),
+        ({"triple": "aarch64-unknown-linux-gnu"}, False),
+        ({"triple": "aarch64-unknown-linux-android", "libc": "bionic"}, False),
         ({"libc": "musl"}, False),
         ({"cpu": "x86-64-v4"}, False),
     ],
@@ -131,4 +132,4 @@ def test_what_runs_here(changes: dict[str, str], here: bool, monkeypatch: pytest
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(machine, "cpu_flags", lambda: tuple(HASWELL.split()))
-    assert machine.runs_here(dataclasses.replace(target("x86-64"), **changes)) == here
+    assert machine.runs_here(target("x86-64", **changes)) == here

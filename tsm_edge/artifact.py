@@ -187,14 +187,14 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
         It was compiled for another architecture, needs CPU features this machine lacks, or has another ABI.
     """
     target = artifact.manifest.target
-    here, wanted = this_architecture(), architecture(target.triple)
+    here, wanted = this_architecture(), architecture(target.cpu.triple)
     hint = "compile for this machine with: tsm-edge compile --target native"
     if here != wanted:
         raise ArtifactError(f"{artifact.path}: compiled for {target.name} ({wanted}), this machine is {here}", hint)
     missing = missing_features(target, cpu_flags())
     if missing:
         raise ArtifactError(
-            f"{artifact.path}: compiled for {target.name} ({target.cpu}), this CPU lacks {', '.join(missing)}", hint
+            f"{artifact.path}: compiled for {target.name} ({target.cpu.cpu}), this CPU lacks {', '.join(missing)}", hint
         )
     try:
         library = _load(artifact)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact, load_artifact, read_listed
+from tsm_edge.cards import TargetCard
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files import scratch_folder
 from tsm_edge.golden import Golden, make_golden, write_golden
 from tsm_edge.machine import architecture, check_threads, this_architecture
-from tsm_edge.manifest import Manifest, TargetInfo
+from tsm_edge.manifest import Manifest
 from tsm_edge.reference import Reference
 from tsm_edge.replacement import again_if_replaced
 from tsm_edge.verify import Gather, VerifyResult, output_names
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _AARCH64_CPUS = ("cortex-a35", "cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a76")
 
 
-def emulator_command(target: TargetInfo) -> list[str]:
+def emulator_command(target: TargetCard) -> list[str]:
     """How to run a program of this target here: nothing where this machine can, else QEMU and its options.
 
     Raises
@@ -38,7 +39,7 @@ def emulator_command(target: TargetInfo) -> list[str]:
     ArtifactError
         QEMU is not installed.
     """
-    machine = architecture(target.triple)
+    machine = architecture(target.cpu.triple)
     if machine == this_architecture():
         return []
     name = f"qemu-{machine}"
@@ -47,7 +48,7 @@ def emulator_command(target: TargetInfo) -> list[str]:
         raise ArtifactError(f"{name} is not installed, expected it to run code for {target.name}", install_hint())
     if machine != "aarch64":
         return [program]
-    return [program, "-cpu", target.cpu if target.cpu in _AARCH64_CPUS else "cortex-a57"]  # else: plain Armv8.0
+    return [program, "-cpu", target.cpu.cpu if target.cpu.cpu in _AARCH64_CPUS else "cortex-a57"]  # else: plain Armv8.0
 
 
 def install_hint() -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tsm_edge.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from tsm_edge.manifest import TargetInfo
+    from tsm_edge.cards import TargetCard
 
 MOST_THREADS = 64  # TSM_MOST_THREADS of tsm_edge.h
 
@@ -120,12 +120,12 @@ def cpu_flags(root: Path = Path("/")) -> tuple[str, ...]:
     return tuple(next(lists, "").split())
 
 
-def missing_features(target: TargetInfo, flags: Collection[str], machine: str = "") -> list[str]:
+def missing_features(target: TargetCard, flags: Collection[str], machine: str = "") -> list[str]:
     """What a target's code needs that a CPU does not have.
 
     Parameters
     ----------
-    target : TargetInfo
+    target : TargetCard
     flags : collection of str
         The features ``/proc/cpuinfo`` lists; empty: not known.
     machine : str, optional
@@ -136,10 +136,10 @@ def missing_features(target: TargetInfo, flags: Collection[str], machine: str = 
     list of str
         As ``/proc/cpuinfo`` spells them; empty where nothing is known.
     """
-    family = architecture(target.triple)
+    family = architecture(target.cpu.triple)
     of_feature = _NEEDS_OF_FEATURES.get(family, {})
-    needs = [*_NEEDS.get(family, {}).get(target.cpu, ())]
-    needs += [of_feature[feature] for feature in target.features if feature in of_feature]
+    needs = [*_NEEDS.get(family, {}).get(target.cpu.cpu, ())]
+    needs += [of_feature[feature] for feature in target.cpu.features if feature in of_feature]
     has = set(flags)
     if family == "arm" and "asimd" in has:  # a 64-bit kernel's names for what it has in 32-bit state, too
         has |= {"neon", "vfpv4"}
@@ -161,11 +161,11 @@ def check_threads(count: int) -> None:
         )
 
 
-def runs_here(target: TargetInfo) -> bool:
+def runs_here(target: TargetCard) -> bool:
     """Whether this machine can load a library made for a target: its CPU, and the kind of its C library."""
     here = "glibc" if platform.libc_ver()[0] == "glibc" else "musl"
     return (
-        architecture(target.triple) == this_architecture()
+        architecture(target.cpu.triple) == this_architecture()
         and target.libc.startswith(here)
         and not missing_features(target, cpu_flags())
     )

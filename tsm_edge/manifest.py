@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tsm_edge.cards import Preprocess, Smoothing
+from tsm_edge.cards import Preprocess, Smoothing, TargetCard
 from tsm_edge.errors import ArtifactError, CardError, shortened
+from tsm_edge.tables import Place, from_table
 
-FORMAT = 1
+FORMAT = 2
+# Formats that are read: artifacts on devices outlive the program that made them.
+READABLE = (1, 2)
 # What is said aloud of a network that was never trained.
 RANDOM_WEIGHTS = "random weights: predictions mean nothing"
 _AGAIN = "compile it again with: tsm-edge compile"
@@ -22,19 +25,24 @@ Activation = Literal["", "softmax", "sigmoid"]
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A float32 tensor of the model's interface, with its ONNX name and shape."""
+    """A tensor of the model's interface, with its ONNX name, shape and element type."""
 
     name: str
     shape: tuple[int, ...]
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """A shift cache: float32 NCHW; ``output`` of one frame is ``input`` of the next, zeros before the first."""
+    """A shift cache, NCHW: ``output`` of one frame is ``input`` of the next, zeros before the first.
+
+    ``dtype`` is that of the caller's explicit caches; a stream keeps its own as the precision says.
+    """
 
     input: str
     output: str
     shape: tuple[int, ...]
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -74,31 +82,6 @@ class KernelInfo:
 
 
 @dataclass(frozen=True)
-class TargetInfo:
-    """What the artifact was compiled for.
-
-    Attributes
-    ----------
-    name, description : str
-        Of the target card.
-    device, triple, cpu, libc : str
-    features : tuple of str
-        LLVM features beyond those of ``cpu``.
-    vector_lanes : int
-        float32 values in a vector.
-    """
-
-    name: str
-    description: str
-    device: str
-    triple: str
-    cpu: str
-    libc: str
-    features: tuple[str, ...] = ()
-    vector_lanes: int = 0
-
-
-@dataclass(frozen=True)
 class MemoryInfo:
     """Static memory, bytes: of a stream its workspace, scratch (for each thread) and caches; of the library weights."""
 
@@ -115,7 +98,9 @@ class Manifest:
     Attributes
     ----------
     model, description : str
-    frame, logits : TensorInfo
+    frame : TensorInfo
+    outputs : tuple of TensorInfo
+        The logits first.
     caches : tuple of CacheInfo
     preprocess : Preprocess
     smoothing : Smoothing
@@ -125,7 +110,8 @@ class Manifest:
         No checkpoint was given: predictions mean nothing.
     weights : str
         Where the weights come from, for people.
-    target : TargetInfo
+    target : TargetCard
+        What it was compiled for, all of it.
     memory : MemoryInfo
     kernels : tuple of KernelInfo
     hashes : dict of str to str
@@ -138,6 +124,8 @@ class Manifest:
         From the start to the generated code: what is linked then has this manifest in it.
     files : dict of str to str
         SHA-256 of the files beside the manifest.
+    precision : str
+        Of what is stored and summed: ``fp32``.
     activation : {"", "softmax", "sigmoid"}
         What the model itself applies to its logits: then its outputs are probabilities already. Empty: nothing.
     """
@@ -145,14 +133,14 @@ class Manifest:
     model: str
     description: str
     frame: TensorInfo
-    logits: TensorInfo
+    outputs: tuple[TensorInfo, ...]
     caches: tuple[CacheInfo, ...]
     preprocess: Preprocess
     smoothing: Smoothing
     labels: tuple[str, ...]
     random_weights: bool
     weights: str
-    target: TargetInfo
+    target: TargetCard
     memory: MemoryInfo
     kernels: tuple[KernelInfo, ...]
     hashes: Mapping[str, str]
@@ -161,11 +149,19 @@ class Manifest:
     compile_seconds: float
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    precision: str = "fp32"
     activation: Activation = ""
 
     def __post_init__(self) -> None:
+        if not self.outputs:
+            raise ValueError("there are no outputs, expected the logits")
         if self.activation not in get_args(Activation):
             raise ValueError(f"activation is {self.activation!r}, expected softmax, sigmoid or nothing")
+
+    @property
+    def logits(self) -> TensorInfo:
+        """The first output."""
+        return self.outputs[0]
 
     @property
     def classes(self) -> int:
@@ -195,21 +191,21 @@ def parse_manifest(text: str, where: str | Path) -> Manifest:
     """
     try:
         table = json.loads(text)
-        if table.get("format") != FORMAT:
+        if table.get("format") not in READABLE:
             found = shortened(repr(table.get("format")))
             raise ArtifactError(f"{where}: manifest format is {found}, expected {FORMAT}", _AGAIN)
+        if table["format"] == 1:
+            table = _from_format_1(table)
         return Manifest(
             **{
                 **table,
-                "frame": _tensor(table["frame"]),
-                "logits": _tensor(table["logits"]),
-                "caches": tuple(
-                    CacheInfo(entry["input"], entry["output"], tuple(entry["shape"])) for entry in table["caches"]
-                ),
+                "frame": TensorInfo(**_tuples(table["frame"])),
+                "outputs": tuple(TensorInfo(**_tuples(entry)) for entry in table["outputs"]),
+                "caches": tuple(CacheInfo(**_tuples(entry)) for entry in table["caches"]),
                 "preprocess": Preprocess(**_tuples(table["preprocess"])),
                 "smoothing": Smoothing(**_tuples(table["smoothing"])),
                 "labels": tuple(table["labels"]),
-                "target": TargetInfo(**_tuples(table["target"])),
+                "target": from_table(TargetCard, table["target"], Place("target", CardError, _AGAIN)),
                 "memory": MemoryInfo(**table["memory"]),
                 "kernels": tuple(_kernel(entry) for entry in table["kernels"]),
                 "files": dict(table["files"]),
@@ -244,8 +240,19 @@ def _too_deep(where: str | Path) -> ArtifactError:
     return ArtifactError(f"{where}: not a readable manifest (lists in lists in lists)", _AGAIN)
 
 
-def _tensor(table: Mapping[str, Any]) -> TensorInfo:
-    return TensorInfo(table["name"], tuple(table["shape"]))
+def _from_format_1(table: Mapping[str, Any]) -> dict[str, Any]:
+    """As format 2: the logits were the only output, and of the target card only some things were kept."""
+    target = table["target"]
+    lanes = target["vector_lanes"] or 4
+    cpu = {"triple": target["triple"], "cpu": target["cpu"], "features": target["features"], "vector_lanes": lanes}
+    unknown = {"vector_registers": 16, "l1d_kib": 1, "l2_kib": 1, "cores": 1}
+    card = {name: target[name] for name in ("name", "description", "device", "libc")}
+    return {
+        **{name: value for name, value in table.items() if name != "logits"},
+        "format": FORMAT,
+        "outputs": [table["logits"]],
+        "target": {**card, "source": "a manifest of format 1: the caches are not known", "cpu": {**cpu, **unknown}},
+    }
 
 
 def _kernel(table: Mapping[str, Any]) -> KernelInfo:

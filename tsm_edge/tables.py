@@ -2,7 +2,7 @@
 
 A dataclass's annotations are its format: text, whole numbers, numbers, ``true``/``false``, fractions, choices
 (``Literal``), lists of one kind (``tuple[int, ...]``, ``tuple[int, int]``), one value or a list of them
-(``int | tuple[int, int]``) and tables within tables.
+(``int | tuple[int, int]``), tables within tables, and what may be left out (``… | None``).
 """
 
 from __future__ import annotations
@@ -92,6 +92,9 @@ def _convert(value: Any, hint: Any, place: Place) -> Any:
         return from_table(typing.cast(type, hint), value, place)
     if origin is Literal:
         return _choice(value, typing.get_args(hint), place)
+    if origin is UnionType and type(None) in typing.get_args(hint):
+        (kind,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+        return None if value is None else _convert(value, kind, place)
     if origin is UnionType:
         listed = isinstance(value, (list, tuple))
         return next(

@@ -14,6 +14,7 @@ from background import Background, Start
 from relay import Relay
 
 from tsm_edge.artifact import Artifact
+from tsm_edge.cards import load_target
 from tsm_edge.errors import ArtifactError, RpcError
 from tsm_edge.files import file_sha256
 from tsm_edge.rpc import device as device_module
@@ -37,8 +38,9 @@ def local_logits(artifact: Artifact, sequence: list[Floats]) -> list[Floats]:
         return [session.step(frame) for frame in sequence]
 
 
-def for_target(artifact: Artifact, **changes: str) -> Artifact:
-    target = dataclasses.replace(artifact.manifest.target, **changes)
+def for_target(artifact: Artifact, name: str, **changes: str) -> Artifact:
+    card = load_target(name)
+    target = dataclasses.replace(card, cpu=dataclasses.replace(card.cpu, **changes))  # type: ignore[arg-type]
     return Artifact(artifact.path, dataclasses.replace(artifact.manifest, target=target))
 
 
@@ -124,7 +126,7 @@ def test_the_model_is_not_sent_twice(ours: Place, other_artifact: Artifact) -> N
 def test_a_model_for_another_architecture_is_refused_before_anything_is_sent(
     place: Place, small_artifact: Artifact
 ) -> None:
-    foreign = for_target(small_artifact, name="raspberry-pi-4", triple="aarch64-unknown-linux-gnu")
+    foreign = for_target(small_artifact, "raspberry-pi-4")
     message = r"is x86_64, the model is compiled for raspberry-pi-4 \(aarch64\); compile for it with: tsm-edge compile"
     with Relay(place.endpoint) as relay:
         with pytest.raises(RpcError, match=message):
@@ -136,10 +138,10 @@ def test_a_cpu_that_lacks_something_is_refused(
     ours: Place, small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        device_module, "missing_features", lambda target, flags: [target.cpu] if "sse2" in flags else []
+        device_module, "missing_features", lambda target, flags: [target.cpu.cpu] if "sse2" in flags else []
     )
     with pytest.raises(RpcError, match=r"its CPU lacks x86-64-v9; compile for it"):
-        RemoteSession(for_target(small_artifact, cpu="x86-64-v9"), ours, limits=LIMITS)
+        RemoteSession(for_target(small_artifact, "native", cpu="x86-64-v9"), ours, limits=LIMITS)
 
 
 def test_threads(ours: Place, stock: Place, small_artifact: Artifact) -> None:

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tsm_edge.cards import CpuSpec
+from tsm_edge.cards import TargetCard
 from tsm_edge.files import scratch_folder
-from tsm_edge.manifest import TargetInfo
 
 # Enough independent sums to hide the latency of a multiply-add, few enough for 16 registers.
 _ACCUMULATORS = 12
@@ -35,7 +34,7 @@ class PeakMeter:
 
     Parameters
     ----------
-    target : TargetInfo
+    target : TargetCard
         Whose instructions to use: the peak is of the instruction set the artifact was compiled for.
     threads : int
         Threads that compute at the same time.
@@ -46,10 +45,10 @@ class PeakMeter:
         The compiler is not installed.
     """
 
-    def __init__(self, target: TargetInfo, threads: int = 1) -> None:
+    def __init__(self, target: TargetCard, threads: int = 1) -> None:
         self._threads = threads
-        self._flops = 2 * target.vector_lanes * _ACCUMULATORS * _UNROLLED
-        self._lanes = target.vector_lanes
+        self._flops = 2 * target.cpu.vector_lanes * _ACCUMULATORS * _UNROLLED
+        self._lanes = target.cpu.vector_lanes
         with scratch_folder() as folder:  # what is loaded needs its file no more
             self._kernel = _compiled(target, folder)
         self._items = 1000
@@ -82,14 +81,14 @@ class PeakMeter:
         return time.perf_counter() - started
 
 
-def _compiled(target: TargetInfo, folder: Path) -> Any:
+def _compiled(target: TargetCard, folder: Path) -> Any:
     """The loaded kernel."""
     from tsm_edge.compile.codegen import build_kernels
     from tsm_edge.compile.ir.kernel import Argument
     from tsm_edge.compile.schedules import emit
     from tsm_edge.compile.zig import run_zig
 
-    lanes = target.vector_lanes
+    lanes = target.cpu.vector_lanes
     with emit.function("tsm_peak", (Argument("values", "output"),)) as kernel:
         values = kernel.buffers["values"]
         sums = emit.Registers(_ACCUMULATORS, lanes)
@@ -103,24 +102,9 @@ def _compiled(target: TargetInfo, folder: Path) -> Any:
         for index in range(_ACCUMULATORS):
             emit.store(values, index * lanes, sums.get(index), lanes)
     objects, library = folder / "peak.o", folder / "peak.so"
-    build_kernels({"tsm_peak": kernel.function}, _cpu(target)).write_to_file(str(objects), "o")
+    build_kernels({"tsm_peak": kernel.function}, target.cpu).write_to_file(str(objects), "o")
     arguments = ["ld.lld", "-shared", str(objects), "-o", str(library)]
     run_zig(arguments, "linking the peak kernel", library, "leave it out with: tsm-edge profile --no-peak")
     function = ctypes.CDLL(str(library)).tsm_peak
     function.restype, function.argtypes = None, [ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p]
     return function
-
-
-def _cpu(target: TargetInfo) -> CpuSpec:
-    """What code generation needs of a CPU; the rest is not used."""
-    return CpuSpec(
-        target.triple,
-        target.cpu,
-        target.vector_lanes,
-        vector_registers=16,
-        l1d_kib=1,
-        l2_kib=1,
-        cores=1,
-        features=target.features,
-        float_abi="hard" if target.triple.endswith("hf") else "",
-    )

@@ -44,7 +44,7 @@ def write_report(path: Path, profile: Profile) -> None:
 def render(profile: Profile) -> str:
     """The report's HTML."""
     manifest, threads = profile.manifest, f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
-    subtitle = f"{manifest.target.name} ({manifest.target.cpu}) · {threads} · median of {profile.frames} frames"
+    subtitle = f"{manifest.target.name} ({manifest.target.cpu.cpu}) · {threads} · median of {profile.frames} frames"
     sections = [
         ("Where the time goes", _rules_bar(profile)),
         ("Kernels in the order they run", _legend(profile) + _kernel_bars(profile) + _stages_note(profile)),

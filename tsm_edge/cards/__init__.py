@@ -30,7 +30,7 @@ from tsm_edge.cards.model import (
     extent_text,
     height_width,
 )
-from tsm_edge.cards.target import Ability, CpuSpec, TargetCard
+from tsm_edge.cards.target import Ability, CpuSpec, GpuSpec, TargetCard
 
 __all__ = [
     "BACKBONES",
@@ -40,6 +40,7 @@ __all__ = [
     "Ability",
     "CpuSpec",
     "Extent",
+    "GpuSpec",
     "ModelCard",
     "NetworkSpec",
     "Preprocess",

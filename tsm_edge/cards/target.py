@@ -128,6 +128,52 @@ class CpuSpec:
 
 
 @dataclass(frozen=True)
+class GpuSpec:
+    """What the schedule rules need to know of an NVIDIA GPU.
+
+    Attributes
+    ----------
+    compute_capability : str
+        ``5.3`` for sm_53.
+    multiprocessors : int
+    clock_mhz : int
+        Highest clock, MHz.
+    memory_gb_s : float
+        Memory bandwidth, GB/s.
+    ptx_isa : str
+        Newest PTX its drivers take: ``6.4``.
+    registers : int
+        32-bit registers a thread block may have.
+    shared_kib : int
+        Shared memory a thread block may have, KiB.
+    l2_kib : int
+        L2 cache, KiB; 0: unknown.
+    """
+
+    compute_capability: str
+    multiprocessors: int
+    clock_mhz: int
+    memory_gb_s: float
+    ptx_isa: str
+    registers: int = 32768
+    shared_kib: int = 48
+    l2_kib: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("compute_capability", "ptx_isa"):
+            if not re.fullmatch(r"\d{1,2}\.\d", getattr(self, name), re.ASCII):
+                raise CardError(
+                    f"{name} is {shown(getattr(self, name))}, expected a version such as '6.4'", "correct [gpu]"
+                )
+        check_range("multiprocessors", self.multiprocessors, 1, 1024)
+        check_range("clock_mhz", self.clock_mhz, 1, 20_000)
+        check_range("memory_gb_s", self.memory_gb_s, 0.1, 100_000)
+        check_range("registers", self.registers, 1024, 1 << 20)
+        check_range("shared_kib", self.shared_kib, 1, 1024)
+        check_range("l2_kib", self.l2_kib, 0, 1 << 20)
+
+
+@dataclass(frozen=True)
 class TargetCard:
     """A machine of ``targets/NAME.toml``.
 
@@ -143,6 +189,8 @@ class TargetCard:
         What the artifact links against: ``glibc-2.17`` style, ``musl``, ``bionic``.
     power_sensors : tuple of str
         Sensor families that can measure this machine; empty: an external meter is needed.
+    gpu : GpuSpec or None
+        Of a ``cuda`` target.
     detect : bool
         The CPU fields are placeholders, to be replaced by what this machine reports (``native``).
     """
@@ -154,10 +202,16 @@ class TargetCard:
     device: Literal["cpu", "cuda"] = "cpu"
     libc: str = "glibc-2.17"
     power_sensors: tuple[str, ...] = ()
+    gpu: GpuSpec | None = None
     detect: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if (self.device == "cuda") != (self.gpu is not None):
+            raise CardError(
+                f"device is {self.device!r}, expected 'cuda' with a table [gpu] and 'cpu' without",
+                "correct one of the two",
+            )
         if not re.fullmatch(r"glibc-2\.(1[7-9]|[2-9]\d)|musl|bionic", self.libc, re.ASCII):
             raise CardError(
                 f"libc is {shown(self.libc)}, expected 'glibc-2.17' or a later version, 'musl' or 'bionic'",

@@ -143,7 +143,7 @@ def _next_command(artifact: Artifact) -> str:
     path = shlex.quote(str(artifact.path))
     if runs_here(artifact.manifest.target):
         return f"tsm-edge verify {path}"
-    deploy = f"tsm-edge deploy {path} {'--adb' if 'android' in artifact.manifest.target.triple else 'USER@HOST'}"
+    deploy = f"tsm-edge deploy {path} {'--adb' if 'android' in artifact.manifest.target.cpu.triple else 'USER@HOST'}"
     emulate = f"tsm-edge verify {path} --emulate, or on the device: "
     return f"{emulate if (artifact.path / RUNNER).exists() else ''}{deploy}"
 
@@ -164,10 +164,10 @@ def _print_json(artifact: Artifact, explanation: Explanation | None, seconds: fl
 
 def _print(artifact: Artifact, seconds: float) -> None:
     manifest = artifact.manifest
-    memory, caches = manifest.memory, len(manifest.caches)
+    target, memory, caches = manifest.target, manifest.memory, len(manifest.caches)
     rows = [
         ("model", manifest.model),
-        ("target", f"{manifest.target.name} ({manifest.target.triple}, {manifest.target.cpu}, {manifest.target.libc})"),
+        ("target", f"{target.name} ({target.cpu.triple}, {target.cpu.cpu}, {target.libc})"),
         ("frame", f"float32 {list(manifest.frame.shape)}"),
         ("logits", f"float32 {list(manifest.logits.shape)}{_made_by(manifest.activation)}"),
         ("shift caches", f"{caches}, {memory.cache_bytes / 2 / 1e3:.0f} kB (kept twice: read one, write the other)"),

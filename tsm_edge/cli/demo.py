@@ -42,7 +42,7 @@ def command(model: str, checkpoint: Path | None, video: str | None, output: Path
     worst = max(check.error for check in result.verify.checks)
     labels = ", ".join(f"{name} ({count} frames)" for name, count in result.labels[:3])
     rows = [
-        ("compiled model", f"{result.artifact} ({result.manifest.target.name}, {result.manifest.target.cpu})"),
+        ("compiled model", f"{result.artifact} ({result.manifest.target.name}, {result.manifest.target.cpu.cpu})"),
         ("verified", f"{result.verify.frames} frames against ONNX Runtime, largest relative error {worst:.1e}"),
         ("clip", f"{summary.source}, {summary.frames} frames"),
         ("labels", labels or "none"),

@@ -45,7 +45,7 @@ from tsm_edge.compile.program import KernelCall, Program
 from tsm_edge.disk import Place, naming_full_disk, temporary_place
 from tsm_edge.errors import CompileError, ModelFileError
 from tsm_edge.files import file_sha256, scratch_folder
-from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TargetInfo, TensorInfo
+from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TensorInfo
 from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
 from tsm_edge.paths import printable, refuse_replacing_folder
 from tsm_edge.precision import FP32, Precision
@@ -249,7 +249,6 @@ def _manifest(
     from tsm_edge.compile.zig import zig_version
 
     weights = metadata.weights if metadata else WeightSource(printable(str(request.onnx)), graph.sha256)
-    cpu, target = request.target.cpu, request.target
     hashes = {"onnx": graph.sha256}
     if metadata and metadata.weights.sha256:
         hashes["checkpoint"] = metadata.weights.sha256
@@ -257,23 +256,14 @@ def _manifest(
         model=model.name,
         description=model.description,
         frame=TensorInfo(graph.frame, graph.shapes[graph.frame]),
-        logits=TensorInfo(graph.logits, graph.shapes[graph.logits]),
+        outputs=(TensorInfo(graph.logits, graph.shapes[graph.logits]),),
         caches=tuple(CacheInfo(cache.input, cache.output, cache.shape) for cache in graph.caches),
         preprocess=model.preprocess,
         smoothing=model.smoothing,
         labels=model.labels,
         random_weights=weights.random,
         weights=str(weights),
-        target=TargetInfo(
-            target.name,
-            target.description,
-            target.device,
-            cpu.triple,
-            cpu.cpu,
-            target.libc,
-            cpu.features,
-            cpu.vector_lanes,
-        ),
+        target=request.target,
         memory=MemoryInfo(
             workspace_bytes=plan.bytes,
             scratch_bytes=block_offsets([program.scratch_bytes])[1],
@@ -290,6 +280,7 @@ def _manifest(
         },
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         compile_seconds=round(seconds, 1),
+        precision=request.precision.name,
         activation=output_activation(graph),
     )
 

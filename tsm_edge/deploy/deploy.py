@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.artifact import MANIFEST, RUNNER, load_artifact
+from tsm_edge.cards import TargetCard
 from tsm_edge.deploy.adb import AdbDestination, AdbTransport
 from tsm_edge.deploy.contents import RECORD, look_script, read_contents
 from tsm_edge.deploy.destination import SshDestination
@@ -23,7 +24,6 @@ from tsm_edge.deploy.ssh import SshTransport
 from tsm_edge.deploy.transport import Finished, Transport, last_line
 from tsm_edge.errors import DeployError
 from tsm_edge.machine import architecture, missing_features
-from tsm_edge.manifest import TargetInfo
 from tsm_edge.replacement import again_if_replaced
 
 Progress = Callable[[str], None]
@@ -176,7 +176,7 @@ class _Job:
     transport: Transport
     folder: str
     files: tuple[DeployFile, ...]
-    target: TargetInfo
+    target: TargetCard
     verify: bool
 
 
@@ -211,25 +211,26 @@ def _ask(folder: str, files: Sequence[DeployFile]) -> str:
     )
 
 
-def _check_machine(name: str, answers: dict[str, str], target: TargetInfo) -> str:
+def _check_machine(name: str, answers: dict[str, str], target: TargetCard) -> str:
     """Refuse a device the model was not compiled for; return its architecture."""
     if not answers.get("machine"):
         raise DeployError(f"{name} does not say what machine it is (uname -m)", "expected Linux or Android")
     machine = architecture(answers["machine"])
     if machine == "aarch64" and answers.get("bits") == "32":
         machine = "arm"  # a 64-bit kernel under a 32-bit system: Raspberry Pi OS
-    wanted = architecture(target.triple)
+    wanted = architecture(target.cpu.triple)
     hint = "see the targets with: tsm-edge targets, then: tsm-edge compile --target T"
     if machine != wanted:
         raise DeployError(f"{name} is {machine}, the model is compiled for {target.name} ({wanted})", hint)
     android = answers.get("android") == "yes"
-    if android != ("android" in target.triple):
+    if android != ("android" in target.cpu.triple):
         system = "Android" if android else "not Android"
         raise DeployError(f"{name} is {system}, the model is compiled for {target.name}", hint)
     lacking = missing_features(target, answers.get("flags", "").partition(":")[2].split(), answers["machine"])
     if lacking:
         raise DeployError(
-            f"{name}: the model is compiled for {target.name} ({target.cpu}), its CPU lacks {', '.join(lacking)}", hint
+            f"{name}: the model is compiled for {target.name} ({target.cpu.cpu}), its CPU lacks {', '.join(lacking)}",
+            hint,
         )
     for program in ("sha256sum", "tar"):
         if answers.get(program) != "yes":

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsm_edge.artifact import LIBRARY, Artifact, read_listed
+from tsm_edge.cards import TargetCard
 from tsm_edge.errors import RpcError
 from tsm_edge.machine import architecture, elf_architecture, missing_features
-from tsm_edge.manifest import TargetInfo
 from tsm_edge.rpc.connection import Connection, ConnectionLost, NoAnswer, RemoteFault, connect
 from tsm_edge.rpc.foreign_text import printable
 from tsm_edge.rpc.handshake import (
@@ -186,7 +186,7 @@ class Device:
             return None
         return elf_architecture(program[:_ELF_HEAD]) if isinstance(program, bytes) else None
 
-    def check_fits(self, target: TargetInfo) -> None:
+    def check_fits(self, target: TargetCard) -> None:
         """Refuse a model for another machine.
 
         Raises
@@ -194,14 +194,14 @@ class Device:
         RpcError
             It was compiled for another architecture or device, or the CPU lacks what it needs.
         """
-        wanted, found = architecture(target.triple), self.info.machine
+        wanted, found = architecture(target.cpu.triple), self.info.machine
         hint = f"compile for it with: tsm-edge compile --target T (the targets: tsm-edge targets), T for {found}"
         if found is not None and found != wanted:
             raise RpcError(f"{self.name} is {found}, the model is compiled for {target.name} ({wanted})", hint)
         lacking = missing_features(target, self.info.flags)
         if lacking:
             raise RpcError(
-                f"{self.name}: the model is compiled for {target.name} ({target.cpu}), its CPU lacks "
+                f"{self.name}: the model is compiled for {target.name} ({target.cpu.cpu}), its CPU lacks "
                 f"{', '.join(lacking)}",
                 hint,
             )

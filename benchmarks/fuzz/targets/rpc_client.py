@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks.fuzz.damage import damaged
 from benchmarks.fuzz.rpc_bytes import NONE, NUMBERS, TEXTS, Message, number, out_of_order, text
 from tsm_edge.artifact import LIBRARY, Artifact
-from tsm_edge.cards import Preprocess, Smoothing
-from tsm_edge.manifest import CacheInfo, Manifest, MemoryInfo, TargetInfo, TensorInfo
+from tsm_edge.cards import Preprocess, Smoothing, load_target
+from tsm_edge.manifest import CacheInfo, Manifest, MemoryInfo, TensorInfo
 from tsm_edge.rpc.handshake import BUILD, Greeting, accepted, write_greeting
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
 from tsm_edge.rpc.session import RemoteSession
@@ -42,14 +42,14 @@ MANIFEST = Manifest(
     model="m",
     description="",
     frame=TensorInfo("frame", FRAME),
-    logits=TensorInfo("logits", LOGITS),
+    outputs=(TensorInfo("logits", LOGITS),),
     caches=tuple(CacheInfo(f"c{index}", f"n{index}", shape) for index, shape in enumerate(CACHES)),
     preprocess=Preprocess(),
     smoothing=Smoothing(),
     labels=(),
     random_weights=True,
     weights="",
-    target=TargetInfo("t", "", "cpu", "x86_64-unknown-linux-gnu", "x86-64-v3", "gnu"),
+    target=load_target("x86-64"),
     memory=MemoryInfo(0, 0, 0, 0),
     kernels=(),
     hashes={},
