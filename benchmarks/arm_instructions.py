@@ -31,12 +31,12 @@ from stages import StageError
 from streams import reference_logits, relative_error, video
 from worker import ERROR_LIMIT
 
-from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact
+from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact
 from tsm_edge.cards import DEFAULT_MODEL, CpuSpec, load_model, load_target
+from tsm_edge.compile.package.zig import zig_command
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
-from tsm_edge.compile.zig import zig_command
-from tsm_edge.emulate import emulator_command, verify_emulated
 from tsm_edge.errors import TsmEdgeError
+from tsm_edge.verify.emulated import emulator_command, verify_emulated
 
 HERE = Path(__file__).resolve().parent
 WARM_UP, MEASURED = 2, 4

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from report import describe, machine_info, table, write_json
 
-from tsm_edge.artifact import MODEL_ONNX
+from tsm_edge.artifact.folder import MODEL_ONNX
 from tsm_edge.bench.peak import PeakMeter
 from tsm_edge.bench.profile import Profile, profile_artifact
-from tsm_edge.compile.layers import Convolution, fuse
-from tsm_edge.compile.onnx_reader import load_onnx
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.ir.layers import Convolution
+from tsm_edge.compile.passes.fuse import fuse
 from tsm_edge.errors import TsmEdgeError
 
 LARGE = 2048

@@ -26,8 +26,8 @@ from tsm_edge.bench.interleave import Samples, Schedule
 from tsm_edge.bench.paired import Ratio, paired_ratio
 from tsm_edge.cards import DEFAULT_MODEL, load_model
 from tsm_edge.errors import TsmEdgeError
-from tsm_edge.export import ExportRequest, export_onnx
-from tsm_edge.files import file_sha256
+from tsm_edge.export.onnx import ExportRequest, export_onnx
+from tsm_edge.files.atomic import file_sha256
 
 US = "tsm-edge"
 PREPARE_SECONDS = 900

@@ -28,7 +28,7 @@ from tsm_edge.bench.paired import Ratio, paired_ratio
 from tsm_edge.cards import SHIFT_PROPORTIONS, ModelCard, ShiftPlace, load_model, load_target
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import TsmEdgeError
-from tsm_edge.files import write_atomic
+from tsm_edge.files.atomic import write_atomic
 
 TSN = "TSN"
 COPIES = 3

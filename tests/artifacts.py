@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx_graphs import small_network
 
-from tsm_edge.artifact import Artifact, load_artifact
+from tsm_edge.artifact.folder import Artifact, load_artifact
 from tsm_edge.cards import Ability, CpuSpec, TargetCard, load_model, load_target
 
 GOLDEN_ONLINE = "online_mobilenetv2_jester27"
@@ -46,8 +46,8 @@ def run_cc(target: TargetCard, *arguments: str | Path) -> None:
 
     As artifacts are linked: so that most of what zig builds for a target, once on a machine, is built already.
     """
-    from tsm_edge.compile.link import zig_target
-    from tsm_edge.compile.zig import run_zig
+    from tsm_edge.compile.package.link import zig_target
+    from tsm_edge.compile.package.zig import run_zig
 
     run_zig(["cc", "-O2", "-target", zig_target(target), *map(str, arguments)], f"compiling for {target.name}", None)
 

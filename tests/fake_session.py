@@ -10,8 +10,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from tsm_edge.artifact.manifest import Activation
 from tsm_edge.cards import Preprocess, Smoothing
-from tsm_edge.manifest import Activation
 
 CLASSES = 10
 
@@ -74,5 +74,5 @@ class FakeSession:
 
 
 def open_fake(path: Path | str, *_: object, **__: object) -> FakeSession:
-    """In place of :func:`tsm_edge.session_open.open_session`; only the path counts."""
+    """In place of :func:`tsm_edge.session.open.open_session`; only the path counts."""
     return FakeSession(path)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tsm_edge.compile.graph import OnlineGraph
-from tsm_edge.onnx_runtime import open_session, session_options
+from tsm_edge.artifact.onnx_runtime import open_session, session_options
+from tsm_edge.compile.ir.graph import OnlineGraph
 
 Floats = npt.NDArray[np.float32]
 Shape = tuple[int, ...]

@@ -15,7 +15,7 @@ import pytest
 from artifacts import compile_onnx, run_cc
 from onnx_graphs import GraphBuilder, Reference, assert_close
 
-from tsm_edge.artifact import (
+from tsm_edge.artifact.folder import (
     HEADER_FILE,
     LIBRARY,
     MANIFEST,
@@ -26,16 +26,16 @@ from tsm_edge.artifact import (
     load_artifact,
     open_library,
 )
+from tsm_edge.artifact.manifest import TensorInfo, embedded_form, parse_manifest
 from tsm_edge.cards import TargetCard, load_target
-from tsm_edge.compile.csource import c_string
+from tsm_edge.cards.architecture import X86_LEVELS
+from tsm_edge.compile.package.c_tables import c_string
 from tsm_edge.deploy.files import files_of
-from tsm_edge.emulate import verify_emulated
 from tsm_edge.errors import ArtifactError
-from tsm_edge.files import file_sha256
-from tsm_edge.machine import X86_LEVELS
-from tsm_edge.manifest import TensorInfo, embedded_form, parse_manifest
-from tsm_edge.session import OnlineSession
-from tsm_edge.verify import verify_artifact
+from tsm_edge.files.atomic import file_sha256
+from tsm_edge.session.local import OnlineSession
+from tsm_edge.verify.compare import verify_artifact
+from tsm_edge.verify.emulated import verify_emulated
 
 HASHED = (LIBRARY, HEADER_FILE)
 
@@ -264,8 +264,8 @@ def test_another_architecture(small_artifact: Artifact) -> None:
 def test_a_cpu_that_lacks_something(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = small_artifact.manifest
     target = load_target("x86-64")
-    monkeypatch.setattr("tsm_edge.artifact.this_architecture", lambda: "x86_64")
-    monkeypatch.setattr("tsm_edge.artifact.cpu_flags", lambda: {*X86_LEVELS["x86-64-v3"]} - {"fma"})
+    monkeypatch.setattr("tsm_edge.artifact.folder.this_architecture", lambda: "x86_64")
+    monkeypatch.setattr("tsm_edge.artifact.folder.cpu_flags", lambda: {*X86_LEVELS["x86-64-v3"]} - {"fma"})
     with pytest.raises(ArtifactError, match=r"this CPU lacks fma\b"):
         open_library(Artifact(small_artifact.path, dataclasses.replace(manifest, target=target)))
 

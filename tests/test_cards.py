@@ -103,8 +103,8 @@ def test_a_card_of_ones_own_is_read_by_path_and_named_after_its_file(tmp_path: P
 
 def test_native_is_filled_in_by_detection(monkeypatch: pytest.MonkeyPatch) -> None:
     found = dataclasses.replace(load_target("x86-64").cpu, cores=7)
-    monkeypatch.setattr("tsm_edge.host.detect_cpu", lambda: found)
-    monkeypatch.setattr("tsm_edge.host.detect_libc", lambda: "musl")
+    monkeypatch.setattr("tsm_edge.cards.detect.detect_cpu", lambda: found)
+    monkeypatch.setattr("tsm_edge.cards.detect.detect_libc", lambda: "musl")
     card = load_target("native")
     assert (card.cpu, card.libc) == (found, "musl")
 

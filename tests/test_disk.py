@@ -11,17 +11,17 @@ import onnx
 import pytest
 from onnx_graphs import small_network
 
-from tsm_edge import disk
-from tsm_edge.compile.onnx_reader import load_onnx
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
 from tsm_edge.errors import TsmEdgeError
-from tsm_edge.files import scratch_folder
+from tsm_edge.files import disk
+from tsm_edge.files.atomic import scratch_folder
 
 
 def fill(monkeypatch: pytest.MonkeyPatch, full: Path) -> None:
     def usage(folder: Path) -> object:
         return SimpleNamespace(free=4096 if full in (folder, *folder.parents) else 1 << 40)
 
-    monkeypatch.setattr("tsm_edge.disk.shutil.disk_usage", usage)
+    monkeypatch.setattr("tsm_edge.files.disk.shutil.disk_usage", usage)
 
 
 def test_the_place_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,16 +13,16 @@ import pytest
 from artifacts import compile_onnx
 from onnx_graphs import GraphBuilder, assert_nan_goes_through, small_network
 
-from tsm_edge.artifact import MODEL_ONNX, RUNNER, Artifact
+from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact
+from tsm_edge.artifact.golden import make_golden
+from tsm_edge.artifact.reference import Reference
 from tsm_edge.cards import NetworkSpec, Preprocess, TargetCard, load_model, load_target
+from tsm_edge.cards.architecture import architecture
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
-from tsm_edge.emulate import emulated_outputs, emulator_command, verify_emulated
 from tsm_edge.errors import ArtifactError
-from tsm_edge.export import ExportRequest, export_onnx
-from tsm_edge.files import file_sha256
-from tsm_edge.golden import make_golden
-from tsm_edge.machine import architecture
-from tsm_edge.reference import Reference
+from tsm_edge.export.onnx import ExportRequest, export_onnx
+from tsm_edge.files.atomic import file_sha256
+from tsm_edge.verify.emulated import emulated_outputs, emulator_command, verify_emulated
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -12,9 +12,9 @@ import pytest
 from artifacts import compile_onnx, run_cc
 from onnx_graphs import Floats, Reference, assert_close, small_network
 
-from tsm_edge.artifact import HEADER_FILE, LIBRARY, MODEL_ONNX, Artifact
+from tsm_edge.artifact.folder import HEADER_FILE, LIBRARY, MODEL_ONNX, Artifact
 from tsm_edge.cards import TargetCard, load_target
-from tsm_edge.session import OnlineSession
+from tsm_edge.session.local import OnlineSession
 
 SOURCE = Path(__file__).resolve().parents[1] / "examples" / "step.c"
 

@@ -16,16 +16,16 @@ import pytest
 import torch
 
 import tsm_edge
+from tsm_edge.artifact.onnx_runtime import open_session, session_options
 from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, Smoothing, load_target
-from tsm_edge.compile.layers import fuse
-from tsm_edge.compile.lower import lower
-from tsm_edge.compile.onnx_reader import load_onnx
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile.backends.cpu.lower import lower
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.passes.fuse import fuse
 from tsm_edge.errors import CardError, CheckpointError, ModelFileError
-from tsm_edge.export import ExportRequest, ExportResult, export_onnx
+from tsm_edge.export.metadata import read_metadata
+from tsm_edge.export.onnx import ExportRequest, ExportResult, export_onnx
 from tsm_edge.networks import TemporalNetwork, build_network
-from tsm_edge.onnx_metadata import read_metadata
-from tsm_edge.onnx_runtime import open_session, session_options
-from tsm_edge.precision import FP32
 
 SIZE = 64
 ONLINE = ModelCard(

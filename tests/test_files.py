@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tsm_edge.errors import TextFileError
-from tsm_edge.files import NewFile, read_text, write_atomic
+from tsm_edge.files.atomic import NewFile, read_text, write_atomic
 
 
 def test_writes_replaces_and_makes_folders(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     """The limit on the size of files stands for the disk."""
     (tmp_path / "report").write_bytes(b"old")
     script = (
-        "import resource, signal, sys; from pathlib import Path; from tsm_edge.files import write_atomic\n"
+        "import resource, signal, sys; from pathlib import Path; from tsm_edge.files.atomic import write_atomic\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "write_atomic(Path(sys.argv[1]), b'x' * 5000)"
     )
@@ -147,7 +147,7 @@ def test_folders_that_were_made_for_nothing_are_removed(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from tsm_edge.files import NewFile, scratch_folder
+from tsm_edge.files.atomic import NewFile, scratch_folder
 with NewFile(Path(sys.argv[1]), ".mp4") as file, scratch_folder() as scratch:
     file.temporary.write_bytes(b"half")
     (scratch / "more").write_bytes(b"half")
@@ -183,7 +183,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_what_a_living_one_wri
 WRITER = """
 import sys
 from pathlib import Path
-from tsm_edge.files import scratch_folder, write_atomic
+from tsm_edge.files.atomic import scratch_folder, write_atomic
 with scratch_folder():
     write_atomic(Path(sys.argv[1]), b"data")
 """

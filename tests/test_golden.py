@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsm_edge.artifact import MODEL_ONNX, Artifact
+from tsm_edge.artifact.folder import MODEL_ONNX, Artifact
+from tsm_edge.artifact.golden import MAGIC, make_golden, network_input, read_golden, write_golden
+from tsm_edge.artifact.reference import Reference
 from tsm_edge.cards import Preprocess
 from tsm_edge.errors import ArtifactError
-from tsm_edge.golden import MAGIC, make_golden, network_input, read_golden, write_golden
-from tsm_edge.reference import Reference
-from tsm_edge.verify import verify_golden
+from tsm_edge.verify.compare import verify_golden
 from tsm_edge.video.preprocess import Preprocessor
 
 

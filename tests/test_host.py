@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tsm_edge.cards import CpuSpec, load_target
+from tsm_edge.cards.detect import detect_cpu, detect_libc
 from tsm_edge.errors import CardError
-from tsm_edge.host import detect_cpu, detect_libc
 
 V2 = "fpu sse sse2 pni ssse3 cx16 sse4_1 sse4_2 popcnt lahf_lm"
 V3 = f"{V2} fma movbe avx f16c abm bmi1 avx2 bmi2 xsave"

@@ -14,7 +14,7 @@ from clips import clip
 from killing import sweep
 from onnx_graphs import small_network
 
-from tsm_edge.artifact import load_artifact
+from tsm_edge.artifact.folder import load_artifact
 from tsm_edge.video.source import open_source
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tsm_edge import machine
 from tsm_edge.cards import TargetCard, load_target
+from tsm_edge.cards import architecture as machine
 from tsm_edge.errors import ArtifactError
 from tsm_edge.runtime import RUNTIME_FOLDER
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tsm_edge.cards import load_model
 from tsm_edge.errors import ModelFileError
-from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata, write_metadata
+from tsm_edge.export.metadata import OnnxMetadata, WeightSource, read_metadata, write_metadata
 
 METADATA = OnnxMetadata(load_model("mobilenetv2-jester"), WeightSource("a.pth", "12ab" * 16, "online"), "1.2.3")
 

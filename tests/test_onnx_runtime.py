@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tsm_edge.onnx_runtime import open_session
+from tsm_edge.artifact.onnx_runtime import open_session
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -18,7 +18,7 @@ def test_nothing_else_imports_it() -> None:
     statement = re.compile(r"^\s*(import onnxruntime|from onnxruntime)\b", re.MULTILINE)
     found = {str(path.relative_to(CHECKOUT)) for path in files if statement.search(path.read_text("utf-8"))}
     # The benchmark's engine takes a class that holds values, after its session was made.
-    assert found == {"tsm_edge/onnx_runtime.py", "benchmarks/engines/ort.py"}
+    assert found == {"tsm_edge/artifact/onnx_runtime.py", "benchmarks/engines/ort.py"}
 
 
 def test_what_goes_wrong_is_raised_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,16 +14,16 @@ import pytest
 from clips import clip, plain
 from conftest import RunProgram
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import TargetCard
 from tsm_edge.cli.main import entry_point
-from tsm_edge.compile.onnx_reader import load_onnx
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.deploy.bundle import write_bundle
 from tsm_edge.errors import TsmEdgeError
-from tsm_edge.files import scratch_folder
-from tsm_edge.paths import native_path, printable, refuse_replacing, refuse_replacing_folder
-from tsm_edge.session import OnlineSession
+from tsm_edge.files.atomic import scratch_folder
+from tsm_edge.files.paths import native_path, printable, refuse_replacing, refuse_replacing_folder
+from tsm_edge.session.local import OnlineSession
 from tsm_edge.video.source import SourceInfo, open_source
 from tsm_edge.video.writer import VideoFile
 
@@ -133,7 +133,7 @@ def test_a_temporary_folder_of_such_a_name(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_locale_in_which_names_are_other_bytes() -> None:
     """Python would hand native code the UTF-8 of a name: another file."""
-    script = "from tsm_edge.paths import native_path; native_path('\\xe9.mp4')"
+    script = "from tsm_edge.files.paths import native_path; native_path('\\xe9.mp4')"
     locale = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     environment = {**os.environ, **locale, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsm_edge.artifact import LIBRARY, Artifact, latest_artifact, load_artifact, read_listed
+from tsm_edge.artifact.folder import LIBRARY, Artifact, latest_artifact, load_artifact, read_listed
 from tsm_edge.deploy.bundle import write_bundle
 from tsm_edge.deploy.files import files_of
 from tsm_edge.errors import ArtifactError
-from tsm_edge.replacement import again_if_replaced
-from tsm_edge.session import OnlineSession
-from tsm_edge.verify import verify_artifact
+from tsm_edge.files.replacement import again_if_replaced
+from tsm_edge.session.local import OnlineSession
+from tsm_edge.verify.compare import verify_artifact
 
 WRITER = """
 import itertools, shutil, sys
 from pathlib import Path
-from tsm_edge.compile.output import writing_artifact
+from tsm_edge.compile.package.output import writing_artifact
 print("ready", flush=True)
 for source in itertools.cycle(sys.argv[2:]):
     with writing_artifact(Path(sys.argv[1])) as folder:

@@ -14,8 +14,8 @@ from mjpeg_server import MjpegServer, Send, serving, steady
 
 from tsm_edge.cards import Smoothing
 from tsm_edge.errors import RpcError, TsmEdgeError, VideoError
-from tsm_edge.run import FrameResult, Run, RunRequest, RunSummary, run
-from tsm_edge.video.annotate import annotate
+from tsm_edge.live.annotate import annotate
+from tsm_edge.live.run import FrameResult, Run, RunRequest, RunSummary, run
 from tsm_edge.video.capture import SourceOptions
 from tsm_edge.video.preprocess import Preprocessor
 from tsm_edge.video.source import FileSource, open_source
@@ -273,7 +273,7 @@ def test_every_annotated_frame_says_that_weights_are_random(steps: Path, monkeyp
         texts.append(left)
         return annotate(image, left, right)
 
-    monkeypatch.setattr("tsm_edge.run.annotate", noted)
+    monkeypatch.setattr("tsm_edge.live.run.annotate", noted)
     for name in ("trained", "random"):
         run_all(steps, RunRequest(out=steps.with_suffix(".mp4"), every=5), FakeSession(name))
     assert [text.partition("  ")[0] for text in texts[:6]] == ["level 0"] * 5 + ["level 5"]

@@ -20,9 +20,9 @@ import pytest
 from artifacts import GOLDEN_ONLINE
 from onnx_graphs import Floats, Reference, assert_close
 
-from tsm_edge.artifact import MODEL_ONNX, Artifact
+from tsm_edge.artifact.folder import MODEL_ONNX, Artifact
 from tsm_edge.errors import ArtifactError
-from tsm_edge.session import Library, OnlineSession
+from tsm_edge.session.local import Library, OnlineSession
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +303,7 @@ def test_closed_by_a_signal_in_the_middle_of_a_frame(small_artifact: Artifact, f
 import signal, sys
 import numpy as np
 from tsm_edge.errors import ArtifactError
-from tsm_edge.session import Library, OnlineSession
+from tsm_edge.session.local import Library, OnlineSession
 
 frame, library, seen = np.load(sys.argv[2])[0], Library(sys.argv[1]), set()
 for index in range(150):
@@ -329,7 +329,7 @@ def test_a_fork_while_another_thread_steps(small_artifact: Artifact, frames_file
     script = """
 import json, os, signal, sys, threading, time
 import numpy as np
-from tsm_edge.session import OnlineSession
+from tsm_edge.session.local import OnlineSession
 
 frame = np.load(sys.argv[2])[0]
 session, ended, answers = OnlineSession(sys.argv[1], threads=3), threading.Event(), []
@@ -386,7 +386,7 @@ class Absent(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Absent())
 import numpy as np
-from tsm_edge.session import OnlineSession
+from tsm_edge.session.local import OnlineSession
 
 frames = np.load(sys.argv[2])
 with OnlineSession(sys.argv[1], threads=2) as session:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from clips import clip
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.extras import EXTRAS, line_for
 
 PROJECT = Path(__file__).resolve().parents[1]

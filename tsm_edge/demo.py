@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tsm_edge.artifact import OUTPUT_FOLDER
+from tsm_edge.artifact.folder import OUTPUT_FOLDER
+from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import DEFAULT_MODEL, load_model, load_target, model_files
+from tsm_edge.cards.architecture import check_threads
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import CheckFailed, VideoError
-from tsm_edge.files import check_writable
-from tsm_edge.machine import check_threads
-from tsm_edge.manifest import Manifest
-from tsm_edge.paths import refuse_replacing
+from tsm_edge.files.atomic import check_writable
+from tsm_edge.files.paths import refuse_replacing
+from tsm_edge.live.run import RunRequest, RunSummary, run
 from tsm_edge.progress import Progress, silent
-from tsm_edge.run import RunRequest, RunSummary, run
-from tsm_edge.session_open import open_session
-from tsm_edge.verify import VerifyResult, verify_artifact
+from tsm_edge.session.open import open_session
+from tsm_edge.verify.compare import VerifyResult, verify_artifact
 from tsm_edge.video.source import SourceInfo, open_source
 from tsm_edge.video.writer import VideoFile
 

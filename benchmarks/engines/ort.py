@@ -10,8 +10,8 @@ from engines.base import Engine, Floats, OnlineModel, Stepper
 
 def open_session(path: Path, threads: int) -> Any:
     """Return an ``InferenceSession`` on exactly ``threads`` threads, all graph optimisations on."""
-    from tsm_edge.onnx_runtime import import_onnxruntime, session_options
-    from tsm_edge.onnx_runtime import open_session as make_session
+    from tsm_edge.artifact.onnx_runtime import import_onnxruntime, session_options
+    from tsm_edge.artifact.onnx_runtime import open_session as make_session
 
     onnxruntime, options = import_onnxruntime(), session_options()
     options.intra_op_num_threads = threads

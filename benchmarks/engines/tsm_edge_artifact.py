@@ -21,7 +21,7 @@ class _TsmEdge:
             compile_model(CompileRequest(load_target("native"), folder / "artifact", onnx=model.path))
 
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
-        from tsm_edge.session_open import open_session
+        from tsm_edge.session.open import open_session
 
         return open_session(folder / "artifact", threads=threads)
 

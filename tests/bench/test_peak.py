@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.bench.peak import PeakMeter, can_measure_peak
 
 

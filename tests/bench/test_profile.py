@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
+from tsm_edge.artifact.manifest import KernelInfo, StageInfo
 from tsm_edge.bench import profile
 from tsm_edge.bench.profile import KernelTime, Profile, profile_artifact
 from tsm_edge.errors import ArtifactError
-from tsm_edge.manifest import KernelInfo, StageInfo
 
 
 def made_up(artifact: Artifact, peak: float | None = 100.0) -> Profile:

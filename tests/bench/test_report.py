@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
+from tsm_edge.artifact.manifest import KernelInfo
 from tsm_edge.bench.profile import KernelTime, Profile, StageTime
 from tsm_edge.bench.report import colour, render, write_report
-from tsm_edge.manifest import KernelInfo
 
 
 class Reader(HTMLParser):

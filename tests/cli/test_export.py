@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tsm_edge.onnx_metadata import read_metadata
+from tsm_edge.export.metadata import read_metadata
 
 CARD = """
 description = "a small network"

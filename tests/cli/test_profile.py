@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from terminal import run_on_terminal
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -117,7 +117,7 @@ def test_the_annotated_video_is_written(run: Run, tmp_path: Path) -> None:
 def test_mistakes_are_one_line_and_exit_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tsm_edge.session_open.open_session", open_fake)
+    monkeypatch.setattr("tsm_edge.session.open.open_session", open_fake)
     (tmp_path / "empty.mp4").touch()
     bikes, missing = str(clip("bikes.mp4")), str(tmp_path / "missing.mp4")
     half = cut_off(tmp_path / "half.mp4", clip("bikes.mp4"), 0.5)

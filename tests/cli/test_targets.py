@@ -33,7 +33,7 @@ def test_a_machine_that_cannot_be_detected_does_not_hide_the_other_targets(
     def fail() -> None:
         raise CardError("target 'native': this is Darwin on arm64", "name the target")
 
-    monkeypatch.setattr("tsm_edge.host.detect_cpu", fail)
+    monkeypatch.setattr("tsm_edge.cards.detect.detect_cpu", fail)
     assert entry_point(["targets"]) == 0
     captured = capsys.readouterr()
     assert "x86-64-v3" in captured.out

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx_graphs import GraphBuilder
 
-from tsm_edge.compile.activation import output_activation
-from tsm_edge.compile.onnx_reader import load_onnx
+from tsm_edge.compile.frontend.activation import output_activation
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
 
 SHAPE = (1, 5)
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import pytest
 
 from tsm_edge.cards import CpuSpec, load_target
-from tsm_edge.compile.codegen import build_kernels
-from tsm_edge.compile.core import Core
-from tsm_edge.compile.schedules.convolution import convolution
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
-from tsm_edge.compile.schedules.depthwise import DepthwiseSpec, depthwise
-from tsm_edge.compile.schedules.geometry import Border, nhwc
-from tsm_edge.compile.schedules.tiles import depthwise_tile, gemm_tile, k_block, k_loop, run_of_tiles
+from tsm_edge.compile.backends.cpu.choose.tiles import depthwise_tile, gemm_tile, k_block, k_loop, run_of_tiles
+from tsm_edge.compile.backends.cpu.core import Core
+from tsm_edge.compile.backends.cpu.kernels.convolution import convolution
+from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec
+from tsm_edge.compile.backends.cpu.kernels.depthwise import DepthwiseSpec, depthwise
+from tsm_edge.compile.backends.cpu.llvm import build_kernels
+from tsm_edge.compile.ir.layout import Border, nhwc
 
 FMA = r"(fmla|vfma\.f32)\b"
 STORE = r"(st[rpu1]|vst|str|push)"

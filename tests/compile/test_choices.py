@@ -11,15 +11,15 @@ import pytest
 from onnx_graphs import GraphBuilder
 
 from tsm_edge.cards import load_target
-from tsm_edge.compile.graph import OnlineGraph
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile.backends.cpu.lower import lower
+from tsm_edge.compile.backends.cpu.rules import settings_of_rules
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
 from tsm_edge.compile.ir.choices import Choices
-from tsm_edge.compile.layers import fuse
-from tsm_edge.compile.lower import lower
-from tsm_edge.compile.onnx_reader import load_onnx
-from tsm_edge.compile.program import Program
-from tsm_edge.compile.rules import settings_of_rules
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.passes.fuse import fuse
 from tsm_edge.errors import CompileError
-from tsm_edge.precision import FP32
 
 
 @pytest.fixture(scope="module")

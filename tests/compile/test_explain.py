@@ -10,13 +10,13 @@ import pytest
 from onnx_graphs import GraphBuilder, small_network
 
 from tsm_edge.cards import CpuSpec, load_target
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile.backends.cpu.choose.roofline import bytes_per_cycle, level
+from tsm_edge.compile.backends.cpu.lower import lower
 from tsm_edge.compile.explain import KernelEstimate, explain
-from tsm_edge.compile.layers import fuse
-from tsm_edge.compile.lower import lower
-from tsm_edge.compile.onnx_reader import load_onnx
-from tsm_edge.compile.program import Program
-from tsm_edge.compile.roofline import bytes_per_cycle, level
-from tsm_edge.precision import FP32
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.passes.fuse import fuse
 
 BOARD = CpuSpec(
     "aarch64-unknown-linux-gnu",

@@ -11,10 +11,10 @@ import pytest
 from onnx_graphs import GraphBuilder
 
 from tsm_edge.cards import load_target
-from tsm_edge.compile.core import Core
-from tsm_edge.compile.fusion import fused_blocks
-from tsm_edge.compile.layers import fuse
-from tsm_edge.compile.onnx_reader import load_onnx
+from tsm_edge.compile.backends.cpu.choose.fusion import fused_blocks
+from tsm_edge.compile.backends.cpu.core import Core
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.passes.fuse import fuse
 
 # Channels 32 → 192 → 32 at 16×16: 192 KiB expanded, 48 KiB of weights.
 CPU = dataclasses.replace(load_target("x86-64-v4").cpu, l1d_kib=96, l2_kib=2048, cores=2)

@@ -16,20 +16,20 @@ from artifacts import sse_target
 from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, assert_nan_goes_through
 from tvm import tirx
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import TargetCard, load_target
-from tsm_edge.compile.codegen import build_kernels, generate
-from tsm_edge.compile.graph import Node
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile.backends.cpu.kernels.generic import generic
+from tsm_edge.compile.backends.cpu.legalize import legalize
+from tsm_edge.compile.backends.cpu.llvm import build_kernels, generate
+from tsm_edge.compile.backends.cpu.quiet import without_tvm_warnings
 from tsm_edge.compile.ir.choices import Choices
-from tsm_edge.compile.legalize import legalize
+from tsm_edge.compile.ir.graph import Node
+from tsm_edge.compile.ir.program import KernelCall, Program
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
-from tsm_edge.compile.program import KernelCall, Program
-from tsm_edge.compile.quiet import without_tvm_warnings
-from tsm_edge.compile.schedules.generic import generic
 from tsm_edge.errors import CompileError
-from tsm_edge.precision import FP32
 from tsm_edge.runtime import most_buffers
-from tsm_edge.session import OnlineSession
+from tsm_edge.session.local import OnlineSession
 
 SHAPE = (1, 6, 8, 10)
 # Makes a tensor of SHAPE from two of SHAPE: x from a ReLU, y of both signs.

@@ -15,8 +15,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphs import GraphBuilder, Reference, assert_close, small_network
 
-from tsm_edge.compile.graph import CachePair
-from tsm_edge.compile.onnx_reader import load_onnx, read_onnx
+from tsm_edge.compile.frontend.onnx_reader import load_onnx, read_onnx
+from tsm_edge.compile.ir.graph import CachePair
 from tsm_edge.errors import ModelFileError
 
 FOREIGN = {
@@ -460,7 +460,8 @@ def test_reading_leaves_nothing_behind_and_asks_no_telemetry(
     scratch.mkdir()
     path = saved(small_network(), tmp_path)
     code = (
-        "import pathlib, sys; from tsm_edge.compile.onnx_reader import load_onnx; load_onnx(pathlib.Path(sys.argv[1]))"
+        "import pathlib, sys; from tsm_edge.compile.frontend.onnx_reader import load_onnx; "
+        "load_onnx(pathlib.Path(sys.argv[1]))"
     )
     environment = {**program_environment, "HOME": str(home), "TMPDIR": str(scratch)}
     environment.pop("ORT_DISABLE_TELEMETRY", None)

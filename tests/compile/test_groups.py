@@ -9,10 +9,10 @@ import pytest
 from artifacts import sse_target
 from onnx_graphs import GraphBuilder, Reference, assert_close
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import TargetCard
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
-from tsm_edge.session import OnlineSession
+from tsm_edge.session.local import OnlineSession
 
 
 def compiled(model: onnx.ModelProto, folder: Path, target: TargetCard) -> Artifact:

@@ -11,12 +11,12 @@ import pytest
 from onnx_graphs import GraphBuilder, small_network
 
 from tsm_edge.cards import TargetCard, load_target
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile.backends.cpu.lower import lower
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
 from tsm_edge.compile.ir.kernel import KernelSpec
-from tsm_edge.compile.layers import fuse
-from tsm_edge.compile.lower import lower
-from tsm_edge.compile.onnx_reader import load_onnx
-from tsm_edge.compile.program import Program
-from tsm_edge.precision import FP32
+from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.passes.fuse import fuse
 
 RULES = {
     "average_pool",

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx_graphs import GraphBuilder
 
-from tsm_edge.compile.graph import OnlineGraph
-from tsm_edge.compile.layers import (
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.layers import (
     CacheTap,
     Clamp,
     Convolution,
@@ -20,10 +21,9 @@ from tsm_edge.compile.layers import (
     MaxPool,
     ShiftConcat,
     View,
-    fuse,
     layer_sources,
 )
-from tsm_edge.compile.onnx_reader import load_onnx
+from tsm_edge.compile.passes.fuse import fuse
 
 
 class Built(GraphBuilder):

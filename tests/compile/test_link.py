@@ -29,9 +29,9 @@ from elf import (
 )
 from onnx_graphs import GraphBuilder
 
-from tsm_edge.artifact import LIBRARY, RUNNER
+from tsm_edge.artifact.folder import LIBRARY, RUNNER
 from tsm_edge.cards import load_target, target_names
-from tsm_edge.compile import link
+from tsm_edge.compile.package import link
 from tsm_edge.errors import CompileError
 
 TARGETS = [name for name in target_names() if name != "native"]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tsm_edge.compile.memory_plan import ALIGNMENT, plan_memory
-from tsm_edge.compile.program import WorkspaceBuffer
-from tsm_edge.compile.schedules.geometry import nhwc
+from tsm_edge.compile.ir.layout import nhwc
+from tsm_edge.compile.ir.memory_plan import ALIGNMENT, plan_memory
+from tsm_edge.compile.ir.program import WorkspaceBuffer
 
 
 def buffer(kib: int, first: int, last: int) -> WorkspaceBuffer:

@@ -17,11 +17,11 @@ import pytest
 from artifacts import compile_onnx
 from onnx_graphs import small_network
 
-from tsm_edge.artifact import MANIFEST, Artifact, load_artifact
+from tsm_edge.artifact.folder import MANIFEST, Artifact, load_artifact
 from tsm_edge.cards import TargetCard
-from tsm_edge.compile.output import writing_artifact, writing_intermediates
+from tsm_edge.compile.package.output import writing_artifact, writing_intermediates
 from tsm_edge.errors import ArtifactError, CompileError
-from tsm_edge.stale import remove_stale
+from tsm_edge.files.stale import remove_stale
 
 
 def put(folder: Path, content: str) -> None:
@@ -185,7 +185,7 @@ def test_a_file_that_comes_while_the_artifact_is_made(tmp_path: Path) -> None:
 
 def test_a_file_that_comes_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the last look and the exchange."""
-    from tsm_edge import folders
+    from tsm_edge.files import folders
 
     model, exchange = tmp_path / "model", folders.exchange
     fill(model, "one")
@@ -235,7 +235,7 @@ def test_a_file_system() -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from tsm_edge.compile.output import writing_artifact
+from tsm_edge.compile.package.output import writing_artifact
 sys.path.insert(0, sys.argv[1])
 from test_output import put
 with writing_artifact(Path(sys.argv[2])) as folder:
@@ -285,7 +285,7 @@ def test_a_system_that_cannot_exchange_names(number: int, tmp_path: Path, monkey
         ctypes.set_errno(number)
         return -1
 
-    monkeypatch.setattr("tsm_edge.folders._renameat2", lambda: cannot)
+    monkeypatch.setattr("tsm_edge.files.folders._renameat2", lambda: cannot)
     fill(tmp_path / "model", "one")
     fill(tmp_path / "model", "two")
     assert (tmp_path / "model" / "data").read_text() == "two"
@@ -317,7 +317,7 @@ def test_another_error_of_the_exchange_is_told(
         return -1
 
     fill(tmp_path / "model", "one")
-    monkeypatch.setattr("tsm_edge.folders._renameat2", lambda: cannot)
+    monkeypatch.setattr("tsm_edge.files.folders._renameat2", lambda: cannot)
     with pytest.raises(ArtifactError, match=problem):
         fill(tmp_path / "model", "two")
     assert (tmp_path / "model" / "data").read_text() == "one"
@@ -335,7 +335,7 @@ def test_an_artifact_that_cannot_be_loaded_replaces_nothing(
     def garbage(output: Path, *arguments: object) -> None:
         output.write_bytes(b"no library")
 
-    monkeypatch.setattr("tsm_edge.compile.link.link_library", garbage)
+    monkeypatch.setattr("tsm_edge.compile.package.link.link_library", garbage)
     with pytest.raises(CompileError) as caught:
         compile_onnx(small_network(seed=3), model, native)
     assert f"what was there before stays: {model}/manifest.json: not the manifest that" in str(caught.value)

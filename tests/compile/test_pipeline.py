@@ -19,7 +19,8 @@ from onnx import helper
 from onnx_graphs import GraphBuilder, Reference, assert_close, small_network
 
 import tsm_edge
-from tsm_edge.artifact import HEADER_FILE, LABELS, LIBRARY, MANIFEST, MODEL_ONNX, Artifact, load_artifact
+from tsm_edge.artifact.folder import HEADER_FILE, LABELS, LIBRARY, MANIFEST, MODEL_ONNX, Artifact, load_artifact
+from tsm_edge.artifact.onnx_runtime import open_session
 from tsm_edge.cards import (
     GpuSpec,
     ModelCard,
@@ -30,15 +31,14 @@ from tsm_edge.cards import (
     load_target,
     target_names,
 )
-from tsm_edge.compile.codegen import check_cpu
+from tsm_edge.compile.backends.cpu.llvm import check_cpu
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import ArtifactError, CompileError, ModelFileError, TsmEdgeError
-from tsm_edge.files import file_sha256
+from tsm_edge.export.metadata import OnnxMetadata, WeightSource, read_metadata, write_metadata
+from tsm_edge.files.atomic import file_sha256
 from tsm_edge.networks import build_network
-from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata, write_metadata
-from tsm_edge.onnx_runtime import open_session
-from tsm_edge.session import Library, OnlineSession
-from tsm_edge.verify import verify_artifact
+from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.verify.compare import verify_artifact
 
 Golden = tuple[Artifact, Path]
 
@@ -415,7 +415,7 @@ def test_a_failure_leaves_what_was_there(
     if stage == "reading":
         source.write_bytes(b"not a model")
     else:
-        monkeypatch.setattr("tsm_edge.compile.zig.zig_command", broken_linker)
+        monkeypatch.setattr("tsm_edge.compile.package.zig.zig_command", broken_linker)
         expected = CompileError
     with pytest.raises(expected) as caught:
         compile_model(CompileRequest(native, output, onnx=source, runner=False))

@@ -11,8 +11,9 @@ import pytest
 from onnx import helper
 from onnx_graphs import GraphBuilder, Reference, assert_close, model_of
 
-from tsm_edge.compile.graph import OnlineGraph
-from tsm_edge.compile.layers import (
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.layers import (
     CacheTap,
     Clamp,
     Convolution,
@@ -21,9 +22,8 @@ from tsm_edge.compile.layers import (
     GlobalAveragePool,
     Layer,
     View,
-    fuse,
 )
-from tsm_edge.compile.onnx_reader import load_onnx
+from tsm_edge.compile.passes.fuse import fuse
 from tsm_edge.errors import CompileError, ModelFileError
 
 CASES = Path(__file__).resolve().parents[1] / "cases"

@@ -7,8 +7,15 @@ import dataclasses
 import pytest
 
 from tsm_edge.cards import load_target
-from tsm_edge.compile.core import Core
-from tsm_edge.compile.schedules.tiles import GemmTile, depthwise_tile, gemm_tile, k_block, run_of_tiles, worth_pairing
+from tsm_edge.compile.backends.cpu.choose.tiles import (
+    GemmTile,
+    depthwise_tile,
+    gemm_tile,
+    k_block,
+    run_of_tiles,
+    worth_pairing,
+)
+from tsm_edge.compile.backends.cpu.core import Core
 
 LINE_ELEMENTS = 16
 CPU = dataclasses.replace(load_target("x86-64-v4").cpu, l1d_kib=48, l2_kib=2048, cores=2)

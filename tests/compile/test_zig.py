@@ -14,7 +14,7 @@ import pytest
 from onnx_graphs import small_network
 
 from tsm_edge.cards import TargetCard
-from tsm_edge.compile import zig
+from tsm_edge.compile.package import zig
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import CompileError, TsmEdgeError
 
@@ -42,7 +42,7 @@ def as_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
         def usage(folder: Path) -> object:
             return SimpleNamespace(free=4096 if full in (folder, *folder.parents) else 1 << 40)
 
-        monkeypatch.setattr("tsm_edge.disk.shutil.disk_usage", usage)
+        monkeypatch.setattr("tsm_edge.files.disk.shutil.disk_usage", usage)
 
     return fill
 

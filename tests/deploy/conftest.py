@@ -20,7 +20,7 @@ from artifacts import compile_onnx
 from background import Background
 from onnx_graphs import small_network
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import load_target
 
 RUNNER_PASSES = '#!/bin/sh\n[ "$1" = verify ] && [ -f golden.bin ] && echo \'{"passed": true}\'\n'

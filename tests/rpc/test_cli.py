@@ -11,7 +11,7 @@ from clips import clip
 from conftest import RunProgram
 from onnx_graphs import small_network
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import TargetCard
 from tsm_edge.rpc.place import Place
 

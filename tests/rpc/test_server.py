@@ -18,7 +18,7 @@ import pytest
 from background import Background, Start, served_at
 from conftest import RunProgram
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.errors import RpcError
 from tsm_edge.rpc.device import open_device
 from tsm_edge.rpc.handshake import (
@@ -35,7 +35,7 @@ from tsm_edge.rpc.handshake import (
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits, UnixEndpoint
 from tsm_edge.rpc.server import ServeRequest
 from tsm_edge.rpc.session import RemoteSession
-from tsm_edge.session import OnlineSession
+from tsm_edge.session.local import OnlineSession
 
 USER = pwd.getpwuid(os.geteuid()).pw_name
 LIMITS = TimeLimits(connect_s=10.0, answer_s=20.0)

@@ -13,15 +13,15 @@ import pytest
 from background import Background, Start
 from relay import Relay
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import load_target
 from tsm_edge.errors import ArtifactError, RpcError
-from tsm_edge.files import file_sha256
+from tsm_edge.files.atomic import file_sha256
 from tsm_edge.rpc import device as device_module
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
 from tsm_edge.rpc.serving import set_threads
 from tsm_edge.rpc.session import RemoteSession
-from tsm_edge.session import OnlineSession
+from tsm_edge.session.local import OnlineSession
 
 Floats = npt.NDArray[np.float32]
 

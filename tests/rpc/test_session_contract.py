@@ -1,4 +1,4 @@
-"""What :class:`tsm_edge.session_base.Session` promises, held by a session here and by one on another machine."""
+"""What :class:`tsm_edge.session.base.Session` promises, held by a session here and by one on another machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 from background import Background, served_at
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.errors import ArtifactError
 from tsm_edge.rpc.place import Place, TimeLimits
-from tsm_edge.session_base import Session
-from tsm_edge.session_open import open_session
+from tsm_edge.session.base import Session
+from tsm_edge.session.open import open_session
 
 Floats = npt.NDArray[np.float32]
 
@@ -163,7 +163,7 @@ def test_left_by_an_error(small_artifact: Artifact, frames: list[Floats]) -> Non
 
 def test_a_session_here_imports_nothing_of_rpc(small_artifact: Artifact) -> None:
     script = (
-        "import sys; from tsm_edge.session_open import open_session; open_session(sys.argv[1]).close();"
+        "import sys; from tsm_edge.session.open import open_session; open_session(sys.argv[1]).close();"
         "print(*(name for name in sys.modules if name.startswith(('tsm_edge.rpc', 'tvm', 'torch'))))"
     )
     done = subprocess.run(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from onnx_graphs import Reference
 
-from tsm_edge.artifact import LIBRARY, MODEL_ONNX, Artifact
+from tsm_edge.artifact.folder import LIBRARY, MODEL_ONNX, Artifact
 from tsm_edge.rpc.place import Place
-from tsm_edge.session import OnlineSession
+from tsm_edge.session.local import OnlineSession
 
 
 def test_step_and_its_time(stock: Place, small_artifact: Artifact) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from onnx_graphs import Floats, Reference, assert_close
 
-from tsm_edge.artifact import LIBRARY, MANIFEST, MODEL_ONNX, Artifact
+from tsm_edge.artifact.folder import LIBRARY, MANIFEST, MODEL_ONNX, Artifact
 from tsm_edge.runtime import abi_version
 
 PRELUDE = """

@@ -11,11 +11,11 @@ import pytest
 from artifacts import run_cc
 
 from tsm_edge.cards import load_target
-from tsm_edge.compile.core import Core
-from tsm_edge.compile.schedules.convolution import convolution
-from tsm_edge.compile.schedules.convolution_spec import ConvolutionSpec
-from tsm_edge.compile.schedules.geometry import Image, nhwc
-from tsm_edge.compile.schedules.tiles import gemm_tile, k_loop
+from tsm_edge.compile.backends.cpu.choose.tiles import gemm_tile, k_loop
+from tsm_edge.compile.backends.cpu.core import Core
+from tsm_edge.compile.backends.cpu.kernels.convolution import convolution
+from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec
+from tsm_edge.compile.ir.layout import Image, nhwc
 from tsm_edge.runtime import RUNTIME_FOLDER, bytes_behind_caches
 
 PROGRAM = """
@@ -92,7 +92,7 @@ def test_what_lies_behind_the_caches_may_be_read(program: Path) -> None:
 def test_kernels_read_no_further_behind_a_cache(room: int | None, behind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two channels by vectors of four: the last pixel's reaches two values, 8 bytes, behind the cache."""
     if room is not None:
-        monkeypatch.setattr("tsm_edge.compile.schedules.reduction.bytes_behind_caches", lambda: room)
+        monkeypatch.setattr("tsm_edge.compile.backends.cpu.kernels.reduction.bytes_behind_caches", lambda: room)
     cpu = load_target("raspberry-pi-4").cpu
     spec = ConvolutionSpec(
         source=nhwc(1, 8, 16, 4),

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from onnx_graphs import Floats, Reference, assert_close
 
-from tsm_edge.artifact import LIBRARY, MODEL_ONNX, Artifact
-from tsm_edge.session import OnlineSession
+from tsm_edge.artifact.folder import LIBRARY, MODEL_ONNX, Artifact
+from tsm_edge.session.local import OnlineSession
 
 # Everything with one loaded module, because importing TVM takes longer than all of it.
 _STOCK = """

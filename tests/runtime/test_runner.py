@@ -19,16 +19,16 @@ import pytest
 from artifacts import compile_onnx
 from onnx_graphs import Floats, small_network
 
-from tsm_edge.artifact import GOLDEN, RUNNER, Artifact
+from tsm_edge.artifact.folder import GOLDEN, RUNNER, Artifact
+from tsm_edge.artifact.golden import network_input
+from tsm_edge.artifact.manifest import RANDOM_WEIGHTS, parse_manifest
 from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard
-from tsm_edge.compile.runner import c_string
-from tsm_edge.compile.zig import zig_command
-from tsm_edge.golden import network_input
-from tsm_edge.manifest import RANDOM_WEIGHTS, parse_manifest
-from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, write_metadata
-from tsm_edge.precision import FP32
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile.package.runner import c_string
+from tsm_edge.compile.package.zig import zig_command
+from tsm_edge.export.metadata import OnnxMetadata, WeightSource, write_metadata
 from tsm_edge.runtime import RUNNER_SOURCES, RUNTIME_FOLDER
-from tsm_edge.session import OnlineSession
+from tsm_edge.session.local import OnlineSession
 from tsm_edge.video.preprocess import Preprocessor
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

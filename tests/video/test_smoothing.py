@@ -9,7 +9,7 @@ import pytest
 
 from tsm_edge.cards import Smoothing
 from tsm_edge.errors import CardError
-from tsm_edge.video.smoothing import Smoother
+from tsm_edge.live.smoothing import Smoother
 
 
 def one_hot(index: int, classes: int = 5, value: float = 10.0) -> np.ndarray:

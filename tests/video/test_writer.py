@@ -13,7 +13,7 @@ import pytest
 from clips import case, plain, write_avi
 
 from tsm_edge.errors import TsmEdgeError, VideoError
-from tsm_edge.video.annotate import annotate
+from tsm_edge.live.annotate import annotate
 from tsm_edge.video.source import SourceInfo, open_source
 from tsm_edge.video.writer import VideoFile
 

@@ -25,7 +25,7 @@ which would take a core from the next."""
 
 
 class Stepper(Protocol):
-    """What is raced: a :class:`tsm_edge.session_base.Session`, or another engine with a model ready to run."""
+    """What is raced: a :class:`tsm_edge.session.base.Session`, or another engine with a model ready to run."""
 
     def step(self, frame: NDArray[np.float32], /) -> NDArray[np.float32]:
         """Run one frame, float32 [1, 3, height, width], C-contiguous; return the logits."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.cards import TargetCard
-from tsm_edge.files import scratch_folder
+from tsm_edge.files.atomic import scratch_folder
 
 # Enough independent sums to hide the latency of a multiply-add, few enough for 16 registers.
 _ACCUMULATORS = 12
@@ -83,10 +83,10 @@ class PeakMeter:
 
 def _compiled(target: TargetCard, folder: Path) -> Any:
     """The loaded kernel."""
-    from tsm_edge.compile.codegen import build_kernels
+    from tsm_edge.compile.backends.cpu.kernels import emit
+    from tsm_edge.compile.backends.cpu.llvm import build_kernels
     from tsm_edge.compile.ir.kernel import Argument
-    from tsm_edge.compile.schedules import emit
-    from tsm_edge.compile.zig import run_zig
+    from tsm_edge.compile.package.zig import run_zig
 
     lanes = target.cpu.vector_lanes
     with emit.function("tsm_peak", (Argument("values", "output"),)) as kernel:

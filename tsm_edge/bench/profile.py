@@ -16,10 +16,10 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from tsm_edge.artifact import Artifact
+from tsm_edge.artifact.folder import Artifact
+from tsm_edge.artifact.manifest import KernelInfo, Manifest, StageInfo
 from tsm_edge.bench.peak import PeakMeter
-from tsm_edge.manifest import KernelInfo, Manifest, StageInfo
-from tsm_edge.session import Library, OnlineSession
+from tsm_edge.session.local import Library, OnlineSession
 
 WARM_UP = 3
 # Frames between two looks at the machine's peak, few as clocks change; the first frame after one is not counted.

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from tsm_edge.bench.profile import KernelTime, Profile, StageTime
-from tsm_edge.files import write_atomic
+from tsm_edge.files.atomic import write_atomic
 
 # Colours that are told apart side by side; a rule that is not here gets one of its own from its name.
 _COLOURS: Mapping[str, str] = {

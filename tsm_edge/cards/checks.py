@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tsm_edge.cards.tables import shown
 from tsm_edge.errors import CardError
-from tsm_edge.tables import shown
 
 
 def check_range(name: str, value: float, least: float, most: float, unit: str = "") -> None:

@@ -15,10 +15,10 @@ else:
     import tomli as tomllib
 
 from tsm_edge.cards.model import ModelCard
+from tsm_edge.cards.tables import Place, from_table
 from tsm_edge.cards.target import TargetCard
 from tsm_edge.errors import CardError, TextFileError, unknown_name
-from tsm_edge.files import read_text
-from tsm_edge.tables import Place, from_table
+from tsm_edge.files.atomic import read_text
 
 # The card that a command works on where none is named.
 DEFAULT_MODEL = "mobilenetv2-jester"
@@ -95,7 +95,7 @@ def load_target(name: str | Path) -> TargetCard:
     table.setdefault("name", path.stem)
     card = from_table(TargetCard, table, _place(path, "targets"))
     if card.detect:
-        from tsm_edge.host import detect_cpu, detect_libc
+        from tsm_edge.cards.detect import detect_cpu, detect_libc
 
         card = dataclasses.replace(card, cpu=detect_cpu(), libc=detect_libc())
     return card

@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import Literal
 
 from tsm_edge.cards.checks import check_name, check_range
+from tsm_edge.cards.tables import shown
 from tsm_edge.errors import CardError, unknown_name
-from tsm_edge.tables import shown
 
 BACKBONES = (
     "mobilenet-v2",

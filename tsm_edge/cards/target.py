@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tsm_edge.cards.checks import check_name, check_range
+from tsm_edge.cards.tables import shown
 from tsm_edge.errors import CardError
-from tsm_edge.tables import shown
 
 # The architectures that kernels are written for, as LLVM spells them: it crashes on others.
 _TRIPLE = re.compile(

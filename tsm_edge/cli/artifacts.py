@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from tsm_edge.cards.architecture import MOST_THREADS
 from tsm_edge.cli.output import note
-from tsm_edge.machine import MOST_THREADS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -57,7 +57,7 @@ def chosen_artifact(path: Path | None) -> Path:
     """The directory given, or the newest artifact below ``./out``, named on stderr."""
     if path is not None:
         return path
-    from tsm_edge.artifact import latest_artifact
+    from tsm_edge.artifact.folder import latest_artifact
 
     newest = latest_artifact()
     note(f"artifact: {newest}")

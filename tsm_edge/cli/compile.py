@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.artifact import OUTPUT_FOLDER, RUNNER
+from tsm_edge.artifact.folder import OUTPUT_FOLDER, RUNNER
+from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cards import DEFAULT_MODEL, TemporalMode, load_model, load_target, model_files, target_file
+from tsm_edge.cards.architecture import runs_here
+from tsm_edge.cards.precision import precision_named
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
 from tsm_edge.cli.weights import weight_options
 from tsm_edge.errors import CompileError
 from tsm_edge.extras import require
-from tsm_edge.machine import runs_here
-from tsm_edge.manifest import RANDOM_WEIGHTS
-from tsm_edge.paths import refuse_replacing_folder
-from tsm_edge.precision import precision_named
+from tsm_edge.files.paths import refuse_replacing_folder
 
 # Columns of the table of kernels that a narrow window can do without.
 _OPTIONAL = ("items", "kB", "FLOP/byte", "tile", "MFLOP", "bound by")
 
 if TYPE_CHECKING:
-    from tsm_edge.artifact import Artifact
+    from tsm_edge.artifact.folder import Artifact
+    from tsm_edge.artifact.manifest import CacheInfo
     from tsm_edge.cards import TargetCard
     from tsm_edge.compile.explain import Explanation
-    from tsm_edge.compile.program import Program
-    from tsm_edge.manifest import CacheInfo
+    from tsm_edge.compile.ir.program import Program
 
 
 def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

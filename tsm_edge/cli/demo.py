@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from tsm_edge.artifact import OUTPUT_FOLDER
+from tsm_edge.artifact.folder import OUTPUT_FOLDER
+from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cards import DEFAULT_MODEL
 from tsm_edge.cli.artifacts import threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.extras import require
-from tsm_edge.manifest import RANDOM_WEIGHTS
 
 
 @click.command("demo")

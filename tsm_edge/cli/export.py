@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
+from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cards import DEFAULT_MODEL, TemporalMode, load_model, model_files
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.weights import weight_options
 from tsm_edge.extras import require
-from tsm_edge.manifest import RANDOM_WEIGHTS
-from tsm_edge.paths import refuse_replacing
+from tsm_edge.files.paths import refuse_replacing
 
 
 @click.command("export")
@@ -37,7 +37,7 @@ def command(
     MODEL is a model card's name or path (default: mobilenetv2-jester).
     """
     require("compile", "tsm-edge export")
-    from tsm_edge.export import ExportRequest, export_onnx
+    from tsm_edge.export.onnx import ExportRequest, export_onnx
 
     card = load_model(model)
     refuse_replacing(output, model_files(model, card), "-o FILE.onnx")

@@ -21,7 +21,7 @@ from tsm_edge.cli.signals import Stopped, stopped_by_signals
 from tsm_edge.cli.streams import prepare_streams, print_to_stderr, stdout_fails, stdout_is_gone
 from tsm_edge.errors import TsmEdgeError, unknown_name
 from tsm_edge.extras import line_for
-from tsm_edge.paths import not_utf8, printable
+from tsm_edge.files.paths import not_utf8, printable
 from tsm_edge.redact import redacted
 
 PROGRAM = "tsm-edge"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.artifact import files_of_artifact
+from tsm_edge.artifact.folder import files_of_artifact
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain
-from tsm_edge.files import check_writable
-from tsm_edge.paths import refuse_replacing
+from tsm_edge.files.atomic import check_writable
+from tsm_edge.files.paths import refuse_replacing
 
 if TYPE_CHECKING:
     from tsm_edge.bench.profile import KernelTime, Profile

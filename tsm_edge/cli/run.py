@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.artifact import files_of_artifact
+from tsm_edge.artifact.folder import files_of_artifact
+from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
 from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
-from tsm_edge.manifest import RANDOM_WEIGHTS
-from tsm_edge.paths import refuse_replacing
+from tsm_edge.files.paths import refuse_replacing
 
 if TYPE_CHECKING:
-    from tsm_edge.manifest import Manifest
+    from tsm_edge.artifact.manifest import Manifest
+    from tsm_edge.live.run import FrameResult, RunRequest, RunSummary
     from tsm_edge.rpc.place import Place
-    from tsm_edge.run import FrameResult, RunRequest, RunSummary
-    from tsm_edge.session_base import Session
+    from tsm_edge.session.base import Session
     from tsm_edge.video.capture import SourceOptions
 
 
@@ -61,8 +61,8 @@ def command(
     place = video if camera is None else camera
     if place is None or (video is not None and camera is not None):
         raise click.UsageError("expected either --video FILE|URL or --camera N", ctx)
-    from tsm_edge.run import RunRequest
-    from tsm_edge.session_open import open_session
+    from tsm_edge.live.run import RunRequest
+    from tsm_edge.session.open import open_session
     from tsm_edge.video.capture import SourceOptions
 
     logs = bool(ctx.obj.debug)
@@ -83,7 +83,7 @@ def _run(
     as_json: bool,
     step: str,
 ) -> None:
-    from tsm_edge.run import run
+    from tsm_edge.live.run import run
     from tsm_edge.video.source import open_source
 
     with open_source(place, options) as source:

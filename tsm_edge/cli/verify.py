@@ -40,7 +40,7 @@ def command(
 
     DIR: by default the artifact compiled last below ./out. Exit code 1 when an output differs.
     """
-    from tsm_edge.verify import TOLERANCE, verify_artifact, verify_golden
+    from tsm_edge.verify.compare import TOLERANCE, verify_artifact, verify_golden
 
     if device is not None and emulate:
         raise click.UsageError("--emulate runs on this machine: expected no --rpc and no --tracker with it", ctx)
@@ -50,7 +50,7 @@ def command(
     path = chosen_artifact(artifact)
     with status(f"verifying {path}"):
         if emulate:
-            from tsm_edge.emulate import verify_emulated
+            from tsm_edge.verify.emulated import verify_emulated
 
             result = verify_emulated(path, onnx, frames or 4, threads)
         elif whole:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tsm_edge.cards import CpuSpec
-from tsm_edge.compile.core import Core
+from tsm_edge.compile.backends.cpu.choose.roofline import bytes_per_cycle, level
+from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.kernel import FALLBACK_RULE
-from tsm_edge.compile.program import KernelCall, Program
-from tsm_edge.compile.roofline import bytes_per_cycle, level
+from tsm_edge.compile.ir.program import KernelCall, Program
 
 
 @dataclass(frozen=True)

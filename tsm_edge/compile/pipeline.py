@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tsm_edge import __version__
-from tsm_edge.artifact import (
+from tsm_edge.artifact.folder import (
     GOLDEN,
     HEADER_FILE,
     LABELS,
@@ -25,6 +25,7 @@ from tsm_edge.artifact import (
     Artifact,
     load_artifact,
 )
+from tsm_edge.artifact.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TensorInfo
 from tsm_edge.cards import (
     Extent,
     ModelCard,
@@ -36,19 +37,18 @@ from tsm_edge.cards import (
     extent_text,
     height_width,
 )
-from tsm_edge.compile.activation import output_activation
-from tsm_edge.compile.graph import OnlineGraph
-from tsm_edge.compile.memory_plan import MemoryPlan, plan_memory
-from tsm_edge.compile.onnx_reader import load_onnx, read_onnx
-from tsm_edge.compile.output import check_loads, writing_artifact, writing_intermediates
-from tsm_edge.compile.program import KernelCall, Program
-from tsm_edge.disk import Place, naming_full_disk, temporary_place
+from tsm_edge.cards.precision import FP32, Precision
+from tsm_edge.compile.frontend.activation import output_activation
+from tsm_edge.compile.frontend.onnx_reader import load_onnx, read_onnx
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.memory_plan import MemoryPlan, plan_memory
+from tsm_edge.compile.ir.program import KernelCall, Program
+from tsm_edge.compile.package.output import check_loads, writing_artifact, writing_intermediates
 from tsm_edge.errors import CompileError, ModelFileError
-from tsm_edge.files import file_sha256, scratch_folder
-from tsm_edge.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TensorInfo
-from tsm_edge.onnx_metadata import OnnxMetadata, WeightSource, read_metadata
-from tsm_edge.paths import printable, refuse_replacing_folder
-from tsm_edge.precision import FP32, Precision
+from tsm_edge.export.metadata import OnnxMetadata, WeightSource, read_metadata
+from tsm_edge.files.atomic import file_sha256, scratch_folder
+from tsm_edge.files.disk import Place, naming_full_disk, temporary_place
+from tsm_edge.files.paths import printable, refuse_replacing_folder
 from tsm_edge.progress import Progress, Stages, silent
 from tsm_edge.runtime import HEADER, abi_version
 
@@ -76,7 +76,7 @@ class CompileRequest:
     trained_mode : str or None
         How the checkpoint was trained, where it does not say so itself.
     allow_offline_weights : bool
-        See :class:`tsm_edge.export.ExportRequest`.
+        See :class:`tsm_edge.export.onnx.ExportRequest`.
     temporal_mode : str or None
         Replaces the card's (``none``: the TSN baseline).
     seed : int
@@ -152,15 +152,15 @@ def compile_model(
     TsmEdgeError
         With the stage's own message; nothing is left behind.
     """
-    from tsm_edge.compile.codegen import check_cpu, generate
-    from tsm_edge.compile.csource import write_sources
-    from tsm_edge.compile.layers import fuse
-    from tsm_edge.compile.link import link_library
-    from tsm_edge.compile.lower import lower
-    from tsm_edge.compile.runner import link_runner
-    from tsm_edge.compile.zig import zig_cache
-    from tsm_edge.golden import make_golden, write_golden
-    from tsm_edge.reference import Reference
+    from tsm_edge.artifact.golden import make_golden, write_golden
+    from tsm_edge.artifact.reference import Reference
+    from tsm_edge.compile.backends.cpu.llvm import check_cpu, generate
+    from tsm_edge.compile.backends.cpu.lower import lower
+    from tsm_edge.compile.package.c_tables import write_sources
+    from tsm_edge.compile.package.link import link_library
+    from tsm_edge.compile.package.runner import link_runner
+    from tsm_edge.compile.package.zig import zig_cache
+    from tsm_edge.compile.passes.fuse import fuse
 
     started = time.monotonic()
     check_cpu(request.target)
@@ -218,7 +218,7 @@ def _model_file(request: CompileRequest, folder: Path, stages: Stages) -> tuple[
     if request.onnx is not None:
         path.write_bytes(read_onnx(request.onnx)[1])
         return request.onnx, read_metadata(request.onnx)
-    from tsm_edge.export import ExportRequest, export_onnx
+    from tsm_edge.export.onnx import ExportRequest, export_onnx
 
     if request.card is None:
         raise CompileError("nothing to export: expected a model card", "see: tsm-edge models")
@@ -245,8 +245,8 @@ def _manifest(
     plan: MemoryPlan,
     seconds: float,
 ) -> Manifest:
-    from tsm_edge.compile.csource import block_offsets, cache_bytes
-    from tsm_edge.compile.zig import zig_version
+    from tsm_edge.compile.package.c_tables import block_offsets, cache_bytes
+    from tsm_edge.compile.package.zig import zig_version
 
     weights = metadata.weights if metadata else WeightSource(printable(str(request.onnx)), graph.sha256)
     hashes = {"onnx": graph.sha256}

@@ -8,12 +8,12 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact import RUNNER, Artifact, files_of_artifact, load_artifact, read_listed
+from tsm_edge.artifact.folder import RUNNER, Artifact, files_of_artifact, load_artifact, read_listed
 from tsm_edge.deploy.files import DeployFile, files_of
 from tsm_edge.errors import DeployError
-from tsm_edge.files import check_writable, write_atomic
-from tsm_edge.paths import native_path, refuse_replacing
-from tsm_edge.replacement import again_if_replaced
+from tsm_edge.files.atomic import check_writable, write_atomic
+from tsm_edge.files.paths import native_path, refuse_replacing
+from tsm_edge.files.replacement import again_if_replaced
 
 README, SUMS = "README.txt", "SHA256SUMS"
 
@@ -123,5 +123,9 @@ def _readme(artifact: Artifact, folder: str, files: tuple[DeployFile, ...]) -> s
             f"  ./{RUNNER} verify      compares with the outputs expected of golden.bin",
             f"  ./{RUNNER} bench       times every frame",
         ]
-    lines += ["", "model.so is used from C with tsm_edge.h, and from Python with tsm_edge.session.OnlineSession.", ""]
+    lines += [
+        "",
+        "model.so is used from C with tsm_edge.h, and from Python with tsm_edge.session.OnlineSession.",
+        "",
+    ]
     return "\n".join(lines)

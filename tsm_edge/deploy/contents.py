@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tsm_edge.artifact import GOLDEN, LIBRARY, MANIFEST
+from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MANIFEST
 from tsm_edge.deploy.files import NAMES, DeployFile
 
 # The hashes of files that are getting their names; removed when all have them.

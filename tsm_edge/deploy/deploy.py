@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact import MANIFEST, RUNNER, load_artifact
+from tsm_edge.artifact.folder import MANIFEST, RUNNER, load_artifact
 from tsm_edge.cards import TargetCard
+from tsm_edge.cards.architecture import architecture, missing_features
 from tsm_edge.deploy.adb import AdbDestination, AdbTransport
 from tsm_edge.deploy.contents import RECORD, look_script, read_contents
 from tsm_edge.deploy.destination import SshDestination
@@ -23,8 +24,7 @@ from tsm_edge.deploy.files import NAMES, DeployFile, files_of
 from tsm_edge.deploy.ssh import SshTransport
 from tsm_edge.deploy.transport import Finished, Transport, last_line
 from tsm_edge.errors import DeployError
-from tsm_edge.machine import architecture, missing_features
-from tsm_edge.replacement import again_if_replaced
+from tsm_edge.files.replacement import again_if_replaced
 
 Progress = Callable[[str], None]
 

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact import GOLDEN, HEADER_FILE, LABELS, LIBRARY, MANIFEST, RUNNER, Artifact, read_listed
+from tsm_edge.artifact.folder import GOLDEN, HEADER_FILE, LABELS, LIBRARY, MANIFEST, RUNNER, Artifact, read_listed
 
 # model.onnx stays here: it is the reference of `tsm-edge verify`, which runs here.
 NAMES = (LIBRARY, RUNNER, GOLDEN, LABELS, HEADER_FILE, MANIFEST)

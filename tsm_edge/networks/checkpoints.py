@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tsm_edge.cards import NetworkSpec, ShiftPlace, TemporalMode
 from tsm_edge.errors import CheckpointError, unknown_name
-from tsm_edge.files import file_sha256
+from tsm_edge.files.atomic import file_sha256
 from tsm_edge.networks.mobilenet_v2 import block_channels, width_of
 from tsm_edge.networks.resnet import PLANS
 from tsm_edge.networks.temporal import TemporalNetwork

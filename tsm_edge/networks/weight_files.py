@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from tsm_edge.errors import CheckpointError
-from tsm_edge.paths import native_path
+from tsm_edge.files.paths import native_path
 
 # Under which name programs keep the weights they train, best known first, and their running average.
 _PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tsm_edge.errors import PowerError, TsmEdgeError
-from tsm_edge.files import read_text
+from tsm_edge.files.atomic import read_text
 from tsm_edge.power.measure import EnergyReport, Measured, T, energy_report
 from tsm_edge.power.sampler import SYSTEM_CLOCK, Clock
 from tsm_edge.power.sensor import Rail, SensorInfo, check_watts, number

@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tsm_edge.artifact import LIBRARY, Artifact, read_listed
+from tsm_edge.artifact.folder import LIBRARY, Artifact, read_listed
 from tsm_edge.cards import TargetCard
+from tsm_edge.cards.architecture import architecture, elf_architecture, missing_features
 from tsm_edge.errors import RpcError
-from tsm_edge.machine import architecture, elf_architecture, missing_features
 from tsm_edge.rpc.connection import Connection, ConnectionLost, NoAnswer, RemoteFault, connect
 from tsm_edge.rpc.foreign_text import printable
 from tsm_edge.rpc.handshake import (
@@ -50,7 +50,7 @@ class DeviceInfo:
     Attributes
     ----------
     machine : str or None
-        Its architecture (:func:`tsm_edge.machine.architecture`); None: its server does not tell.
+        Its architecture (:func:`tsm_edge.cards.architecture.architecture`); None: its server does not tell.
     build : str or None
         Of its TVM; None: TVM's own server does not tell.
     flags : tuple of str

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tsm_edge.cards.architecture import this_architecture
 from tsm_edge.errors import RpcError, TsmEdgeError
-from tsm_edge.files import scratch_folder
-from tsm_edge.machine import this_architecture
+from tsm_edge.files.atomic import scratch_folder
 from tsm_edge.rpc.foreign_text import last_line
 from tsm_edge.rpc.handshake import Greeting, accepted, installed_build, write_greeting
 from tsm_edge.rpc.key import check_key

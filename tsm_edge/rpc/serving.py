@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tsm_edge import __version__
-from tsm_edge.machine import check_threads, cpu_flags, this_architecture
+from tsm_edge.cards.architecture import check_threads, cpu_flags, this_architecture
 from tsm_edge.rpc.handshake import FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_THREADS, installed_build
 from tsm_edge.rpc.sockets import Patience, send
 from tsm_edge.rpc.uploads import Uploads

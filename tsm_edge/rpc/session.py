@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsm_edge.artifact import Artifact, load_artifact
+from tsm_edge.artifact.folder import Artifact, load_artifact
+from tsm_edge.cards.architecture import check_threads
 from tsm_edge.errors import RpcError
-from tsm_edge.machine import check_threads
-from tsm_edge.replacement import again_if_replaced
+from tsm_edge.files.replacement import again_if_replaced
 from tsm_edge.rpc.connection import ConnectionLost
 from tsm_edge.rpc.device import Device, DeviceInfo, open_device
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.wire import RemoteTensor, call_packet, copy_from_packet, copy_to_packet
-from tsm_edge.session_base import checked_caches, checked_frame, session_is_closed
+from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tsm_edge.manifest import Manifest
+    from tsm_edge.artifact.manifest import Manifest
 
 _Caches = tuple[RemoteTensor, ...]
 _WIRE_FLOAT = "<f4"
 
 
 class RemoteSession:
-    """One video stream over a compiled model on another machine: a :class:`tsm_edge.session_base.Session`.
+    """One video stream over a compiled model on another machine: a :class:`tsm_edge.session.base.Session`.
 
     The model is uploaded once (not at all if tsm-edge's server there still has it) after its architecture has been
     checked. The shift caches stay on the device. When the connection is lost during a step, one new one is made; the

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from tsm_edge.files import file_sha256
+from tsm_edge.files.atomic import file_sha256
 
 _KEPT_UPLOADS = 8
 

@@ -16,7 +16,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from tsm_edge.errors import VideoError
-from tsm_edge.paths import printable
+from tsm_edge.files.paths import printable
 from tsm_edge.redact import redacted
 from tsm_edge.video.camera import open_camera, open_pipeline
 from tsm_edge.video.capture import Image, Recording, SourceOptions, is_pipeline, is_url, wait_for

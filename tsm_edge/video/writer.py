@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsm_edge.errors import VideoError
-from tsm_edge.files import NewFile
-from tsm_edge.paths import native_path, refuse_replacing
+from tsm_edge.files.atomic import NewFile
+from tsm_edge.files.paths import native_path, refuse_replacing
 from tsm_edge.video.capture import Image, SourceOptions
 from tsm_edge.video.ffmpeg import load_ffmpeg
 from tsm_edge.video.source import SourceInfo

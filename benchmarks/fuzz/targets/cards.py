@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsm_edge.artifact import OUTPUT_FOLDER
+from tsm_edge.artifact.folder import OUTPUT_FOLDER
 from tsm_edge.cards import ModelCard, TargetCard, load_model, load_target, model_from_table, model_names, model_to_table
 from tsm_edge.cli.output import to_plain
-from tsm_edge.compile.codegen import check_cpu
+from tsm_edge.compile.backends.cpu.llvm import check_cpu
 from tsm_edge.compile.pipeline import CompileRequest
-from tsm_edge.export import ExportRequest
-from tsm_edge.video.smoothing import Smoother
+from tsm_edge.export.onnx import ExportRequest
+from tsm_edge.live.smoothing import Smoother
 
 name = "cards"
 

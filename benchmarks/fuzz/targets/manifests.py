@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tsm_edge.artifact import GOLDEN, LIBRARY, MANIFEST, RUNNER, load_artifact
+from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MANIFEST, RUNNER, load_artifact
+from tsm_edge.artifact.onnx_runtime import import_onnxruntime
 from tsm_edge.cards import load_target
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.deploy.files import files_of
-from tsm_edge.onnx_runtime import import_onnxruntime
-from tsm_edge.session import OnlineSession
-from tsm_edge.verify import verify_artifact
+from tsm_edge.session.local import OnlineSession
+from tsm_edge.verify.compare import verify_artifact
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests"))
 from onnx_graphs import small_network

@@ -20,16 +20,16 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from benchmarks.fuzz.damage import damaged
+from tsm_edge.artifact.onnx_runtime import import_onnxruntime, open_session
 from tsm_edge.cards import load_target
-from tsm_edge.compile.codegen import generate
-from tsm_edge.compile.graph import OnlineGraph
-from tsm_edge.compile.layers import fuse
-from tsm_edge.compile.lower import lower
-from tsm_edge.compile.memory_plan import plan_memory
-from tsm_edge.compile.onnx_reader import load_onnx, read_onnx
-from tsm_edge.onnx_metadata import read_metadata
-from tsm_edge.onnx_runtime import import_onnxruntime, open_session
-from tsm_edge.precision import FP32
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile.backends.cpu.llvm import generate
+from tsm_edge.compile.backends.cpu.lower import lower
+from tsm_edge.compile.frontend.onnx_reader import load_onnx, read_onnx
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.memory_plan import plan_memory
+from tsm_edge.compile.passes.fuse import fuse
+from tsm_edge.export.metadata import read_metadata
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests"))
 from onnx_graphs import GraphBuilder, model_of, small_network

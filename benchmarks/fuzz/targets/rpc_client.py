@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks.fuzz.damage import damaged
 from benchmarks.fuzz.rpc_bytes import NONE, NUMBERS, TEXTS, Message, number, out_of_order, text
-from tsm_edge.artifact import LIBRARY, Artifact
+from tsm_edge.artifact.folder import LIBRARY, Artifact
+from tsm_edge.artifact.manifest import CacheInfo, Manifest, MemoryInfo, TensorInfo
 from tsm_edge.cards import Preprocess, Smoothing, load_target
-from tsm_edge.manifest import CacheInfo, Manifest, MemoryInfo, TensorInfo
 from tsm_edge.rpc.handshake import BUILD, Greeting, accepted, write_greeting
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
 from tsm_edge.rpc.session import RemoteSession

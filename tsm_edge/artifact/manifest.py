@@ -1,0 +1,268 @@
+"""The manifest of a compiled artifact: everything a program needs to feed it, and where it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tsm_edge.cards import Preprocess, Smoothing, TargetCard
+from tsm_edge.cards.tables import Place, from_table
+from tsm_edge.errors import ArtifactError, CardError, shortened
+
+FORMAT = 2
+# Formats that are read: artifacts on devices outlive the program that made them.
+READABLE = (1, 2)
+# What is said aloud of a network that was never trained.
+RANDOM_WEIGHTS = "random weights: predictions mean nothing"
+_AGAIN = "compile it again with: tsm-edge compile"
+
+Activation = Literal["", "softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of the model's interface, with its ONNX name, shape and element type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """A shift cache, NCHW: ``output`` of one frame is ``input`` of the next, zeros before the first.
+
+    ``dtype`` is that of the caller's explicit caches; a stream keeps its own as the precision says.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """A stage of a fused kernel: its name, and its floating-point operations in a whole call."""
+
+    name: str
+    flops: int
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One kernel call of a step, in order.
+
+    Attributes
+    ----------
+    kernel, rule, layer : str
+        Symbol, schedule rule, and the tensor it makes.
+    items : int
+        Work items it may be split into over threads.
+    flops, bytes : int
+        Floating-point operations, and bytes of inputs, weights and outputs moved once.
+    tile : str
+        The tile the rule chose, for people.
+    stages : tuple of StageInfo
+        Of a fused kernel: the layers it computes, of which ``flops`` is the sum.
+    """
+
+    kernel: str
+    rule: str
+    layer: str
+    items: int
+    flops: int
+    bytes: int
+    tile: str = ""
+    stages: tuple[StageInfo, ...] = ()
+
+
+@dataclass(frozen=True)
+class MemoryInfo:
+    """Static memory, bytes: of a stream its workspace, scratch (for each thread) and caches; of the library weights."""
+
+    workspace_bytes: int
+    scratch_bytes: int
+    cache_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``manifest.json``; the same JSON, without ``files``, is inside ``model.so`` (``tsm_manifest``).
+
+    Attributes
+    ----------
+    model, description : str
+    frame : TensorInfo
+    outputs : tuple of TensorInfo
+        The logits first.
+    caches : tuple of CacheInfo
+    preprocess : Preprocess
+    smoothing : Smoothing
+    labels : tuple of str
+        One a class; empty: unknown.
+    random_weights : bool
+        No checkpoint was given: predictions mean nothing.
+    weights : str
+        Where the weights come from, for people.
+    target : TargetCard
+        What it was compiled for, all of it.
+    memory : MemoryInfo
+    kernels : tuple of KernelInfo
+    hashes : dict of str to str
+        SHA-256 of what went in: ``onnx``, and ``checkpoint`` where there was one.
+    versions : dict of str to str
+        ``tsm_edge``, ``tvm``, ``zig``, and ``abi`` (of ``tsm_edge.h``).
+    created : str
+        UTC, ISO 8601.
+    compile_seconds : float
+        From the start to the generated code: what is linked then has this manifest in it.
+    files : dict of str to str
+        SHA-256 of the files beside the manifest.
+    precision : str
+        Of what is stored and summed: ``fp32``.
+    activation : {"", "softmax", "sigmoid"}
+        What the model itself applies to its logits: then its outputs are probabilities already. Empty: nothing.
+    """
+
+    model: str
+    description: str
+    frame: TensorInfo
+    outputs: tuple[TensorInfo, ...]
+    caches: tuple[CacheInfo, ...]
+    preprocess: Preprocess
+    smoothing: Smoothing
+    labels: tuple[str, ...]
+    random_weights: bool
+    weights: str
+    target: TargetCard
+    memory: MemoryInfo
+    kernels: tuple[KernelInfo, ...]
+    hashes: Mapping[str, str]
+    versions: Mapping[str, str]
+    created: str
+    compile_seconds: float
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+    precision: str = "fp32"
+    activation: Activation = ""
+
+    def __post_init__(self) -> None:
+        if not self.outputs:
+            raise ValueError("there are no outputs, expected the logits")
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation is {self.activation!r}, expected softmax, sigmoid or nothing")
+
+    @property
+    def logits(self) -> TensorInfo:
+        """The first output."""
+        return self.outputs[0]
+
+    @property
+    def classes(self) -> int:
+        """Width of the classifier."""
+        return self.logits.shape[-1]
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """[1, 3, height, width]."""
+        return self.frame.shape
+
+    def to_json(self) -> str:
+        """As JSON, indented, UTF-8."""
+        table = dataclasses.asdict(self)
+        if not self.activation:
+            del table["activation"]  # as in artifacts made before there was one
+        return json.dumps(table, indent=1, ensure_ascii=False)
+
+
+def parse_manifest(text: str, where: str | Path) -> Manifest:
+    """Read a manifest's JSON.
+
+    Raises
+    ------
+    ArtifactError
+        Not a manifest, or one of another format version.
+    """
+    try:
+        table = json.loads(text)
+        if table.get("format") not in READABLE:
+            found = shortened(repr(table.get("format")))
+            raise ArtifactError(f"{where}: manifest format is {found}, expected {FORMAT}", _AGAIN)
+        if table["format"] == 1:
+            table = _from_format_1(table)
+        return Manifest(
+            **{
+                **table,
+                "frame": TensorInfo(**_tuples(table["frame"])),
+                "outputs": tuple(TensorInfo(**_tuples(entry)) for entry in table["outputs"]),
+                "caches": tuple(CacheInfo(**_tuples(entry)) for entry in table["caches"]),
+                "preprocess": Preprocess(**_tuples(table["preprocess"])),
+                "smoothing": Smoothing(**_tuples(table["smoothing"])),
+                "labels": tuple(table["labels"]),
+                "target": from_table(TargetCard, table["target"], Place("target", CardError, _AGAIN)),
+                "memory": MemoryInfo(**table["memory"]),
+                "kernels": tuple(_kernel(entry) for entry in table["kernels"]),
+                "files": dict(table["files"]),
+            }
+        )
+    except RecursionError:
+        raise _too_deep(where) from None
+    except CardError as error:
+        raise ArtifactError(f"{where}: not a readable manifest ({shortened(error.problem)})", _AGAIN) from None
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ArtifactError(f"{where}: not a readable manifest ({shortened(str(error))})", _AGAIN) from None
+
+
+def embedded_form(text: str, where: str | Path) -> bytes:
+    """A manifest's JSON as it is inside ``model.so``: without the files beside it.
+
+    Keys stay as they are, also those that a newer or older tsm-edge would not write.
+
+    Raises
+    ------
+    ArtifactError
+        It is nested as no manifest is.
+    """
+    try:
+        table = {**json.loads(text), "files": {}}
+        return json.dumps(table, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except RecursionError:
+        raise _too_deep(where) from None
+
+
+def _too_deep(where: str | Path) -> ArtifactError:
+    return ArtifactError(f"{where}: not a readable manifest (lists in lists in lists)", _AGAIN)
+
+
+def _from_format_1(table: Mapping[str, Any]) -> dict[str, Any]:
+    """As format 2: the logits were the only output, and of the target card only some things were kept."""
+    target = table["target"]
+    lanes = target["vector_lanes"] or 4
+    cpu = {"triple": target["triple"], "cpu": target["cpu"], "features": target["features"], "vector_lanes": lanes}
+    unknown = {"vector_registers": 16, "l1d_kib": 1, "l2_kib": 1, "cores": 1}
+    card = {name: target[name] for name in ("name", "description", "device", "libc")}
+    return {
+        **{name: value for name, value in table.items() if name != "logits"},
+        "format": FORMAT,
+        "outputs": [table["logits"]],
+        "target": {**card, "source": "a manifest of format 1: the caches are not known", "cpu": {**cpu, **unknown}},
+    }
+
+
+def _kernel(table: Mapping[str, Any]) -> KernelInfo:
+    return KernelInfo(**{**table, "stages": tuple(StageInfo(**entry) for entry in table["stages"])})
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples the dataclasses hold."""
+
+    def convert(value: Any) -> Any:
+        return tuple(convert(entry) for entry in value) if isinstance(value, list) else value
+
+    return {key: convert(value) for key, value in table.items()}

@@ -1,0 +1,83 @@
+"""ONNX Runtime on the ONNX file of an artifact: the reference everything compiled is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsm_edge.artifact.manifest import Manifest
+from tsm_edge.artifact.onnx_runtime import open_session
+from tsm_edge.errors import ArtifactError
+from tsm_edge.files.atomic import file_sha256
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Reference:
+    """One stream of frames through ONNX Runtime, with the shift caches fed back.
+
+    Parameters
+    ----------
+    onnx : Path
+    manifest : Manifest
+        Of the artifact compiled from ``onnx``.
+
+    Raises
+    ------
+    ArtifactError
+        The file is missing, is another than the one compiled, or ONNX Runtime cannot run it.
+    """
+
+    def __init__(self, onnx: Path, manifest: Manifest) -> None:
+        if not onnx.is_file():
+            raise ArtifactError(f"{onnx}: no such file", "name the ONNX file with: tsm-edge verify --onnx FILE")
+        try:
+            found = file_sha256(onnx)
+        except OSError as error:
+            raise ArtifactError(f"{onnx}: cannot be read ({error.strerror})", "check its permissions") from None
+        if found != manifest.hashes.get("onnx"):
+            raise ArtifactError(
+                f"{onnx}: not the file {manifest.model} for {manifest.target.name} was compiled from",
+                "compile again with: tsm-edge compile",
+            )
+        self._onnx = onnx
+        with self._in_words():
+            self._session = open_session(onnx.read_bytes())
+        self._frame = manifest.frame.name
+        self._inputs = [cache.input for cache in manifest.caches]
+        self._zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
+        self._caches = self._zeros
+        self.outputs = [manifest.logits.name, *(cache.output for cache in manifest.caches)]
+
+    def reset(self) -> None:
+        """Zero the caches."""
+        self._caches = self._zeros
+
+    def step(self, frame: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Run one frame: float32 [1, 3, height, width].
+
+        Returns
+        -------
+        list of numpy.ndarray
+            The logits, then every next cache, float32 NCHW; named by :attr:`outputs`.
+        """
+        feed = {self._frame: frame, **dict(zip(self._inputs, self._caches, strict=True))}
+        with self._in_words():
+            found: list[NDArray[np.float32]] = self._session.run(self.outputs, feed)
+        self._caches = found[1:]
+        return found
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exception types are not public
+            reason = str(error).strip().splitlines()[0]
+            raise ArtifactError(
+                f"{self._onnx}: ONNX Runtime cannot run it ({reason})", "export the model again: tsm-edge export --help"
+            ) from None

@@ -1,0 +1,1 @@
+"""One backend a kind of device; none imports another."""

@@ -1,0 +1,1 @@
+"""Fused layers to CPU kernels, by rules that read the target card."""

@@ -1,0 +1,1 @@
+"""What the rules choose by the card's numbers: fusion, algorithm, tiles."""

@@ -1,0 +1,64 @@
+"""Fused layers + target card → a program: the walk over the units, each turned into calls by its rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tsm_edge.cards import TargetCard
+from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.backends.cpu.core import Core
+from tsm_edge.compile.backends.cpu.lowering import Lowering
+from tsm_edge.compile.backends.cpu.plan import layers_of, plan_units
+from tsm_edge.compile.backends.cpu.rules import rule_for
+from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.choices import Choices
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.program import Program
+from tsm_edge.errors import CompileError
+
+
+def lower(
+    graph: OnlineGraph,
+    layers: Sequence[ir.Layer],
+    target: TargetCard,
+    precision: Precision,
+    choices: Choices | None = None,
+) -> Program:
+    """Decide layouts and write down the calls of one step.
+
+    Parameters
+    ----------
+    graph : OnlineGraph
+    layers : sequence of Layer
+        From :func:`tsm_edge.compile.passes.fuse.fuse`.
+    target : TargetCard
+    precision : Precision
+    choices : Choices, optional
+        Used instead of what the rules would choose, for the kernels that are in it.
+
+    Raises
+    ------
+    CompileError
+        A layer no rule can compile, or a choice that does not fit the model.
+    """
+    choices = choices or Choices()
+    core = Core(target.cpu, precision.storage)
+    units = plan_units(graph, layers, core, choices)
+    lowering = Lowering(graph, layers, units, core, choices)
+    for unit in units:
+        rule_for(unit).lower(lowering, unit)
+        lowering.copy_caches(layers_of(unit)[-1].output)
+    logits = lowering.tensors[graph.logits].buffer
+    if logits.space != "workspace":
+        raise CompileError(
+            "the logits are a graph input: there is nothing to compile", "export the model with its classifier"
+        )
+    return Program(
+        calls=tuple(lowering.calls),
+        workspace=lowering.tensors.workspace(lowering.calls, logits.index),
+        weights=tuple(lowering.weights),
+        caches=lowering.caches.images,
+        logits=logits.index,
+        precision=precision,
+        choices=Choices(tuple(lowering.choices)),
+    )

@@ -1,0 +1,164 @@
+"""Where every tensor of a step lies, and the copies that give a reader the layout it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tsm_edge.compile.backends.cpu.borders import NO_BORDER, fits
+from tsm_edge.compile.backends.cpu.core import Core
+from tsm_edge.compile.backends.cpu.kernels.copying import CopySpec
+from tsm_edge.compile.ir.graph import OnlineGraph, Shape
+from tsm_edge.compile.ir.kernel import KernelSpec
+from tsm_edge.compile.ir.layout import Border, Image, nhwc, planar
+from tsm_edge.compile.ir.program import BufferRef, KernelCall, WorkspaceBuffer
+from tsm_edge.errors import CompileError
+
+# Spec, buffers by argument name, the tensor made.
+EmitCall = Callable[[KernelSpec, Mapping[str, BufferRef], str], None]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor is and how it lies there."""
+
+    image: Image
+    buffer: BufferRef
+
+
+class Placement:
+    """Tensors by name. A tensor asked for in a layout it does not have is copied, once.
+
+    Parameters
+    ----------
+    graph : OnlineGraph
+    core : Core
+    borders : dict of str to Border
+        The border each tensor is made with.
+    emit_call : callable
+        Takes the calls of the copies.
+    """
+
+    def __init__(self, graph: OnlineGraph, core: Core, borders: Mapping[str, Border], emit_call: EmitCall) -> None:
+        self._shapes: Mapping[str, Shape] = graph.shapes
+        self._lanes, self._dtype = core.lanes, core.dtype
+        self._borders = borders
+        self._emit_call = emit_call
+        self._tensors: dict[str, Tensor] = {}
+        self._dense: dict[str, BufferRef] = {}  # tensors that also lie there without gaps, in ONNX's own layout
+        self._images: list[tuple[str, Image]] = []
+
+    def __contains__(self, tensor: str) -> bool:
+        return tensor in self._tensors
+
+    def __getitem__(self, tensor: str) -> Tensor:
+        return self._tensors[tensor]
+
+    def put(self, tensor: str, at: Tensor) -> Tensor:
+        """Note that a tensor lies somewhere already: in the caller's memory, a cache, or another's place."""
+        self._tensors[tensor] = at
+        return at
+
+    def new(self, tensor: str, image: Image) -> Tensor:
+        """Room for a tensor in the workspace."""
+        self._images.append((tensor, image))
+        return self.put(tensor, Tensor(image, BufferRef("workspace", len(self._images) - 1)))
+
+    def output(self, tensor: str) -> Tensor:
+        """Room for a tensor a rule is about to make, as :meth:`output_image` says."""
+        return self.new(tensor, self.output_image(tensor))
+
+    def output_image(self, tensor: str) -> Image:
+        """NHWC, with the border its readers need.
+
+        Raises
+        ------
+        CompileError
+            Its batch is not 1.
+        """
+        shape = self._shapes[tensor]
+        batch, channels, height, width = shape if len(shape) == 4 else (*shape, 1, 1)[:4]
+        if batch != 1:
+            raise CompileError(
+                f"tensor {tensor!r} has batch {batch}; an online model has batch 1", "export the model with batch 1"
+            )
+        return nhwc(height, width, channels, self._lanes, self._borders.get(tensor, NO_BORDER), self._dtype)
+
+    def with_border(self, tensor: str, border: Border) -> Tensor:
+        """The tensor with at least this border, copied if it was not made with one."""
+        found = self._tensors[tensor]
+        if fits(found.image.border, border):
+            return found
+        key = f"{tensor} padded {border}"
+        if key not in self._tensors:
+            image = found.image
+            if image.channel > 1:
+                padded = planar(image.height, image.width, image.channels, border, image.dtype)
+            else:
+                padded = nhwc(image.height, image.width, image.channels, self._lanes, border, image.dtype)
+            self._copy(found, self.new(key, padded), key)
+        return self._tensors[key]
+
+    def vectors(self, tensor: str, border: Border = NO_BORDER) -> Tensor:
+        """The tensor as NHWC with whole vectors of channels, for rules that read vectors."""
+        found = self.with_border(tensor, border)
+        image = found.image
+        if image.channel == 1 and image.pixel % self._lanes == 0:
+            return found
+        key = f"{tensor} as NHWC {border}"
+        if key not in self._tensors:
+            made = self.new(key, nhwc(image.height, image.width, image.channels, self._lanes, border, self._dtype))
+            self._copy(self._tensors[tensor], made, key)
+        return self._tensors[key]
+
+    def dense(self, tensor: str) -> BufferRef:
+        """The tensor without gaps, in ONNX's own layout; copied if it does not lie like that."""
+        if tensor not in self._dense:
+            found = self._tensors[tensor]
+            image = found.image
+            plain = planar(image.height, image.width, image.channels, dtype=image.dtype)
+            if image == plain or ((image.height, image.width) == (1, 1) and image.border == NO_BORDER):
+                self._dense[tensor] = found.buffer
+            else:
+                made = self.new(f"{tensor} as NCHW", plain)
+                self._copy(found, made, f"{tensor} as NCHW")
+                self._dense[tensor] = made.buffer
+        return self._dense[tensor]
+
+    def put_dense(self, tensor: str, buffer: BufferRef) -> None:
+        """Note where a tensor lies without gaps, in ONNX's own layout."""
+        self._dense[tensor] = buffer
+
+    def to_nhwc(self, tensor: str, plain: Tensor) -> Tensor:
+        """Copy a dense tensor to the layout rules read."""
+        made = self.output(tensor)
+        self._copy(plain, made, f"{tensor} as NHWC")
+        return made
+
+    def alias(self, tensor: str, of: str) -> None:
+        """A tensor that lies where another does."""
+        if of in self._tensors:
+            self._tensors[tensor] = self._tensors[of]
+        if of in self._dense:
+            self._dense[tensor] = self._dense[of]
+
+    def sharing(self, buffer: BufferRef) -> list[str]:
+        """Names of all tensors that lie in a buffer."""
+        return [name for name, tensor in self._tensors.items() if tensor.buffer == buffer]
+
+    def workspace(self, calls: Sequence[KernelCall], logits: int) -> tuple[WorkspaceBuffer, ...]:
+        """Every workspace buffer, from the call that writes it to the last one that reads it; logits to the end."""
+        first: dict[int, int] = {}
+        last: dict[int, int] = {logits: len(calls)}
+        for position, call in enumerate(calls):
+            for ref in call.buffers:
+                if ref.space == "workspace":
+                    first.setdefault(ref.index, position)
+                    last[ref.index] = max(last.get(ref.index, 0), position)
+        return tuple(
+            WorkspaceBuffer(name, image, first[index], last[index]) for index, (name, image) in enumerate(self._images)
+        )
+
+    def _copy(self, source: Tensor, target: Tensor, made: str) -> None:
+        spec = CopySpec(source.image, target.image, self._lanes)
+        self._emit_call(spec, {"source": source.buffer, "target": target.buffer}, made)

@@ -1,0 +1,86 @@
+"""The operator graph of an online network: ONNX's own nodes, constants and static shapes, with its shift caches known.
+
+``tsm_edge.compile.frontend.onnx_reader`` makes it from a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, ...]
+# The first in which everything read here takes the form it has now.
+OLDEST_OPSET = 13
+
+
+@dataclass(frozen=True)
+class CachePair:
+    """One shift cache: a graph input and the output fed back to it for the next frame (NCHW, float32)."""
+
+    input: str
+    output: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """One ONNX operator with its attributes as plain Python values.
+
+    Attributes
+    ----------
+    op : str
+    inputs : tuple of str
+        Tensor names; empty for an operand that is left out.
+    outputs : tuple of str
+        Of a graph that was read: the name of one.
+    attributes : dict of str to value
+    name : str
+        For people.
+    result : int
+        Which of the operator's results ``outputs[0]`` is.
+    """
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    result: int = 0
+
+
+@dataclass(frozen=True)
+class OnlineGraph:
+    """An online TSM network: one frame and the caches in, logits and the next caches out.
+
+    Attributes
+    ----------
+    nodes : tuple of Node
+        In execution order.
+    constants : dict of str to numpy.ndarray
+        Weights and other constants by tensor name.
+    shapes : dict of str to tuple of int
+        Static shape of every tensor.
+    frame, logits : str
+        Names of the frame input (float32, NCHW, batch 1) and of the logits output (float32, [1, classes]).
+    caches : tuple of CachePair
+    sha256 : str
+        Of the ONNX file.
+    opset : int
+        ONNX operator set the nodes are written in.
+    """
+
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, np.ndarray]
+    shapes: Mapping[str, Shape]
+    frame: str
+    logits: str
+    caches: tuple[CachePair, ...]
+    sha256: str
+    opset: int
+
+    def is_output(self, tensor: str) -> bool:
+        """Whether ``tensor`` is the logits or a next cache."""
+        return tensor == self.logits or any(tensor == cache.output for cache in self.caches)

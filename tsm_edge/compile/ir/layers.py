@@ -1,0 +1,164 @@
+"""Fused layers: what one kernel computes, before any decision about layout or tiles.
+
+A convolution takes with it its bias, the residual addition, the clamp that follows, and, where its input is
+``concat(cache, x[:, c:])``, the shift itself, which then never exists as a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tsm_edge.compile.ir.graph import Node
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """``min(max(y, low), high)``; infinite bounds are absent ones."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The first ``channels`` input channels come from ``cache`` (a graph input) instead of the layer's input."""
+
+    cache: str
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """``clamp(conv(shifted input) + bias + residual)``; a dense layer is one on a 1×1 image.
+
+    Attributes
+    ----------
+    source, output : str
+        Tensor names, NCHW (or [1, K] for a dense layer).
+    weight : numpy.ndarray
+        float32 [out, in / groups, kh, kw].
+    bias : numpy.ndarray
+        float32 [out].
+    pads : tuple of int
+        Top, left, bottom, right, pixels.
+    name : str
+        The network's own, for people.
+    """
+
+    source: str
+    output: str
+    weight: np.ndarray
+    bias: np.ndarray
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+    clamp: Clamp = Clamp()
+    residual: str | None = None
+    shift: Shift | None = None
+    name: str = ""
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel is convolved by itself."""
+        return self.groups > 1 and self.weight.shape[0] == self.groups and self.weight.shape[1] == 1
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool:
+    """Spatial maximum; padding never wins."""
+
+    source: str
+    output: str
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalAveragePool:
+    """Mean over height and width."""
+
+    source: str
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class CacheTap:
+    """The first ``channels`` channels of ``source`` become the next value of a cache (a graph output)."""
+
+    source: str
+    output: str
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftConcat:
+    """``concat(cache, source[:, channels:])`` as a tensor, where a consumer cannot take the two parts itself."""
+
+    source: str
+    cache: str
+    output: str
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """``output`` is ``source`` under another shape: no work."""
+
+    source: str
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise:
+    """``clamp(operation(operands))``, element by element.
+
+    Attributes
+    ----------
+    operation : str
+        One of ``schedules.elementwise.OPERATIONS``.
+    operands : tuple of str or numpy.ndarray
+        Tensors of the output's shape or [1, C, 1, 1]; constants, float32: [1] or one a channel.
+    parameters : tuple of float
+        Of the operation (ONNX's ``alpha``, ``beta``).
+    """
+
+    operation: str
+    operands: tuple[str | np.ndarray, ...]
+    output: str
+    parameters: tuple[float, ...] = ()
+    clamp: Clamp = Clamp()
+
+    @property
+    def source(self) -> str:
+        """The first tensor among the operands."""
+        return next(operand for operand in self.operands if isinstance(operand, str))
+
+
+@dataclass(frozen=True, eq=False)
+class Generic:
+    """An operator no rule knows; compiled by TVM's own legalisation."""
+
+    node: Node
+    sources: tuple[str, ...]
+    output: str
+
+
+Layer = Convolution | MaxPool | GlobalAveragePool | CacheTap | ShiftConcat | View | Elementwise | Generic
+
+
+def layer_sources(layer: Layer) -> tuple[str, ...]:
+    """Names of the tensors a layer reads (graph inputs and other layers' outputs)."""
+    if isinstance(layer, Generic):
+        return layer.sources
+    if isinstance(layer, Elementwise):
+        return tuple(operand for operand in layer.operands if isinstance(operand, str))
+    if isinstance(layer, ShiftConcat):
+        return (layer.source, layer.cache)
+    if isinstance(layer, Convolution):
+        extra = (layer.residual, layer.shift.cache if layer.shift else None)
+        return (layer.source, *(name for name in extra if name))
+    return (layer.source,)

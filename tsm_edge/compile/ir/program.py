@@ -1,0 +1,117 @@
+"""What a compiled step is: a straight line of kernel calls on static buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.ir.choices import Choices
+from tsm_edge.compile.ir.kernel import Items, KernelSpec
+from tsm_edge.compile.ir.layout import Image
+
+Space = Literal["frame", "workspace", "weights", "cache", "next_cache", "scratch"]
+
+
+@dataclass(frozen=True)
+class BufferRef:
+    """A pointer argument of a call.
+
+    Attributes
+    ----------
+    space : str
+        ``workspace`` and ``weights`` are blocks shared by all calls; ``frame`` is the caller's; ``cache`` and
+        ``next_cache`` are the shift caches as read and as written; ``scratch`` is a thread's own memory, empty at
+        the start of every call.
+    index : int
+        Which workspace buffer, packed weight or cache; 0 for the frame.
+    """
+
+    space: Space
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One kernel on its buffers.
+
+    Attributes
+    ----------
+    kernel : str
+        Symbol name; equal specs share a kernel.
+    spec : KernelSpec
+        What the kernel is generated from.
+    buffers : tuple of BufferRef
+        In the kernel's argument order.
+    layer : str
+        The network's own name of what it computes, or the tensor that a copy makes.
+    """
+
+    kernel: str
+    spec: KernelSpec
+    buffers: tuple[BufferRef, ...]
+    layer: str
+
+    @property
+    def items(self) -> Items:
+        """How threads share the call.
+
+        Raises
+        ------
+        TypeError
+            It is a GPU's.
+        """
+        if not isinstance(self.spec.parallel, Items):
+            raise TypeError(f"{self.kernel} is parted into {self.spec.parallel}, not into items")
+        return self.spec.parallel
+
+
+@dataclass(frozen=True)
+class WorkspaceBuffer:
+    """A temporary tensor: live from the call that writes it to the last call that reads it."""
+
+    name: str
+    image: Image
+    first: int
+    last: int
+
+    @property
+    def bytes(self) -> int:
+        """Allocated size."""
+        return self.image.bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A whole step.
+
+    Attributes
+    ----------
+    calls : tuple of KernelCall
+        In execution order.
+    workspace : tuple of WorkspaceBuffer
+    weights : tuple of numpy.ndarray
+        Packed, float32, 1-D; constants of operators without a rule as they are.
+    caches : tuple of Image
+        Layout of each shift cache inside a stream.
+    logits : int
+        The workspace buffer that holds the logits after the last call.
+    precision : Precision
+    choices : Choices
+        What the rules chose for each kernel, or were told to.
+    """
+
+    calls: tuple[KernelCall, ...]
+    workspace: tuple[WorkspaceBuffer, ...]
+    weights: tuple[np.ndarray, ...]
+    caches: tuple[Image, ...]
+    logits: int
+    precision: Precision
+    choices: Choices
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory of a thread."""
+        return max((call.spec.scratch_bytes for call in self.calls), default=0)

@@ -1,0 +1,1 @@
+"""Rewrites of what the stages hand on."""

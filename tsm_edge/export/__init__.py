@@ -1,0 +1,1 @@
+"""Network to ONNX, and what an exported file carries for later stages."""

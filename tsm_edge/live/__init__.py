@@ -1,0 +1,1 @@
+"""Frames in, labels out: the run, smoothing, and what people look at."""

@@ -1,0 +1,281 @@
+"""Live inference on a compiled artifact: a frame in, logits out, the shift caches kept inside."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import threading
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from tsm_edge.artifact.folder import Artifact, load_artifact, open_library
+from tsm_edge.artifact.manifest import Manifest
+from tsm_edge.cards.architecture import check_threads
+from tsm_edge.errors import ArtifactError
+from tsm_edge.files.replacement import again_if_replaced
+from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FLOATS = ctypes.POINTER(ctypes.c_float)
+_NANOSECONDS = ctypes.POINTER(ctypes.c_uint64)
+
+
+class Library:
+    """A loaded ``model.so``: shared by any number of sessions.
+
+    Parameters
+    ----------
+    artifact : str, Path or Artifact
+        An artifact directory.
+
+    Raises
+    ------
+    ArtifactError
+        The artifact is missing, damaged or made for another machine.
+    """
+
+    def __init__(self, artifact: str | Path | Artifact) -> None:
+        self.artifact, self._c = _loaded(artifact)
+        _declare(self._c)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The artifact's manifest."""
+        return self.artifact.manifest
+
+    def open_stream(self, threads: int) -> int:
+        """``tsm_open``; returns the stream's address."""
+        check_threads(threads)
+        stream = self._c.tsm_open(threads)
+        if not stream:
+            raise ArtifactError(f"{self.artifact.path}: {self.last_error()}", "try fewer threads, or free some memory")
+        return int(stream)
+
+    def last_error(self) -> str:
+        """``tsm_last_error``."""
+        return bytes(self._c.tsm_last_error()).decode("utf-8", "replace")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("tsm_"):
+            return getattr(self._c, name)
+        raise AttributeError(name)
+
+    def __reduce__(self) -> NoReturn:
+        raise _no_copies("a library", "load it again with Library(artifact), in every process for itself")
+
+
+@again_if_replaced
+def _loaded(artifact: str | Path | Artifact) -> tuple[Artifact, ctypes.CDLL]:
+    checked = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    return checked, open_library(checked)
+
+
+def _declare(c: ctypes.CDLL) -> None:
+    stream = ctypes.c_void_p
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "tsm_manifest": (ctypes.c_char_p, []),
+        "tsm_open": (stream, [ctypes.c_int32]),
+        "tsm_reset": (ctypes.c_int32, [stream]),
+        "tsm_step": (ctypes.c_int32, [stream, _FLOATS, _FLOATS]),
+        "tsm_step_profiled": (ctypes.c_int32, [stream, _FLOATS, _FLOATS, _NANOSECONDS, _NANOSECONDS]),
+        "tsm_step_explicit": (
+            ctypes.c_int32,
+            [stream, _FLOATS, ctypes.POINTER(_FLOATS), _FLOATS, ctypes.POINTER(_FLOATS)],
+        ),
+        "tsm_close": (None, [stream]),
+        "tsm_last_error": (ctypes.c_char_p, []),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(c, name)
+        function.restype, function.argtypes = result, arguments
+
+
+class _Stream:
+    """A ``tsm_stream``: one thread at a time is in a call on it, and it is not freed meanwhile.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        Held in every call; whoever has it may read what the call has written.
+    """
+
+    def __init__(self, library: Library, threads: int) -> None:
+        self._library = library
+        self._address: int | None = None
+        self._in_a_call = False
+        self.lock = threading.RLock()
+        self._address = library.open_stream(threads)
+        _streams.add(self)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def call(self, function: Any, *arguments: Any) -> None:
+        """``function(stream, *arguments)`` of the library.
+
+        Raises
+        ------
+        ArtifactError
+            It failed, or the stream is closed.
+        """
+        with self.lock:
+            self._refuse_in_a_call()
+            try:
+                self._in_a_call = True  # from here on no signal handler can close it
+                if self._address is None:
+                    raise session_is_closed()
+                code = function(self._address, *arguments)
+            finally:
+                self._in_a_call = False
+            if code:
+                path = self._library.artifact.path
+                raise ArtifactError(f"{path}: {self._library.last_error()}", f"check it with: tsm-edge verify {path}")
+
+    def close(self) -> None:
+        """Free the stream, after the call that another thread is in; closing twice is allowed."""
+        with self.lock:
+            self._refuse_in_a_call()
+            address, self._address = self._address, None
+            if address is not None:
+                self._library.tsm_close(address)
+
+    def new_lock(self) -> None:
+        """In the child of a fork: whoever had the lock may be in the parent."""
+        self.lock, self._in_a_call = threading.RLock(), False
+
+    def _refuse_in_a_call(self) -> None:
+        """A signal handler may come in the middle of its own thread's call: to wait for its end would be for ever."""
+        if self._in_a_call:
+            raise ArtifactError("the session is in the middle of a frame", "use it after that, not in a signal handler")
+
+
+_streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for stream in list(_streams):
+        stream.new_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _no_copies(what: str, hint: str) -> ArtifactError:
+    return ArtifactError(f"{what} is part of this process: it can be neither copied nor pickled", hint)
+
+
+class OnlineSession:
+    """One video stream over a compiled model, in this process: a :class:`tsm_edge.session.base.Session`.
+
+    The shift caches start at zero, live inside the session and are never copied. Sessions over one
+    :class:`Library` are independent of each other. After a fork the child may go on with its own copy of the caches,
+    on one thread.
+
+    Parameters
+    ----------
+    model : str, Path, Artifact or Library
+        An artifact directory, or an already loaded library to share.
+    threads : int
+        CPU threads of a step, the caller's included.
+
+    Examples
+    --------
+    >>> with OnlineSession("out/mobilenetv2-jester") as session:          # doctest: +SKIP
+    ...     logits = session.step(frame)                                   # float32 [1, classes]
+    """
+
+    def __init__(self, model: str | Path | Artifact | Library, threads: int = 1) -> None:
+        self.library = model if isinstance(model, Library) else Library(model)
+        self.manifest = self.library.manifest
+        self._stream = _Stream(self.library, threads)
+        # A step leaves little of the interpreter in the caches: what can be looked up and converted now costs ten times
+        # as much there.
+        self._tsm_step = self.library.tsm_step
+        self._frame_values = ctypes.c_float * math.prod(self.manifest.frame.shape)
+        self._logits: NDArray[np.float32] = np.empty(self.manifest.logits.shape, np.float32)
+        self._logits_pointer = self._logits.ctypes.data_as(_FLOATS)
+
+    def __enter__(self) -> OnlineSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise _no_copies("a session", "open another with OnlineSession(...)")
+
+    @property
+    def reconnections(self) -> int:
+        """0: there is no connection to lose."""
+        return 0
+
+    def close(self) -> None:
+        """Free the stream, after the frame that another thread is in; closing twice is allowed."""
+        self._stream.close()
+
+    def reset(self) -> None:
+        """Zero the shift caches: the next frame is the first of a video."""
+        self._stream.call(self.library.tsm_reset)
+
+    def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run one frame, float32 [1, 3, height, width]; return the logits, float32 [1, classes], the caller's own."""
+        with self._stream.lock:
+            self._stream.call(self._tsm_step, self._pointer(frame), self._logits_pointer)
+            return np.array(self._logits)
+
+    def step_profiled(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+        """As :meth:`step`, with the nanoseconds each kernel of ``manifest.kernels`` took (uint64)."""
+        return self._profiled(frame, None)
+
+    def step_staged(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+        """As :meth:`step`, with the nanoseconds of each stage of ``manifest.kernels``, one kernel's after another's.
+
+        With several threads: what the calling thread spent in them.
+        """
+        stages = np.zeros(sum(len(kernel.stages) for kernel in self.manifest.kernels), np.uint64)
+        return self._profiled(frame, stages)[0], stages
+
+    def _profiled(
+        self, frame: NDArray[np.float32], stages: NDArray[np.uint64] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+        logits = np.empty(self.manifest.logits.shape, np.float32)
+        times = np.zeros(len(self.manifest.kernels), np.uint64)
+        self._stream.call(
+            self.library.tsm_step_profiled,
+            self._pointer(frame),
+            logits.ctypes.data_as(_FLOATS),
+            times.ctypes.data_as(_NANOSECONDS),
+            None if stages is None else stages.ctypes.data_as(_NANOSECONDS),
+        )
+        return logits, times
+
+    def step_explicit(
+        self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Run one frame with the caches in the caller's hands (NCHW, as in the ONNX model)."""
+        kept = checked_caches(caches, self.manifest)
+        following = [np.empty(info.shape, np.float32) for info in self.manifest.caches]
+        logits = np.empty(self.manifest.logits.shape, np.float32)
+        array = _FLOATS * max(1, len(kept))
+        self._stream.call(
+            self.library.tsm_step_explicit,
+            self._pointer(frame),
+            array(*(cache.ctypes.data_as(_FLOATS) for cache in kept)),
+            logits.ctypes.data_as(_FLOATS),
+            array(*(cache.ctypes.data_as(_FLOATS) for cache in following)),
+        )
+        return logits, following
+
+    def _pointer(self, frame: NDArray[np.float32]) -> Any:
+        values = checked_frame(frame, self.manifest)
+        # The buffer protocol is the shorter way, but not open to what is read-only.
+        return self._frame_values.from_buffer(values.data) if values.flags.writeable else values.ctypes.data_as(_FLOATS)

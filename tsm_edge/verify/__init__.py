@@ -1,0 +1,1 @@
+"""A compiled model against its reference: here, emulated, or on a device."""

@@ -1,0 +1,200 @@
+"""Does a compiled model compute what its ONNX file says? Frame by frame, caches fed back on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MODEL_ONNX, Artifact, load_artifact
+from tsm_edge.artifact.golden import network_input, read_golden
+from tsm_edge.artifact.manifest import Manifest
+from tsm_edge.artifact.reference import Reference
+from tsm_edge.cards.precision import FP32
+from tsm_edge.files.replacement import again_if_replaced
+from tsm_edge.session.base import Session
+from tsm_edge.session.open import open_session
+
+if TYPE_CHECKING:
+    from tsm_edge.rpc.place import Place
+
+TOLERANCE = FP32.tolerance
+
+
+@dataclass(frozen=True)
+class TensorCheck:
+    """The comparison of one output over all frames.
+
+    Attributes
+    ----------
+    name : str
+        ONNX output.
+    shape : tuple of int
+    magnitude : float
+        Largest absolute reference value.
+    error : float
+        Largest absolute difference, divided by ``magnitude``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    magnitude: float
+    error: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within :data:`TOLERANCE` (a NaN is not)."""
+        return bool(self.error <= TOLERANCE)
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """The comparison of all outputs.
+
+    Attributes
+    ----------
+    path : Path
+    frames : int
+        Frames compared, with cache feedback; the caches are reset once, half way.
+    threads : int
+    checks : tuple of TensorCheck
+        The logits of the session's own stream, the logits with explicit caches, then every cache.
+    ran : str
+        What was run, and where.
+    against : str
+        What it was compared with.
+    """
+
+    path: Path
+    frames: int
+    threads: int
+    checks: tuple[TensorCheck, ...]
+    ran: str = LIBRARY
+    against: str = "ONNX Runtime"
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output agrees."""
+        return all(check.passed for check in self.checks)
+
+
+@again_if_replaced
+def verify_artifact(
+    path: Path | Artifact,
+    onnx: Path | None = None,
+    frames: int = 16,
+    threads: int = 1,
+    seed: int = 0,
+    place: Place | None = None,
+    notify: Callable[[str], None] = lambda text: None,
+) -> VerifyResult:
+    """Run an artifact against ONNX Runtime on the ONNX file it was compiled from.
+
+    Parameters
+    ----------
+    path : Path or Artifact
+    onnx : Path, optional
+        By default the artifact's own ``model.onnx``.
+    frames : int
+        16 or more let every cache go round many times.
+    threads : int
+        Of the artifact.
+    seed : int
+        Of the normally distributed frames.
+    place : Place, optional
+        The device the model runs on, where caches travel too, to be compared; None: this machine.
+    notify : callable
+        As of :func:`tsm_edge.session.open.open_session`.
+
+    Raises
+    ------
+    ArtifactError
+        The artifact or its ONNX file is missing, or the ONNX file is another than the one compiled.
+    RpcError
+        The device cannot be reached, does not fit the model, or fails.
+    """
+    artifact = path if isinstance(path, Artifact) else load_artifact(path)
+    with open_session(artifact, place, threads, notify=notify) as session:
+        reference = Reference(onnx or artifact.path / MODEL_ONNX, artifact.manifest)
+        checks = _compare(session, reference, frames, seed)
+    return VerifyResult(artifact.path, frames, threads, checks, f"{LIBRARY} on {place}" if place else LIBRARY)
+
+
+def _compare(session: Session, reference: Reference, frames: int, seed: int) -> tuple[TensorCheck, ...]:
+    manifest = session.manifest
+    gather = Gather(output_names(manifest))
+    random = np.random.default_rng(seed)
+    zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
+    caches = zeros
+    for index in range(frames):
+        if index == frames // 2:
+            session.reset()
+            reference.reset()
+            caches = zeros
+        frame = random.standard_normal(manifest.frame_shape, np.float32)
+        explicit, caches = session.step_explicit(frame, caches)
+        gather.add([session.step(frame), explicit, *caches], reference.step(frame))
+    return gather.checks()
+
+
+@again_if_replaced
+def verify_golden(path: Path | Artifact, threads: int = 1) -> VerifyResult:
+    """Run an artifact against its own golden frames: where there is no ONNX Runtime.
+
+    The logits of every frame are compared, and the caches after the last one.
+
+    Raises
+    ------
+    ArtifactError
+        The artifact or its ``golden.bin`` is missing or damaged.
+    """
+    artifact = path if isinstance(path, Artifact) else load_artifact(path)
+    manifest = artifact.manifest
+    golden = read_golden(artifact.path / GOLDEN, manifest)
+    gather = Gather(output_names(manifest))
+    zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
+    caches = zeros
+    with open_session(artifact, threads=threads) as session:
+        for index, (picture, (logits, *wanted)) in enumerate(zip(golden.frames, golden.outputs, strict=True)):
+            if index == golden.reset:
+                session.reset()
+                caches = zeros
+            frame = network_input(picture, manifest.preprocess)
+            explicit, caches = session.step_explicit(frame, caches)
+            gather.add([session.step(frame), explicit, *caches], [logits, *(wanted or caches)])
+    return VerifyResult(artifact.path, len(golden.frames), threads, gather.checks(), against=f"its {GOLDEN}")
+
+
+def output_names(manifest: Manifest) -> list[str]:
+    """What is compared: the logits of the stream's own caches, those with explicit caches, every next cache."""
+    logits = manifest.logits.name
+    return [logits, f"{logits} (explicit caches)", *(cache.output for cache in manifest.caches)]
+
+
+class Gather:
+    """Largest difference and magnitude of each output over the frames."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.errors = np.zeros(len(names))
+        self.magnitudes = np.zeros(len(names))
+        self.shapes: list[tuple[int, ...]] = [()] * len(names)
+
+    def add(self, found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+        """Compare one frame; ``wanted`` is the reference's outputs, whose logits stand for both of ours."""
+        for index, (ours, theirs) in enumerate(zip(found, [wanted[0], *wanted], strict=True)):
+            # fmax would hide a NaN; maximum keeps it.
+            self.errors[index] = np.maximum(self.errors[index], np.max(np.abs(ours - theirs), initial=0.0))
+            self.magnitudes[index] = np.maximum(self.magnitudes[index], np.max(np.abs(theirs), initial=0.0))
+            self.shapes[index] = theirs.shape
+
+    def checks(self) -> tuple[TensorCheck, ...]:
+        """The comparison of each output over all frames."""
+        rows = zip(self.names, self.shapes, self.magnitudes, self.errors, strict=True)
+        return tuple(
+            TensorCheck(name, shape, float(magnitude), float(error / magnitude if magnitude else error))
+            for name, shape, magnitude, error in rows
+        )

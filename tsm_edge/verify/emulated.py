@@ -1,0 +1,134 @@
+"""Run a compiled model's ``tsm-runner`` under QEMU and compare all it computes with ONNX Runtime.
+
+Shows that the code for another machine is right and legal on its CPU; QEMU's times say nothing about the device's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact, load_artifact, read_listed
+from tsm_edge.artifact.golden import Golden, make_golden, write_golden
+from tsm_edge.artifact.manifest import Manifest
+from tsm_edge.artifact.reference import Reference
+from tsm_edge.cards import TargetCard
+from tsm_edge.cards.architecture import architecture, check_threads, this_architecture
+from tsm_edge.errors import ArtifactError
+from tsm_edge.files.atomic import scratch_folder
+from tsm_edge.files.replacement import again_if_replaced
+from tsm_edge.verify.compare import Gather, VerifyResult, output_names
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# CPUs that QEMU can be told to be; it then refuses the instructions they lack.
+_AARCH64_CPUS = ("cortex-a35", "cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a76")
+
+
+def emulator_command(target: TargetCard) -> list[str]:
+    """How to run a program of this target here: nothing where this machine can, else QEMU and its options.
+
+    Raises
+    ------
+    ArtifactError
+        QEMU is not installed.
+    """
+    machine = architecture(target.cpu.triple)
+    if machine == this_architecture():
+        return []
+    name = f"qemu-{machine}"
+    program = shutil.which(name) or shutil.which(f"{name}-static")
+    if program is None:
+        raise ArtifactError(f"{name} is not installed, expected it to run code for {target.name}", install_hint())
+    if machine != "aarch64":
+        return [program]
+    return [program, "-cpu", target.cpu.cpu if target.cpu.cpu in _AARCH64_CPUS else "cortex-a57"]  # else: plain Armv8.0
+
+
+def install_hint() -> str:
+    """How to get QEMU."""
+    return "install it with: apt-get install qemu-user"
+
+
+@again_if_replaced
+def verify_emulated(
+    path: Path | Artifact, onnx: Path | None = None, frames: int = 4, threads: int = 1, seed: int = 0
+) -> VerifyResult:
+    """Compare ``tsm-runner`` with ONNX Runtime: logits and every cache of every frame.
+
+    Parameters
+    ----------
+    path : Path or Artifact
+    onnx : Path, optional
+        By default the artifact's own ``model.onnx``.
+    frames : int
+        The caches are reset once, half way.
+    threads : int
+        Of the runner.
+    seed : int
+        Of the frames (noise, bytes).
+
+    Raises
+    ------
+    ArtifactError
+        The artifact, its runner, its ONNX file or QEMU is missing; or the runner stopped on the way.
+    """
+    check_threads(threads)
+    artifact = path if isinstance(path, Artifact) else load_artifact(path)
+    manifest = artifact.manifest
+    command = _command(artifact)
+    golden = make_golden(Reference(onnx or artifact.path / MODEL_ONNX, manifest), manifest, frames, seed)
+    gather = Gather(output_names(manifest))
+    for found, wanted in zip(emulated_outputs(artifact, golden, threads), golden.outputs, strict=True):
+        gather.add(found, wanted)
+    name = Path(command[0]).name if len(command) > 1 else "this machine"
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), f"{RUNNER} on {name}")
+
+
+def emulated_outputs(artifact: Artifact, golden: Golden, threads: int = 1) -> list[list[NDArray[np.float32]]]:
+    """What ``tsm-runner`` makes of frames: for each the tensors of :func:`tsm_edge.verify.compare.output_names`.
+
+    Raises
+    ------
+    ArtifactError
+        The runner or QEMU is missing, or the runner stopped on the way.
+    """
+    command = _command(artifact)
+    with scratch_folder() as folder:
+        frames_file, outputs_file = folder / "frames.bin", folder / "outputs.bin"
+        write_golden(frames_file, golden)
+        arguments = ["--golden", str(frames_file), "--outputs", str(outputs_file), "--threads", str(threads)]
+        _run([*command, "verify", *arguments], artifact)
+        found = np.fromfile(outputs_file, "<f4")
+    return [_tensors(values, artifact.manifest) for values in np.split(found, len(golden.frames))]
+
+
+def _command(artifact: Artifact) -> list[str]:
+    """How the runner is run here."""
+    if artifact.runner is None:
+        raise ArtifactError(f"{artifact.path}: has no {RUNNER}", "compile again without --no-runner")
+    return [*emulator_command(artifact.manifest.target), str(artifact.runner.resolve())]
+
+
+def _run(command: list[str], artifact: Artifact) -> None:
+    finished = subprocess.run(command, capture_output=True, text=True)
+    code = finished.returncode
+    if code in (0, 1):  # 1: it found a difference itself; the caller finds it again and says where
+        read_listed(artifact, RUNNER)  # was it this artifact's that ran?
+        return
+    lines = finished.stderr.strip().splitlines()
+    reason = f"stopped by {signal.Signals(-code).name}" if code < 0 else lines[-1] if lines else f"exit code {code}"
+    raise ArtifactError(f"{artifact.path / RUNNER}: {reason}", "compile again with: tsm-edge compile")
+
+
+def _tensors(values: NDArray[np.float32], manifest: Manifest) -> list[NDArray[np.float32]]:
+    """One frame's outputs, in the order of ``output_names``."""
+    shapes = [manifest.logits.shape, manifest.logits.shape, *(cache.shape for cache in manifest.caches)]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]
