@@ -1,4 +1,4 @@
-"""The README cannot promise commands, options, models or targets that do not exist."""
+"""README, docs and CONTRIBUTING cannot promise commands, options, models, targets or files that do not exist."""
 
 import re
 import shlex
@@ -14,12 +14,19 @@ from tsm_edge.cli.main import root
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text("utf-8")
-SHELL_BLOCKS = re.findall(r"^```(?:sh|bash|console)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+TEXTS = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def shell_blocks(text: str) -> list[str]:
+    return re.findall(r"^```(?:sh|bash|console)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+SHELL_BLOCKS = shell_blocks(README)
 
 
 def tsm_edge_commands() -> Iterator[list[str]]:
     """Yield the words after ``tsm-edge`` of each such command in the shell blocks."""
-    for block in SHELL_BLOCKS:
+    for block in (block for path in TEXTS for block in shell_blocks(path.read_text("utf-8"))):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
             command: list[str] = []
@@ -48,7 +55,7 @@ def parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("words", list(tsm_edge_commands()), ids=" ".join)
-def test_every_command_in_the_readme_parses(words: list[str]) -> None:
+def test_every_command_in_the_texts_parses(words: list[str]) -> None:
     parse(words)
 
 
@@ -74,3 +81,13 @@ def test_the_readme_lists_every_card(section: str, names: list[str]) -> None:
     text = re.search(rf"^## {section}\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
     assert text is not None
     assert sorted(re.findall(r"^\| `([^`]+)`", text[1], re.MULTILINE)) == names
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8"))
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_everything_in_docs_is_reached_from_the_readme() -> None:
+    assert [path.name for path in TEXTS if path.parent.name == "docs" and f"docs/{path.name}" not in README] == []
