@@ -90,4 +90,4 @@ def test_links_to_files_lead_somewhere(path: Path) -> None:
 
 
 def test_everything_in_docs_is_reached_from_the_readme() -> None:
-    assert [path.name for path in TEXTS if path.parent.name == "docs" and f"docs/{path.name}" not in README] == []
+    assert [path.name for path in TEXTS if path.parent == PROJECT / "docs" and f"docs/{path.name}" not in README] == []
