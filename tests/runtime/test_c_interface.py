@@ -28,7 +28,7 @@ library.tsm_open.restype = ctypes.c_void_p
 library.tsm_open.argtypes = [ctypes.c_int32]
 library.tsm_close.argtypes = [ctypes.c_void_p]
 manifest = json.loads(library.tsm_manifest())
-classes = manifest["logits"]["shape"][-1]
+classes = manifest["outputs"][0]["shape"][-1]
 shapes = [cache["shape"] for cache in manifest["caches"]]
 
 def pointer(array):
