@@ -110,6 +110,7 @@ class _Stream:
         self._library = library
         self._address: int | None = None
         self._in_a_call = False
+        self._closing = False
         self.lock = threading.RLock()
         self._address = library.open_stream(threads)
         _streams.add(self)
@@ -129,7 +130,7 @@ class _Stream:
             self._refuse_in_a_call()
             try:
                 self._in_a_call = True  # from here on no signal handler can close it
-                if self._address is None:
+                if self._address is None or self._closing:
                     raise session_is_closed()
                 code = function(self._address, *arguments)
             finally:
@@ -140,15 +141,20 @@ class _Stream:
 
     def close(self) -> None:
         """Free the stream, after the call that another thread is in; closing twice is allowed."""
+        self._closing = True  # a thread that steps on and on would take the lock again before this one gets it
         with self.lock:
-            self._refuse_in_a_call()
+            try:
+                self._refuse_in_a_call()
+            except ArtifactError:
+                self._closing = False
+                raise
             address, self._address = self._address, None
             if address is not None:
                 self._library.tsm_close(address)
 
     def new_lock(self) -> None:
         """In the child of a fork: whoever had the lock may be in the parent."""
-        self.lock, self._in_a_call = threading.RLock(), False
+        self.lock, self._in_a_call, self._closing = threading.RLock(), False, False
 
     def _refuse_in_a_call(self) -> None:
         """A signal handler may come in the middle of its own thread's call: to wait for its end would be for ever."""
