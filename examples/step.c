@@ -9,9 +9,9 @@
 
 #include "tsm_edge.h"
 
-/* How many values a tensor has, from the shape in the model's manifest. */
-static size_t elements(const char *tensor) {
-  const char *at = strchr(strstr(tsm_manifest(), tensor), '[');
+/* How many values a tensor has, from the first shape after its key in the model's manifest. */
+static size_t elements(const char *key) {
+  const char *at = strchr(strstr(strstr(tsm_manifest(), key), "\"shape\""), '[');
   size_t count = 1;
   do {
     count *= strtoul(at + 1, (char **)&at, 10);
@@ -21,7 +21,7 @@ static size_t elements(const char *tensor) {
 }
 
 int main(void) {
-  size_t inputs = elements("\"frame\": {"), outputs = elements("\"logits\": {");
+  size_t inputs = elements("\"frame\""), outputs = elements("\"outputs\"");
   float *frame = malloc(inputs * sizeof *frame), *logits = malloc(outputs * sizeof *logits);
   tsm_stream *stream = tsm_open(1);
   if (tsm_abi_version() != TSM_ABI_VERSION || !frame || !logits || !stream) {
