@@ -142,11 +142,12 @@ def test_times_that_repeat_waver_or_jump(tmp_path: Path, times_s: list[float], e
     assert found == sorted(set(found))
 
 
-def test_a_disk_that_is_full_ends_it_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", [30_000, 0], ids=["in the middle", "from the start"])
+def test_a_disk_that_is_full_ends_it_in_one_line(room: int, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     file = VideoFile(tmp_path / "out.mp4", info())
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         with pytest.raises(VideoError, match=r"out\.mp4: cannot be written \(.*; check: ls -ld .*; df "):
             write_all(file, [noise] * 1000)

@@ -129,8 +129,13 @@ class _Place:
         while True:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             if hold(lock, descriptor):
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()}\n".encode())
+                try:
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"{os.getpid()}\n".encode())
+                except OSError:  # a full disk
+                    remove(lock)
+                    os.close(descriptor)
+                    raise
                 return descriptor
             owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
             os.close(descriptor)

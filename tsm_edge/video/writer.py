@@ -152,10 +152,11 @@ class VideoFile:
             self._file.discard()
 
     def _finish(self) -> None:
-        if self._written:
+        if self._written and not self._failed:
             self._mux(self._stream.encode(None))
         last, self._waiting = self._waiting, None
-        if last is not None:
+        # FFmpeg crashes on a packet for a file whose header it could not write.
+        if last is not None and not self._failed:
             last.duration = self._timeline.last_duration()
             self._container.mux(last)
         self._container.close()
