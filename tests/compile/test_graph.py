@@ -469,3 +469,28 @@ def test_reading_leaves_nothing_behind_and_asks_no_telemetry(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(home.iterdir()) == list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "is a Git LFS pointer, not the model"),
+        (b"\n<!DOCTYPE html><html>Sign in</html>", "is a web page that came in place of the model"),
+    ],
+)
+def test_what_was_downloaded_in_place_of_a_model_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(ModelFileError, match=message):
+        load_onnx(tmp_path / "model.onnx")
+
+
+def test_a_bound_of_any_rank_is_a_scalar_in_the_reference_too(tmp_path: Path) -> None:
+    graph = GraphBuilder()
+    x = graph.conv(graph.frame, 4)
+    x = graph.node("Clip", [x, graph.constant([[0.0]])], graph.shapes[x])
+    path = saved(graph.model(graph.head(x, 3)), tmp_path)
+    model, data = read_onnx(path)
+    bounds = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    assert [bounds[node.input[1]] for node in model.graph.node if node.op_type == "Clip"] == [[]]
+    reference = Reference(onnx.load_from_string(data))
+    assert reference.step(reference.frames(1)[0], [])[0].shape == (1, 3)

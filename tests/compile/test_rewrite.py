@@ -199,6 +199,20 @@ def test_what_is_moved_but_not_by_channels_stays(tmp_path: Path) -> None:
     assert_computes_the_same(found, model)
 
 
+def test_a_scatter_of_known_values_is_a_gather_too(tmp_path: Path) -> None:
+    """``y[:, [2, 0]] = values``, with the values in the file."""
+    graph = GraphBuilder(HEIGHT, WIDTH)
+    x = graph.conv(graph.frame, CHANNELS)
+    values = graph.random(2, *WHOLE[2:])
+    x = graph.node("ScatterND", [x, graph.constant([[0, 2], [0, 0]], np.int64), values], WHOLE)
+    found, model = read(graph, graph.head(x, 3), tmp_path)
+    assert "ScatterND" not in {node.op for node in found.nodes}
+    assert_computes_the_same(found, model)
+    made = {name for node in found.nodes for name in node.outputs} | {found.frame}
+    reshaped = [node.inputs[0] for node in found.nodes if node.op == "Reshape"]
+    assert set(reshaped) <= made, "a constant is reshaped now, not in the model"
+
+
 def test_a_scatter_that_is_no_shift_is_a_gather(tmp_path: Path) -> None:
     """TVM has no plain kernel of a scatter."""
     graph = GraphBuilder(HEIGHT, WIDTH)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from tsm_edge.errors import CheckpointError
+from tsm_edge.files.impostors import impostor
 from tsm_edge.files.paths import native_path
 
 # Under which name programs keep the weights they train, best known first, and their running average.
@@ -92,10 +93,10 @@ def read_weight_file(path: Path) -> WeightFile:
 def _refuse_other_files(path: Path, head: bytes) -> None:
     """Refuse, by name, what is downloaded or given in place of a checkpoint."""
     name = shlex.quote(str(path))
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(b"version https://git-lfs"):
+    instead = impostor(head)
+    if instead == "a Git LFS pointer":
         raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights", "fetch them with: git lfs pull")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
+    if instead == "a web page":
         raise CheckpointError(
             f"{path}: is a web page that came in place of the weights",
             "open the link in a browser, or use the site's own download tool",

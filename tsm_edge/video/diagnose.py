@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
+from tsm_edge.files.impostors import impostor
+
 _HEAD_BYTES = 65536
 _MOST_BOXES = 10_000
 _SOUND_ONLY = "has sound but no video stream"
@@ -44,10 +46,9 @@ def why_not_a_video(path: Path) -> str:
         return "is cut off or damaged: its AVI headers or frames are missing"
     if head[:4] == _EBML:  # codec names begin with V_ or A_
         return _SOUND_ONLY if b"A_" in head and b"V_" not in head else _DAMAGED
-    if head.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the video itself"
-    if head.lstrip()[:9].lower() in (b"<!doctype", b"<html><he") or head.lstrip()[:5].lower() == b"<html":
-        return "is a web page, not a video"
+    instead = impostor(head)
+    if instead:
+        return f"is {instead}, not a video"
     return _SOUND_ONLY if _is_sound(head) else "is not a video file"
 
 

@@ -76,6 +76,9 @@ class NodeBuilder:
         flat = self.constant(np.array([-1], np.int64))
         nodes, names = [], []
         for source in sources:
+            if source in self.constants:
+                names.append(self.constant(self.constants[source].reshape(-1)))
+                continue
             names.append(self._unused(f"{source} flat"))
             nodes.append(self.node("Reshape", [source, flat], names[-1], (math.prod(self.shapes[source]),)))
         whole = names[0]

@@ -24,6 +24,7 @@ from tsm_edge.compile.ir.graph import OLDEST_OPSET, CachePair, Node, OnlineGraph
 from tsm_edge.errors import ModelFileError, TsmEdgeError
 from tsm_edge.files.atomic import scratch_folder
 from tsm_edge.files.disk import no_room, temporary_place
+from tsm_edge.files.impostors import impostor
 from tsm_edge.files.paths import native_path
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:
     with _in_words(path):
         try:
             data = path.read_bytes()
+            _refuse_impostor(path, data)
             stored = onnx.load_from_string(data)
             model = onnx.load(native_path(path))  # ONNX looks for weights in files beside it
         except OSError as error:  # the file, or one beside it with the weights
@@ -112,11 +114,38 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:
                 f"{error.filename or path}: cannot be read ({error.strerror})", _EXPORT_AGAIN
             ) from None
         onnx.checker.check_model(model)
-        converted = in_float32(model)
+        converted = in_float32(model) | _with_scalar_bounds(model)
         _refuse_no_numbers(path, _constants(model))
         if converted or any(item.data_location == onnx.TensorProto.EXTERNAL for item in stored.graph.initializer):
             data = model.SerializeToString(deterministic=True)
     return model, data
+
+
+def _refuse_impostor(path: Path, data: bytes) -> None:
+    instead = impostor(data[:512])
+    if instead == "a Git LFS pointer":
+        raise ModelFileError(f"{path}: is {instead}, not the model", "fetch it with: git lfs pull")
+    if instead:
+        raise ModelFileError(
+            f"{path}: is {instead} that came in place of the model",
+            "open the link in a browser, or use the site's own download tool",
+        )
+
+
+def _with_scalar_bounds(model: onnx.ModelProto) -> bool:
+    """Make scalars of Clip's bounds of shape [1, 1] and the like, which ONNX Runtime does not run; whether any was."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = False
+    for node in model.graph.node:
+        for index, name in enumerate(node.input) if node.op_type == "Clip" else ():
+            tensor = tensors.get(name)
+            if index and tensor is not None and len(tensor.dims) > 1 and all(extent == 1 for extent in tensor.dims):
+                scalar = model.graph.initializer.add()
+                scalar.CopyFrom(tensor)
+                scalar.ClearField("dims")
+                scalar.name = node.input[index] = f"{name} of {node.output[0]}"
+                found = True
+    return found
 
 
 @contextmanager

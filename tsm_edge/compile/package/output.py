@@ -37,7 +37,8 @@ def artifact_listing(folder: Path) -> Mapping[str, str]:
         ours, files, onnx = False, {}, ""
     if not ours or not isinstance(files, dict):
         raise ValueError(f"{folder / MANIFEST} is not tsm-edge's")
-    hashes = {MODEL_ONNX: str(onnx), **{name: str(digest) for name, digest in files.items()}}
+    listed = {name: str(digest) for name, digest in files.items() if re.fullmatch("[0-9a-f]{64}", str(digest))}
+    hashes = {MODEL_ONNX: str(onnx), **listed}
     return {**hashes, **dict.fromkeys((LIBRARY, GOLDEN, MANIFEST), "")}
 
 
