@@ -157,6 +157,24 @@ def test_an_artifact_with_a_file_the_user_changed(link: bool, tmp_path: Path) ->
     assert "model: data in it was changed since tsm-edge wrote it" in refusal(tmp_path / "model")
 
 
+def test_an_artifact_whose_manifest_the_user_edited(small_artifact: Artifact, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(small_artifact.path, model)
+    table = json.loads((model / MANIFEST).read_text("utf-8"))
+    (model / MANIFEST).write_text(json.dumps({**table, "labels": ["mine"] * 7}), "utf-8")
+    assert f"model: {MANIFEST} in it was changed since tsm-edge wrote it" in refusal(model)
+
+
+def test_a_file_listed_without_a_hash_is_not_ours(small_artifact: Artifact, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(small_artifact.path, model)
+    (model / "thesis.txt").write_text("mine")
+    table = json.loads((model / MANIFEST).read_text("utf-8"))
+    table["files"]["thesis.txt"] = ""
+    (model / MANIFEST).write_text(json.dumps(table), "utf-8")
+    assert "model: has in it what tsm-edge did not write (thesis.txt)" in refusal(model)
+
+
 @pytest.mark.parametrize("name", ["model.so", "golden.bin", MANIFEST])
 def test_damage_is_mended(name: str, tmp_path: Path) -> None:
     """What nobody writes by hand is replaced, whatever is in it: "compile it again" has to work."""

@@ -86,7 +86,7 @@ def load_artifact(path: str | Path) -> Artifact:
             raise ArtifactError(f"{folder}: {name} is missing or unreadable", _MAKE) from None
         if found != expected:
             raise ArtifactError(f"{folder / name}: does not match its manifest (changed or half-copied)", _MAKE)
-    if not _has_inside(folder / LIBRARY, embedded_form(text, manifest_file)):
+    if not has_inside(folder / LIBRARY, embedded_form(text, manifest_file)):
         raise ArtifactError(
             f"{manifest_file}: not the manifest that {LIBRARY} has inside (changed, or of another model)", _AGAIN
         )
@@ -151,7 +151,7 @@ def _check_listing(manifest: Manifest, where: Path) -> None:
         )
 
 
-def _has_inside(library: Path, text: bytes) -> bool:
+def has_inside(library: Path, text: bytes) -> bool:
     """Whether the file has the text, as C has it: ended by a zero."""
     with library.open("rb") as stream:
         if not os.fstat(stream.fileno()).st_size:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MANIFEST, MODEL_ONNX, load_artifact, open_library
+from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MANIFEST, MODEL_ONNX, has_inside, load_artifact, open_library
+from tsm_edge.artifact.manifest import embedded_form
 from tsm_edge.cards.architecture import runs_here
 from tsm_edge.errors import ArtifactError, CompileError
 from tsm_edge.files.atomic import file_sha256
@@ -22,14 +23,15 @@ def artifact_listing(folder: Path) -> Mapping[str, str]:
     """Names and SHA-256 of what tsm-edge wrote into an artifact of any version, by its manifest.
 
     Files that nobody writes by hand may have any content: if it is another, they are damaged, and compiling again is
-    what mends them.
+    what mends them. A manifest that is not the one inside a whole library was edited.
 
     Raises
     ------
     OSError, ValueError
         There is no manifest, or it is not tsm-edge's.
     """
-    table = json.loads((folder / MANIFEST).read_bytes())
+    text = (folder / MANIFEST).read_text("utf-8")
+    table = json.loads(text)
     try:
         ours = isinstance(table["format"], int) and isinstance(table["versions"]["tsm_edge"], str)
         files, onnx = table["files"], table["hashes"]["onnx"]
@@ -39,7 +41,9 @@ def artifact_listing(folder: Path) -> Mapping[str, str]:
         raise ValueError(f"{folder / MANIFEST} is not tsm-edge's")
     listed = {name: str(digest) for name, digest in files.items() if re.fullmatch("[0-9a-f]{64}", str(digest))}
     hashes = {MODEL_ONNX: str(onnx), **listed}
-    return {**hashes, **dict.fromkeys((LIBRARY, GOLDEN, MANIFEST), "")}
+    whole = (folder / LIBRARY).is_file() and listed.get(LIBRARY) == file_sha256(folder / LIBRARY)
+    edited = whole and not has_inside(folder / LIBRARY, embedded_form(text, folder / MANIFEST))
+    return {**hashes, **dict.fromkeys((LIBRARY, GOLDEN), ""), MANIFEST: "edited" if edited else ""}
 
 
 def _sums_listing(folder: Path) -> Mapping[str, str]:
