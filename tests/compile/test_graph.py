@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shlex
 import subprocess
@@ -494,3 +495,15 @@ def test_a_bound_of_any_rank_is_a_scalar_in_the_reference_too(tmp_path: Path) ->
     assert [bounds[node.input[1]] for node in model.graph.node if node.op_type == "Clip"] == [[]]
     reference = Reference(onnx.load_from_string(data))
     assert reference.step(reference.frames(1)[0], [])[0].shape == (1, 3)
+
+
+def test_names_are_for_people_whatever_is_in_them(tmp_path: Path) -> None:
+    graph = GraphBuilder()
+    model = graph.model(graph.head(graph.conv(graph.frame, 4), 3))
+    model.graph.node[0].name = "stem\n\x1b[31m"
+    data = model.SerializeToString()
+    (tmp_path / "text.onnx").write_bytes(data)
+    (tmp_path / "bytes.onnx").write_bytes(data.replace(b"stem\n\x1b[31m", b"stem\xff\xfe[31m"))
+    assert load_onnx(tmp_path / "text.onnx").nodes[0].name == "stem[31m"
+    with contextlib.suppress(ModelFileError):  # some versions of protobuf refuse it
+        assert load_onnx(tmp_path / "bytes.onnx").nodes[0].name.startswith("stem")

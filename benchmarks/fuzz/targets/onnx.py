@@ -167,7 +167,7 @@ def _change_a_constant(model: onnx.ModelProto, chance: random.Random) -> None:
     tensor = chance.choice(model.graph.initializer)
     try:
         value = onnx.numpy_helper.to_array(tensor).copy()
-    except (ValueError, TypeError, AttributeError):  # changed before
+    except (ValueError, TypeError, AttributeError, KeyError):  # changed before
         return
     match chance.randrange(4):
         case 0 if value.size:

@@ -324,11 +324,17 @@ def _nodes(path: Path, model: onnx.ModelProto) -> list[Node]:
             inputs=tuple(node.input),
             outputs=tuple(node.output),
             attributes={item.name: onnx.helper.get_attribute_value(item) for item in node.attribute},
-            name=node.name,
+            name=_name_for_people(node.name),
         )
         for node in model.graph.node
         if node.op_type != "Constant"
     ]
+
+
+def _name_for_people(name: str | bytes) -> str:
+    """Without line ends and what no terminal shows; protobuf hands on bytes where a name is not UTF-8."""
+    text = name if isinstance(name, str) else name.decode("utf-8", "replace")
+    return "".join(character for character in text if character.isprintable())
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
