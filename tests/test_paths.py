@@ -68,7 +68,7 @@ def test_every_argument_of_the_program(
     assert out == ""
     (line,) = err.splitlines()
     assert r"bad\xff" in line
-    assert "expected a name in UTF-8; rename it, or make a link" in line
+    assert "expected a name in UTF-8; rename the file or folder that has it" in line
 
 
 def test_a_real_process_in_a_folder_of_such_a_name(
@@ -111,7 +111,7 @@ def test_the_python_api(what: str, small_artifact: Artifact, native: TargetCard,
     shutil.copytree(small_artifact.path, folder if what == "bundle" else folder / "model")
     shutil.copy(clip("bikes.mp4"), folder / "clip.mp4")
     before = sorted(folder.rglob("*"))
-    with pytest.raises(TsmEdgeError, match=r"bad\\xff.*: expected a name in UTF-8; rename it"):
+    with pytest.raises(TsmEdgeError, match=r"bad\\xff.*: expected a name in UTF-8; rename the file"):
         API[what](folder, small_artifact, native)
     assert sorted(folder.rglob("*")) == before
 

@@ -55,6 +55,8 @@ def test_a_pattern_takes_what_it_matches(tmp_path: Path) -> None:
     (folder / "thumbnail.jpg").write_bytes(jpeg(plain(250)))
     assert brightness(folder / "%04d.jpg") == [0, 1, 2]
     assert brightness(folder / "%d.jpg") == [0, 1, 2]
+    (folder / "00003.jpg").write_bytes(jpeg(plain(30)))  # which %04d never writes
+    assert brightness(folder / "%04d.jpg") == [0, 1, 2]
     assert "no file has such a name" in refusal(folder / "frame%04d.jpg")
     assert "the folder" in refusal(folder / "missing" / "%04d.jpg")
     (folder / "a%02d.jpg").write_bytes(jpeg(plain(90)))

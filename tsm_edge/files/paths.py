@@ -40,9 +40,7 @@ def native_path(path: str | Path) -> str:
 
 def not_utf8(name: str) -> TsmEdgeError:
     """The error of a name that is not UTF-8."""
-    return TsmEdgeError(
-        f"'{printable(name)}': expected a name in UTF-8", "rename it, or make a link to it with a plain name: ln -s"
-    )
+    return TsmEdgeError(f"'{printable(name)}': expected a name in UTF-8", "rename the file or folder that has it")
 
 
 def refuse_replacing(output: Path, inputs: Iterable[Path | None], option: str) -> None:

@@ -36,7 +36,8 @@ def matching(pattern: Path) -> list[Path]:
     number = _NUMBER.search(pattern.name)
     if number is None:
         raise ValueError(f"{pattern} has no %d")
-    digits = rf"\d{{{number[2]},}}" if number[1] and number[2] else r"\d+"
+    # As printf writes it: longer numbers have no zeros in front.
+    digits = rf"(?:\d{{{number[2]}}}|[1-9]\d{{{number[2]},}})" if number[1] and number[2] else r"\d+"
     before, after = pattern.name[: number.start()], pattern.name[number.end() :]
     name = re.compile(f"{re.escape(before)}({digits}){re.escape(after)}")
     found = [(int(match[1]), path) for path in pattern.parent.iterdir() if (match := name.fullmatch(path.name))]
