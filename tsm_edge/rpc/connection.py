@@ -174,7 +174,8 @@ def _refusal(code: int, name: str, key: str) -> RpcError:
         # The key itself is not told: errors end in logs.
         return RpcError(
             f"{name} does not accept {'this key' if key else 'clients without its key'}",
-            "give the one its server was started with: --key K (a server that a tracker knows: --tracker HOST:PORT)",
+            "give the one its server was started with: --key K, or none if it has none (a server that a tracker knows: "
+            "--tracker HOST:PORT)",
         )
     if code == CODE_DUPLICATE:
         return RpcError(f"{name} is busy with another session", "try again when that has ended")

@@ -145,7 +145,7 @@ def checked_caches(caches: Sequence[NDArray[np.float32]], manifest: Manifest) ->
 def _checked_tensor(array: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ArtifactError(
-            f"{name} is {found}, expected float32 {list(shape)}", "convert it: numpy.asarray(x, 'float32')"
-        )
+        same_shape = isinstance(array, np.ndarray) and array.shape == shape
+        hint = "convert it: numpy.asarray(x, 'float32')" if same_shape else "make it of that shape, see manifest.json"
+        raise ArtifactError(f"{name} is {found}, expected float32 {list(shape)}", hint)
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
