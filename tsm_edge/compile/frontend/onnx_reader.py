@@ -19,7 +19,7 @@ import numpy as np
 from tsm_edge.artifact.onnx_runtime import import_onnxruntime, open_session, session_options
 from tsm_edge.compile.frontend.cache_pairs import pair_caches
 from tsm_edge.compile.frontend.convolutions import check_convolutions
-from tsm_edge.compile.frontend.rewrite import rewritten
+from tsm_edge.compile.frontend.rewrite import SCALAR_INPUTS, rewritten
 from tsm_edge.compile.ir.graph import OLDEST_OPSET, CachePair, Node, OnlineGraph, Shape
 from tsm_edge.errors import ModelFileError, TsmEdgeError
 from tsm_edge.files.atomic import scratch_folder
@@ -114,7 +114,7 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:
                 f"{error.filename or path}: cannot be read ({error.strerror})", _EXPORT_AGAIN
             ) from None
         onnx.checker.check_model(model)
-        converted = in_float32(model) | _with_scalar_bounds(model)
+        converted = in_float32(model) | _with_scalars(model)
         _refuse_no_numbers(path, _constants(model))
         if converted or any(item.data_location == onnx.TensorProto.EXTERNAL for item in stored.graph.initializer):
             data = model.SerializeToString(deterministic=True)
@@ -132,18 +132,18 @@ def _refuse_impostor(path: Path, data: bytes) -> None:
         )
 
 
-def _with_scalar_bounds(model: onnx.ModelProto) -> bool:
-    """Make scalars of Clip's bounds of shape [1, 1] and the like, which ONNX Runtime does not run; whether any was."""
+def _with_scalars(model: onnx.ModelProto) -> bool:
+    """Make scalars of shapes like [1, 1] where ONNX wants one: ONNX Runtime takes [1] at most. Whether any was."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = False
     for node in model.graph.node:
-        for index, name in enumerate(node.input) if node.op_type == "Clip" else ():
-            tensor = tensors.get(name)
-            if index and tensor is not None and len(tensor.dims) > 1 and all(extent == 1 for extent in tensor.dims):
+        for index in SCALAR_INPUTS.get(node.op_type, ()):
+            tensor = tensors.get(node.input[index]) if index < len(node.input) else None
+            if tensor is not None and len(tensor.dims) > 1 and all(extent == 1 for extent in tensor.dims):
                 scalar = model.graph.initializer.add()
                 scalar.CopyFrom(tensor)
                 scalar.ClearField("dims")
-                scalar.name = node.input[index] = f"{name} of {node.output[0]}"
+                scalar.name = node.input[index] = f"{tensor.name} {index} of {node.output[0]}"
                 found = True
     return found
 

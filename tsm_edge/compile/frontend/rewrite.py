@@ -12,7 +12,7 @@ from tsm_edge.compile.frontend.node_builder import NodeBuilder
 from tsm_edge.compile.ir.graph import OLDEST_OPSET, Node, OnlineGraph
 
 # Inputs that ONNX wants to be scalars. Exporters also write tensors of one element there.
-_SCALAR_INPUTS: Mapping[str, tuple[int, ...]] = {
+SCALAR_INPUTS: Mapping[str, tuple[int, ...]] = {
     "Clip": (1, 2),
     "CumSum": (1,),
     "DequantizeLinear": (1, 2),
@@ -54,7 +54,7 @@ def _scalars(graph: OnlineGraph) -> OnlineGraph:
 
     nodes = []
     for node in graph.nodes:
-        places = _SCALAR_INPUTS.get(node.op, ())
+        places = SCALAR_INPUTS.get(node.op, ())
         inputs = tuple(scalar(name) if index in places else name for index, name in enumerate(node.inputs))
         nodes.append(replace(node, inputs=inputs))
     return builder.finished(nodes)
