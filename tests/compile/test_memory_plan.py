@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tsm_edge.compile.ir.layout import nhwc
-from tsm_edge.compile.ir.memory_plan import ALIGNMENT, plan_memory
+from tsm_edge.compile.ir.layout import nhwc, planes
+from tsm_edge.compile.ir.memory_plan import ALIGNMENT, GPU_ALIGNMENT, plan_memory
 from tsm_edge.compile.ir.program import WorkspaceBuffer
 
 
@@ -65,3 +65,12 @@ def test_tight(buffers: list[WorkspaceBuffer], kib: int) -> None:
 def test_nothing_to_place() -> None:
     plan = plan_memory([])
     assert (plan.offsets, plan.bytes) == ((), 0)
+
+
+def test_offsets_of_a_gpu_are_multiples_of_256_bytes() -> None:
+    image = planes(7, 7, 5)
+    buffers = [WorkspaceBuffer(str(index), image, index, index + 1) for index in range(4)]
+    plan = plan_memory(buffers, GPU_ALIGNMENT)
+    assert [offset % 256 for offset in plan.offsets] == [0] * 4
+    assert image.bytes == 5 * 52 * 4
+    assert plan.bytes == 2 * 1280

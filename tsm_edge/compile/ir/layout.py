@@ -21,8 +21,9 @@ class Border:
 class Image:
     """One image in memory: element (y, x, c) is at ``origin + y * row + x * pixel + c * channel``.
 
-    Activations are NHWC: ``channel`` is 1 and ``pixel`` is the channel count rounded up to whole vectors, so that
-    vector stores need no tails; the extra lanes hold zeros. Only the camera frame is planar.
+    Activations of a CPU are NHWC: ``channel`` is 1 and ``pixel`` is the channel count rounded up to whole vectors, so
+    that vector stores need no tails; the extra lanes hold zeros; only the camera frame is planar. Those of a GPU are
+    planes.
 
     Attributes
     ----------
@@ -119,3 +120,18 @@ def planar(height: int, width: int, channels: int, border: Border = Border(), dt
     row = width + border.left + border.right
     rows = height + border.top + border.bottom
     return Image(height, width, channels, 1, row, rows * row, border, dtype=dtype)
+
+
+# Bytes that a GPU's widest load takes.
+GPU_VECTOR_BYTES = 16
+
+
+def planes(height: int, width: int, channels: int, dtype: str = "float32") -> Image:
+    """An NCHW image whose planes begin on 16 bytes; an image of one pixel is a vector of channels without gaps.
+
+    What lies between the planes may be anything.
+    """
+    if height * width == 1:
+        return Image(1, 1, channels, channels, channels, dtype=dtype)
+    vector = GPU_VECTOR_BYTES // item_bytes(dtype)
+    return Image(height, width, channels, 1, width, ceil_div(height * width, vector) * vector, dtype=dtype)

@@ -9,10 +9,10 @@ import numpy as np
 
 from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.ir.choices import Choices
-from tsm_edge.compile.ir.kernel import Items, KernelSpec
+from tsm_edge.compile.ir.kernel import Grid, Items, KernelSpec
 from tsm_edge.compile.ir.layout import Image
 
-Space = Literal["frame", "workspace", "weights", "cache", "next_cache", "scratch"]
+Space = Literal["frame", "frame_bytes", "workspace", "weights", "cache", "next_cache", "scratch"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class BufferRef:
     Attributes
     ----------
     space : str
-        ``workspace`` and ``weights`` are blocks shared by all calls; ``frame`` is the caller's; ``cache`` and
-        ``next_cache`` are the shift caches as read and as written; ``scratch`` is a thread's own memory, empty at
-        the start of every call.
+        ``workspace`` and ``weights`` are blocks shared by all calls; ``frame`` is the caller's, ``frame_bytes`` the
+        same as a camera gives it (uint8, [H][W][RGB]); ``cache`` and ``next_cache`` are the shift caches as read and as
+        written; ``scratch`` is a thread's own memory, empty at the start of every call.
     index : int
         Which workspace buffer, packed weight or cache; 0 for the frame.
     """
@@ -67,6 +67,19 @@ class KernelCall:
             raise TypeError(f"{self.kernel} is parted into {self.spec.parallel}, not into items")
         return self.spec.parallel
 
+    @property
+    def grid(self) -> Grid:
+        """Thread blocks of the call.
+
+        Raises
+        ------
+        TypeError
+            It is a CPU's.
+        """
+        if not isinstance(self.spec.parallel, Grid):
+            raise TypeError(f"{self.kernel} is parted into {self.spec.parallel}, not into thread blocks")
+        return self.spec.parallel
+
 
 @dataclass(frozen=True)
 class WorkspaceBuffer:
@@ -101,6 +114,8 @@ class Program:
     precision : Precision
     choices : Choices
         What the rules chose for each kernel, or were told to.
+    byte_calls : tuple of KernelCall
+        Run before ``calls`` where the frame comes as bytes: from ``frame_bytes`` to ``frame``.
     """
 
     calls: tuple[KernelCall, ...]
@@ -110,6 +125,7 @@ class Program:
     logits: int
     precision: Precision
     choices: Choices
+    byte_calls: tuple[KernelCall, ...] = ()
 
     @property
     def scratch_bytes(self) -> int:
