@@ -140,6 +140,12 @@ def test_a_damaged_manifest(content: bytes, message: str, folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_precision_of_a_later_version(folder: Path) -> None:
+    edit(folder, lambda table: table.update(precision="fp4"))
+    with pytest.raises(ArtifactError, match="precision is 'fp4', expected fp32, fp16, int8"):
+        load_artifact(folder)
+
+
 def test_an_unknown_key_in_the_manifest(folder: Path) -> None:
     edit(folder, lambda table: table.update(colour="red"))
     with pytest.raises(ArtifactError, match=r"not a readable manifest .*colour"):

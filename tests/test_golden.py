@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsm_edge.artifact.folder import MODEL_ONNX, Artifact
+from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MANIFEST, MODEL_ONNX, Artifact
 from tsm_edge.artifact.golden import MAGIC, make_golden, network_input, read_golden, write_golden
 from tsm_edge.artifact.reference import Reference
 from tsm_edge.cards import Preprocess
 from tsm_edge.errors import ArtifactError
+from tsm_edge.files.atomic import file_sha256
 from tsm_edge.verify.compare import verify_golden
 from tsm_edge.video.preprocess import Preprocessor
 
@@ -89,3 +92,25 @@ def test_a_model_is_verified_without_onnx_runtime(artifact_with_runner: Artifact
     assert result.passed
     assert result.against == "its golden.bin"
     assert len(result.checks) == 2 + len(artifact_with_runner.manifest.caches)
+
+
+@pytest.mark.parametrize(("precision", "passes"), [("fp32", False), ("fp16", True)])
+def test_the_tolerance_is_that_of_the_artifacts_precision(
+    precision: str, passes: bool, artifact_with_runner: Artifact, tmp_path: Path
+) -> None:
+    """A thousandth off: too much for float32 sums, nothing for float16."""
+    folder = Path(shutil.copytree(artifact_with_runner.path, tmp_path / "copy"))
+    wanted = read_golden(folder / GOLDEN, artifact_with_runner.manifest).outputs[-1][-1]
+    data = (folder / GOLDEN).read_bytes()
+    off = wanted.ravel()[-1] + 1e-3 * np.abs(wanted).max()
+    (folder / GOLDEN).write_bytes(data[:-4] + struct.pack("<f", off))
+    said = b'"precision": "fp32"'
+    library = (folder / LIBRARY).read_bytes()
+    assert library.count(said) == 1
+    (folder / LIBRARY).write_bytes(library.replace(said, said.replace(b"fp32", precision.encode())))
+    table = json.loads((folder / MANIFEST).read_text("utf-8")) | {"precision": precision}
+    table["files"] |= {name: file_sha256(folder / name) for name in (LIBRARY, GOLDEN)}
+    (folder / MANIFEST).write_text(json.dumps(table, indent=1, ensure_ascii=False), "utf-8")
+    result = verify_golden(folder)
+    assert result.passed == passes
+    assert result.checks[-1].error == pytest.approx(1e-3, rel=0.2)

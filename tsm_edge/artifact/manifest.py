@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tsm_edge.cards import Preprocess, Smoothing, TargetCard
+from tsm_edge.cards.precision import PRECISIONS
 from tsm_edge.cards.tables import Place, from_table
 from tsm_edge.errors import ArtifactError, CardError, shortened
 
@@ -125,7 +126,7 @@ class Manifest:
     files : dict of str to str
         SHA-256 of the files beside the manifest.
     precision : str
-        Of what is stored and summed: ``fp32``.
+        Of what is stored and summed, one of :data:`tsm_edge.cards.precision.PRECISIONS`.
     activation : {"", "softmax", "sigmoid"}
         What the model itself applies to its logits: then its outputs are probabilities already. Empty: nothing.
     """
@@ -155,6 +156,8 @@ class Manifest:
     def __post_init__(self) -> None:
         if not self.outputs:
             raise ValueError("there are no outputs, expected the logits")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
         if self.activation not in get_args(Activation):
             raise ValueError(f"activation is {self.activation!r}, expected softmax, sigmoid or nothing")
 
@@ -172,6 +175,11 @@ class Manifest:
     def frame_shape(self) -> tuple[int, ...]:
         """[1, 3, height, width]."""
         return self.frame.shape
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference from the reference in verification, relative to the largest value of a tensor."""
+        return PRECISIONS[self.precision].tolerance
 
     def to_json(self) -> str:
         """As JSON, indented, UTF-8."""

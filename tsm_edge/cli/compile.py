@@ -168,8 +168,8 @@ def _print(artifact: Artifact, seconds: float) -> None:
     rows = [
         ("model", manifest.model),
         ("target", f"{target.name} ({target.cpu.triple}, {target.cpu.cpu}, {target.libc})"),
-        ("frame", f"float32 {list(manifest.frame.shape)}"),
-        ("logits", f"float32 {list(manifest.logits.shape)}{_made_by(manifest.activation)}"),
+        ("frame", f"{manifest.frame.dtype} {list(manifest.frame.shape)}"),
+        ("logits", f"{manifest.logits.dtype} {list(manifest.logits.shape)}{_made_by(manifest.activation)}"),
         ("shift caches", f"{caches}, {memory.cache_bytes / 2 / 1e3:.0f} kB (kept twice: read one, write the other)"),
         *_fed_back(manifest.caches),
         ("weights", f"{memory.weight_bytes / 1e6:.1f} MB, {manifest.weights}"),

@@ -40,7 +40,7 @@ def command(
 
     DIR: by default the artifact compiled last below ./out. Exit code 1 when an output differs.
     """
-    from tsm_edge.verify.compare import TOLERANCE, verify_artifact, verify_golden
+    from tsm_edge.verify.compare import verify_artifact, verify_golden
 
     if device is not None and emulate:
         raise click.UsageError("--emulate runs on this machine: expected no --rpc and no --tracker with it", ctx)
@@ -66,6 +66,7 @@ def command(
                 "frames": result.frames,
                 "threads": result.threads,
                 "passed": result.passed,
+                "tolerance": result.tolerance,
                 "checks": [
                     {"name": c.name, "shape": c.shape, "magnitude": c.magnitude, "error": c.error, "passed": c.passed}
                     for c in result.checks
@@ -82,6 +83,6 @@ def command(
             ],
         )
         verdict = "all outputs agree" if result.passed else "outputs DIFFER"
-        note(f"{verdict} (tolerance {TOLERANCE:.0e} of the largest value)")
+        note(f"{verdict} (tolerance {result.tolerance:.0e} of the largest value)")
     if not result.passed:
         ctx.exit(1)

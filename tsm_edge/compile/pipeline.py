@@ -197,7 +197,7 @@ def compile_model(
         shutil.copyfile(HEADER, folder / HEADER_FILE)
         if request.runner:
             stages.begin("runner", f"linking {RUNNER} (the first time for an architecture takes a minute)")
-            link_runner(folder / RUNNER, request.target, manifest, request.precision, work, sources, [objects])
+            link_runner(folder / RUNNER, request.target, manifest, work, sources, [objects])
             write_golden(folder / GOLDEN, make_golden(Reference(folder / MODEL_ONNX, manifest), manifest))
         _write_folder(folder, manifest)
         check_loads(folder, request.output)

@@ -13,15 +13,12 @@ from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MODEL_ONNX, Artifact, load
 from tsm_edge.artifact.golden import network_input, read_golden
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.artifact.reference import Reference
-from tsm_edge.cards.precision import FP32
 from tsm_edge.files.replacement import again_if_replaced
 from tsm_edge.session.base import Session
 from tsm_edge.session.open import open_session
 
 if TYPE_CHECKING:
     from tsm_edge.rpc.place import Place
-
-TOLERANCE = FP32.tolerance
 
 
 @dataclass(frozen=True)
@@ -37,17 +34,20 @@ class TensorCheck:
         Largest absolute reference value.
     error : float
         Largest absolute difference, divided by ``magnitude``.
+    tolerance : float
+        Largest error that passes: of the artifact's precision.
     """
 
     name: str
     shape: tuple[int, ...]
     magnitude: float
     error: float
+    tolerance: float
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within :data:`TOLERANCE` (a NaN is not)."""
-        return bool(self.error <= TOLERANCE)
+        """Whether the error is within the tolerance (a NaN is not)."""
+        return bool(self.error <= self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class VerifyResult:
     threads : int
     checks : tuple of TensorCheck
         The logits of the session's own stream, the logits with explicit caches, then every cache.
+    tolerance : float
+        Of all of them, relative to the largest value.
     ran : str
         What was run, and where.
     against : str
@@ -72,6 +74,7 @@ class VerifyResult:
     frames: int
     threads: int
     checks: tuple[TensorCheck, ...]
+    tolerance: float
     ran: str = LIBRARY
     against: str = "ONNX Runtime"
 
@@ -120,12 +123,13 @@ def verify_artifact(
     with open_session(artifact, place, threads, notify=notify) as session:
         reference = Reference(onnx or artifact.path / MODEL_ONNX, artifact.manifest)
         checks = _compare(session, reference, frames, seed)
-    return VerifyResult(artifact.path, frames, threads, checks, f"{LIBRARY} on {place}" if place else LIBRARY)
+    ran = f"{LIBRARY} on {place}" if place else LIBRARY
+    return VerifyResult(artifact.path, frames, threads, checks, artifact.manifest.tolerance, ran)
 
 
 def _compare(session: Session, reference: Reference, frames: int, seed: int) -> tuple[TensorCheck, ...]:
     manifest = session.manifest
-    gather = Gather(output_names(manifest))
+    gather = Gather(manifest)
     random = np.random.default_rng(seed)
     zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
     caches = zeros
@@ -154,7 +158,7 @@ def verify_golden(path: Path | Artifact, threads: int = 1) -> VerifyResult:
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
     manifest = artifact.manifest
     golden = read_golden(artifact.path / GOLDEN, manifest)
-    gather = Gather(output_names(manifest))
+    gather = Gather(manifest)
     zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
     caches = zeros
     with open_session(artifact, threads=threads) as session:
@@ -165,7 +169,8 @@ def verify_golden(path: Path | Artifact, threads: int = 1) -> VerifyResult:
             frame = network_input(picture, manifest.preprocess)
             explicit, caches = session.step_explicit(frame, caches)
             gather.add([session.step(frame), explicit, *caches], [logits, *(wanted or caches)])
-    return VerifyResult(artifact.path, len(golden.frames), threads, gather.checks(), against=f"its {GOLDEN}")
+    frames = len(golden.frames)
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, against=f"its {GOLDEN}")
 
 
 def output_names(manifest: Manifest) -> list[str]:
@@ -177,11 +182,12 @@ def output_names(manifest: Manifest) -> list[str]:
 class Gather:
     """Largest difference and magnitude of each output over the frames."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        self.errors = np.zeros(len(names))
-        self.magnitudes = np.zeros(len(names))
-        self.shapes: list[tuple[int, ...]] = [()] * len(names)
+    def __init__(self, manifest: Manifest) -> None:
+        self.names = output_names(manifest)
+        self.tolerance = manifest.tolerance
+        self.errors = np.zeros(len(self.names))
+        self.magnitudes = np.zeros(len(self.names))
+        self.shapes: list[tuple[int, ...]] = [()] * len(self.names)
 
     def add(self, found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
         """Compare one frame; ``wanted`` is the reference's outputs, whose logits stand for both of ours."""
@@ -195,6 +201,6 @@ class Gather:
         """The comparison of each output over all frames."""
         rows = zip(self.names, self.shapes, self.magnitudes, self.errors, strict=True)
         return tuple(
-            TensorCheck(name, shape, float(magnitude), float(error / magnitude if magnitude else error))
+            TensorCheck(name, shape, float(magnitude), float(error / magnitude if magnitude else error), self.tolerance)
             for name, shape, magnitude, error in rows
         )

@@ -22,7 +22,7 @@ from tsm_edge.cards.architecture import architecture, check_threads, this_archit
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files.atomic import scratch_folder
 from tsm_edge.files.replacement import again_if_replaced
-from tsm_edge.verify.compare import Gather, VerifyResult, output_names
+from tsm_edge.verify.compare import Gather, VerifyResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,11 +84,11 @@ def verify_emulated(
     manifest = artifact.manifest
     command = _command(artifact)
     golden = make_golden(Reference(onnx or artifact.path / MODEL_ONNX, manifest), manifest, frames, seed)
-    gather = Gather(output_names(manifest))
+    gather = Gather(manifest)
     for found, wanted in zip(emulated_outputs(artifact, golden, threads), golden.outputs, strict=True):
         gather.add(found, wanted)
     name = Path(command[0]).name if len(command) > 1 else "this machine"
-    return VerifyResult(artifact.path, frames, threads, gather.checks(), f"{RUNNER} on {name}")
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, f"{RUNNER} on {name}")
 
 
 def emulated_outputs(artifact: Artifact, golden: Golden, threads: int = 1) -> list[list[NDArray[np.float32]]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS, Manifest
 from tsm_edge.cards import TargetCard, height_width
 from tsm_edge.cards.normalisation import scale_and_offset
-from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.package.c_tables import c_string
 from tsm_edge.compile.package.link import link_program
 from tsm_edge.runtime import RUNNER_SOURCES
@@ -18,7 +17,6 @@ def link_runner(
     output: Path,
     target: TargetCard,
     manifest: Manifest,
-    precision: Precision,
     work: Path,
     sources: Sequence[Path],
     objects: Sequence[Path],
@@ -30,9 +28,7 @@ def link_runner(
     output : Path
     target : TargetCard
     manifest : Manifest
-        Its preprocessing and labels are compiled in.
-    precision : Precision
-        Its tolerance is what ``tsm-runner verify`` goes by.
+        Its preprocessing, labels and tolerance are compiled in.
     work : Path
         Folder for the generated source.
     sources, objects : sequence of Path
@@ -44,11 +40,11 @@ def link_runner(
         The linker failed.
     """
     card = work / "card.c"
-    card.write_text(_card_source(manifest, precision.tolerance), "ascii")
+    card.write_text(_card_source(manifest), "ascii")
     link_program(output, target, [*RUNNER_SOURCES, card, *sources, *objects])
 
 
-def _card_source(manifest: Manifest, tolerance: float) -> str:
+def _card_source(manifest: Manifest) -> str:
     scale, offset = scale_and_offset(manifest.preprocess)
     labels = manifest.labels or ("",)
     height, width = height_width(manifest.preprocess.crop)
@@ -68,7 +64,7 @@ def _card_source(manifest: Manifest, tolerance: float) -> str:
             f"    .scale = {{{', '.join(f'{value.item().hex()}f' for value in scale)}}},",
             f"    .offset = {{{', '.join(f'{value.item().hex()}f' for value in offset)}}},",
             f"    .probabilities = {int(bool(manifest.activation))},",
-            f"    .tolerance = {tolerance!r},",
+            f"    .tolerance = {manifest.tolerance!r},",
             *([f"    .warning = {c_string(RANDOM_WEIGHTS)},"] if manifest.random_weights else []),
             f"    .n_labels = {len(manifest.labels)},",
             "    .labels = labels,",
