@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -51,6 +53,20 @@ class System(Protocol):
             The way to the machine failed.
         """
 
+    def gather(self, patterns: Sequence[str]) -> dict[str, str]:
+        """Read all small files that match any of the patterns of the shell, in one go.
+
+        Returns
+        -------
+        dict of str to str
+            Text by path, without the space around it. What cannot be read, or is empty, is left out.
+
+        Raises
+        ------
+        PowerError
+            The way to the machine failed.
+        """
+
     def run(self, program: str, *arguments: str) -> str:
         """Run a program; return what it printed to stdout.
 
@@ -85,6 +101,15 @@ class LocalSystem:
         """See :meth:`System.find`."""
         found = self._root.glob(pattern.lstrip("/"))
         return sorted(f"/{path.relative_to(self._root).as_posix()}" for path in found)
+
+    def gather(self, patterns: Sequence[str]) -> dict[str, str]:
+        """See :meth:`System.gather`."""
+        texts = {}
+        for path in dict.fromkeys(path for pattern in patterns for path in self.find(pattern)):
+            # It may end meanwhile, be another user's, or belong to a part that is switched off.
+            with contextlib.suppress(OSError):
+                texts[path] = self._read(path)
+        return {path: text for path, text in texts.items() if text}
 
     def run(self, program: str, *arguments: str) -> str:
         """See :meth:`System.run`."""
@@ -139,6 +164,21 @@ class ShellSystem:
         # A pattern that matches nothing stays itself.
         script = f'for path in {pattern}; do if [ -e "$path" ]; then echo "$path"; fi; done'
         return sorted(line.strip() for line in self._shell(script).splitlines() if line.strip())
+
+    def gather(self, patterns: Sequence[str]) -> dict[str, str]:
+        """See :meth:`System.gather`; the patterns must hold no spaces."""
+        # What is read could hold a mark that is known beforehand.
+        mark = f"tsm-{secrets.token_hex(8)}"
+        read = f'head -c {_LARGEST_FILE} "$path" 2>/dev/null'
+        script = (
+            f'for path in {" ".join(patterns)}; do if [ -f "$path" ]; then echo "{mark} $path"; {read}; echo; fi; done'
+        )
+        parts = re.split(rf"^{mark} (.*?)\r?\n", self._shell(f"{script}; echo {mark}"), flags=re.MULTILINE)
+        if not parts[-1].rstrip().endswith(mark):
+            raise PowerError("the device's shell broke off while files were read", "check the connection")
+        parts[-1] = parts[-1].rstrip().removesuffix(mark)
+        texts = dict(zip(parts[1::2], map(str.strip, parts[2::2]), strict=True))
+        return {path: text for path, text in texts.items() if text}
 
     def run(self, program: str, *arguments: str) -> str:
         """See :meth:`System.run`."""
