@@ -29,7 +29,12 @@ def system(request: pytest.FixtureRequest, tmp_path: Path) -> System:
 
 
 def test_all_files_that_match_are_gathered_in_one_go(system: System, tmp_path: Path) -> None:
-    tree = {"/sys/a/zone0/temp": 41000, "/sys/a/zone1/temp": 52000, "/sys/a/zone1/empty": "", "/proc/7/cmdline": "a\0b\0"}
+    tree = {
+        "/sys/a/zone0/temp": 41000,
+        "/sys/a/zone1/temp": 52000,
+        "/sys/a/zone1/empty": "",
+        "/proc/7/cmdline": "a\0b\0",
+    }
     write_tree(tmp_path, {**tree, "/proc/two": "one\n\ntwo\n"})
     (tmp_path / "sys/a/zone2/temp").mkdir(parents=True)
     gathered = system.gather(["/sys/a/zone*/temp", "/sys/a/zone*/*", "/proc/[0-9]*/cmdline", "/proc/two", "/proc/none"])

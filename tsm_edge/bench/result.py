@@ -371,7 +371,7 @@ class Environment:
     time_in_state : tuple of Residency
     load_1min : float or None
     busy_s, stolen_s : float or None
-        CPU time since the machine started, summed over cores: used by its programs, and given to other virtual machines.
+        CPU time since the machine started, summed over cores: used by its programs, given to other virtual machines.
     own_s : float or None
         CPU time of the process that looked.
     quota_waits : int or None
