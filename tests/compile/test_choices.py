@@ -38,6 +38,13 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> OnlineGraph:
     return load_onnx(path, {})
 
 
+def renamed(graph: OnlineGraph, *names: str) -> OnlineGraph:
+    """The same graph, its convolutions called that."""
+    called = iter(names)
+    nodes = [dataclasses.replace(node, name=next(called) if node.op == "Conv" else "") for node in graph.nodes]
+    return dataclasses.replace(graph, nodes=tuple(nodes))
+
+
 def compiled(graph: OnlineGraph, target: str, choices: Choices | None = None) -> Program:
     return lower(graph, fuse(graph), load_target(target), FP32, choices)
 
@@ -86,6 +93,7 @@ def test_fusion_and_algorithm_are_choices_too(graph: OnlineGraph) -> None:
     [
         ({"rule": "magic"}, "'magic' is missing or unknown"),
         ({"layers": ["nowhere"]}, "the model has no layer 'nowhere'"),
+        ({"layers": []}, "there is no layer"),
         ({"settings": {"tile": {"rows": "seven"}}}, "cannot be read"),
         ({"settings": {"speed": 11}}, "cannot be read"),
         ({"rule": "inverted_residual", "settings": {}}, "cannot be read"),
@@ -95,6 +103,25 @@ def test_a_choice_that_does_not_fit_is_refused(graph: OnlineGraph, change: dict[
     table = next(table for table in tables(compiled(graph, "x86-64")) if table["rule"] == "convolution")
     with pytest.raises(CompileError, match=message):
         compiled(graph, "x86-64", read([{**table, **change}]))
+
+
+def test_layers_have_the_networks_own_names(graph: OnlineGraph) -> None:
+    """What was chosen is written down by the names of modules, not by those an exporter gives tensors."""
+    names = [f"stage.{index} conv" for index in range(len([node for node in graph.nodes if node.op == "Conv"]))]
+    program = compiled(renamed(graph, *names), "raspberry-pi-4")
+    assert [name for choice in program.choices for name in choice.layers if name.startswith("stage")] == names
+
+
+def test_layers_of_one_name_are_told_apart_by_their_tensors(graph: OnlineGraph) -> None:
+    convolutions = [node.outputs[0] for node in graph.nodes if node.op == "Conv"]
+    made = {layer.output for layer in fuse(graph)}
+    names = ["twice", "twice", "once", *["" for _ in convolutions[3:]]]
+    choices = list(compiled(renamed(graph, *names), "raspberry-pi-4").choices)
+    found = [name for choice in choices for name in choice.layers]
+    assert "once" in found
+    assert "twice" not in found
+    assert set(found) - {"once"} <= made
+    assert len(set(found)) == len(found)
 
 
 def test_a_layer_is_chosen_for_once(graph: OnlineGraph) -> None:

@@ -27,7 +27,7 @@ class Choice:
     rule : str
         Name of the rule that writes it.
     layers : tuple of str
-        The tensors that the layers it computes make, in order; the last one is what the kernel makes.
+        Names of the layers it computes, in order (:func:`tsm_edge.compile.ir.layers.layer_names`).
     settings : object
         A frozen dataclass of the rule; None: the rule has nothing to choose.
     """
@@ -35,11 +35,6 @@ class Choice:
     rule: str
     layers: tuple[str, ...]
     settings: Any = None
-
-    @property
-    def output(self) -> str:
-        """The tensor the kernel makes."""
-        return self.layers[-1]
 
     def to_table(self) -> dict[str, Any]:
         """As JSON knows it; :meth:`Choices.from_tables` is its inverse."""
@@ -65,20 +60,20 @@ class Choices:
     def __iter__(self) -> Iterator[Choice]:
         return iter(self.kernels)
 
-    def settings(self, output: str, kind: type[_Settings]) -> _Settings | None:
-        """What was chosen for the kernel that makes a tensor; None: nothing.
+    def settings(self, last: str, kind: type[_Settings]) -> _Settings | None:
+        """What was chosen for the kernel whose last layer has a name; None: nothing.
 
         Raises
         ------
         CompileError
             The choice is of another rule.
         """
-        found = next((choice for choice in self.kernels if choice.output == output), None)
+        found = next((choice for choice in self.kernels if choice.layers[-1] == last), None)
         if found is None or found.settings is None:
             return None
         if not isinstance(found.settings, kind):
             raise CompileError(
-                f"choices: kernel {output!r} has settings of rule {found.rule!r}, which does not write it here",
+                f"choices: layer {last!r} has settings of rule {found.rule!r}, which does not write its kernel",
                 "compile without these choices: the rules then decide",
             )
         return found.settings
@@ -105,6 +100,8 @@ def _choice(table: Mapping[str, Any], settings: Mapping[str, type | None]) -> Ch
     again = "compile without these choices: the rules then decide"
     try:
         rule, layers = str(table["rule"]), tuple(map(str, table["layers"]))
+        if not layers:
+            raise ValueError("there is no layer")
         kind = settings[rule]
         return Choice(rule, layers, None if kind is None else _from_plain(kind, table["settings"]))
     except KeyError as error:

@@ -7,11 +7,13 @@ A convolution takes with it its bias, the residual addition, the clamp that foll
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tsm_edge.compile.ir.graph import Node
+from tsm_edge.compile.ir.graph import Node, OnlineGraph
 
 
 @dataclass(frozen=True)
@@ -162,3 +164,18 @@ def layer_sources(layer: Layer) -> tuple[str, ...]:
         extra = (layer.residual, layer.shift.cache if layer.shift else None)
         return (layer.source, *(name for name in extra if name))
     return (layer.source,)
+
+
+def layer_names(graph: OnlineGraph, layers: Sequence[Layer]) -> dict[str, str]:
+    """The name of every layer, unlike those of all others, by the tensor it makes.
+
+    The network's own name of the module (``features.3 expand``) or that of the ONNX node. Where several layers have it,
+    or none is there, the tensor's.
+    """
+    nodes = {tensor: node.name for node in graph.nodes for tensor in node.outputs}
+    named = {
+        layer.output: (layer.name if isinstance(layer, Convolution) else "") or nodes.get(layer.output, "")
+        for layer in layers
+    }
+    uses = Counter(named.values())
+    return {tensor: tensor if uses[name] > 1 or not name or name in named else name for tensor, name in named.items()}

@@ -39,4 +39,3 @@ def plan_memory(buffers: Sequence[WorkspaceBuffer], alignment: int = ALIGNMENT) 
         offsets[index] = offset
     total = max((offsets[i] + sizes[i] for i in offsets), default=0)
     return MemoryPlan(tuple(offsets[i] for i in range(len(buffers))), total)
-

@@ -58,7 +58,7 @@ class Lowering:
         self.caches = ShiftCaches(graph, layers, core.dtype)
         self._layers = layers
         self._given = choices
-        self._node_names = {name: node.name for node in graph.nodes for name in node.outputs}
+        self._names = ir.layer_names(graph, layers)
         self._kernel_names: dict[KernelSpec, str] = {}
         self._winograd = {
             unit.convolution.output: unit.tile.outputs for unit in units if isinstance(unit, WinogradConvolution)
@@ -94,21 +94,17 @@ class Lowering:
 
     def given(self, layers: Sequence[ir.Layer], kind: type[_Settings]) -> _Settings | None:
         """The settings a rule was told to use for these layers; None: it chooses."""
-        return self._given.settings(layers[-1].output, kind)
+        return self._given.settings(self._names[layers[-1].output], kind)
 
     def chose(self, rule: str, layers: Sequence[ir.Layer], settings: object = None) -> None:
         """Write down what was chosen."""
-        self.choices.append(Choice(rule, tuple(layer.output for layer in layers), settings))
+        self.choices.append(Choice(rule, tuple(self._names[layer.output] for layer in layers), settings))
 
     def label(self, layers: Sequence[ir.Layer]) -> str:
         """The network's own names of the layers, for people: ``features.3`` where they are parts of one block."""
-        names = [self._name(layer) for layer in layers]
+        names = [self._names[layer.output] for layer in layers]
         blocks = list(dict.fromkeys(name.split(" ")[0] for name in names))
         return names[0] if len(names) == 1 else " + ".join(blocks)
-
-    def _name(self, layer: ir.Layer) -> str:
-        named = layer.name if isinstance(layer, ir.Convolution) else self._node_names.get(layer.output, "")
-        return named or layer.output
 
     def border_of(self, layer: ir.Convolution) -> Border:
         """Zeros a convolution reads around its source."""

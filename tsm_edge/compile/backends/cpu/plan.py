@@ -33,8 +33,9 @@ def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, choic
     CompileError
         A choice names layers that are not there, or that its rule cannot take.
     """
-    by_output = {layer.output: layer for layer in layers}
-    chosen = [_chosen(graph, by_output, choice) for choice in choices]
+    names = ir.layer_names(graph, layers)
+    by_name = {names[layer.output]: layer for layer in layers}
+    chosen = [_chosen(graph, by_name, choice) for choice in choices]
     decided = {layer.output for unit in chosen for layer in layers_of(unit)}
     free = [layer for layer in layers if layer.output not in decided]
     blocks = fused_blocks(graph, free, core)
@@ -52,8 +53,8 @@ def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, choic
     return tuple(sorted(units, key=lambda unit: position[layers_of(unit)[-1].output]))
 
 
-def _chosen(graph: OnlineGraph, by_output: dict[str, ir.Layer], choice: Choice) -> Unit:
-    layers = [by_output.get(name) for name in choice.layers]
+def _chosen(graph: OnlineGraph, by_name: dict[str, ir.Layer], choice: Choice) -> Unit:
+    layers = [by_name.get(name) for name in choice.layers]
     convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
     if None in layers:
         missing = choice.layers[layers.index(None)]
