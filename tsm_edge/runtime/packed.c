@@ -1,5 +1,8 @@
-/* packed.c - the TVM face: the packed function step(frame, shift_0 ..., logits, shift_0_next ...), destination passing,
- * so that stock TVM runs the model: tvm.runtime.load_module("model.so")["step"], locally or over RPC.
+/* packed.c - the TVM face, so that stock TVM runs the model: tvm.runtime.load_module("model.so")["step"], locally or
+ * over RPC. Two packed functions, destination passing:
+ *
+ *     step(frame, shift_0 ..., logits, shift_0_next ...)
+ *     measure(frames, first, period, reset, samples, logits, kernels): tsm_measure, on a stream of its own
  *
  * Needs only TVM's public C interface (tvm/ffi/c_api.h). Its one symbol is weak: without TVM in the process the
  * library loads all the same. */
@@ -16,7 +19,8 @@
 __attribute__((weak)) void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message);
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
-static tsm_stream *shared_stream; /* lives as long as the library: explicit steps leave no state in it */
+/* Lives as long as the library. Explicit steps leave no state in it; its own caches are those of `measure`. */
+static tsm_stream *shared_stream;
 
 static int raise_error(const char *kind, const char *message) {
   if (TVMFFIErrorSetRaisedFromCStr) TVMFFIErrorSetRaisedFromCStr(kind, message);
@@ -45,14 +49,16 @@ static int contiguous(const DLTensor *tensor) {
   return 1;
 }
 
-/* The data of argument `index`, which must be a contiguous float32 CPU tensor of this shape; null raises. */
-static float *data_of(const TVMFFIAny *args, int32_t index, const char *name, const int64_t *shape, int32_t rank) {
+/* The data of argument `index` of a function, which must be a contiguous float32 CPU tensor of this shape; null
+ * raises. */
+static float *data_of(const char *function, const TVMFFIAny *args, int32_t index, const char *name,
+                      const int64_t *shape, int32_t rank) {
   char wanted[96], found[96], message[320];
   const DLTensor *tensor = as_tensor(&args[index]);
   describe(wanted, sizeof wanted, shape, rank);
   if (!tensor) {
-    snprintf(message, sizeof message, "step: argument %d (%s) is not a tensor, expected float32 %s", (int)index, name,
-             wanted);
+    snprintf(message, sizeof message, "%s: argument %d (%s) is not a tensor, expected float32 %s", function,
+             (int)index, name, wanted);
     raise_error("TypeError", message);
     return NULL;
   }
@@ -62,8 +68,8 @@ static float *data_of(const TVMFFIAny *args, int32_t index, const char *name, co
   if (same && is_float32 && tensor->device.device_type == kDLCPU && contiguous(tensor))
     return (float *)(void *)((char *)tensor->data + tensor->byte_offset);
   describe(found, sizeof found, tensor->shape, tensor->ndim);
-  snprintf(message, sizeof message, "step: argument %d (%s) is %s %s%s, expected float32 %s, contiguous, on the CPU",
-           (int)index, name, is_float32 ? "float32" : "not float32", found,
+  snprintf(message, sizeof message, "%s: argument %d (%s) is %s %s%s, expected float32 %s, contiguous, on the CPU",
+           function, (int)index, name, is_float32 ? "float32" : "not float32", found,
            tensor->device.device_type != kDLCPU ? " on another device"
            : contiguous(tensor)                 ? ""
                                                 : " with gaps",
@@ -83,6 +89,12 @@ static int32_t thread_count(void) {
   return count < 1 ? 1 : count > TSM_MOST_THREADS ? TSM_MOST_THREADS : (int32_t)count;
 }
 
+/* The one stream, opened at the first call; null raises. */
+static tsm_stream *open_shared_stream(void) {
+  if (!shared_stream && !(shared_stream = tsm_open(thread_count()))) raise_error("RuntimeError", tsm_last_error());
+  return shared_stream;
+}
+
 static int step(const TVMFFIAny *args, int32_t n_args) {
   const tsm_model *model = &tsm_the_model;
   int32_t n = model->n_caches, expected = 2 + 2 * n;
@@ -92,8 +104,8 @@ static int step(const TVMFFIAny *args, int32_t n_args) {
              (int)n_args, (int)expected, (int)n, (int)n);
     return raise_error("TypeError", message);
   }
-  float *frame = data_of(args, 0, model->frame_name, model->frame_shape, 4);
-  float *logits = frame ? data_of(args, 1 + n, model->logits_name, model->logits_shape, model->logits_rank) : NULL;
+  float *frame = data_of("step", args, 0, model->frame_name, model->frame_shape, 4);
+  float *logits = frame ? data_of("step", args, 1 + n, model->logits_name, model->logits_shape, model->logits_rank) : NULL;
   if (!logits) return -1;
   const float **shift = calloc((size_t)(2 * n + 1), sizeof *shift);
   if (!shift) return raise_error("MemoryError", "step: out of memory");
@@ -102,14 +114,11 @@ static int step(const TVMFFIAny *args, int32_t n_args) {
   for (int32_t i = 0; i < n && !failed; ++i) {
     const tsm_cache *cache = &model->caches[i];
     int64_t shape[4] = {1, cache->channels, cache->height, cache->width};
-    shift[i] = data_of(args, 1 + i, cache->input, shape, 4);
-    shift_next[i] = shift[i] ? data_of(args, 2 + n + i, cache->output, shape, 4) : NULL;
+    shift[i] = data_of("step", args, 1 + i, cache->input, shape, 4);
+    shift_next[i] = shift[i] ? data_of("step", args, 2 + n + i, cache->output, shape, 4) : NULL;
     failed = !shift_next[i];
   }
-  if (!failed && !shared_stream && !(shared_stream = tsm_open(thread_count()))) {
-    failed = 1;
-    raise_error("RuntimeError", tsm_last_error());
-  }
+  failed = failed || !open_shared_stream();
   if (!failed && tsm_step_explicit(shared_stream, frame, shift, logits, shift_next) != TSM_OK) {
     failed = 1;
     raise_error("RuntimeError", tsm_last_error());
@@ -126,6 +135,79 @@ int __tvm_ffi_step(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny 
   result->type_index = kTVMFFINone;
   result->v_int64 = 0;
   return status;
+}
+
+/* Of a call of `measure`. */
+typedef struct {
+  tsm_run run;
+  float *samples; /* [count, 3] */
+  float *logits;
+  float *kernels; /* null, or [count, kernels] */
+} measurement;
+
+static int64_t length_of(const TVMFFIAny *value, int32_t axis) {
+  const DLTensor *tensor = as_tensor(value);
+  return tensor && tensor->ndim > axis && tensor->shape[axis] <= INT32_MAX ? tensor->shape[axis] : 1;
+}
+
+/* Read the arguments; 0: one is wrong, which is raised. */
+static int read_measurement(const TVMFFIAny *args, int32_t n_args, measurement *into) {
+  const tsm_model *model = &tsm_the_model;
+  const int64_t *one = model->frame_shape;
+  if (n_args != 7 || args[1].type_index != kTVMFFIInt || args[1].v_int64 < 0 || args[1].v_int64 > INT32_MAX ||
+      args[2].type_index != kTVMFFIInt || args[2].v_int64 < 0)
+    return raise_error("TypeError", "measure: expected frames, first, period, reset, samples, logits, kernels") == 0;
+  int64_t frames[] = {length_of(&args[0], 0), one[1], one[2], one[3]};
+  int64_t samples[] = {length_of(&args[4], 0), 3}, kernels[] = {samples[0], model->n_calls};
+  into->run = (tsm_run){data_of("measure", args, 0, "frames", frames, 4), (int32_t)frames[0],
+                        (int32_t)args[1].v_int64, (int32_t)samples[0], (uint64_t)args[2].v_int64};
+  into->samples = into->run.frames ? data_of("measure", args, 4, "samples", samples, 2) : NULL;
+  into->logits =
+      into->samples ? data_of("measure", args, 5, "logits", model->logits_shape, model->logits_rank) : NULL;
+  const int no_kernels = args[6].type_index == kTVMFFINone;
+  into->kernels = into->logits && !no_kernels ? data_of("measure", args, 6, "kernels", kernels, 2) : NULL;
+  return into->logits && (no_kernels || into->kernels);
+}
+
+/* As float32 tensors hold it: all that every client of TVM's RPC can make on a device. */
+static float microseconds(uint64_t nanoseconds) { return (float)((double)nanoseconds / 1e3); }
+
+/* Returns when the first frame was due, or -1: failed, which is raised. */
+static int64_t measure(const measurement *what, tsm_sample *samples, uint64_t *kernels) {
+  if (!samples || (what->kernels && !kernels)) return raise_error("MemoryError", "measure: out of memory");
+  if (tsm_measure(shared_stream, &what->run, samples, what->logits, kernels) != TSM_OK)
+    return raise_error("RuntimeError", tsm_last_error());
+  const size_t count = (size_t)what->run.count;
+  for (size_t i = 0; i < count; ++i) {
+    what->samples[3 * i] = microseconds(samples[i].due - samples[0].due);
+    what->samples[3 * i + 1] = microseconds(samples[i].start - samples[0].due);
+    what->samples[3 * i + 2] = microseconds(samples[i].duration);
+  }
+  for (size_t i = 0; what->kernels && i < count * (size_t)tsm_the_model.n_calls; ++i)
+    what->kernels[i] = microseconds(kernels[i]);
+  return (int64_t)samples[0].due;
+}
+
+/* Samples: microseconds since the first frame was due of its due and its start, and the duration. Returns when that
+ * was: nanoseconds of CLOCK_MONOTONIC. */
+int __tvm_ffi_measure(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny *result) {
+  (void)self;
+  measurement what = {0};
+  int64_t began = -1;
+  pthread_mutex_lock(&one_at_a_time);
+  if (read_measurement(args, n_args, &what) && open_shared_stream()) {
+    size_t count = (size_t)what.run.count, calls = (size_t)tsm_the_model.n_calls;
+    tsm_sample *samples = calloc(count, sizeof *samples);
+    uint64_t *kernels = what.kernels ? calloc(count * calls, sizeof *kernels) : NULL;
+    if (args[3].v_int64) tsm_reset(shared_stream);
+    began = measure(&what, samples, kernels);
+    free(kernels);
+    free(samples);
+  }
+  pthread_mutex_unlock(&one_at_a_time);
+  result->type_index = kTVMFFIInt;
+  result->v_int64 = began;
+  return began < 0 ? -1 : 0;
 }
 
 /* The workers must be gone before their code is: dlclose and exit end here. */

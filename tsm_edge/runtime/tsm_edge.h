@@ -65,6 +65,29 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
 int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds,
                           uint64_t *stages);
 
+/* What tsm_measure shall run. */
+typedef struct {
+  const float *frames; /* float32 [n_frames, 3, height, width] */
+  int32_t n_frames;
+  int32_t first;   /* number of the first step: step i runs frame i % n_frames */
+  int32_t count;   /* of steps; 0: none */
+  uint64_t period; /* 0: one step after the other; else nanoseconds between the frames of a camera */
+} tsm_run;
+
+/* One timed step: when its frame came (of a camera; else its start), when it began, and how long it took. Nanoseconds,
+ * the first two of CLOCK_MONOTONIC. */
+typedef struct {
+  uint64_t due;
+  uint64_t start;
+  uint64_t duration;
+} tsm_sample;
+
+/* Run and time frames as tsm_step does, the stream's caches fed back; what a benchmark calls, again and again.
+ * A camera's frames that come while a step runs are lost, but for the newest: their dues are missing in the samples.
+ * samples: count are written. logits: of the last step. kernels: null, or count times the nanoseconds that
+ * tsm_step_profiled writes; then the steps have the reading of those clocks in them. */
+int32_t tsm_measure(tsm_stream *stream, const tsm_run *run, tsm_sample *samples, float *logits, uint64_t *kernels);
+
 /* Free a stream, once; null is allowed. A call that another thread is in ends before. */
 void tsm_close(tsm_stream *stream);
 

@@ -19,12 +19,27 @@ from tsm_edge.cards.architecture import check_threads
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files.replacement import again_if_replaced
 from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
+from tsm_edge.session.timings import Timings, cannot_measure, checked_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOATS = ctypes.POINTER(ctypes.c_float)
+_MEASURE = "tsm_measure"
+_MOST_STEPS = 2**31 - 1
 _NANOSECONDS = ctypes.POINTER(ctypes.c_uint64)
+
+
+class _Run(ctypes.Structure):
+    """``tsm_run``."""
+
+    _fields_ = (
+        ("frames", _FLOATS),
+        ("n_frames", ctypes.c_int32),
+        ("first", ctypes.c_int32),
+        ("count", ctypes.c_int32),
+        ("period", ctypes.c_uint64),
+    )
 
 
 class Library:
@@ -92,6 +107,11 @@ def _declare(c: ctypes.CDLL) -> None:
         "tsm_close": (None, [stream]),
         "tsm_last_error": (ctypes.c_char_p, []),
     }
+    if hasattr(c, _MEASURE):  # artifacts of earlier versions lack it
+        signatures[_MEASURE] = (
+            ctypes.c_int32,
+            [stream, ctypes.POINTER(_Run), _NANOSECONDS, _FLOATS, _NANOSECONDS],
+        )
     for name, (result, arguments) in signatures.items():
         function = getattr(c, name)
         function.restype, function.argtypes = result, arguments
@@ -263,6 +283,46 @@ class OnlineSession:
             None if stages is None else stages.ctypes.data_as(_NANOSECONDS),
         )
         return logits, times
+
+    def measure(
+        self, frames: NDArray[np.float32], first: int, count: int, period_ns: int = 0, kernels: bool = False
+    ) -> Timings:
+        """Run and time ``count`` frames in the library's own loop, the caches fed back, without the interpreter.
+
+        Parameters
+        ----------
+        frames : numpy.ndarray
+            float32 [n, 3, height, width], given in turn.
+        first : int
+            Number of the first step: step ``i`` runs frame ``i % n``.
+        count : int
+        period_ns : int
+            0: one step after the other; else nanoseconds between the frames of a camera.
+        kernels : bool
+            Time every kernel, too.
+
+        Raises
+        ------
+        ArtifactError
+            The frames have another shape or dtype, or the library is of an earlier version, which cannot do this.
+        """
+        if not hasattr(self.library, _MEASURE):
+            raise cannot_measure(str(self.library.artifact.path))
+        values = checked_frames(frames, self.manifest)
+        steps = max(0, min(count, _MOST_STEPS))
+        samples = np.zeros((steps, 3), np.uint64)
+        times = np.zeros((steps, len(self.manifest.kernels)), np.uint64) if kernels else None
+        logits = np.empty(self.manifest.logits.shape, np.float32)
+        run = _Run(values.ctypes.data_as(_FLOATS), len(values), first, count, period_ns)
+        self._stream.call(
+            self.library.tsm_measure,
+            ctypes.byref(run),
+            samples.ctypes.data_as(_NANOSECONDS),
+            logits.ctypes.data_as(_FLOATS),
+            None if times is None else times.ctypes.data_as(_NANOSECONDS),
+        )
+        due, start, duration = samples.T.copy()
+        return Timings(due, start, duration, logits, times)
 
     def step_explicit(
         self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
