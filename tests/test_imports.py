@@ -40,7 +40,7 @@ ALLOWED = {
     "video": {"cards"},
     "live": {"video", "artifact", "session", "cards"},
     "power": set(),
-    "verify": {"session", "artifact", "cards", "rpc"},
+    "verify": {"session", "artifact", "cards", "rpc", "compile.package"},
     "bench": {"session", "artifact", "cards", "power", "compile.backends.cpu", "compile.ir", "compile.package"},
     "deploy": {"artifact", "cards", "rpc"},
     "compile.ir": {"cards"},
