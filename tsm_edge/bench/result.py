@@ -110,6 +110,8 @@ class Model:
         [1, 3, height, width].
     flops, bytes : int
         Arithmetic of a frame, and what its kernels move (inputs, weights and outputs, once each).
+    device : {"cpu", "cuda"}
+        What runs the kernels.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Model:
     frame_shape: tuple[int, ...]
     flops: int
     bytes: int
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(frozen=True)
