@@ -36,7 +36,7 @@ ALLOWED = {
     "export": {"networks", "cards"},
     "artifact": {"cards", "runtime"},
     "session": {"artifact", "cards", "rpc"},
-    "rpc": {"artifact", "cards", "session"},
+    "rpc": {"artifact", "cards", "power", "session"},
     "video": {"cards"},
     "live": {"video", "artifact", "session", "cards"},
     "power": set(),

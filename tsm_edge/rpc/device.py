@@ -213,24 +213,32 @@ class Device:
         self.call(SET_THREADS, count)
         return True
 
-    def load(self, artifact: Artifact) -> RemoteFunction:
-        """Put a model on the device and load it; nothing is sent when the server still has it.
+    def send(self, artifact: Artifact) -> str:
+        """Have the library of a model on the device, its content checked; nothing is sent when the server still has it.
 
         Returns
         -------
-        RemoteFunction
-            ``step``.
+        str
+            What to :meth:`load`.
 
         Raises
         ------
         ArtifactError
             The library was replaced since the artifact was loaded.
         RpcError
-            The copy on the device differs from the file here, or cannot be loaded there.
+            The copy on the device differs from the file here.
         """
         content = read_listed(artifact, LIBRARY)
-        sha256 = hashlib.sha256(content).hexdigest()
-        path = self._put(content, sha256)
+        return self._put(content, hashlib.sha256(content).hexdigest())
+
+    def load(self, path: str, artifact: Artifact) -> RemoteModule:
+        """Load what was sent.
+
+        Raises
+        ------
+        RpcError
+            It cannot be loaded there.
+        """
         try:
             module = self.call("tvm.rpc.server.load_module", path)
         except RemoteFault as fault:
@@ -239,10 +247,13 @@ class Device:
                 "compile for that machine and its C library: tsm-edge targets",
             ) from None
         if isinstance(module, RemoteModule):
-            step = self.call("tvm.rpc.server.ModuleGetFunction", module, "step", True)
-            if isinstance(step, RemoteFunction):
-                return step
-        raise RpcError(f"{artifact.library} has no function step", "compile again with: tsm-edge compile")
+            return module
+        raise RpcError(f"{self.name} loads no module from {artifact.library}", "compile again with: tsm-edge compile")
+
+    def function(self, module: RemoteModule, name: str) -> RemoteFunction | None:
+        """A packed function of a module, or None."""
+        found = self.call("tvm.rpc.server.ModuleGetFunction", module, name, True)
+        return found if isinstance(found, RemoteFunction) else None
 
     def _put(self, content: bytes, sha256: str) -> str:
         """Have the library on the device, its content checked; returns what to load."""

@@ -30,6 +30,13 @@ SERVER_INFO = "tsm_edge.server_info"
 FIND_UPLOAD = "tsm_edge.find_upload"
 KEEP_UPLOAD = "tsm_edge.keep_upload"
 SET_THREADS = "tsm_edge.set_threads"
+READ_FILES = "tsm_edge.read_files"
+FIND_FILES = "tsm_edge.find_files"
+GATHER_FILES = "tsm_edge.gather_files"
+RUN_PROGRAM = "tsm_edge.run_program"
+BEGIN_POWER = "tsm_edge.begin_power"
+END_POWER = "tsm_edge.end_power"
+NOW = "tsm_edge.now"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 from tsm_edge import __version__
 from tsm_edge.cards.architecture import check_threads, cpu_flags, this_architecture
 from tsm_edge.rpc.handshake import FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_THREADS, installed_build
+from tsm_edge.rpc.served_machine import ServedMachine
 from tsm_edge.rpc.sockets import Patience, send
 from tsm_edge.rpc.uploads import Uploads
 
@@ -65,6 +66,7 @@ def serve_session(stream: socket.socket, greeting: bytes, folder: Path, uploads:
         FIND_UPLOAD: library.find,
         KEEP_UPLOAD: library.keep,
         SET_THREADS: set_threads,
+        **ServedMachine().functions(),
     }
     for name, function in functions.items():
         ffi.register_global_func(name, function, override=True)

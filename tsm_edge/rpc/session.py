@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +17,11 @@ from tsm_edge.errors import RpcError
 from tsm_edge.files.replacement import again_if_replaced
 from tsm_edge.rpc.connection import ConnectionLost
 from tsm_edge.rpc.device import Device, DeviceInfo, open_device
+from tsm_edge.rpc.loop import RemoteLoop
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.wire import RemoteTensor, call_packet, copy_from_packet, copy_to_packet
 from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
+from tsm_edge.session.timings import Timings, checked_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,6 +75,7 @@ class RemoteSession:
         self._threads = threads
         self._limits = limits or TimeLimits()
         self._notify = notify
+        self._loop: RemoteLoop | None = None
         self._link: _Link | None
         self.artifact, self._link = _begin(model, self._connect)
         if threads is not None and not self._link.threads_set:
@@ -149,6 +153,38 @@ class RemoteSession:
         with self._lock:
             return self._open().step_explicit(*checked)
 
+    def measure(
+        self, frames: NDArray[np.float32], first: int, count: int, period_ns: int = 0, kernels: bool = False
+    ) -> Timings:
+        """See :meth:`tsm_edge.session.local.OnlineSession.measure`: the loop runs there, on that machine's clock.
+
+        A lost connection is not made again.
+
+        Raises
+        ------
+        ArtifactError
+            The frames have another shape or dtype, the library is of an earlier version, or the session is closed.
+        RpcError
+            The device fails, does not answer in time, or is lost.
+        """
+        values = checked_frames(frames, self.manifest)
+        with self._lock:
+            link = self._open()
+            if self._loop is None or not self._loop.is_of(link.device, frames):
+                self._loop = RemoteLoop(link.device, link.module, self.artifact, frames, values)
+            return self._loop.run(first, count, period_ns, kernels, self._limits.answer_s)
+
+    @property
+    def connection(self) -> Device:
+        """The device's end, for what is not a frame: its files, sensors and round trips. Not for ever: see ``step``."""
+        return self._open().device
+
+    @property
+    def startup_s(self) -> tuple[float, float]:
+        """How long sending the model and loading it took, seconds, round trips included."""
+        link = self._open()
+        return link.upload_s, link.load_s
+
     def _open(self) -> _Link:
         if self._link is None:
             raise session_is_closed()
@@ -198,7 +234,16 @@ class _Link:
         self.threads_set = threads is not None and device.set_threads(threads)
         self.device = device
         self._limit_s = limit_s
-        self._step = device.load(artifact)
+        times = [time.perf_counter()]
+        path = device.send(artifact)
+        times.append(time.perf_counter())
+        self.module = device.load(path, artifact)
+        times.append(time.perf_counter())
+        self.upload_s, self.load_s = times[1] - times[0], times[2] - times[1]
+        step = device.function(self.module, "step")
+        if step is None:
+            raise RpcError(f"{artifact.library} has no function step", "compile again with: tsm-edge compile")
+        self._step = step
         self._frame = device.tensor(manifest.frame.shape)
         self._logits = device.tensor(manifest.logits.shape)
         self._sets: list[_Caches] = [tuple(device.tensor(info.shape) for info in manifest.caches) for _ in range(3)]
