@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tsm_edge.cards.target import Ability
 from tsm_edge.errors import CompileError, unknown_name
 
 
@@ -18,6 +19,8 @@ class Precision:
         Element type of activations, weights and shift caches.
     accumulator : str
         Element type of sums.
+    needs : str or None
+        What the target's instructions must be able to do.
     tolerance : float
         Largest difference from the reference in verification, relative to the largest value of a tensor; 0: equality
         with a reference of the same integers.
@@ -27,6 +30,7 @@ class Precision:
     storage: str
     accumulator: str
     tolerance: float
+    needs: Ability | None = None
 
 
 # float32 sums in another order: a few units of rounding over a few hundred layers.
@@ -35,8 +39,8 @@ PRECISIONS = {
     precision.name: precision
     for precision in (
         FP32,
-        Precision("fp16", "float16", "float16", 2e-2),
-        Precision("int8", "int8", "int32", 0.0),
+        Precision("fp16", "float16", "float16", 2e-2, "fp16-arithmetic"),
+        Precision("int8", "int8", "int32", 0.0, "dot-product"),
     )
 }
 

@@ -36,6 +36,8 @@ from tsm_edge.cards import (
     extent_of,
     extent_text,
     height_width,
+    load_target,
+    target_names,
 )
 from tsm_edge.cards.precision import FP32, Precision
 from tsm_edge.compile.frontend.activation import output_activation
@@ -86,7 +88,7 @@ class CompileRequest:
     runner : bool
         Also make ``tsm-runner``, a static program with the model inside, and its ``golden.bin``.
     precision : Precision
-        Of activations, weights and sums; fp32 is the only one yet.
+        Of activations, weights and sums.
     """
 
     target: TargetCard
@@ -122,10 +124,15 @@ class CompileRequest:
                 f"target {self.target.name}: device {self.target.device!r} is not supported yet",
                 "choose a CPU target of: tsm-edge targets",
             )
-        if self.precision != FP32:
+        if self.precision.storage == "int8":
             raise CompileError(
-                f"precision {self.precision.name} is not supported yet, expected {FP32.name}",
+                f"precision {self.precision.name} is not supported yet, expected fp32 or fp16",
                 "leave --precision out",
+            )
+        if self.precision.needs not in (None, *self.target.cpu.abilities):
+            raise CompileError(
+                f"target {self.target.name} has no {self.precision.needs}, which precision {self.precision.name} needs",
+                f"leave --precision out, or choose another target of: {', '.join(_targets_with(self.precision.needs))}",
             )
 
 
@@ -204,6 +211,11 @@ def compile_model(
         if kept is not None:
             _keep(kept, work, folder / MODEL_ONNX, functions, kernels, program)
     return load_artifact(request.output)
+
+
+def _targets_with(ability: str | None) -> list[str]:
+    """Names of the cards that come with tsm-edge and have an ability."""
+    return [name for name in target_names() if ability in load_target(name).cpu.abilities]
 
 
 def _stages(request: CompileRequest, progress: Progress) -> Stages:

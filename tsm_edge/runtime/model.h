@@ -38,12 +38,17 @@ typedef struct {
 /* Bytes behind a set of caches that a kernel may read, and throw away: it loads whole vectors. */
 enum { TSM_READ_BEHIND = 64 };
 
-/* A shift cache: NCHW [1, channels, height, width] outside; inside NHWC with `pixel` floats a pixel. */
+enum tsm_form { TSM_FLOAT, TSM_HALF, TSM_BYTE };
+
+/* A shift cache: NCHW float [1, channels, height, width] outside; inside NHWC with `pixel` elements a pixel. */
 typedef struct {
   const char *input;
   const char *output;
   int32_t channels, height, width, pixel;
-  uint32_t offset; /* bytes from the start of the cache block */
+  uint32_t offset;     /* bytes from the start of the cache block */
+  enum tsm_form form;  /* of its elements inside */
+  float scale;         /* of bytes: (byte ^ flip) - zero, times scale, is the value */
+  int32_t zero, flip;
 } tsm_cache;
 
 typedef struct {

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "caches.h"
 #include "model.h"
 #include "pool.h"
 
@@ -80,6 +81,7 @@ tsm_stream *tsm_open(int32_t threads) {
   stream->caches[1] = stream->caches[0] + cache;
   stream->workspace = stream->caches[1] + cache;
   stream->scratch = stream->workspace + workspace;
+  tsm_caches_reset(stream->caches[0]);
   stream->threads = threads;
   stream->opener = getpid();
   if (threads > 1 && !(stream->pool = open_pool(stream))) {
@@ -123,7 +125,7 @@ void tsm_close(tsm_stream *stream) {
 int32_t tsm_reset(tsm_stream *stream) {
   if (!stream) return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_reset: the stream is null");
   if (!enter(stream)) return in_use("tsm_reset");
-  memset(stream->caches[stream->newest], 0, tsm_the_model.cache_bytes);
+  tsm_caches_reset(stream->caches[stream->newest]);
   leave(stream);
   return TSM_OK;
 }
@@ -225,19 +227,6 @@ int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits) {
   return tsm_step_profiled(stream, frame, logits, NULL, NULL);
 }
 
-/* NCHW, as the ONNX model has it, to our NHWC. */
-static void import_cache(const tsm_cache *cache, const float *planes, float *pixels) {
-  int32_t area = cache->height * cache->width;
-  for (int32_t c = 0; c < cache->channels; ++c)
-    for (int32_t i = 0; i < area; ++i) pixels[i * cache->pixel + c] = planes[c * area + i];
-}
-
-static void export_cache(const tsm_cache *cache, const float *pixels, float *planes) {
-  int32_t area = cache->height * cache->width;
-  for (int32_t c = 0; c < cache->channels; ++c)
-    for (int32_t i = 0; i < area; ++i) planes[c * area + i] = pixels[i * cache->pixel + c];
-}
-
 /* Room for the caller's caches in our layout; 0: no memory. */
 static int make_explicit_caches(tsm_stream *stream) {
   if (stream->explicit_block) return 1;
@@ -264,10 +253,10 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
   }
   unsigned char *const *sets = stream->explicit_caches;
   for (int32_t i = 0; i < model->n_caches; ++i)
-    import_cache(&model->caches[i], shift[i], (float *)(void *)(sets[0] + model->caches[i].offset));
+    tsm_cache_import(&model->caches[i], shift[i], sets[0]);
   run_frame(stream, frame, sets[0], sets[1], logits, NULL, NULL);
   for (int32_t i = 0; i < model->n_caches; ++i)
-    export_cache(&model->caches[i], (const float *)(void *)(sets[1] + model->caches[i].offset), shift_next[i]);
+    tsm_cache_export(&model->caches[i], sets[1], shift_next[i]);
   leave(stream);
   return TSM_OK;
 }

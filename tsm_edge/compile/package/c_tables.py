@@ -75,7 +75,7 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
     kernels = {call.kernel: call for call in program.calls}
     caches = [
         f"    {{{c_string(pair.input)}, {c_string(pair.output)}, {image.channels}, {image.height}, {image.width}, "
-        f"{image.pixel}, {offset}u}},"
+        f"{image.pixel}, {offset}u, {_FORMS[image.dtype]}}},"
         for pair, image, offset in zip(graph.caches, program.caches, cache_offsets, strict=True)
     ]
     logits_shape = graph.shapes[graph.logits]
@@ -99,7 +99,7 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
         "};",
         "",
         "static const tsm_cache caches[] = {",
-        *(caches or ["    {0, 0, 0, 0, 0, 0, 0u},"]),
+        *(caches or ["    {0},"]),
         "};",
         "",
         "const tsm_model tsm_the_model = {",
@@ -142,6 +142,7 @@ def _wrapper(call: KernelCall) -> str:
     return "\n".join(lines)
 
 
+_FORMS = {"float32": "TSM_FLOAT", "float16": "TSM_HALF"}
 _SPACES = {
     "frame": "TSM_FRAME",
     "workspace": "TSM_WORKSPACE",

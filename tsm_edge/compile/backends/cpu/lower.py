@@ -48,7 +48,8 @@ def lower(
     for unit in units:
         rule_for(unit).lower(lowering, unit)
         lowering.copy_caches(layers_of(unit)[-1].output)
-    logits = lowering.tensors[graph.logits].buffer
+    placed = lowering.tensors[graph.logits]
+    logits = placed.buffer if placed.image.dtype == "float32" else lowering.tensors.dense(graph.logits)
     if logits.space != "workspace":
         raise CompileError(
             "the logits are a graph input: there is nothing to compile", "export the model with its classifier"

@@ -85,17 +85,17 @@ class Placement:
         return nhwc(height, width, channels, self._lanes, self._borders.get(tensor, NO_BORDER), self._dtype)
 
     def with_border(self, tensor: str, border: Border) -> Tensor:
-        """The tensor with at least this border, copied if it was not made with one."""
+        """The tensor in the type that is stored, with at least this border; copied if it was not made so."""
         found = self._tensors[tensor]
-        if fits(found.image.border, border):
+        if fits(found.image.border, border) and found.image.dtype == self._dtype:
             return found
         key = f"{tensor} padded {border}"
         if key not in self._tensors:
             image = found.image
             if image.channel > 1:
-                padded = planar(image.height, image.width, image.channels, border, image.dtype)
+                padded = planar(image.height, image.width, image.channels, border, self._dtype)
             else:
-                padded = nhwc(image.height, image.width, image.channels, self._lanes, border, image.dtype)
+                padded = nhwc(image.height, image.width, image.channels, self._lanes, border, self._dtype)
             self._copy(found, self.new(key, padded), key)
         return self._tensors[key]
 
@@ -112,12 +112,13 @@ class Placement:
         return self._tensors[key]
 
     def dense(self, tensor: str) -> BufferRef:
-        """The tensor without gaps, in ONNX's own layout; copied if it does not lie like that."""
+        """The tensor in float32 without gaps, in ONNX's own layout; copied if it does not lie like that."""
         if tensor not in self._dense:
             found = self._tensors[tensor]
             image = found.image
-            plain = planar(image.height, image.width, image.channels, dtype=image.dtype)
-            if image == plain or ((image.height, image.width) == (1, 1) and image.border == NO_BORDER):
+            plain = planar(image.height, image.width, image.channels)
+            one_pixel = (image.height, image.width) == (1, 1) and image.border == NO_BORDER
+            if image == plain or (one_pixel and image.dtype == plain.dtype):
                 self._dense[tensor] = found.buffer
             else:
                 made = self.new(f"{tensor} as NCHW", plain)

@@ -167,7 +167,7 @@ def k_loop(core: Core) -> KLoop:
     the same core: there, each one saved counts. On 32-bit Arm a longer turn would not find registers.
     """
     if core.can("multiply-by-lane"):
-        return KLoop(pixel_lanes=4)
+        return KLoop(pixel_lanes=core.lanes)
     if not core.can("memory-operands"):
         return KLoop()
     return KLoop(steps=4, folds=core.can("broadcast-operands"), pairs=core.can("broadcast-pairs"))

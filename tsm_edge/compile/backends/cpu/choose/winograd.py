@@ -12,8 +12,8 @@ from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.graph import OnlineGraph
 
-# Outputs a side of a tile: F(2×2) rounds like the direct sum, F(4×4) ten times worse.
-OUTPUTS = (2, 4)
+# Outputs a side of a tile: F(2×2) rounds like the direct sum, F(4×4) ten times worse: too much for half precision.
+OUTPUTS = {"float32": (2, 4), "float16": (2,)}
 # Share of the direct algorithm's time from which the transforms are worth it: the model does not see all of their cost.
 WORTH = 0.85
 
@@ -64,7 +64,7 @@ def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], core: Core) 
 
         direct = gemm_tile(core, height, width, 9 * channels, outputs)
         best, fewest = None, WORTH * cycles(direct.cycles, core.bytes(layer.weight.size))
-        for side in OUTPUTS:
+        for side in OUTPUTS[core.dtype]:
             tile = winograd_tile(core, height, width, channels, outputs, side)
             time = math.inf if tile is None else cycles(tile.cycles, tile.weight_bytes)
             if time < fewest:  # a larger tile rounds worse: it has to be worth it over the smaller one too

@@ -29,7 +29,10 @@ class AveragePoolSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        return (Argument("source", "input"), Argument("target", "output"))
+        return (
+            Argument("source", "input", self.source.dtype),
+            Argument("target", "output", self.target.dtype),
+        )
 
     @property
     def parallel(self) -> Items:
@@ -71,7 +74,8 @@ def global_average_pool(name: str, spec: AveragePoolSpec) -> Any:
             total.set(0, emit.splat(0.0, lanes))
             with emit.loop(image.height) as y, emit.loop(image.width) as x:
                 at = image.origin + y * image.row + x * image.pixel + vector * lanes
-                total.add(0, emit.load(source, at, lanes))
+                total.add(0, emit.cast(emit.load(source, at, lanes), "float32", lanes))
             scale = 1.0 / (image.height * image.width)
-            emit.store(target, spec.target.origin + vector * lanes, total.get(0) * emit.splat(scale, lanes), lanes)
+            mean = emit.cast(total.get(0) * emit.splat(scale, lanes), spec.target.dtype, lanes)
+            emit.store(target, spec.target.origin + vector * lanes, mean, lanes)
     return kernel.function

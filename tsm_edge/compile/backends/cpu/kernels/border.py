@@ -32,7 +32,7 @@ def zero_border(
     def zero(first_row: Expr, rows: Expr, first_column: Expr, count: Expr) -> None:
         with emit.loop(rows) as i, emit.loop(count) as j, emit.loop(channels // lanes) as vector:
             at = image.origin + (first_row + i) * image.row + (first_column + j) * image.pixel
-            emit.store(buffer, at + channel + vector * lanes, emit.splat(0.0, lanes), lanes)
+            emit.store(buffer, at + channel + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)
 
     def edge(y_from: Expr, rows: Expr) -> None:
         """Left and right border columns of some rows."""
@@ -69,4 +69,4 @@ def zero_whole_border(buffer: Any, image: Image, channel: Expr, channels: int, l
         if rows and columns:
             with emit.loop(rows) as i, emit.loop(columns) as j, emit.loop(channels // lanes) as vector:
                 at = image.origin + (first_row + i) * image.row + (first_column + j) * image.pixel
-                emit.store(buffer, at + channel + vector * lanes, emit.splat(0.0, lanes), lanes)
+                emit.store(buffer, at + channel + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)

@@ -80,6 +80,11 @@ class ConvolutionSpec(KernelSpec):
     k_block: int = 0
 
     @property
+    def dtype(self) -> str:
+        """Of everything it reads, sums and writes."""
+        return self.source.dtype
+
+    @property
     def reduction(self) -> int:
         """Steps of the k loop."""
         return self.reduction_channels * self.kernel[0] * self.kernel[1]
@@ -172,12 +177,16 @@ class ConvolutionSpec(KernelSpec):
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
         optional = (
-            (Argument("residual", "input"), self.residual is not None and not self.in_place),
-            (Argument("cache", "cache"), self.cache is not None),
-            (Argument("tap", "next_cache"), self.tap is not None),
-            (Argument("scratch", "scratch"), self.k_block > 0),
+            (Argument("residual", "input", self.dtype), self.residual is not None and not self.in_place),
+            (Argument("cache", "cache", self.dtype), self.cache is not None),
+            (Argument("tap", "next_cache", self.dtype), self.tap is not None),
+            (Argument("scratch", "scratch", self.dtype), self.k_block > 0),
         )
-        fixed = (Argument("source", "input"), Argument("weights", "weights"), Argument("target", "output"))
+        fixed = (
+            Argument("source", "input", self.dtype),
+            Argument("weights", "weights", self.dtype),
+            Argument("target", "output", self.dtype),
+        )
         return (*fixed, *(argument for argument, there in optional if there))
 
 
@@ -298,20 +307,20 @@ def pack_weights(spec: ConvolutionSpec, weight: np.ndarray, bias: np.ndarray, gr
     Returns
     -------
     numpy.ndarray
-        float32, 1-D: for each panel ``[1 + reduction][vectors · lanes]``; lanes beyond the last channel are zero.
+        Of the source's element type, 1-D: for each panel ``[1 + reduction][vectors · lanes]``; lanes beyond the last channel are zero.
         Where pixels share a vector, every output channel is there once for each of them.
     """
     weight, bias = (np.repeat(values, spec.pixels_together, axis=0) for values in (weight, bias))
     outputs = weight.shape[0]
     per_group_out, per_group_in = outputs // groups, weight.shape[1]
     total = sum(_panel_widths(spec))
-    matrix = np.zeros((spec.kernel[0], spec.kernel[1], spec.reduction_channels, total), np.float32)
+    matrix = np.zeros((spec.kernel[0], spec.kernel[1], spec.reduction_channels, total), spec.source.dtype)
     for group in range(groups):
         rows = slice(group * per_group_out, (group + 1) * per_group_out)
         # Groups narrower than a vector share it; their input channels then lie side by side in the reduction.
         start = (group * per_group_in) % spec.reduction_channels
         matrix[:, :, start : start + per_group_in, rows] = weight[rows].transpose(2, 3, 1, 0)
-    columns = np.zeros((1 + spec.reduction, total), np.float32)
+    columns = np.zeros((1 + spec.reduction, total), spec.source.dtype)
     columns[0, :outputs] = bias
     columns[1:] = matrix.reshape(spec.reduction, total)
     edges = np.cumsum([0, *_panel_widths(spec)])

@@ -33,7 +33,10 @@ class CopySpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        return (Argument("source", "input"), Argument("target", "output"))
+        return (
+            Argument("source", "input", self.source.dtype),
+            Argument("target", "output", self.target.dtype),
+        )
 
     @property
     def parallel(self) -> Items:
@@ -71,27 +74,27 @@ def _copy_planes(name: str, spec: CopySpec) -> Any:
             channel, y = emit.div(item, image.height), emit.mod(item, image.height)
             read = source_image.origin + channel * source_image.channel + y * source_image.row
             write = image.origin + channel * image.channel + y * image.row
-            _copy_run(source, read, target, write, image.width, lanes)
+            _copy_run(source, read, target, write, image.width, lanes, image.dtype)
             for x in (*range(-border.left, 0), *range(image.width, image.width + border.right)):
-                emit.store(target, write + x, emit.splat(0.0, 1))
+                emit.store(target, write + x, emit.splat(0.0, 1, image.dtype))
             for rows, at, start in ((border.top, 0, -border.top), (border.bottom, image.height - 1, image.height)):
                 if rows:
                     only_row = image.height == 1
                     with emit.when_unsure(only_row or y == at), emit.loop(rows * total) as x:
                         base = image.origin + channel * image.channel + start * image.row - border.left
-                        emit.store(target, base + x, emit.splat(0.0, 1))
+                        emit.store(target, base + x, emit.splat(0.0, 1, image.dtype))
     return kernel.function
 
 
-def _copy_run(source: Any, read: Any, target: Any, write: Any, count: int, lanes: int) -> None:
+def _copy_run(source: Any, read: Any, target: Any, write: Any, count: int, lanes: int, dtype: str) -> None:
     """Copy ``count`` consecutive values; the last vector is moved back to end with the run."""
     if count < lanes:
         with emit.loop(count) as x:
-            emit.store(target, write + x, emit.load(source, read + x))
+            emit.store(target, write + x, emit.cast(emit.load(source, read + x), dtype, 1))
         return
     with emit.loop(ceil_div(count, lanes)) as vector:
         x = emit.smaller(vector * lanes, count - lanes) if count % lanes else vector * lanes
-        emit.store(target, write + x, emit.load(source, read + x, lanes), lanes)
+        emit.store(target, write + x, emit.cast(emit.load(source, read + x, lanes), dtype, lanes), lanes)
 
 
 def _copy_pixels(name: str, spec: CopySpec) -> Any:
@@ -105,10 +108,11 @@ def _copy_pixels(name: str, spec: CopySpec) -> Any:
             write = image.origin + y * image.row + x * image.pixel
             shared = min(image.pixel, source_image.pixel)
             with emit.loop(shared // lanes) as vector:
-                value = emit.load(source, read + vector * lanes, lanes)
+                value = emit.cast(emit.load(source, read + vector * lanes, lanes), image.dtype, lanes)
                 emit.store(target, write + vector * lanes, value, lanes)
             with emit.loop((image.pixel - shared) // lanes) as vector:
-                emit.store(target, write + shared + vector * lanes, emit.splat(0.0, lanes), lanes)
+                zero = emit.splat(0.0, lanes, image.dtype)
+                emit.store(target, write + shared + vector * lanes, zero, lanes)
             if image.border != Border():
                 zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1)
     return kernel.function
@@ -124,12 +128,12 @@ def _transpose(name: str, spec: CopySpec) -> Any:
             read = source_image.origin + y * source_image.row + x * source_image.pixel
             write = image.origin + y * image.row + x * image.pixel
             with emit.loop(channels) as channel:
-                value = emit.load(source, read + channel * source_image.channel)
+                value = emit.cast(emit.load(source, read + channel * source_image.channel), image.dtype, 1)
                 emit.store(target, write + channel * image.channel, value)
             if image.channel == 1:
                 if image.pixel > channels:
                     with emit.loop(image.pixel, channels) as channel:
-                        emit.store(target, write + channel, emit.splat(0.0, 1))
+                        emit.store(target, write + channel, emit.splat(0.0, 1, image.dtype))
                 if image.border != Border():
                     zero_border(target, image, y, x, 1, 0, image.pixel, 4, image.width > 1)
     return kernel.function

@@ -48,7 +48,12 @@ class DepthwiseSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        return (Argument("source", "input"), Argument("weights", "weights"), Argument("target", "output"))
+        dtype = self.source.dtype
+        return (
+            Argument("source", "input", dtype),
+            Argument("weights", "weights", dtype),
+            Argument("target", "output", dtype),
+        )
 
     @property
     def parallel(self) -> Items:
@@ -83,7 +88,7 @@ def pack_depthwise(spec: DepthwiseSpec, weight: np.ndarray, bias: np.ndarray) ->
     """Pack float32 [channels, 1, kh, kw] as ``[vector][1 + kh · kw][lanes]``, the bias first."""
     channels = weight.shape[0]
     vectors = ceil_div(channels, spec.lanes)
-    packed = np.zeros((1 + spec.kernel[0] * spec.kernel[1], vectors * spec.lanes), np.float32)
+    packed = np.zeros((1 + spec.kernel[0] * spec.kernel[1], vectors * spec.lanes), spec.source.dtype)
     packed[0, :channels] = bias
     packed[1:, :channels] = weight.reshape(channels, -1).T
     return np.ascontiguousarray(packed.reshape(-1, vectors, spec.lanes).transpose(1, 0, 2)).reshape(-1)
@@ -193,7 +198,7 @@ def column_run(
     lanes, columns, (down, right) = spec.lanes, spec.tile.columns, spec.strides
     kernel_height, kernel_width = spec.kernel
     base = vector * ((1 + kernel_height * kernel_width) * lanes)
-    accumulators = emit.Registers(rows * columns, lanes)
+    accumulators = emit.Registers(rows * columns, lanes, spec.source.dtype)
     bias = emit.load(weights, base, lanes)
     for index in range(rows * columns):
         accumulators.set(index, bias)

@@ -93,8 +93,12 @@ class ElementwiseSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        images = [index for index, operand in enumerate(self.operands) if isinstance(operand, Image)]
-        return (*(Argument(operand_name(index), "input") for index in images), Argument("target", "output"))
+        inputs = [
+            Argument(operand_name(index), "input", operand.dtype)
+            for index, operand in enumerate(self.operands)
+            if isinstance(operand, Image)
+        ]
+        return (*inputs, Argument("target", "output", self.target.dtype))
 
     @property
     def parallel(self) -> Items:
@@ -138,7 +142,7 @@ def _lower(at: Lowering, layer: ir.Elementwise) -> None:
         else:
             image = at.nhwc(1, 1, operand.size)
             operands.append(image)
-            buffers[operand_name(index)] = at.add_weights(np.pad(operand, (0, image.pixel - operand.size)))
+            buffers[operand_name(index)] = at.add_weights(_row(operand, image))
     target = at.tensors.output(layer.output)
     spec = ElementwiseSpec(
         operation=layer.operation,
@@ -150,6 +154,11 @@ def _lower(at: Lowering, layer: ir.Elementwise) -> None:
         high=layer.clamp.high,
     )
     at.call(spec, buffers | {"target": target.buffer}, at.label((layer,)))
+
+
+def _row(values: np.ndarray, image: Image) -> np.ndarray:
+    """A value a channel, as an image of one pixel."""
+    return np.pad(values, (0, image.pixel - values.size)).astype(image.dtype)
 
 
 RULE = Rule("elementwise", lambda unit: isinstance(unit, ir.Elementwise), _lower)
@@ -169,27 +178,28 @@ def elementwise(name: str, spec: ElementwiseSpec) -> Any:
                     emit.store(target, write + vector * lanes, _value(spec, buffers, y, x, vector), lanes)
             if tail:  # lanes beyond the last channel stay zero, whatever the operation makes of zeros
                 inside = tirx.LT(tirx.Ramp(0, 1, lanes), tirx.Broadcast(tail, lanes))
-                value = tirx.Select(inside, _value(spec, buffers, y, x, full), emit.splat(0.0, lanes))
+                value = tirx.Select(inside, _value(spec, buffers, y, x, full), emit.splat(0.0, lanes, image.dtype))
                 emit.store(target, write + full * lanes, value, lanes)
             for vector in range(ceil_div(image.channels, lanes), image.pixel // lanes):
-                emit.store(target, write + vector * lanes, emit.splat(0.0, lanes), lanes)
+                emit.store(target, write + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)
             if image.border != Border():
                 zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1)
     return kernel.function
 
 
 def _value(spec: ElementwiseSpec, buffers: Mapping[str, Any], y: Expr, x: Expr, vector: Expr) -> Expr:
-    """One vector of the result."""
+    """One vector of the result, computed in float32."""
     operands = []
     for index, operand in enumerate(spec.operands):
         if isinstance(operand, Image):
             spread = (operand.height, operand.width) == (1, 1)
             at = operand.origin if spread else _at(operand, y, x)
-            operands.append(emit.load(buffers[operand_name(index)], at + vector * spec.lanes, spec.lanes))
+            found = emit.load(buffers[operand_name(index)], at + vector * spec.lanes, spec.lanes)
+            operands.append(emit.cast(found, "float32", spec.lanes))
         else:
             operands.append(emit.splat(operand, spec.lanes))
     value = OPERATIONS[spec.operation](tuple(operands), spec.parameters, spec.lanes)
-    return emit.clamp(value, spec.low, spec.high, spec.lanes)
+    return emit.cast(emit.clamp(value, spec.low, spec.high, spec.lanes), spec.target.dtype, spec.lanes)
 
 
 def _at(image: Image, y: Expr, x: Expr) -> Expr:

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
+from tvm import DataType, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from tsm_edge.compile.ir.element import ceil_div
+from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 
 Expr = Any  # a TIR expression or a Python int
@@ -71,7 +71,9 @@ def function(
         clock = T.arg("clock", T.handle()) if stages else None
         pointers = [T.arg(f"{argument.name}_ptr", T.ptr(argument.dtype)) for argument in arguments]
         views = {
-            argument.name: T.decl_buffer((MAX_ELEMENTS,), argument.dtype, data=pointer, align=4, layout=None)
+            argument.name: T.decl_buffer(
+                (MAX_ELEMENTS,), argument.dtype, data=pointer, align=min(4, item_bytes(argument.dtype)), layout=None
+            )
             for argument, pointer in zip(arguments, pointers, strict=True)
         }
         written = Kernel(name, begin, end, resumed, views, stages, clock)
@@ -141,10 +143,22 @@ def load(buffer: Any, index: Expr, lanes: int = 1) -> Expr:
     return buffer[index] if lanes == 1 else buffer[T.ramp(index, 1, lanes)]
 
 
-def splat(value: Expr, lanes: int) -> Expr:
-    """One value in every lane."""
-    value = T.float32(value) if isinstance(value, (int, float)) else value
+def splat(value: Expr, lanes: int, dtype: str = "float32") -> Expr:
+    """One value in every lane; ``dtype`` is that of a number."""
+    value = tirx.const(value, dtype) if isinstance(value, (int, float)) else value
     return value if lanes == 1 else T.Broadcast(value, lanes)
+
+
+def element(value: Expr) -> str:
+    """Type of the elements of a value: ``float16`` of eight of them."""
+    return str(DataType(str(value.ty.dtype)).with_lanes(1))
+
+
+def cast(value: Expr, dtype: str, lanes: int) -> Expr:
+    """The value in another type, rounded to it; the value itself where it has the type."""
+    if element(value) == dtype:
+        return value
+    return tirx.Cast(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
 
 
 def lane(vector: Expr, index: int) -> Expr:
@@ -188,9 +202,9 @@ def prefetch(buffer: Any, index: Expr, to_write: bool = False) -> None:
 def clamp(value: Expr, low: float, high: float, lanes: int) -> Expr:
     """``min(max(value, low), high)``; infinite bounds cost nothing."""
     if low != float("-inf"):
-        value = tirx.max(value, splat(low, lanes))
+        value = tirx.max(value, splat(low, lanes, element(value)))
     if high != float("inf"):
-        value = tirx.min(value, splat(high, lanes))
+        value = tirx.min(value, splat(high, lanes, element(value)))
     return value
 
 
@@ -222,9 +236,9 @@ def negate(condition: Expr) -> Expr:
 class Registers:
     """``count`` vector accumulators. All indices are Python ints, so LLVM promotes each to a register."""
 
-    def __init__(self, count: int, lanes: int) -> None:
+    def __init__(self, count: int, lanes: int, dtype: str = "float32") -> None:
         self.count, self.lanes = count, lanes
-        self.storage = T.alloc_buffer((count * lanes,), "float32", scope="local", layout=None)
+        self.storage = T.alloc_buffer((count * lanes,), dtype, scope="local", layout=None)
 
     def get(self, index: int) -> Expr:
         """Accumulator ``index``."""

@@ -96,13 +96,14 @@ class ExpandDepthwiseSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
+        dtype = self.expand.dtype
         return (
-            Argument("source", "input"),
-            Argument("expand_weights", "weights"),
-            Argument("depthwise_weights", "weights"),
-            Argument("scratch", "scratch"),
-            Argument("target", "output"),
-            *((Argument("cache", "cache"),) if self.expand.cache is not None else ()),
+            Argument("source", "input", dtype),
+            Argument("expand_weights", "weights", dtype),
+            Argument("depthwise_weights", "weights", dtype),
+            Argument("scratch", "scratch", dtype),
+            Argument("target", "output", dtype),
+            *((Argument("cache", "cache", dtype),) if self.expand.cache is not None else ()),
         )
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""Operators without a rule: by TVM's own definition of them, on dense tensors."""
+"""Operators without a rule: by TVM's own definition of them, on dense tensors of float32."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def made_dense(at: Lowering, tensor: str, buffer: BufferRef) -> None:
     shape = at.graph.shapes[tensor]
     is_image = len(shape) in (2, 4) and shape[0] == 1
     _, channels, height, width = (*shape, 1, 1)[:4] if is_image else (1, math.prod(shape), 1, 1)
-    plain = Tensor(planar(height, width, channels, dtype=at.core.dtype), buffer)
+    plain = Tensor(planar(height, width, channels), buffer)
     readers = at.readers(tensor) - {ir.Generic}
     if is_image and readers:
         at.tensors.to_nhwc(tensor, plain)

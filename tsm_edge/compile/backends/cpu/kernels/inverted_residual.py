@@ -112,18 +112,19 @@ class InvertedResidualSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
+        dtype = self.expand.dtype
         optional = (
-            (Argument("cache", "cache"), self.expand.cache),
-            (Argument("residual", "input"), self.project.residual),
-            (Argument("tap", "next_cache"), self.project.tap),
+            (Argument("cache", "cache", dtype), self.expand.cache),
+            (Argument("residual", "input", dtype), self.project.residual),
+            (Argument("tap", "next_cache", dtype), self.project.tap),
         )
         return (
-            Argument("source", "input"),
-            Argument("expand_weights", "weights"),
-            Argument("depthwise_weights", "weights"),
-            Argument("project_weights", "weights"),
-            Argument("scratch", "scratch"),
-            Argument("target", "output"),
+            Argument("source", "input", dtype),
+            Argument("expand_weights", "weights", dtype),
+            Argument("depthwise_weights", "weights", dtype),
+            Argument("project_weights", "weights", dtype),
+            Argument("scratch", "scratch", dtype),
+            Argument("target", "output", dtype),
             *(argument for argument, image in optional if image is not None),
         )
 
@@ -252,7 +253,7 @@ def _zero_side_borders(spec: InvertedResidualSpec, scratch: Any) -> None:
     with emit.loop(ring.height) as row, emit.loop(ring.pixel // lanes) as vector:
         for column in columns:
             at = ring.origin + row * ring.row + column * ring.pixel + vector * lanes
-            emit.store(scratch, at, emit.splat(0.0, lanes), lanes)
+            emit.store(scratch, at, emit.splat(0.0, lanes, ring.dtype), lanes)
 
 
 def _ring_row(spec: InvertedResidualSpec, buffers: Buffers, expanded_row: Expr) -> None:
@@ -268,7 +269,8 @@ def _ring_row(spec: InvertedResidualSpec, buffers: Buffers, expanded_row: Expr) 
             named["cache"] = buffers["cache"]
         _convolve_row(expand, named, row)
     with emit.when(emit.negate(inside)), emit.loop(ring.width * ring.pixel // expand.lanes) as vector:
-        emit.store(buffers["scratch"], slot + vector * expand.lanes, emit.splat(0.0, expand.lanes), expand.lanes)
+        zero = emit.splat(0.0, expand.lanes, ring.dtype)
+        emit.store(buffers["scratch"], slot + vector * expand.lanes, zero, expand.lanes)
 
 
 def _depthwise_row(spec: InvertedResidualSpec, buffers: Buffers, top: Expr) -> None:

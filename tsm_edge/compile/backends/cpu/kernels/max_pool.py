@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
 from tsm_edge.compile.backends.cpu.kernels import emit
@@ -36,7 +37,10 @@ class MaxPoolSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        return (Argument("source", "input"), Argument("target", "output"))
+        return (
+            Argument("source", "input", self.source.dtype),
+            Argument("target", "output", self.target.dtype),
+        )
 
     @property
     def parallel(self) -> Items:
@@ -67,12 +71,13 @@ RULE = Rule("max_pool", lambda unit: isinstance(unit, ir.MaxPool), _lower)
 def max_pool(name: str, spec: MaxPoolSpec) -> Any:
     """Write the kernel of a max pooling; returns its PrimFunc."""
     lanes, source_image, target_image = spec.lanes, spec.source, spec.target
+    lowest = float(np.finfo(source_image.dtype).min)
     with emit.kernel(name, spec) as kernel:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as y, emit.loop(target_image.width) as x:
             with emit.loop(target_image.pixel // lanes) as vector:
-                best = emit.Registers(1, lanes)
-                best.set(0, emit.splat(float("-3.4028234663852886e38"), lanes))
+                best = emit.Registers(1, lanes, source_image.dtype)
+                best.set(0, emit.splat(lowest, lanes, source_image.dtype))
                 for ky in range(spec.kernel[0]):
                     for kx in range(spec.kernel[1]):
                         # Clamping to the image repeats a pixel that takes part anyway.

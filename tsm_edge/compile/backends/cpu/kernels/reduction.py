@@ -15,6 +15,7 @@ from tvm import tirx
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec, RegisterTile
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
+from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.layout import Image
 from tsm_edge.runtime import bytes_behind_caches
 
@@ -27,7 +28,6 @@ MOST_VALUES_ALIVE = 30
 # Multiply-adds that share a pixel's value broadcast it each for itself up to so many; loads are dearer beyond.
 FOLDED_VECTORS = 2
 FEWEST_FOLDED_TURNS = 3
-_FLOAT_BYTES = 4
 
 Reader = Callable[[int], Expr]  # tile column → its input value, or where pixels are paired, pair → its two
 
@@ -180,7 +180,7 @@ def _steps(
                         step(position * channels + k + index, _lane_reader(source, image, base + k, index, spec))
         done += turns * groups * wide
     rest = count - done
-    behind = image is spec.cache and _FLOAT_BYTES * (wide - count) <= bytes_behind_caches()
+    behind = image is spec.cache and item_bytes(image.dtype) * (wide - count) <= bytes_behind_caches()
     if rest and wide > 1 and image.channel == 1 and (count >= wide or behind):
         # The last few come out of a vector too: one that ends with them; where a cache has no more, one that begins
         # with them (the runtime has room behind the last cache: TSM_READ_BEHIND in model.h).
@@ -294,9 +294,9 @@ def _reader(
             conditions.append(position < image.width)
         for condition in conditions:
             if isinstance(condition, bool):
-                value = value if condition else tirx.const(0.0, "float32")
+                value = value if condition else tirx.const(0.0, image.dtype)
             else:
-                value = tirx.if_then_else(condition, value, tirx.const(0.0, "float32"))
+                value = tirx.if_then_else(condition, value, tirx.const(0.0, image.dtype))
         return value
 
     return read

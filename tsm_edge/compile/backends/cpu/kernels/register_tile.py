@@ -78,7 +78,7 @@ def _register_tile(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile, 
     panel_base = _panel_start(spec, tile)
     weights, number = buffers["weights"], tile.number
     columns = spec.tile.rows // together
-    sums = emit.Registers(columns * vectors, lanes)
+    sums = emit.Registers(columns * vectors, lanes, spec.target.dtype)
     if tile.opens:
         for vector in range(vectors):
             bias = emit.load(weights, panel_base + vector * lanes, lanes)
@@ -142,7 +142,7 @@ def _pixel_sums(spec: ConvolutionSpec, sums: emit.Registers, column: int, vector
         return [sums.get(column * vectors + vector) for vector in range(vectors)]
     start = column // 2 * vectors
     parts = [sums.get(start + vector) for vector in range(vectors)]
-    parts += [emit.splat(0.0, spec.lanes)] * (vectors % 2)
+    parts += [emit.splat(0.0, spec.lanes, spec.target.dtype)] * (vectors % 2)
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return [emit.one_of_pairs(low, high, column % 2, spec.lanes) for low, high in pairs]
 

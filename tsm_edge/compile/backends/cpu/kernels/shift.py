@@ -31,7 +31,12 @@ class ShiftCopySpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        return (Argument("source", "input"), Argument("cache", "cache"), Argument("target", "output"))
+        dtype = self.source.dtype
+        return (
+            Argument("source", "input", dtype),
+            Argument("cache", "cache", dtype),
+            Argument("target", "output", dtype),
+        )
 
     @property
     def parallel(self) -> Items:

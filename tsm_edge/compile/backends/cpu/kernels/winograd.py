@@ -160,12 +160,13 @@ class WinogradSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
+        dtype = self.source.dtype
         return (
-            Argument("source", "input"),
-            Argument("weights", "weights"),
-            Argument("scratch", "scratch"),
-            Argument("target", "output"),
-            *((Argument("residual", "input"),) if self.residual is not None else ()),
+            Argument("source", "input", dtype),
+            Argument("weights", "weights", dtype),
+            Argument("scratch", "scratch", dtype),
+            Argument("target", "output", dtype),
+            *((Argument("residual", "input", dtype),) if self.residual is not None else ()),
         )
 
     def describe(self) -> str:
@@ -188,7 +189,7 @@ def pack_winograd(spec: WinogradSpec, weight: np.ndarray, bias: np.ndarray) -> n
     width = spec.product.tile.vectors * spec.lanes
     g = np.array(TRANSFORMS[spec.outputs].weight)
     transformed = np.einsum("ia,ocab,jb->ijco", g, weight.astype(np.float64), g)
-    packed = np.zeros((spec.side, spec.side, 1 + channels, spec.panels * width), np.float32)
+    packed = np.zeros((spec.side, spec.side, 1 + channels, spec.panels * width), spec.source.dtype)
     packed[:, :, 1:, :outputs] = transformed
     packed[1, 1, 0, :outputs] = bias
     panels = packed.reshape(spec.side**2, 1 + channels, spec.panels, width).transpose(2, 0, 1, 3)
