@@ -16,6 +16,7 @@ from onnx_graphs import small_network
 
 from tsm_edge.artifact.folder import Artifact, load_artifact
 from tsm_edge.cards import Ability, CpuSpec, TargetCard, load_model, load_target
+from tsm_edge.cards.precision import FP32, Precision
 
 GOLDEN_ONLINE = "online_mobilenetv2_jester27"
 
@@ -28,6 +29,7 @@ def compile_onnx(
     *,
     runner: bool = False,
     intermediates: Path | None = None,
+    precision: Precision = FP32,
 ) -> Artifact:
     """Save ``model`` beside ``output`` and compile it; ``runner``: with ``tsm-runner``."""
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
@@ -36,7 +38,13 @@ def compile_onnx(
     source = output.parent / f"{output.name}.onnx"
     onnx.save(model, str(source))
     request = CompileRequest(
-        target, output, onnx=source, cache_names=cache_names or {}, intermediates=intermediates, runner=runner
+        target,
+        output,
+        onnx=source,
+        cache_names=cache_names or {},
+        intermediates=intermediates,
+        runner=runner,
+        precision=precision,
     )
     return compile_model(request)
 

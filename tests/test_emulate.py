@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from artifacts import compile_onnx
 from onnx_graphs import GraphBuilder, assert_nan_goes_through, small_network
@@ -18,6 +20,7 @@ from tsm_edge.artifact.golden import make_golden
 from tsm_edge.artifact.reference import Reference
 from tsm_edge.cards import NetworkSpec, Preprocess, TargetCard, load_model, load_target
 from tsm_edge.cards.architecture import architecture
+from tsm_edge.cards.precision import precision_named
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import ArtifactError
 from tsm_edge.export.onnx import ExportRequest, export_onnx
@@ -73,6 +76,49 @@ def test_the_k_loop_by_blocks(name: str, tmp_path: Path) -> None:
     assert blocked == ["pointwise", "pointwise", "conv3x3"]
     result = verify_emulated(artifact, frames=3, threads=2)
     assert result.passed, result.checks
+
+
+def half_network() -> onnx.ModelProto:
+    """A layer of every kind: fused blocks, Winograd, groups, pooling, operators with rules of their own and without."""
+    graph = GraphBuilder(18, 14)
+    x = graph.relu(graph.conv(graph.frame, 24, 7, 2))
+    graph.feed_back(graph.cache(graph.shapes[x]), x)
+    x = graph.relu(graph.conv(graph.shift(x, 3), 64, 3))
+    x = graph.relu(graph.conv(graph.conv(x, 64, 3), 32))
+    y = graph.relu(graph.conv(graph.shift(x, 4), 96))
+    x = graph.add(graph.conv(graph.relu(graph.depthwise(y)), 32), x)
+    x = graph.add(x, graph.node("Sigmoid", [graph.conv(x, 32, 3, groups=2)], graph.shapes[x]))
+    x = graph.node("Erf", [graph.max_pool(x, 3, 2, (1, 1, 1, 1))], (1, 32, 5, 4))
+    y = graph.shift(x, 5)
+    x = graph.add(graph.relu(graph.conv(y, 32)), y)
+    return graph.model(graph.head(x, 5))
+
+
+def test_half_precision_on_a_raspberry_pi_5(tmp_path: Path) -> None:
+    need_qemu("raspberry-pi-5")
+    precision = precision_named("fp16")
+    target = load_target("raspberry-pi-5")
+    artifact = compile_onnx(half_network(), tmp_path / "half", target, runner=True, precision=precision)
+    result = verify_emulated(artifact, frames=4, threads=2)
+    assert result.passed, result.checks
+    # Sums in half differ from those in single precision, and by no more than they may.
+    assert all(check.error > 1e-4 for check in result.checks[1:])
+    rules = {kernel.rule for kernel in artifact.manifest.kernels}
+    assert rules >= {"conv7x7", "grouped", "elementwise", "generic", "max_pool", "average_pool", "shift", "copy"}
+    assert "winograd" in rules
+    assert rules & {"inverted_residual", "expand_depthwise"}
+
+
+def test_half_precision_is_not_run_by_a_cpu_without_it(tmp_path: Path) -> None:
+    """QEMU refuses the instructions, as the CPU does."""
+    need_qemu("raspberry-pi-5")
+    graph = GraphBuilder(4, 4)
+    model = graph.model(graph.head(graph.conv(graph.frame, 8), 3))
+    precision = precision_named("fp16")
+    artifact = compile_onnx(model, tmp_path / "half", load_target("raspberry-pi-5"), runner=True, precision=precision)
+    qemu = emulator_command(load_target("raspberry-pi-4"))
+    done = subprocess.run([*qemu, str(artifact.path / RUNNER), "bench", "--frames", "1"], capture_output=True)
+    assert done.returncode == -signal.SIGILL
 
 
 def test_threads_that_cannot_be_are_refused_before_anything_runs() -> None:

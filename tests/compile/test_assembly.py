@@ -58,21 +58,24 @@ def blocks(assembly: str, function: str) -> list[Block]:
     return [*found, Block(label, tuple(body))]
 
 
-def pointwise(cpu: CpuSpec, pixels: int = 14 * 14, channels: int = 64, out: int = 384) -> ConvolutionSpec:
+def pointwise(
+    cpu: CpuSpec, pixels: int = 14 * 14, channels: int = 64, out: int = 384, dtype: str = "float32"
+) -> ConvolutionSpec:
     """By default the expansion of a 14×14 block of MobileNet-V2."""
+    core = Core(cpu, dtype)
     return ConvolutionSpec(
-        source=nhwc(1, pixels, channels, cpu.vector_lanes),
-        target=nhwc(1, pixels, out, cpu.vector_lanes),
+        source=nhwc(1, pixels, channels, core.lanes, dtype=dtype),
+        target=nhwc(1, pixels, out, core.lanes, dtype=dtype),
         kernel=(1, 1),
         strides=(1, 1),
         pad_top=0,
         pad_left=0,
         reduction_channels=channels,
-        tile=gemm_tile(Core(cpu, "float32"), 1, pixels, channels, out),
-        lanes=cpu.vector_lanes,
+        tile=gemm_tile(core, 1, pixels, channels, out),
+        lanes=core.lanes,
         low=0.0,
         high=6.0,
-        k_loop=k_loop(Core(cpu, "float32")),
+        k_loop=k_loop(core),
     )
 
 
@@ -93,10 +96,10 @@ def depthwise3x3(cpu: CpuSpec) -> DepthwiseSpec:
     )
 
 
-@pytest.mark.parametrize("board", BOARDS)
-def test_the_k_loop_of_a_pointwise_convolution_is_multiply_adds_and_loads(board: str) -> None:
+@pytest.mark.parametrize(("board", "dtype"), [*((board, "float32") for board in BOARDS), ("raspberry-pi-5", "float16")])
+def test_the_k_loop_of_a_pointwise_convolution_is_multiply_adds_and_loads(board: str, dtype: str) -> None:
     cpu = load_target(board).cpu
-    spec = pointwise(cpu)
+    spec = pointwise(cpu, dtype=dtype)
     assembly = build_kernels({"kernel": convolution("kernel", spec)}, cpu).inspect_source("asm")
     k_loops = [block for block in blocks(assembly, "kernel") if block.loops and block.count(FMA)]
     assert k_loops, "no loop multiplies"

@@ -11,7 +11,7 @@ import pytest
 from onnx_graphs import GraphBuilder, small_network
 
 from tsm_edge.cards import TargetCard, load_target
-from tsm_edge.cards.precision import FP32
+from tsm_edge.cards.precision import FP32, Precision, precision_named
 from tsm_edge.compile.backends.cpu.lower import lower
 from tsm_edge.compile.frontend.onnx_reader import load_onnx
 from tsm_edge.compile.ir.kernel import KernelSpec
@@ -50,19 +50,21 @@ def every_kind() -> onnx.ModelProto:
     return graph.model(graph.head(x, 5))
 
 
-def programs(folder: Path, target: TargetCard) -> Iterator[Program]:
+def programs(folder: Path, target: TargetCard, precision: Precision) -> Iterator[Program]:
     for name, model in (("small", small_network()), ("every", every_kind())):
         path = folder / f"{name}.onnx"
         onnx.save(model, str(path))
         graph = load_onnx(path, {})
-        yield lower(graph, fuse(graph), target, FP32)
+        yield lower(graph, fuse(graph), target, precision)
 
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory: pytest.TempPathFactory) -> list[KernelSpec]:
     folder = tmp_path_factory.mktemp("contract")
-    boards = [load_target(name) for name in ("x86-64-v4", "raspberry-pi-4")]
-    return [call.spec for board in boards for program in programs(folder, board) for call in program.calls]
+    half = precision_named("fp16")
+    runs = (("x86-64-v4", FP32), ("raspberry-pi-4", FP32), ("raspberry-pi-5", half))
+    made = [programs(folder, load_target(name), precision) for name, precision in runs]
+    return [call.spec for found in made for program in found for call in program.calls]
 
 
 def test_the_cases_cover_every_rule(specs: list[KernelSpec]) -> None:

@@ -39,7 +39,7 @@ PRECISIONS = {
     precision.name: precision
     for precision in (
         FP32,
-        Precision("fp16", "float16", "float16", 2e-2, "fp16-arithmetic"),
+        Precision("fp16", "float16", "float16", 3e-2, "fp16-arithmetic"),
         Precision("int8", "int8", "int32", 0.0, "dot-product"),
     )
 }

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tsm_edge.cards import CpuSpec, TargetCard
+from tsm_edge.cards import Ability, CpuSpec, TargetCard
 from tsm_edge.cards.architecture import architecture
 from tsm_edge.compile.ir.kernel import FALLBACK_RULE, KernelSpec
 from tsm_edge.compile.ir.program import Program
@@ -87,6 +87,13 @@ def check_cpu(target: TargetCard) -> None:
     where = f"target {target.name}: "
     if target.cpu.cpu not in known:
         raise CardError(where + unknown_name("cpu", target.cpu.cpu, known), f"correct cpu of the card {target.name}")
+    for ability, needed in _FEATURES_OF.items():
+        having = known[target.cpu.cpu] | {feature[1:] for feature in target.cpu.features}
+        if ability in target.cpu.abilities and not having & needed:
+            raise CardError(
+                f"{where}abilities has {ability!r}, but {target.cpu.cpu} has no {' or '.join(sorted(needed))}",
+                f"correct abilities of the card {target.name}, or add to its features: '+{min(needed)}'",
+            )
     features = set().union(*known.values())
     for feature in target.cpu.features:
         if feature[1:] not in features:
@@ -96,6 +103,13 @@ def check_cpu(target: TargetCard) -> None:
                 f"{where}no CPU of {target.cpu.triple} has the feature {feature!r}",
                 f"{guess}correct features of the card {target.name}",
             )
+
+
+# Ability → the features of LLVM's one of which gives it; without, LLVM ends the process instead of the compilation.
+_FEATURES_OF: dict[Ability, set[str]] = {
+    "fp16-arithmetic": {"fullfp16"},
+    "dot-product": {"dotprod", "avx512vnni", "avxvnni"},
+}
 
 
 @functools.cache

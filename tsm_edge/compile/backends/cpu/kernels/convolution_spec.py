@@ -307,7 +307,8 @@ def pack_weights(spec: ConvolutionSpec, weight: np.ndarray, bias: np.ndarray, gr
     Returns
     -------
     numpy.ndarray
-        Of the source's element type, 1-D: for each panel ``[1 + reduction][vectors · lanes]``; lanes beyond the last channel are zero.
+        Of the source's element type, 1-D: for each panel ``[1 + reduction][vectors · lanes]``; lanes beyond the last
+        channel are zero.
         Where pixels share a vector, every output channel is there once for each of them.
     """
     weight, bias = (np.repeat(values, spec.pixels_together, axis=0) for values in (weight, bias))
