@@ -66,7 +66,7 @@ def test_equals_onnx_runtime(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(algorithms, "OUTPUTS", (outputs,))
+    monkeypatch.setattr(algorithms, "OUTPUTS", {"float32": (outputs,)})
     monkeypatch.setattr(algorithms, "WORTH", 1e9)
     target = sse_target() if cpu == "sse" else native
     if cpu == "small cache":  # several blocks of tiles, the last of them moved back
