@@ -130,22 +130,6 @@ def test_verify_refuses_the_golden_frames_of_another_model(artifact: Artifact, r
     assert b"No such file" in runner("verify", "--golden", "missing").stderr
 
 
-def test_bench_times_every_frame(runner: Run) -> None:
-    done = runner("bench", "--frames", "21", "--warmup", "2", "--threads", "2")
-    report = json.loads(done.stdout)
-    samples = sorted(report["samples"])
-    assert done.returncode == 0
-    assert (report["frames"], report["warmup"], report["threads"], report["unit"]) == (21, 2, 2, "ns")
-    assert len(samples) == 21
-    assert samples[0] > 0
-    assert (report["min"], report["median"], report["p90"], report["max"]) == (
-        *samples[::10][:2],
-        samples[18],
-        samples[20],
-    )
-    assert report["mean"] == sum(samples) // 21
-
-
 def picture(height: int, width: int, seed: int) -> Pixels:
     """A smooth picture, so that resizing in another way than OpenCV's fixed point shows only in the last bit."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
@@ -225,9 +209,7 @@ def test_a_torn_frame_is_told(runner: Run) -> None:
     [
         ([], "usage: tsm-runner info"),
         (["fly"], "usage: tsm-runner info"),
-        (["bench", "--frames", "0"], "tsm-runner: error: --frames: no such option, or a wrong value"),
-        (["bench", "--frames", "ten"], "tsm-runner: error: --frames: no such option, or a wrong value"),
-        (["bench", "--golden", "x"], "tsm-runner: error: --golden: no such option, or a wrong value"),
+        (["stream", "--golden", "x"], "tsm-runner: error: --golden: no such option, or a wrong value"),
         (["verify", "--threads", "65"], "tsm-runner: error: --threads: no such option, or a wrong value"),
         (["verify", "--golden"], "tsm-runner: error: --golden: no such option, or no value"),
         (["info", "--threads", "1"], "tsm-runner: error: --threads: no such option, or a wrong value"),
@@ -244,9 +226,10 @@ def test_wrong_arguments(runner: Run, arguments: list[str], message: str) -> Non
 
 def test_a_full_disk_is_not_a_success(runner: Run) -> None:
     with open("/dev/full", "wb") as full:
-        done = runner("bench", "--frames", "3", capture_output=False, stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode == 2
-    assert done.stderr == b"tsm-runner: error: standard output: No space left on device\n"
+        for command in (["info"], ["bench", "--frames", "3", "--warmup", "0"]):
+            done = runner(*command, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+            assert done.returncode == 2
+            assert done.stderr == b"tsm-runner: error: standard output: No space left on device\n"
 
 
 def test_it_needs_nothing_of_the_system(artifact: Artifact, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ HEADER = RUNTIME_FOLDER / "tsm_edge.h"
 _TABLES = RUNTIME_FOLDER / "model.h"
 _SHARED = ("stream.c", "caches.c", "measure.c", "error.c", "pool.c")
 SOURCES = tuple(RUNTIME_FOLDER / name for name in (*_SHARED, "packed.c"))
-RUNNER_SOURCES = tuple(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c", *_SHARED))
+_BENCH = tuple(sorted((RUNTIME_FOLDER / "bench").glob("*.c")))
+RUNNER_SOURCES = (*(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c", *_SHARED)), *_BENCH)
 VERSION_SCRIPT = RUNTIME_FOLDER / "exports.map"
 
 

@@ -77,6 +77,12 @@ static int read_golden(golden *into, FILE *file) {
   return fgetc(file) == EOF;
 }
 
+int runner_has_golden(void) {
+  char path[4096];
+  default_golden(path, sizeof path);
+  return access(path, F_OK) == 0;
+}
+
 static int load_golden(golden *into, const runner_options *given) {
   char beside[4096];
   const char *path = given->golden;
@@ -144,8 +150,13 @@ static int run_golden(const golden *golden, tsm_stream *stream, check *checks, F
   return 1;
 }
 
+/* Relative to the largest value, where that is not 0. */
+static double relative_error(const check *found) {
+  return found->magnitude > 0 ? found->error / found->magnitude : found->error;
+}
+
 static void print_check(const char *name, const char *suffix, const check *found, int last) {
-  double error = found->magnitude > 0 ? found->error / found->magnitude : found->error;
+  double error = relative_error(found);
   fputs("{\"name\": ", stdout);
   runner_print_string(name, suffix);
   printf(", \"magnitude\": %.6g, \"error\": ", found->magnitude);
@@ -156,26 +167,49 @@ static void print_check(const char *name, const char *suffix, const check *found
   printf(", \"passed\": %s}%s", passes(found) ? "true" : "false", last ? "]}\n" : ", ");
 }
 
-int runner_verify(const runner_options *given) {
-  const tsm_model *model = &tsm_the_model;
+static int32_t count_checks(void) { return 2 + tsm_the_model.n_caches; }
+
+/* Make all checks, which are the caller's to free; returns an exit code. */
+static int make_checks(const runner_options *given, check **checks, runner_verification *into) {
   golden golden;
   if (load_golden(&golden, given) != RUNNER_OK) return RUNNER_USER_ERROR;
   FILE *outputs = given->outputs ? fopen(given->outputs, "wb") : NULL;
   if (given->outputs && !outputs) return runner_fail(given->outputs, strerror(errno));
   tsm_stream *stream = runner_open_stream(given);
   if (!stream) return RUNNER_USER_ERROR;
-  const int32_t n_checks = 2 + model->n_caches;
-  check *checks = runner_allocate(sizeof *checks * (size_t)n_checks);
-  if (!run_golden(&golden, stream, checks, outputs)) return runner_fail("step", tsm_last_error());
+  *checks = runner_allocate(sizeof **checks * (size_t)count_checks());
+  if (!run_golden(&golden, stream, *checks, outputs)) return runner_fail("step", tsm_last_error());
   tsm_close(stream);
   if (outputs && fclose(outputs) != 0) return runner_fail(given->outputs, strerror(errno));
-  int passed = 1;
-  for (int32_t i = 0; i < n_checks; ++i) passed &= passes(&checks[i]);
-  printf("{\"passed\": %s, \"frames\": %u, \"threads\": %d, \"tolerance\": %g, \"checks\": [", passed ? "true" : "false",
-         (unsigned)golden.head.frames, (int)given->threads, tsm_the_card.tolerance);
+  *into = (runner_verification){.passed = 1, .frames = golden.head.frames};
+  for (int32_t i = 0; i < count_checks(); ++i) {
+    const double error = relative_error(&(*checks)[i]);
+    into->passed &= passes(&(*checks)[i]);
+    if (isnan(error) || error > into->error) into->error = error; /* once a NaN, always */
+  }
+  return RUNNER_OK;
+}
+
+int runner_check(const runner_options *given, runner_verification *into) {
+  check *checks = NULL;
+  const int code = make_checks(given, &checks, into);
+  free(checks);
+  return code;
+}
+
+int runner_verify(const runner_options *given) {
+  const tsm_model *model = &tsm_the_model;
+  check *checks = NULL;
+  runner_verification found;
+  const int code = make_checks(given, &checks, &found);
+  if (code != RUNNER_OK) return code;
+  const int32_t n_checks = count_checks();
+  printf("{\"passed\": %s, \"frames\": %u, \"threads\": %d, \"tolerance\": %g, \"checks\": [",
+         found.passed ? "true" : "false", (unsigned)found.frames, (int)given->threads, tsm_the_card.tolerance);
   print_check(model->logits_name, "", &checks[0], 0);
   print_check(model->logits_name, " (explicit caches)", &checks[1], n_checks == 2);
   for (int32_t i = 0; i < model->n_caches; ++i)
     print_check(model->caches[i].output, "", &checks[2 + i], i + 1 == model->n_caches);
-  return passed ? RUNNER_OK : RUNNER_DIFFERS;
+  free(checks);
+  return found.passed ? RUNNER_OK : RUNNER_DIFFERS;
 }

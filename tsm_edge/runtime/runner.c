@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "bench/bench.h"
 #include "card.h"
 #include "image.h"
 #include "model.h"
@@ -17,7 +18,8 @@
 static const char usage[] =
     "usage: tsm-runner info\n"
     "       tsm-runner verify [--golden FILE] [--threads N] [--outputs FILE]\n"
-    "       tsm-runner bench [--frames N] [--warmup N] [--threads N]\n"
+    "       tsm-runner bench [--frames N] [--duration S] [--warmup S] [--threads N] [--fps F]\n"
+    "                        [--power SENSOR] [--idle S] [--json FILE] [--golden FILE]\n"
     "       tsm-runner stream [--size WIDTHxHEIGHT] [--threads N] < RGB24 frames\n"
     "With --size frames are resized and cropped as the model card says; without, they are cropped already.\n";
 
@@ -44,6 +46,10 @@ tsm_stream *runner_open_stream(const runner_options *given) {
   return stream;
 }
 
+const int64_t *runner_frame_shape(void) { return tsm_the_model.frame_shape; }
+
+size_t runner_classes(void) { return (size_t)tsm_the_model.classes; }
+
 size_t runner_frame_pixels(void) { return (size_t)(tsm_the_model.frame_shape[2] * tsm_the_model.frame_shape[3]); }
 
 static void print_escaped(const char *text) {
@@ -67,40 +73,6 @@ void runner_print_string(const char *text, const char *suffix) {
 static int info(const runner_options *given) {
   (void)given;
   puts(tsm_manifest());
-  return RUNNER_OK;
-}
-
-/* bench ----------------------------------------------------------------------------------------------------------- */
-
-static int ascending(const void *a, const void *b) {
-  uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-  return (x > y) - (x < y);
-}
-
-static int bench(const runner_options *given) {
-  const size_t floats = 3 * runner_frame_pixels(), frames = (size_t)given->frames;
-  float *input = runner_allocate(sizeof(float) * floats);
-  float *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_model.classes);
-  uint64_t *samples = runner_allocate(sizeof *samples * frames), *sorted = runner_allocate(sizeof *sorted * frames);
-  for (size_t i = 0; i < floats; ++i) input[i] = (float)(i * 2654435761u % 1000u) / 250.0f - 2.0f;
-  tsm_stream *stream = runner_open_stream(given);
-  if (!stream) return RUNNER_USER_ERROR;
-  uint64_t sum = 0;
-  for (int64_t i = -(int64_t)given->warmup; i < (int64_t)frames; ++i) {
-    uint64_t started = now();
-    if (tsm_step(stream, input, logits) != TSM_OK) return runner_fail("step", tsm_last_error());
-    if (i >= 0) sum += samples[i] = sorted[i] = now() - started;
-  }
-  tsm_close(stream);
-  qsort(sorted, frames, sizeof *sorted, ascending);
-  uint64_t median = (sorted[(frames - 1) / 2] + sorted[frames / 2]) / 2;
-  printf("{\"frames\": %zu, \"warmup\": %d, \"threads\": %d, \"unit\": \"ns\", \"median\": %llu, \"p90\": %llu, "
-         "\"min\": %llu, \"max\": %llu, \"mean\": %llu, \"samples\": [",
-         frames, (int)given->warmup, (int)given->threads, (unsigned long long)median,
-         (unsigned long long)sorted[(frames * 9 + 9) / 10 - 1], (unsigned long long)sorted[0],
-         (unsigned long long)sorted[frames - 1], (unsigned long long)(sum / frames));
-  for (size_t i = 0; i < frames; ++i) printf("%s%llu", i ? ", " : "", (unsigned long long)samples[i]);
-  puts("]}");
   return RUNNER_OK;
 }
 
@@ -184,12 +156,10 @@ static int size(const char *text, runner_options *into) {
 
 /* Set one option; 0 if the command has none of that name, or the value is impossible. */
 static int set(runner_options *into, const char *command, const char *name, const char *value) {
-  const int verifies = !strcmp(command, "verify"), benches = !strcmp(command, "bench");
+  const int verifies = !strcmp(command, "verify");
   if (strcmp(command, "info") && !strcmp(name, "--threads")) return number(value, 1, TSM_MOST_THREADS, &into->threads);
   if (verifies && !strcmp(name, "--golden")) return (into->golden = value) != NULL;
   if (verifies && !strcmp(name, "--outputs")) return (into->outputs = value) != NULL;
-  if (benches && !strcmp(name, "--frames")) return number(value, 1, 10000000, &into->frames);
-  if (benches && !strcmp(name, "--warmup")) return number(value, 0, 10000000, &into->warmup);
   if (!strcmp(command, "stream") && !strcmp(name, "--size")) return size(value, into);
   return 0;
 }
@@ -199,12 +169,12 @@ typedef int (*runner_command)(const runner_options *);
 static runner_command find(const char *name) {
   if (!strcmp(name, "info")) return info;
   if (!strcmp(name, "verify")) return runner_verify;
-  if (!strcmp(name, "bench")) return bench;
   return strcmp(name, "stream") ? NULL : stream_frames;
 }
 
 int main(int argc, char **argv) {
-  runner_options given = {.threads = 1, .frames = 100, .warmup = 10};
+  if (argc > 1 && !strcmp(argv[1], "bench")) return tsm_bench(argc, argv);
+  runner_options given = {.threads = 1};
   runner_command run = argc > 1 ? find(argv[1]) : NULL;
   if (!run) {
     fputs(usage, stderr);
