@@ -118,6 +118,8 @@ class Profile:
         Median time of a step with a clock around each kernel, milliseconds.
     peak_gflops : float or None
         What this machine did, with as many threads, between the frames (median); None where it was not measured.
+    plain_s : tuple of (float, float)
+        Of each plain step: when it began, since the first one did, and how long it took; seconds.
     """
 
     path: Path
@@ -129,6 +131,7 @@ class Profile:
     fastest_ms: float
     profiled_step_ms: float
     peak_gflops: float | None
+    plain_s: tuple[tuple[float, float], ...] = ()
 
     @property
     def kernels_ms(self) -> float:
@@ -188,7 +191,7 @@ def profile_artifact(
     fused = any(kernel.stages for kernel in manifest.kernels)
     nanoseconds: list[NDArray[np.uint64]] = []
     staged: list[NDArray[np.uint64]] = []
-    plain: list[float] = []
+    plain: list[tuple[float, float]] = []
     profiled: list[float] = []
     peaks: list[float] = []
     with OnlineSession(library, threads) as session:
@@ -204,7 +207,7 @@ def profile_artifact(
             between = perf_counter()
             nanoseconds.append(session.step_profiled(frame)[1])
             profiled.append(perf_counter() - between)
-            plain.append(between - started)
+            plain.append((started, between - started))
             if fused:
                 staged.append(session.step_staged(frame)[1])
         if meter is not None:
@@ -215,10 +218,11 @@ def profile_artifact(
         threads=threads,
         frames=frames,
         kernels=_with_stages(_kernel_times(manifest.kernels, nanoseconds, peaks), staged),
-        step_ms=statistics.median(plain) * 1e3,
-        fastest_ms=min(plain) * 1e3,
+        step_ms=statistics.median(seconds for _, seconds in plain) * 1e3,
+        fastest_ms=min(seconds for _, seconds in plain) * 1e3,
         profiled_step_ms=statistics.median(profiled) * 1e3,
         peak_gflops=statistics.median(peaks) if peaks else None,
+        plain_s=tuple((start - plain[0][0], seconds) for start, seconds in plain),
     )
 
 

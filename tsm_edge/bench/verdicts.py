@@ -51,8 +51,8 @@ def headline(result: Result) -> str:
 
 
 def shown_ms(value: float) -> str:
-    """Three digits and the unit."""
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} ms" if value >= 1 else f"{value:.3f} ms"
+    """Four digits and the unit."""
+    return f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f} ms"
 
 
 def _trust(result: Result) -> str:
@@ -103,17 +103,22 @@ def _stationary(result: Result) -> Iterator[Verdict]:
     if found is None:
         yield Verdict("stationary", "note", f"{result.latency_ms.count} frames are too few to see a drift")
         return
-    interval = f"99 % interval {found.low_percent:+.1f} to {found.high_percent:+.1f} %"
-    halves = f"second half against first {found.halves_percent:+.1f} %"
+    interval = f"99 % interval {_signed(found.low_percent)} to {_signed(found.high_percent)}"
+    halves = f"second half against first {_signed(found.halves_percent)}"
     if found.is_stationary:
         yield Verdict(
-            "stationary", "good", f"no drift: {found.drift_percent:+.1f} % over the run ({interval}; {halves})"
+            "stationary", "good", f"no drift: {_signed(found.drift_percent)} over the run ({interval}; {halves})"
         )
         return
     way = "rose" if found.drift_percent > 0 else "fell"
     advice = "let it warm up longer, or cool it" if found.drift_percent > 0 else "warm up longer: --warmup"
     text = f"the latency {way} by {abs(found.drift_percent):.1f} % over the run ({interval}; {halves}): {advice}"
     yield Verdict("stationary", "bad", text)
+
+
+def _signed(percent: float) -> str:
+    rounded = round(percent, 1)
+    return f"{rounded:+.1f} %" if rounded else "0.0 %"
 
 
 def _variation(result: Result) -> Iterator[Verdict]:

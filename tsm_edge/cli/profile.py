@@ -52,10 +52,11 @@ def command(artifact: Path | None, threads: int, frames: int, no_peak: bool, htm
 
 
 def _write_report(path: Path, profile: Profile) -> None:
-    from tsm_edge.bench.report import write_report
+    from tsm_edge.bench.page import write_page
+    from tsm_edge.bench.profile_result import document_of
 
     try:
-        write_report(path, profile)
+        write_page(document_of(profile), path)
     except OSError as error:
         raise _not_writable(path, error) from None
     note(f"report: {path}")
