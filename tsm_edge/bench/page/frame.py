@@ -82,7 +82,7 @@ def _parts(result: Result) -> Iterator[Part]:
         yield Part(name, sum(ms for _, ms in kernels), tuple((colour_of_rule(rule), ms) for rule, ms in kernels))
     outside = (result.latency_ms.p50 or 0.0) - sum(kernel.time_us for kernel in result.kernels) / 1e3
     if outside > 0:
-        yield Part("copies, calls", outside, ((_OTHER, outside),))
+        yield Part("not in kernels", outside, ((_OTHER, outside),))
 
 
 def _phase(name: str, latency: Latency, colour: str) -> Iterator[Part]:

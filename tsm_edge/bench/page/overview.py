@@ -75,7 +75,8 @@ def device(result: Result) -> Html:
 def _device(result: Result) -> Iterator[tuple[str, object]]:
     found = result.environment_before or Environment(0.0)
     model, settings = result.model, result.settings
-    yield "board", found.board or ("a virtual machine" if found.virtual else "not told")
+    if result.environment_before is not None:
+        yield "board", found.board or ("a virtual machine" if found.virtual else "not told")
     if found.cpu_model:
         yield "processor", found.cpu_model
     if found.kernel:

@@ -48,7 +48,8 @@ h2 { margin: 2.6rem 0 0; font-size: 1.35rem; }
 h3 { margin: 0 0 0.7rem; font-size: 1.05rem; }
 h4 { margin: 1.2rem 0 0.5rem; font-size: 0.92rem; }
 header p, .note, footer { margin: 0.25rem 0 0; color: var(--soft); }
-section > .note { margin: -0.4rem 0 0.8rem; }
+section > .note { margin: 0.7rem 0 0; }
+section > h3 + .note { margin: -0.4rem 0 0.8rem; }
 section, .verdict, .tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
 section { margin-top: 1.1rem; padding: 1.15rem 1.3rem 1.3rem; }
 section > :last-child { margin-bottom: 0; }

@@ -62,7 +62,7 @@ def timeline(result: Result) -> Html:
     seen = {panel.title.split(",")[0] for panel in panels}
     missing = [name for name in ("clock", "temperature", "power") if name not in seen]
     looked = result.environment_before is not None
-    note = "The shaded part is measured; before and after it the machine warms up or idles."
+    note = "The shaded part is measured; before and after it the machine warms up or idles." if looked else ""
     if looked and missing:
         note += f" Not seen on this machine: {', '.join(missing)}."
     low, high = _span(panels)
