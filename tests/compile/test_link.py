@@ -34,7 +34,7 @@ from tsm_edge.cards import load_target, target_names
 from tsm_edge.compile.package import link
 from tsm_edge.errors import CompileError
 
-TARGETS = [name for name in target_names() if name != "native"]
+TARGETS = [name for name in target_names() if name != "native" and load_target(name).device == "cpu"]
 GLIBC = [name for name in TARGETS if load_target(name).libc.startswith("glibc")]
 ANDROID = [name for name in TARGETS if load_target(name).libc == "bionic"]
 ABI = {

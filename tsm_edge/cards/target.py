@@ -139,15 +139,23 @@ class GpuSpec:
     clock_mhz : int
         Highest clock, MHz.
     memory_gb_s : float
-        Memory bandwidth, GB/s.
+        Memory bandwidth that kernels reach, GB/s.
     ptx_isa : str
         Newest PTX its drivers take: ``6.4``.
-    registers : int
-        32-bit registers a thread block may have.
-    shared_kib : int
-        Shared memory a thread block may have, KiB.
+    lanes : int
+        fp32 multiply-adds a multiprocessor makes in a cycle.
+    half_rate : float
+        fp16 multiply-adds (in pairs, without tensor cores) for every fp32 one.
+    registers, shared_kib : int
+        32-bit registers and shared memory (static, KiB) that a thread block may have.
+    sm_registers, sm_shared_kib : int
+        The same of a multiprocessor, for all its blocks.
+    sm_warps, sm_blocks : int
+        Most warps and thread blocks at a time on a multiprocessor.
     l2_kib : int
         L2 cache, KiB; 0: unknown.
+    launch_us : float
+        From the end of a kernel to the start of the next, µs.
     """
 
     compute_capability: str
@@ -155,9 +163,26 @@ class GpuSpec:
     clock_mhz: int
     memory_gb_s: float
     ptx_isa: str
+    lanes: int = 128
+    half_rate: float = 1.0
     registers: int = 32768
     shared_kib: int = 48
+    sm_registers: int = 65536
+    sm_shared_kib: int = 64
+    sm_warps: int = 64
+    sm_blocks: int = 32
     l2_kib: int = 0
+    launch_us: float = 3.0
+
+    @property
+    def arch(self) -> str:
+        """As ptxas spells it: ``sm_53``."""
+        return f"sm_{self.compute_capability.replace('.', '')}"
+
+    @property
+    def multiply_adds_gs(self) -> float:
+        """fp32 multiply-adds of the whole GPU, 10⁹ a second."""
+        return self.multiprocessors * self.lanes * self.clock_mhz / 1e3
 
     def __post_init__(self) -> None:
         for name in ("compute_capability", "ptx_isa"):
@@ -168,9 +193,16 @@ class GpuSpec:
         check_range("multiprocessors", self.multiprocessors, 1, 1024)
         check_range("clock_mhz", self.clock_mhz, 1, 20_000)
         check_range("memory_gb_s", self.memory_gb_s, 0.1, 100_000)
+        check_range("lanes", self.lanes, 32, 1024)
+        check_range("half_rate", self.half_rate, 0.01, 4)
         check_range("registers", self.registers, 1024, 1 << 20)
         check_range("shared_kib", self.shared_kib, 1, 1024)
+        check_range("sm_registers", self.sm_registers, 1024, 1 << 20)
+        check_range("sm_shared_kib", self.sm_shared_kib, 1, 1024)
+        check_range("sm_warps", self.sm_warps, 1, 1024)
+        check_range("sm_blocks", self.sm_blocks, 1, 1024)
         check_range("l2_kib", self.l2_kib, 0, 1 << 20)
+        check_range("launch_us", self.launch_us, 0, 1000)
 
 
 @dataclass(frozen=True)
