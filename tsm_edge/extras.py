@@ -1,7 +1,7 @@
 """Optional parts of an installation: which packages belong to which extra, and a line for a command that lacks them.
 
 ``pip install tsm-edge`` brings what a device needs: run, deploy, and verify with golden frames. Exporting and compiling
-need the extra ``compile``; serving over TVM's RPC needs its runtime, the extra ``serve``.
+need the extra ``compile``, and for GPUs ``cuda``; serving over TVM's RPC needs its runtime, the extra ``serve``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tsm_edge.errors import TsmEdgeError
 EXTRAS = {
     "compile": ("tvm", "tvm_ffi", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "ziglang"),
     "serve": ("tvm", "tvm_ffi"),
+    "cuda": ("nvidia.cuda_nvrtc", "nvidia.cuda_nvcc"),
 }
 
 
@@ -44,7 +45,12 @@ def line_for(module: str | None) -> str | None:
 
 
 def _missing(modules: Sequence[str]) -> list[str]:
-    return [name for name in modules if importlib.util.find_spec(name) is None]
+    return [name for name in modules if not _is_there(name)]
+
+
+def _is_there(module: str) -> bool:
+    parent, _, _ = module.rpartition(".")  # find_spec would import it, and fail where it is not there
+    return (not parent or _is_there(parent)) and importlib.util.find_spec(module) is not None
 
 
 def _advice(extra: str) -> str:
