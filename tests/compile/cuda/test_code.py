@@ -1,0 +1,119 @@
+"""From CUDA C to machine code: what is asked of NVRTC and ptxas, and what they are not allowed to make."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from tsm_edge.cards import GpuSpec, load_target, target_names
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile.backends.cuda import toolchain
+from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
+from tsm_edge.compile.backends.cuda.choose.tiles import gemm_tile, most_registers, registers_of
+from tsm_edge.compile.backends.cuda.generate import generate
+from tsm_edge.compile.backends.cuda.kernels.copying import CopySpec
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
+from tsm_edge.compile.backends.cuda.ptxas import assemble, check_resources, parse_resources
+from tsm_edge.compile.ir.choices import Choices
+from tsm_edge.compile.ir.device_code import KernelResources
+from tsm_edge.compile.ir.layout import planes
+from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
+from tsm_edge.errors import CompileError, TsmEdgeError
+
+GPUS = {name: card.gpu for name in target_names() if name != "native" and (card := load_target(name)).gpu}
+
+
+def copying() -> Program:
+    """A program of one small kernel."""
+    spec = CopySpec(planes(3, 5, 2), planes(3, 5, 2))
+    call = KernelCall("tsm_k0_copy", spec, (BufferRef("cache"), BufferRef("next_cache")), "copy")
+    return Program((call,), (), (np.zeros(1, np.float32),), (), 0, FP32, Choices())
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_every_card_takes_its_own_ptx(name: str) -> None:
+    """The assembler refuses PTX newer than ``.version`` says, and a version that does not know the GPU."""
+    gpu = GPUS[name]
+    assert gpu is not None
+    code = generate(copying(), gpu)
+    assert re.search(rf"^\.version {re.escape(gpu.ptx_isa)}$", code.ptx, re.MULTILINE)
+    assert re.search(rf"^\.target {gpu.arch}$", code.ptx, re.MULTILINE)
+    assert code.cubin.startswith(b"\x7fELF")
+    assert code.resources["tsm_k0_copy"].registers < 32
+    assert code.arch == gpu.arch
+
+
+def test_ptx_that_is_newer_than_the_drivers_is_refused() -> None:
+    ptx = ".version 6.4\n.target sm_90\n.address_size 64\n"
+    with pytest.raises(CompileError, match="ptxas refuses the kernels for sm_53: "):
+        assemble(ptx, load_gpu("jetson-nano"))
+
+
+def load_gpu(name: str) -> GpuSpec:
+    gpu = load_target(name).gpu
+    assert gpu is not None
+    return gpu
+
+
+LOG = """\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'tsm_k0_stem' for 'sm_53'
+ptxas info    : Function properties for tsm_k0_stem
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 64 registers, 3584 bytes smem, 344 bytes cmem[0]
+ptxas info    : Compiling entry function 'tsm_k1_pointwise' for 'sm_53'
+ptxas info    : Function properties for tsm_k1_pointwise
+    24 bytes stack frame, 44 bytes spill stores, 40 bytes spill loads
+ptxas info    : Used 128 registers, 356 bytes cmem[0]
+"""
+
+
+def test_what_ptxas_says_is_read() -> None:
+    assert parse_resources(LOG) == {
+        "tsm_k0_stem": KernelResources(64, 0, 3584, 0),
+        "tsm_k1_pointwise": KernelResources(128, 84, 0, 24),
+    }
+
+
+@pytest.mark.parametrize(
+    ("resources", "problem"),
+    [
+        (KernelResources(257, 0, 0, 0), r"257 registers × 128 threads, a block may have 32768"),
+        (KernelResources(32, 0, 49153, 0), "49153 bytes of shared memory, a block may have 49152"),
+        (KernelResources(32, 8, 0, 8), "8 bytes of spilled registers, expected none"),
+    ],
+)
+def test_a_kernel_that_could_not_run_well_is_refused(resources: KernelResources, problem: str) -> None:
+    with pytest.raises(CompileError, match=problem):
+        check_resources(copying(), {"tsm_k0_copy": resources}, load_gpu("jetson-nano"))
+
+
+def test_without_the_extra_the_pip_command_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(toolchain.require.__globals__["EXTRAS"], "cuda", ("nvidia_is_not_here.cuda_nvrtc",))
+    with pytest.raises(TsmEdgeError) as caught:
+        toolchain.check_toolchain()
+    assert "pip install 'tsm-edge[cuda]'" in caught.value.hint
+
+
+# Kernels of 64 registers: the CUDA occupancy calculator's answers for compute capability 5.3.
+@pytest.mark.parametrize(
+    ("registers", "shared", "threads", "blocks"),
+    [(64, 0, 128, 8), (32, 0, 64, 32), (128, 0, 256, 2), (86, 10240, 64, 6), (255, 0, 256, 0), (16, 50_000, 32, 0)],
+)
+def test_resident_blocks(registers: int, shared: int, threads: int, blocks: int) -> None:
+    assert resident_blocks(load_gpu("jetson-nano"), registers, shared, threads) == blocks
+
+
+@pytest.mark.parametrize("pixels", [1 << n for n in range(2, 15, 3)])
+@pytest.mark.parametrize("outputs", [5, 64, 600])
+def test_tiles_fit_the_gpu(pixels: int, outputs: int) -> None:
+    gpu = load_gpu("jetson-nano")
+    spec = GemmSpec(planes(1, pixels, 40), planes(1, pixels, outputs), GemmTile(8, 8, 8, 8), residual=True)
+    tile = gemm_tile(gpu, spec)
+    made = dataclasses.replace(spec, tile=tile)
+    assert registers_of(made) <= most_registers(gpu, tile.threads)
+    assert 4 * made.shared_words <= gpu.shared_kib * 1024
+    assert tile.channels - outputs < 16

@@ -1,0 +1,113 @@
+"""Steps of a program for a GPU on the stand-in driver, launch by launch, every buffer in device memory of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx_graphs import Floats
+from standin_device import run_kernel
+
+from tsm_edge.cards import GpuSpec, load_target
+from tsm_edge.cards.precision import FP32, Precision
+from tsm_edge.compile.backends.cuda.codegen import cuda_source
+from tsm_edge.compile.backends.cuda.lower import lower
+from tsm_edge.compile.backends.cuda.nvrtc import compile_ptx
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.layout import Image
+from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
+from tsm_edge.compile.passes.fuse import fuse
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A network and its program."""
+
+    graph: OnlineGraph
+    program: Program
+
+
+def lowered(model: onnx.ModelProto, folder: Path, target: str = "jetson-nano", precision: Precision = FP32) -> Lowered:
+    """Lower a model for a target's GPU."""
+    path = folder / "model.onnx"
+    onnx.save(model, str(path))
+    graph = load_onnx(path)
+    return Lowered(graph, lower(graph, fuse(graph), load_target(target), precision))
+
+
+def compiled(networks: Mapping[str, Lowered], gpu: GpuSpec) -> str:
+    """The kernels of several programs as one PTX: NVRTC starts slowly. Their names begin with the network's."""
+    functions = {
+        f"{prefix}_{call.kernel}": call.spec
+        for prefix, network in networks.items()
+        for call in (*network.program.byte_calls, *network.program.calls)
+    }
+    return compile_ptx(cuda_source({name: spec.write(name) for name, spec in functions.items()}, gpu), gpu)
+
+
+class Step:
+    """A program's memory, and its launches.
+
+    Every workspace buffer begins as NaN, as do outputs: what is read without having been written shows.
+    """
+
+    def __init__(self, network: Lowered, ptx: str, prefix: str = "") -> None:
+        self._program, self._graph = network.program, network.graph
+        self._ptx, self._prefix = ptx, f"{prefix}_" if prefix else ""
+        self._workspace = [_nan(buffer.image) for buffer in network.program.workspace]
+        self._weights = [np.ascontiguousarray(array) for array in network.program.weights]
+
+    def __call__(self, frame: Floats, caches: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
+        """Logits and next caches of one frame, in ONNX's layout."""
+        program = self._program
+        for memory, buffer in zip(self._workspace, program.workspace, strict=True):
+            memory[:] = _nan(buffer.image)
+        self._frame = np.ascontiguousarray(frame.reshape(-1))
+        self._caches = [to_device(values, image) for values, image in zip(caches, program.caches, strict=True)]
+        self._next = [_nan(image) for image in program.caches]
+        for call in program.calls:
+            self._launch(call)
+        logits = self._workspace[program.logits][: np.prod(self._graph.shapes[self._graph.logits])]
+        return (
+            logits.reshape(self._graph.shapes[self._graph.logits]).copy(),
+            [from_device(memory, image) for memory, image in zip(self._next, program.caches, strict=True)],
+        )
+
+    def _launch(self, call: KernelCall) -> None:
+        grid = call.grid
+        buffers = [self._memory(ref) for ref in call.buffers]
+        run_kernel(self._ptx, self._prefix + call.kernel, grid.blocks, grid.threads[0], buffers)
+
+    def _memory(self, ref: BufferRef) -> np.ndarray:
+        spaces = {"workspace": self._workspace, "weights": self._weights, "cache": self._caches}
+        if ref.space == "frame":
+            return self._frame
+        return self._next[ref.index] if ref.space == "next_cache" else spaces[ref.space][ref.index]
+
+
+def to_device(values: Floats, image: Image) -> np.ndarray:
+    """ONNX's layout → the image's, NaN between planes."""
+    memory = _nan(image)
+    _view(memory, image)[:] = values[0]
+    return memory
+
+
+def from_device(memory: np.ndarray, image: Image) -> Floats:
+    """The way back of :func:`to_device`."""
+    return _view(memory, image)[None].astype(np.float32)
+
+
+def _view(memory: np.ndarray, image: Image) -> np.ndarray:
+    size = memory.itemsize
+    strides = (image.channel * size, image.row * size, image.pixel * size)
+    return np.lib.stride_tricks.as_strided(memory, (image.channels, image.height, image.width), strides)
+
+
+def _nan(image: Image) -> np.ndarray:
+    memory = np.empty(image.elements, image.dtype)
+    memory.view(np.uint8)[:] = 0xFF
+    return memory

@@ -1,0 +1,137 @@
+"""The tile of a matrix product, by the card's numbers alone: every candidate's time is modelled, the least wins.
+
+The model counts the issue slots of a block's warps, how many warps a multiprocessor holds at a time (the fewer, the
+more of their latency shows), and the waves in which the blocks run. Its constants are fitted to a cycle-level model of
+ptxas's code for sm_53 (``benchmarks/jetson_model.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tsm_edge.cards import GpuSpec
+from tsm_edge.compile.backends.cuda.choose.occupancy import WARP, resident_blocks
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import WORD_BYTES, GemmSpec, GemmTile
+from tsm_edge.compile.ir.element import ceil_div
+from tsm_edge.errors import CompileError
+
+_CHANNELS = (8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 128, 160)
+_PIXELS = (8, 16, 28, 32, 40, 52, 56, 64, 100, 104, 112, 128, 200, 256)
+_SLICES = (1, 2, 3, 4, 6, 8)
+# Channels × pixels of a thread → registers that ptxas takes for it; one more block fits where it takes fewer.
+_REGISTERS = {(8, 8): 136, (8, 4): 88, (4, 8): 88}
+_REGISTERS_HALF = {(8, 8): 88}
+_MOST_THREADS = 256
+_MOST_SHARED_BYTES = 40_000
+# A short reduction gains nothing from a last step of its own.
+_SHORT_REDUCTION = 64
+# More for the addresses of a gathered convolution, and for a residual.
+_EXTRA_REGISTERS = 8
+# Issue slots a multiply-add with what stands around it, of a sum at the end, and of a warp at its start.
+_SLOTS_MULTIPLY, _SLOTS_SUM, _SLOTS_START = 1.12, 3, 300
+_WARPS_TO_HIDE = 2.5  # a scheduler's, for its pipeline to be full
+_PEAK = 0.9
+_WAVE_CYCLES = 900  # latency at a wave's start and end
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    tile: GemmTile
+    cycles: float
+
+
+def gemm_tile(gpu: GpuSpec, spec: GemmSpec) -> GemmTile:
+    """The tile for a matrix product; ``spec``'s own is a placeholder.
+
+    Raises
+    ------
+    CompileError
+        None fits the GPU.
+    """
+    # What decides is in fewer fields than the spec has.
+    plain = replace(spec, activation="", low=0.0, high=0.0, tap=0)
+    return _best(gpu, plain)
+
+
+@functools.lru_cache(maxsize=4096)
+def _best(gpu: GpuSpec, spec: GemmSpec) -> GemmTile:
+    found = [_Candidate(tile, _cycles(gpu, replace(spec, tile=tile))) for tile in _candidates(spec)]
+    best = min(found, key=lambda candidate: candidate.cycles, default=None)
+    if best is None or best.cycles == float("inf"):
+        raise CompileError(
+            f"no tile of a convolution fits {gpu.arch}", "correct registers and shared_kib of the target card"
+        )
+    return best.tile
+
+
+def candidates(gpu: GpuSpec, spec: GemmSpec, count: int) -> list[GemmTile]:
+    """The best tiles by the model, best first: what a tuner tries."""
+    found = [_Candidate(tile, _cycles(gpu, replace(spec, tile=tile))) for tile in _candidates(spec)]
+    return [item.tile for item in sorted(found, key=lambda candidate: candidate.cycles)[:count]]
+
+
+def _candidates(spec: GemmSpec) -> Iterator[GemmTile]:
+    last_apart = spec.inputs * spec.positions > _SHORT_REDUCTION
+    for thread_channels, thread_pixels in _REGISTERS_HALF if spec.half else _REGISTERS:
+        for channels in _CHANNELS:
+            if channels % thread_channels or channels - spec.outputs >= thread_channels:
+                continue
+            for pixels in _PIXELS:
+                if pixels % thread_pixels:
+                    continue
+                for slices in _SLICES:
+                    tile = GemmTile(channels, pixels, thread_channels, thread_pixels, slices, last_apart=last_apart)
+                    if _fits(replace(spec, tile=tile)):
+                        yield tile
+
+
+def _fits(spec: GemmSpec) -> bool:
+    tile, per_word = spec.tile, spec.word_elements
+    if tile.threads > _MOST_THREADS or spec.shared_words * WORD_BYTES > _MOST_SHARED_BYTES:
+        return False
+    if tile.channels // per_word % 4 or tile.pixels // per_word % 4:
+        return False
+    if spec.window is None:
+        return tile.slices == 1 or spec.inputs >= tile.rows
+    columns = tile.pixels // per_word
+    return tile.threads % columns == 0 and tile.rows % (tile.threads // columns) == 0
+
+
+def registers_of(spec: GemmSpec) -> int:
+    """Registers that a thread will take, more or less."""
+    table = _REGISTERS_HALF if spec.half else _REGISTERS
+    extra = _EXTRA_REGISTERS * ((spec.window is not None) + spec.residual)
+    return table[spec.tile.thread_channels, spec.tile.thread_pixels] + extra
+
+
+def most_registers(gpu: GpuSpec, threads: int) -> int:
+    """Registers that ptxas gives a thread before it spills: it takes the block for the next power of two."""
+    return min(255, gpu.registers // (1 << (threads - 1).bit_length()))
+
+
+def _cycles(gpu: GpuSpec, spec: GemmSpec) -> float:
+    tile = spec.tile
+    registers = registers_of(spec)
+    resident = resident_blocks(gpu, registers, spec.shared_words * WORD_BYTES, tile.threads)
+    if registers > most_registers(gpu, tile.threads):
+        return float("inf")
+    if not resident:
+        return float("inf")
+    warps = ceil_div(tile.threads, WARP)
+    sums = tile.thread_channels * tile.thread_pixels
+    products = spec.steps * tile.depth * sums / spec.word_elements
+    slots = (products * _SLOTS_MULTIPLY + _SLOTS_SUM * sums + _SLOTS_START) * warps
+    across, down, groups = spec.parallel.blocks
+    schedulers = gpu.lanes // WARP
+    left, cycles = across * down * groups, 0.0
+    while left > 0:
+        whole = left // (resident * gpu.multiprocessors)
+        blocks = resident * gpu.multiprocessors if whole else left
+        waves = max(whole, 1)
+        filled = blocks * warps / gpu.multiprocessors / schedulers
+        rate = min(1.0, filled / _WARPS_TO_HIDE) * _PEAK
+        cycles += waves * (slots * ceil_div(blocks, gpu.multiprocessors) / schedulers / rate + _WAVE_CYCLES)
+        left -= blocks * waves
+    return cycles

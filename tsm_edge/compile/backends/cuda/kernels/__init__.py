@@ -1,0 +1,1 @@
+"""The rules: one module each, with its spec, its choice and the kernel it writes."""

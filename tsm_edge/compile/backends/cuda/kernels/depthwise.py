@@ -1,0 +1,364 @@
+"""Depthwise convolutions on planes.
+
+Whole planes, or a band of rows of large ones, come to shared memory by the widest loads. A thread owns neighbouring
+outputs of a row and slides down the image; its window stays in registers. Halfs are turned to floats on the way in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tsm_edge.compile.backends.cuda.kernels import emit
+from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
+from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of, is_aligned
+from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.rule import Rule
+from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.element import ceil_div, item_bytes
+from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
+from tsm_edge.compile.ir.layout import GPU_VECTOR_BYTES, Image
+
+LARGEST_KERNEL = 5
+_MARGIN = 4  # floats of shared memory before the first plane: a window begins left of it
+_SHARED_BYTES = 12_544  # of a block with whole planes: five of them fit a multiprocessor
+_MOST_THREADS = 256
+_BAND_PLANES = 2
+
+
+@dataclass(frozen=True)
+class DepthwiseTile:
+    """What is chosen for a depthwise convolution.
+
+    Attributes
+    ----------
+    run, rows : int
+        Outputs of a thread: side by side, and one below the other.
+    planes : int
+        Of a block.
+    band : int
+        Output rows of a block, a multiple of ``rows``.
+    """
+
+    run: int
+    rows: int
+    planes: int
+    band: int
+
+    def __str__(self) -> str:
+        return f"{self.planes} planes × {self.band} rows, a thread {self.rows} × {self.run}"
+
+
+@dataclass(frozen=True)
+class DepthwiseSpec(KernelSpec):
+    """Everything the code of a depthwise convolution depends on.
+
+    Attributes
+    ----------
+    source, target : Image
+        Planes.
+    size, strides, pads : (int, int)
+        Of the kernel: rows, columns. Pads are those above and left.
+    tile : DepthwiseTile
+    activation : str
+        See :func:`emit.activate`; ``low`` and ``high`` are of ``clamp``.
+    """
+
+    source: Image
+    target: Image
+    size: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int]
+    tile: DepthwiseTile
+    activation: str = ""
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def rule(self) -> str:
+        """Of the rule."""
+        return "depthwise"
+
+    @property
+    def across(self) -> int:
+        """Threads side by side."""
+        return self.target.width // self.tile.run
+
+    @property
+    def down(self) -> int:
+        """Threads one below the other in a band, which is whole multiples of their rows."""
+        return self.tile.band // self.tile.rows
+
+    @property
+    def bands(self) -> int:
+        """Of a plane."""
+        return ceil_div(self.target.height, self.tile.band)
+
+    @property
+    def band_rows(self) -> int:
+        """Source rows that a band needs."""
+        needed = (self.tile.band - 1) * self.strides[0] + self.size[0]
+        return min(self.source.height, needed) if self.bands > 1 else self.source.height
+
+    @property
+    def pitch(self) -> int:
+        """Floats from a plane to the next in shared memory."""
+        vector = GPU_VECTOR_BYTES // item_bytes(self.source.dtype)
+        return ceil_div(self.band_rows * self.source.width, vector) * vector
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        return 4 * (self.tile.planes * self.pitch + 2 * _MARGIN)
+
+    @property
+    def items(self) -> int:
+        """Threads of a block that have work."""
+        return self.tile.planes * self.across * self.down
+
+    @property
+    def weight_row(self) -> int:
+        """Floats of a channel: its bias, its weights, rounded up to whole vectors."""
+        return ceil_div(1 + self.size[0] * self.size[1], VECTOR) * VECTOR
+
+    @property
+    def parallel(self) -> Grid:
+        """Bands, planes."""
+        blocks = (self.bands, ceil_div(self.target.channels, self.tile.planes), 1)
+        return Grid(blocks, (ceil_div(self.items, 32) * 32, 1, 1))
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        half = item_bytes(self.source.dtype) == 2
+        target = ("uint32" if self.pairs else "uint16") if half else "float32"
+        return (
+            Argument("source", "input", "uint32" if half else "float32"),
+            Argument("weights", "weights"),
+            Argument("target", "output", target),
+        )
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a thread's outputs are whole pairs of elements."""
+        return self.tile.run % 2 == 0
+
+    @property
+    def flops(self) -> int:
+        """Two a multiply-add."""
+        return 2 * self.target.values * self.size[0] * self.size[1]
+
+    @property
+    def bytes(self) -> int:
+        """Images and weights."""
+        return self.source.value_bytes + self.target.value_bytes + 4 * self.target.channels * self.weight_row
+
+    def describe(self) -> str:
+        """The tile."""
+        return str(self.tile)
+
+    def write(self, name: str) -> Any:
+        """See :func:`depthwise`."""
+        return depthwise(name, self)
+
+
+def depthwise_tile(source: Image, target: Image, size: tuple[int, int], strides: tuple[int, int]) -> DepthwiseTile:
+    """The tile: few blocks of whole planes where planes are small, bands of large ones."""
+    run = next(run for run in (4, 2, 1) if target.width % run == 0)
+    rows = 4 if strides[0] > 1 and target.height >= 28 else 7
+    rows = min(rows, target.height)
+    items = (target.width // run) * ceil_div(target.height, rows)
+    plane_bytes = 4 * source.height * source.width
+    vector = GPU_VECTOR_BYTES // item_bytes(source.dtype)
+    if (plane_bytes > _SHARED_BYTES or items > _MOST_THREADS) and source.width % vector == 0:
+        bands = 1 if strides[0] > 1 else 2
+        row_threads = target.width // run
+        planes = max(1, min(_BAND_PLANES, target.channels, _MOST_THREADS // (row_threads * bands)))
+        return DepthwiseTile(run, rows, planes, rows * bands)
+    planes = max(1, min(_SHARED_BYTES // plane_bytes, _MOST_THREADS // items, 32, target.channels))
+    return DepthwiseTile(run, rows, planes, ceil_div(target.height, rows) * rows)
+
+
+def _spec(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSpec:
+    source, size = at.tensors[layer.source].image, layer.weight.shape[2:]
+    tile = at.given.settings(layer.output, DepthwiseTile) or depthwise_tile(source, target, size, layer.strides)
+    activation, low, high = activation_of(layer, at.scale_of(layer))
+    return DepthwiseSpec(source, target, size, layer.strides, layer.pads[:2], tile, activation, low, high)
+
+
+def _takes(at: Lowering, layer: ir.Layer) -> bool:
+    if not isinstance(layer, ir.Convolution) or not layer.depthwise or layer.shift or layer.residual:
+        return False
+    source = at.tensors[layer.source].image
+    if max(layer.weight.shape[2:]) > LARGEST_KERNEL or max(layer.pads[:2]) > _MARGIN or not is_aligned(source):
+        return False
+    target = at.tensors.planes_of(layer.output)
+    if source.dtype != target.dtype:
+        return False
+    spec = _spec(at, layer, target)
+    return spec.shared_bytes <= at.gpu.shared_kib * 1024 and spec.parallel.threads[0] <= _MOST_THREADS
+
+
+def _lower(at: Lowering, layer: ir.Convolution) -> None:
+    source, scale = at.tensors[layer.source], at.scale_of(layer)
+    target = at.tensors.output(layer.output, scale)
+    spec = _spec(at, layer, target.image)
+    at.chose(spec.rule, layer, spec.tile)
+    weights = np.zeros((target.image.channels, spec.weight_row), np.float32)
+    weights[:, 0] = layer.bias / scale
+    taps = spec.size[0] * spec.size[1]
+    weights[:, 1 : 1 + taps] = layer.weight.reshape(-1, taps).astype(np.float64) * source.scale / scale
+    buffers = {"source": source.buffer, "weights": at.add_weights(weights), "target": target.buffer}
+    at.call(spec, buffers, at.label(layer))
+
+
+RULE = Rule("depthwise", _takes, _lower, DepthwiseTile)
+
+
+def depthwise(name: str, spec: DepthwiseSpec) -> Any:
+    """Write the kernel of a depthwise convolution; returns its PrimFunc."""
+    with emit.kernel(name, spec) as kernel:
+        writer = _Depthwise(kernel, spec)
+        writer.stage()
+        emit.barrier()
+        channels = spec.target.channels
+        has_channel = (writer.channel < channels) if channels % spec.tile.planes else True
+        has_work = (kernel.thread < spec.items) if spec.items % 32 else True
+        with emit.when(has_work, has_channel):
+            writer.slide()
+    return kernel.function
+
+
+class _Depthwise:
+    """The kernel of one spec while it is written."""
+
+    def __init__(self, kernel: emit.Kernel, spec: DepthwiseSpec) -> None:
+        tile = spec.tile
+        self.kernel, self.spec = kernel, spec
+        self.memory = emit.shared(spec.tile.planes * spec.pitch + 2 * _MARGIN)
+        self.first_channel = kernel.block[1] * tile.planes
+        across, rest = mod(kernel.thread, spec.across), div(kernel.thread, spec.across)
+        self.plane = div(rest, spec.down)
+        self.channel = self.first_channel + self.plane
+        self.x = across * tile.run
+        self.y = kernel.block[0] * tile.band + mod(rest, spec.down) * tile.rows
+        self.first_row: Expr = 0
+        if spec.bands > 1:
+            top = emit.larger(kernel.block[0] * (tile.band * spec.strides[0]) - spec.pads[0], 0)
+            self.first_row = emit.smaller(top, spec.source.height - spec.band_rows)
+
+    def stage(self) -> None:
+        """Bring the block's planes, or their bands, to shared memory."""
+        spec, kernel = self.spec, self.kernel
+        half = item_bytes(spec.source.dtype) == 2
+        elements = 8 if half else 4
+        vectors = spec.pitch // elements
+        words, floats = emit.registers(VECTOR, "uint32" if half else "float32"), emit.registers(2 * VECTOR)
+        for _, index, inside in emit.shares(spec.tile.planes * vectors, kernel_threads(spec), kernel.thread):
+            channel = self.first_channel + div(index, vectors)
+            if spec.target.channels % spec.tile.planes:
+                channel = emit.smaller(channel, spec.target.channels - 1)
+            at = channel * spec.source.channel + self.first_row * spec.source.width + mod(index, vectors) * elements
+            with emit.when(inside):
+                if not half:
+                    value = emit.load(kernel.buffers["source"], at, VECTOR)
+                    emit.store(self.memory, _MARGIN + index * VECTOR, value, VECTOR)
+                    continue
+                emit.store(words, 0, emit.load(kernel.buffers["source"], div(at, 2), VECTOR), VECTOR)
+                for word in range(VECTOR):
+                    emit.store(floats, 2 * word, emit.call("tsm_low", words[word]))
+                    emit.store(floats, 2 * word + 1, emit.call("tsm_high", words[word]))
+                for quad in range(0, 8, VECTOR):
+                    emit.store(self.memory, _MARGIN + index * 8 + quad, emit.load(floats, quad, VECTOR), VECTOR)
+
+    def slide(self) -> None:
+        """The thread's outputs, row after row; a row of the source is read once."""
+        spec, tile = self.spec, self.spec.tile
+        rows, columns = spec.size
+        row_weights = emit.registers(spec.weight_row)
+        for quad in range(0, spec.weight_row, VECTOR):
+            at = self.channel * spec.weight_row + quad
+            emit.store(row_weights, quad, emit.load(self.kernel.buffers["weights"], at, VECTOR), VECTOR)
+        width = (tile.run - 1) * spec.strides[1] + columns
+        window = emit.registers(rows * width)
+        sums = emit.registers(tile.run)
+        held: dict[int, int] = {}  # slot of the window -> the row of the source in it
+        for row in range(tile.rows):
+            for ky in range(rows):
+                needed = row * spec.strides[0] + ky
+                if held.get(needed % rows) != needed:
+                    held[needed % rows] = needed
+                    self._load_row(window, needed % rows * width, width, needed)
+            emit.fill(sums, tile.run, row_weights[0])
+            for ky in range(rows):
+                first = (row * spec.strides[0] + ky) % rows * width
+                for kx in range(columns):
+                    for index in range(tile.run):
+                        value = window[first + index * spec.strides[1] + kx] * row_weights[1 + ky * columns + kx]
+                        emit.store(sums, index, sums[index] + value)
+            self._store_row(sums, row)
+
+    def _load_row(self, window: Any, first: int, width: int, needed: int) -> None:
+        """Row ``needed`` below the first that the thread's first output reads, zeros where it is outside."""
+        spec, tile, image = self.spec, self.spec.tile, self.spec.source
+        row = self.y * spec.strides[0] + (needed - spec.pads[0])
+        last = (spec.bands * tile.band - tile.rows) * spec.strides[0] + needed - spec.pads[0]
+        outside = [row >= 0 if needed < spec.pads[0] else True, row < image.height if last >= image.height else True]
+        left = spec.pads[1]
+        x = self.x * spec.strides[1]
+        at = _MARGIN + self.plane * spec.pitch + (row - self.first_row) * image.width + x
+        free = image.width + left - (spec.target.width - tile.run) * spec.strides[1]  # columns that are always inside
+        lanes = self._lanes()
+        column = 0
+        while column < width:
+            wide = (
+                lanes if left <= column and column + lanes <= min(width, free) and (column - left) % lanes == 0 else 1
+            )
+            conditions = list(outside)
+            if column < left:
+                conditions.append(x + (column - left) >= 0)
+            elif column >= free:
+                conditions.append(x + (column - left) < image.width)
+            value = emit.load(self.memory, at + (column - left), wide)
+            emit.store(window, first + column, emit.choose(conditions, value, wide), wide)
+            column += wide
+
+    def _lanes(self) -> int:
+        """Widest loads that are aligned at every thread's first column and in every row."""
+        spec = self.spec
+        step = spec.tile.run * spec.strides[1]
+        return next(n for n in (4, 2, 1) if spec.source.width % n == 0 and spec.pitch % n == 0 and step % n == 0)
+
+    def _store_row(self, sums: Any, row: int) -> None:
+        spec, tile, target = self.spec, self.spec.tile, self.kernel.buffers["target"]
+        values = [emit.activate(sums[index], spec.activation, spec.low, spec.high) for index in range(tile.run)]
+        at = self.channel * spec.target.channel + (self.y + row) * spec.target.width + self.x
+        inside = (self.y + row < spec.target.height) if spec.bands * tile.band > spec.target.height else True
+        with emit.when(inside):
+            if item_bytes(spec.target.dtype) == 4:
+                for index, value in enumerate(values):
+                    emit.store(sums, index, value)
+                lanes = self._target_lanes()
+                for index in range(0, tile.run, lanes):
+                    emit.store(target, at + index, emit.load(sums, index, lanes), lanes)
+            elif spec.pairs:
+                words = emit.registers(tile.run // 2, "uint32")
+                for index in range(0, tile.run, 2):
+                    emit.store(words, index // 2, emit.call("tsm_pack", *values[index : index + 2], dtype="uint32"))
+                lanes = self._target_lanes() // 2 or 1
+                for index in range(0, tile.run // 2, lanes):
+                    emit.store(target, div(at, 2) + index, emit.load(words, index, lanes), lanes)
+            else:
+                for index, value in enumerate(values):
+                    emit.store(target, at + index, emit.call("tsm_half", value, dtype="uint16"))
+
+    def _target_lanes(self) -> int:
+        """Outputs of the widest store; planes begin on whole vectors, and runs divide rows."""
+        return next(n for n in (4, 2, 1) if self.spec.tile.run % n == 0)
+
+
+def kernel_threads(spec: DepthwiseSpec) -> int:
+    """Threads of a block."""
+    return spec.parallel.threads[0]

@@ -1,0 +1,294 @@
+"""The matrix product of a block of threads, in fp32 or in halfs.
+
+A block makes some channels × pixels, a thread a few of them in registers. Both operands come in tiles through shared
+memory, twice, so that the next tiles are on their way from memory while these are used; one barrier a step. Slices of
+the block take every so many rows of the reduction. Two pixels of halfs lie in a word; a weight is broadcast by the
+instruction's own selector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from tsm_edge.compile.backends.cuda.kernels import emit, gemm_loaders
+from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
+from tsm_edge.compile.ir.element import ceil_div
+
+
+def gemm(name: str, spec: GemmSpec) -> Any:
+    """Write the kernel of a matrix product; returns its PrimFunc."""
+    with emit.kernel(name, spec) as kernel:
+        _Product(kernel, spec).write()
+    return kernel.function
+
+
+class _Product:
+    """The kernel of one spec while it is written."""
+
+    def __init__(self, kernel: emit.Kernel, spec: GemmSpec) -> None:
+        tile = spec.tile
+        self.spec, self.tile, self.kernel = spec, tile, kernel
+        self.half = spec.half
+        self.word = "uint32" if spec.half else "float32"
+        self.per_word = spec.word_elements
+        self.thread_words = tile.thread_pixels // self.per_word
+        self.pixel_words = tile.pixels // self.per_word
+        self.channel_words = tile.channels // self.per_word
+        self.pixel_vector = min(VECTOR, self.thread_words)
+        self.channel_vector = min(VECTOR, tile.thread_channels // self.per_word)
+        self.first_word = kernel.block[0] * self.pixel_words
+        self.first_channel = kernel.block[1] * tile.channels
+        self.group = kernel.block[2] if spec.groups > 1 else 0
+        self.memory = emit.shared(spec.shared_words, self.word)
+        self.sums = emit.registers(tile.thread_channels * self.thread_words, self.word)
+        self.flushed = emit.registers(tile.thread_channels * tile.thread_pixels if spec.flush else 1)
+        self.slice = div(kernel.thread, tile.slice_threads) if tile.slices > 1 else 0
+        self.in_slice = mod(kernel.thread, tile.slice_threads) if tile.slices > 1 else kernel.thread
+        self.pixel_group, self.channel_group = self._groups()
+
+    def _groups(self) -> tuple[Expr, Expr]:
+        """Which pixels and channels are the thread's.
+
+        A warp is 8 pixel groups × 4 channel groups where the tile has those multiples, so that a half warp reads 8
+        vectors of one operand and 2 of the other; else the groups lie row by row.
+        """
+        tile, thread = self.tile, self.in_slice
+        pixels, channels = tile.pixels // tile.thread_pixels, tile.channels // tile.thread_channels
+        if pixels % 8 or channels % 4:
+            return mod(thread, pixels), div(thread, pixels)
+        lane, warp = mod(thread, 32), div(thread, 32)
+        across = pixels // 8
+        return (
+            mod(div(lane, 2), 8) + mod(warp, across) * 8,
+            mod(lane, 2) + div(lane, 16) * 2 + div(warp, across) * 4,
+        )
+
+    def pixel_word(self, index: int) -> Expr:
+        """Word of the tile's pixels that is the thread's ``index``-th: vectors, each a part of the tile away."""
+        vectors = self.thread_words // self.pixel_vector
+        part = self.pixel_words // vectors
+        return (index // self.pixel_vector) * part + self.pixel_group * self.pixel_vector + index % self.pixel_vector
+
+    def channel(self, index: Expr, group: Expr) -> Expr:
+        """Channel of the tile that is a thread's ``index``-th."""
+        run = self.channel_vector * self.per_word
+        part = self.tile.channels // (self.tile.thread_channels // run)
+        return div(index, run) * part + group * run + mod(index, run)
+
+    def write(self) -> None:
+        """The whole kernel."""
+        spec = self.spec
+        zero = T.uint32(0) if self.half else T.float32(0)
+        emit.fill(self.sums, self.tile.thread_channels * self.thread_words, zero)
+        if spec.flush:
+            emit.fill(self.flushed, self.tile.thread_channels * self.tile.thread_pixels, T.float32(0))
+        operands = gemm_loaders.operands(self.kernel, spec, self.memory, self.group)
+        self._reduce(operands)
+        if self.tile.slices == 1:
+            self._store_sums()
+        else:
+            for piece in range(spec.pieces):
+                self._meet(piece)
+
+    # The main loop ---------------------------------------------------------------------------------------------
+
+    def _reduce(self, operands: gemm_loaders.Operands) -> None:
+        last = self.spec.steps - 1
+        operands.load(0)
+        operands.keep(0)
+        emit.barrier()
+
+        def step(index: Expr) -> None:
+            parity = mod(index, 2)
+            # No condition around these loads: the assembler would wait for them where its paths meet.
+            operands.load(index + 1 if self.tile.last_apart else emit.smaller(index + 1, last))
+            self._multiply(parity)
+            operands.keep(1 - parity)
+            emit.barrier()
+
+        apart = self.tile.last_apart or not last
+        self._loop(last if apart else self.spec.steps, step)
+        if apart:
+            self._multiply(last % 2)
+        if self.spec.flush:
+            self._flush()
+
+    def _loop(self, steps: int, step: Callable[[Expr], None]) -> None:
+        """Run the steps; between some of them sums of halfs go to fp32."""
+        if not steps:
+            return
+        if not self.spec.flush:
+            with emit.loop(steps) as index:
+                step(index)
+            return
+        run = max(1, self.spec.flush // self.tile.depth)
+        whole, rest = divmod(steps, run)
+        if whole:
+            with emit.loop(whole) as outer:
+                with emit.loop(run) as index:
+                    step(outer * run + index)
+                self._flush()
+        if rest:
+            with emit.loop(rest) as index:
+                step(whole * run + index)
+
+    def _multiply(self, parity: Expr) -> None:
+        """A step's products, from the tiles in shared memory."""
+        spec, tile = self.spec, self.tile
+        pixels = parity * (tile.rows * self.pixel_words) + self.slice * (tile.depth * self.pixel_words)
+        weights = (
+            2 * tile.rows * self.pixel_words
+            + parity * (tile.rows * self.channel_words)
+            + self.slice * (tile.depth * self.channel_words)
+        )
+        x = emit.registers(self.thread_words, self.word)
+        w = emit.registers(tile.thread_channels // self.per_word, self.word)
+        for row in range(tile.depth):
+            for index in range(0, self.thread_words, self.pixel_vector):
+                at = pixels + row * self.pixel_words + self.pixel_word(index)
+                emit.store(x, index, emit.load(self.memory, at, self.pixel_vector), self.pixel_vector)
+            for index in range(0, tile.thread_channels // self.per_word, self.channel_vector):
+                channel = self.channel(index * self.per_word, self.channel_group)
+                at = weights + row * self.channel_words + div(channel, self.per_word)
+                emit.store(w, index, emit.load(self.memory, at, self.channel_vector), self.channel_vector)
+            for channel in range(tile.thread_channels):
+                for pixel in range(self.thread_words):
+                    at = channel * self.thread_words + pixel
+                    if spec.half:
+                        product = "tsm_fma_high" if channel % 2 else "tsm_fma_low"
+                        value = emit.call(product, w[channel // 2], x[pixel], self.sums[at], dtype="uint32")
+                    else:
+                        value = self.sums[at] + w[channel] * x[pixel]
+                    emit.store(self.sums, at, value)
+
+    def _flush(self) -> None:
+        """Add the sums of halfs to those in fp32, and begin again."""
+        for index in range(self.tile.thread_channels * self.thread_words):
+            for part, function in enumerate(("tsm_low", "tsm_high")):
+                at = 2 * index + part
+                emit.store(self.flushed, at, self.flushed[at] + emit.call(function, self.sums[index]))
+            emit.store(self.sums, index, T.uint32(0))
+
+    # The results -----------------------------------------------------------------------------------------------
+
+    def _sum(self, channel: int, pixel: int) -> Expr:
+        """The thread's sum, as a float."""
+        if not self.half:
+            return self.sums[channel * self.thread_words + pixel]
+        if self.spec.flush:
+            return self.flushed[channel * self.tile.thread_pixels + pixel]
+        function = "tsm_high" if pixel % 2 else "tsm_low"
+        return emit.call(function, self.sums[channel * self.thread_words + pixel // 2])
+
+    def _store_sums(self) -> None:
+        """Every thread finishes its own sums."""
+        tile, spec = self.tile, self.spec
+        bias = emit.registers(tile.thread_channels)
+        channels = [self.first_channel + self.channel(i, self.channel_group) for i in range(tile.thread_channels)]
+        for index, channel in enumerate(channels):
+            emit.store(bias, index, self.kernel.buffers["bias"][self.group * spec.padded_outputs + channel])
+        for index, channel in enumerate(channels):
+            with emit.when(self._has_channel(channel)):
+                for word in range(0, self.thread_words, self.pixel_vector):
+                    at = self.first_word + self.pixel_word(word)
+                    with emit.when(self._has_pixel(at)):
+                        values = [
+                            self._sum(index, word * self.per_word + element) + bias[index]
+                            for element in range(self.pixel_vector * self.per_word)
+                        ]
+                        self._finish(channel, at, values, self.pixel_vector)
+
+    def _meet(self, piece: int) -> None:
+        """The slices' sums of some of the threads' channels meet in shared memory; all threads share out the rest."""
+        tile, spec = self.tile, self.spec
+        channels = tile.thread_channels // spec.pieces
+        size = tile.channels // spec.pieces * tile.pixels  # floats of a slice
+        four = emit.registers(VECTOR)
+        emit.barrier()
+        for channel in range(channels):
+            row = self.channel_group * channels + channel
+            for pixel in range(0, tile.thread_pixels, VECTOR):
+                for element in range(VECTOR):
+                    emit.store(four, element, self._sum(piece * channels + channel, pixel + element))
+                at = self.pixel_word(pixel // self.per_word // VECTOR * VECTOR) * self.per_word
+                self._put(self.slice * size + row * tile.pixels + at + pixel % (VECTOR * self.per_word), four)
+        emit.barrier()
+        run = VECTOR * self.per_word  # pixels that a thread finishes at a time
+        count = size // run
+        with emit.loop(ceil_div(count, tile.threads)) as turn:
+            item = self.kernel.thread + turn * tile.threads
+            with emit.when((item < count) if count % tile.threads else True):
+                row, column = div(item, tile.pixels // run), mod(item, tile.pixels // run)
+                index = piece * channels + mod(row, channels)
+                channel = self.first_channel + self.channel(index, div(row, channels))
+                self._finish_met(channel, column, row * tile.pixels + column * run, size)
+
+    def _finish_met(self, channel: Expr, column: Expr, first: Expr, size: int) -> None:
+        run = VECTOR * self.per_word
+        sums, more = emit.registers(run), emit.registers(VECTOR)
+        for quad in range(0, run, VECTOR):
+            self._get(sums, quad, first + quad)
+        for other in range(1, self.tile.slices):
+            for quad in range(0, run, VECTOR):
+                self._get(more, 0, other * size + first + quad)
+                for element in range(VECTOR):
+                    emit.store(sums, quad + element, sums[quad + element] + more[element])
+        at = self.first_word + column * VECTOR
+        with emit.when(self._has_channel(channel), self._has_pixel(at)):
+            bias = self.kernel.buffers["bias"][self.group * self.spec.padded_outputs + channel]
+            self._finish(channel, at, [sums[element] + bias for element in range(run)], VECTOR)
+
+    def _finish(self, channel: Expr, word: Expr, values: list[Expr], words: int) -> None:
+        """Add the residual, clamp and store a channel's pixels, ``words`` words of them."""
+        spec, buffers = self.spec, self.kernel.buffers
+        whole = self.group * spec.outputs + channel
+        at = whole * (spec.target.channel // self.per_word) + word
+        made = emit.registers(words, self.word)
+        if spec.residual:
+            other = emit.registers(words, self.word)
+            emit.store(other, 0, emit.load(buffers["residual"], at, words), words)
+            values = [value + self._element(other, index) for index, value in enumerate(values)]
+        values = [emit.activate(value, spec.activation, spec.low, spec.high) for value in values]
+        for index in range(words):
+            pair = values[index * self.per_word : (index + 1) * self.per_word]
+            emit.store(made, index, emit.call("tsm_pack", *pair, dtype="uint32") if self.half else pair[0])
+        emit.store(buffers["target"], at, emit.load(made, 0, words), words)
+        if spec.tap:
+            with emit.when(whole < spec.tap):
+                emit.store(buffers["tap"], at, emit.load(made, 0, words), words)
+
+    def _element(self, words: Any, index: int) -> Expr:
+        if not self.half:
+            return words[index]
+        return emit.call("tsm_high" if index % 2 else "tsm_low", words[index // 2])
+
+    def _has_channel(self, channel: Expr) -> Expr:
+        return (channel < self.spec.outputs) if self.spec.outputs % self.tile.channels else True
+
+    def _has_pixel(self, word: Expr) -> Expr:
+        return (word * self.per_word < self.spec.pixels) if self.spec.pixels % self.tile.pixels else True
+
+    def _put(self, at: Expr, values: Any) -> None:
+        """Four floats to shared memory, whose words are integers where pixels are halfs."""
+        if not self.half:
+            emit.store(self.memory, at, emit.load(values, 0, VECTOR), VECTOR)
+            return
+        words = emit.registers(VECTOR, "uint32")
+        for element in range(VECTOR):
+            emit.store(words, element, tirx.reinterpret("uint32", values[element]))
+        emit.store(self.memory, at, emit.load(words, 0, VECTOR), VECTOR)
+
+    def _get(self, values: Any, first: int, at: Expr) -> None:
+        """The way back of :meth:`_put`."""
+        if not self.half:
+            emit.store(values, first, emit.load(self.memory, at, VECTOR), VECTOR)
+            return
+        words = emit.registers(VECTOR, "uint32")
+        emit.store(words, 0, emit.load(self.memory, at, VECTOR), VECTOR)
+        for element in range(VECTOR):
+            emit.store(values, first + element, tirx.reinterpret("float32", words[element]))

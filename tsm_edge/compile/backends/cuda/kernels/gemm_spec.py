@@ -1,0 +1,245 @@
+"""What a convolution as a matrix product over planes depends on, and its block of threads.
+
+``C[n][p] = act(Σ W[k][n] X[k][p] + b[n] + R[n][p])``: n are output channels, p pixels of the output, k input channels
+(of every position of the kernel, channel fastest). Rows of both operands lie as a warp reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tsm_edge.compile.ir.element import ceil_div, item_bytes
+from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
+from tsm_edge.compile.ir.layout import Image
+
+WORD_BYTES = 4
+_LEAST_SUM_BYTES = 16384
+
+
+@dataclass(frozen=True)
+class GemmTile:
+    """What is chosen for a matrix product.
+
+    Attributes
+    ----------
+    channels, pixels : int
+        Of a block of threads.
+    thread_channels, thread_pixels : int
+        Of a thread: their sums stay in registers.
+    slices : int
+        Groups of the block's threads that share out the reduction; their sums meet in shared memory.
+    depth : int
+        Rows of the reduction that a slice takes between two barriers.
+    last_apart : bool
+        The last step is written out again without its loads; else the loop's last loads are idle.
+    """
+
+    channels: int
+    pixels: int
+    thread_channels: int
+    thread_pixels: int
+    slices: int = 1
+    depth: int = 8
+    last_apart: bool = True
+
+    @property
+    def slice_threads(self) -> int:
+        """Threads of a slice."""
+        return (self.channels // self.thread_channels) * (self.pixels // self.thread_pixels)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.slice_threads * self.slices
+
+    @property
+    def rows(self) -> int:
+        """Rows of the reduction that the block takes between two barriers."""
+        return self.depth * self.slices
+
+    def __str__(self) -> str:
+        slices = f", {self.slices} slices" if self.slices > 1 else ""
+        return (
+            f"{self.channels} channels × {self.pixels} pixels, a thread {self.thread_channels} × "
+            f"{self.thread_pixels}{slices}"
+        )
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution that is more than 1×1 reads its source.
+
+    Attributes
+    ----------
+    size, strides : (int, int)
+        Rows, columns.
+    pads : (int, int)
+        Rows above, columns left.
+    groups : int
+    """
+
+    size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int] = (0, 0)
+    groups: int = 1
+
+    @property
+    def positions(self) -> int:
+        """Of the kernel."""
+        return self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True)
+class GemmSpec(KernelSpec):
+    """Everything the code of a matrix product depends on.
+
+    Attributes
+    ----------
+    source, target : Image
+        Planes.
+    tile : GemmTile
+    window : Window or None
+        None: 1×1, stride 1, one group.
+    activation : str
+        See :func:`emit.activate`; ``low`` and ``high`` are of ``clamp``.
+    shift : int
+        Source channels that come from a shift cache.
+    residual : bool
+        An image of the target's size is added.
+    tap : int
+        Target channels that are also the next value of a shift cache.
+    flush : int
+        Of halfs: products that are summed before the sum is added in fp32; 0: as many as the reduction has.
+    """
+
+    source: Image
+    target: Image
+    tile: GemmTile
+    window: Window | None = None
+    activation: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    shift: int = 0
+    residual: bool = False
+    tap: int = 0
+    flush: int = 0
+
+    @property
+    def rule(self) -> str:
+        """The rules that use it."""
+        return "pointwise" if self.window is None else "convolution"
+
+    @property
+    def groups(self) -> int:
+        """Of the convolution."""
+        return self.window.groups if self.window else 1
+
+    @property
+    def inputs(self) -> int:
+        """Source channels of a group."""
+        return self.source.channels // self.groups
+
+    @property
+    def outputs(self) -> int:
+        """Target channels of a group."""
+        return self.target.channels // self.groups
+
+    @property
+    def pixels(self) -> int:
+        """Of the target."""
+        return self.target.height * self.target.width
+
+    @property
+    def half(self) -> bool:
+        """Whether elements are halfs, two in a word."""
+        return item_bytes(self.source.dtype) == 2
+
+    @property
+    def word_elements(self) -> int:
+        """Elements of a word."""
+        return WORD_BYTES // item_bytes(self.source.dtype)
+
+    @property
+    def padded_inputs(self) -> int:
+        """Rows of a kernel position, a multiple of what a step takes."""
+        return ceil_div(self.inputs, self.tile.rows) * self.tile.rows
+
+    @property
+    def padded_outputs(self) -> int:
+        """Columns of the packed weights of a group."""
+        return ceil_div(self.outputs, self.tile.channels) * self.tile.channels
+
+    @property
+    def positions(self) -> int:
+        """Of the kernel."""
+        return self.window.positions if self.window else 1
+
+    @property
+    def steps(self) -> int:
+        """Of the main loop."""
+        return self.positions * self.padded_inputs // self.tile.rows
+
+    @property
+    def parallel(self) -> Grid:
+        """Pixels, output channels, groups."""
+        blocks = (ceil_div(self.pixels, self.tile.pixels), ceil_div(self.outputs, self.tile.channels), self.groups)
+        return Grid(blocks, (self.tile.threads, 1, 1))
+
+    @property
+    def tile_words(self) -> int:
+        """Shared memory of both operands' tiles, twice."""
+        return 2 * self.tile.rows * (self.tile.pixels + self.tile.channels) // self.word_elements
+
+    @property
+    def pieces(self) -> int:
+        """Rounds in which the slices' sums meet: so many that they need no more memory than the tiles, or 16 KiB."""
+        tile, pieces = self.tile, 1
+        room = max(self.tile_words * WORD_BYTES, _LEAST_SUM_BYTES)
+        while tile.slices * tile.channels * tile.pixels * WORD_BYTES // pieces > room and pieces < tile.thread_channels:
+            pieces *= 2
+        return pieces if tile.slices > 1 else 1
+
+    @property
+    def shared_words(self) -> int:
+        """Shared memory of a block."""
+        tile = self.tile
+        sums = tile.slices * tile.channels * tile.pixels // self.pieces if tile.slices > 1 else 0
+        return max(self.tile_words, sums)
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order."""
+        word = "uint32" if self.half else "float32"
+        gathered = "uint16" if self.half and self.window else word
+        return (
+            Argument("source", "input", gathered),
+            Argument("weights", "weights", word),
+            Argument("bias", "weights"),
+            Argument("target", "output", word),
+            *((Argument("cache", "cache", gathered),) if self.shift else ()),
+            *((Argument("residual", "input", word),) if self.residual else ()),
+            *((Argument("tap", "next_cache", word),) if self.tap else ()),
+        )
+
+    @property
+    def flops(self) -> int:
+        """Two a multiply-add."""
+        return 2 * self.pixels * self.target.channels * self.inputs * self.positions
+
+    @property
+    def bytes(self) -> int:
+        """Images and weights, each moved once."""
+        size = item_bytes(self.source.dtype)
+        weights = self.inputs * self.target.channels * self.positions * size
+        images = self.source.value_bytes + self.target.value_bytes * (2 if self.residual else 1)
+        return images + weights + WORD_BYTES * self.target.channels + self.tap * self.pixels * size
+
+    def describe(self) -> str:
+        """The tile."""
+        return str(self.tile)
+
+    def write(self, name: str) -> object:
+        """See :func:`tsm_edge.compile.backends.cuda.kernels.gemm.gemm`."""
+        from tsm_edge.compile.backends.cuda.kernels.gemm import gemm
+
+        return gemm(name, self)

@@ -1,0 +1,109 @@
+"""1×1 convolutions: the product of two matrices whose rows lie as they are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from tsm_edge.compile.backends.cuda.choose.tiles import gemm_tile
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile, Window
+from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.rule import Rule
+from tsm_edge.compile.backends.cuda.tensors import Tensor
+from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.layout import Image
+from tsm_edge.compile.ir.program import BufferRef
+
+# Stands where the tile will: what chooses it looks at the rest.
+NO_TILE = GemmTile(8, 8, 8, 8)
+
+
+def activation_of(layer: ir.Convolution, scale: float) -> tuple[str, float, float]:
+    """How the clamp is computed, and its bounds, of a result that is stored divided by ``scale``."""
+    if scale != 1.0:
+        return "saturate", 0.0, 0.0
+    if layer.clamp == ir.Clamp():
+        return "", 0.0, 0.0
+    if layer.clamp == ir.Clamp(0.0):
+        return "relu", 0.0, 0.0
+    return "clamp", layer.clamp.low, layer.clamp.high
+
+
+def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) -> None:
+    """A convolution as a matrix product: choose its tile, pack its weights, add its call."""
+    source = at.tensors[layer.source]
+    scale = at.scale_of(layer)
+    target = at.tensors.output(layer.output, scale)
+    activation, low, high = activation_of(layer, scale)
+    cache = at.take_cache(layer.output)
+    plain = GemmSpec(
+        source=source.image,
+        target=target.image,
+        tile=NO_TILE,
+        window=window,
+        activation=activation,
+        low=low,
+        high=high,
+        shift=layer.shift.channels if layer.shift else 0,
+        residual=layer.residual is not None,
+        tap=at.caches[cache].channels if cache is not None else 0,
+        flush=at.flush,
+    )
+    tile = at.given.settings(layer.output, GemmTile) or gemm_tile(at.gpu, plain)
+    spec = replace(plain, tile=tile)
+    at.chose(spec.rule, layer, tile)
+    weight = layer.weight.astype(np.float64) * source.scale / scale
+    buffers = {
+        "source": source.buffer,
+        "weights": at.add_weights(pack_weights(spec, weight)),
+        "bias": at.add_weights(pack_bias(spec, layer.bias.astype(np.float64) / scale)),
+        "target": target.buffer,
+    }
+    if layer.shift:
+        buffers["cache"] = at.plain(layer.shift.cache).buffer
+    if layer.residual is not None:
+        buffers["residual"] = at.plain(layer.residual).buffer
+    if cache is not None:
+        buffers["tap"] = BufferRef("next_cache", cache)
+    at.call(spec, buffers, at.label(layer))
+
+
+def pack_weights(spec: GemmSpec, weight: np.ndarray) -> np.ndarray:
+    """[group][position][input][output] of [output][input][row][column], inputs and outputs rounded up with zeros."""
+    groups, outputs, inputs = spec.groups, spec.outputs, spec.inputs
+    packed = np.zeros((groups, spec.positions, spec.padded_inputs, spec.padded_outputs), spec.source.dtype)
+    parted = weight.reshape(groups, outputs, inputs, spec.positions)
+    packed[:, :, :inputs, :outputs] = parted.transpose(0, 3, 2, 1)
+    return packed
+
+
+def pack_bias(spec: GemmSpec, bias: np.ndarray) -> np.ndarray:
+    """[group][output], rounded up with zeros."""
+    packed = np.zeros((spec.groups, spec.padded_outputs), np.float32)
+    packed[:, : spec.outputs] = bias.reshape(spec.groups, spec.outputs)
+    return packed
+
+
+def _takes(at: Lowering, layer: ir.Layer) -> bool:
+    return (
+        isinstance(layer, ir.Convolution)
+        and layer.weight.shape[2:] == (1, 1)
+        and layer.strides == (1, 1)
+        and not any(layer.pads)
+        and layer.groups == 1
+        and _is_planes(at.tensors[layer.source], layer, at)
+    )
+
+
+def _is_planes(source: Tensor, layer: ir.Convolution, at: Lowering) -> bool:
+    """Not the camera frame, and not a vector."""
+    return is_aligned(source.image) and source.image.dtype == at.precision.storage
+
+
+def is_aligned(image: Image) -> bool:
+    """Whether planes begin on whole vectors, and there is more than a pixel in them."""
+    return image.pixel == 1 and image.channel % 4 == 0 and image.height * image.width > 1
+
+
+RULE = Rule("pointwise", _takes, lambda at, layer: lower_product(at, layer, None), GemmTile)

@@ -1,0 +1,62 @@
+"""Fused layers + target card → a program: the walk over the layers, each turned into calls by its rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tsm_edge.cards import TargetCard
+from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.rules import rule_for
+from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.choices import Choices
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.program import Program
+from tsm_edge.errors import CompileError
+
+
+def lower(
+    graph: OnlineGraph,
+    layers: Sequence[ir.Layer],
+    target: TargetCard,
+    precision: Precision,
+    choices: Choices | None = None,
+) -> Program:
+    """Decide layouts and write down the launches of one step.
+
+    Parameters
+    ----------
+    graph : OnlineGraph
+    layers : sequence of Layer
+        From :func:`tsm_edge.compile.passes.fuse.fuse`.
+    target : TargetCard
+        With a GPU.
+    precision : Precision
+    choices : Choices, optional
+        Used instead of what the rules would choose, for the kernels that are in it.
+
+    Raises
+    ------
+    CompileError
+        A layer no rule can compile, or a choice that does not fit the model.
+    """
+    if target.gpu is None:
+        raise CompileError(f"target {target.name} has no GPU", "choose a CUDA target of: tsm-edge targets")
+    lowering = Lowering(graph, layers, target.gpu, precision, choices or Choices())
+    for layer in layers:
+        rule_for(lowering, layer).lower(lowering, layer)
+        lowering.copy_caches(layer.output)
+    logits = lowering.tensors[graph.logits].buffer
+    if logits.space != "workspace":
+        raise CompileError(
+            "the logits are a graph input: there is nothing to compile", "export the model with its classifier"
+        )
+    return Program(
+        calls=tuple(lowering.calls),
+        workspace=lowering.tensors.workspace(lowering.calls, logits.index),
+        weights=tuple(lowering.weights),
+        caches=lowering.caches,
+        logits=logits.index,
+        precision=precision,
+        choices=Choices(tuple(lowering.choices)),
+    )

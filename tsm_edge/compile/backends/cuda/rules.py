@@ -1,0 +1,62 @@
+"""The schedule rules of a GPU: one line each, the first that takes a layer turns it into calls.
+
+A new rule is a module of ``kernels`` with its spec (see ``ir/kernel.py``) and its ``RULE``, and a line here.
+"""
+
+from __future__ import annotations
+
+from tsm_edge.compile.backends.cuda.kernels import (
+    average_pool,
+    convolution,
+    dense,
+    depthwise,
+    direct,
+    elementwise,
+    max_pool,
+    no_work,
+    pointwise,
+    shift,
+    stem,
+)
+from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.rule import Rule
+from tsm_edge.compile.ir import layers as ir
+from tsm_edge.errors import CompileError
+
+RULES: tuple[Rule, ...] = (
+    stem.RULE,
+    dense.RULE,
+    depthwise.RULE,
+    pointwise.RULE,
+    convolution.RULE,
+    direct.RULE,
+    max_pool.RULE,
+    average_pool.RULE,
+    elementwise.RULE,
+    shift.RULE,
+    no_work.VIEW,
+    no_work.CACHE_TAP,
+)
+
+
+def rule_for(at: Lowering, layer: ir.Layer) -> Rule:
+    """The rule that takes a layer.
+
+    Raises
+    ------
+    CompileError
+        None does.
+    """
+    for rule in RULES:
+        if rule.takes(at, layer):
+            return rule
+    kind = layer.node.op if isinstance(layer, ir.Generic) else type(layer).__name__
+    raise CompileError(
+        f"operator {kind} ({at.label(layer)!r}) has no rule for a GPU",
+        "compile for the CPU of the same machine: its targets are in tsm-edge targets",
+    )
+
+
+def settings_of_rules() -> dict[str, type | None]:
+    """Rule → the type of what it chooses; None: it has nothing to choose."""
+    return {rule.name: rule.settings for rule in RULES}
