@@ -18,9 +18,11 @@ static void step(void *const *buffers, int32_t begin, int32_t end, int32_t resum
   (void)begin, (void)end, (void)resumed, (void)clock;
   fed_back &= cache[0] == newest;
   next_cache[0] = newest = (float)++steps;
+  float sum = 0;
+  for (int i = 0; i < 3 * 4 * 4; ++i) sum += (float)i * frame[i];
   int known = 0;
-  while (known < different && seen[known] != frame[0]) ++known;
-  if (known == different && different < 64) seen[different++] = frame[0];
+  while (known < different && seen[known] != sum) ++known;
+  if (known == different && different < 64) seen[different++] = sum;
   logits[0] = frame[0];
   logits[1] = cache[0];
   if (time.tv_nsec) nanosleep(&time, NULL);

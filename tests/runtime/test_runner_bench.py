@@ -85,8 +85,12 @@ def test_its_statistics_are_those_of_python(bench: Bench, frames: int) -> None:
 
 def test_frames_change_and_caches_are_fed_back(bench: Bench) -> None:
     done = bench("--frames", "30", *QUICK)
-    assert done.stderr == b"41 steps, 8 different frames, fed back: 1\n"  # the first, 10 to warm up, 30
-    assert result_of(done.stdout).settings.different_frames == 8
+    result = result_of(done.stdout)
+    # The first, 10 to warm up, 30, and 2 after each look at the machine.
+    steps = 41 + 2 * len(result.environment_during)
+    assert done.stderr.decode() == f"{steps} steps, 16 different frames, fed back: 1\n"
+    assert result.settings.different_frames == 16
+    assert result.environment_during
 
 
 def test_samples_are_the_time_of_each_step(bench: Bench) -> None:
@@ -119,9 +123,11 @@ def test_a_camera_is_kept_up_with_or_not(bench: Bench, step_us: int, missed: boo
     result = result_of(bench("--frames", "20", "--fps", "100", *QUICK, step_us=step_us).stdout)
     deadlines = result.deadlines
     assert deadlines is not None
-    assert (deadlines.period_ms, deadlines.frames) == (10.0, 20)
-    assert result.samples.start_s[-1] >= 0.9 * 19 * 0.01
-    assert deadlines.missed == 20 if missed else deadlines.missed < 10
+    assert deadlines.period_ms == 10.0
+    # Of three frames that come in 30 ms two are begun, and none of them is done in time.
+    assert deadlines.frames >= 28 if missed else 20 <= deadlines.frames < 28
+    assert deadlines.missed == deadlines.frames if missed else deadlines.missed < 16
+    assert deadlines.frames <= result.samples.start_s[-1] / 0.01 + 1.001
     assert deadlines.late_start_ms >= 0
 
 
@@ -198,7 +204,8 @@ def test_a_full_disk_leaves_nothing_half_written(bench: Bench, tmp_path: Path) -
     done = bench("--frames", "3", "--json", "full.json", *QUICK)
     assert (done.returncode, (tmp_path / "full.json").read_text()) == (2, "kept")
     assert b"tsm-runner: error: full.json: No space left on device\n" in done.stderr
-    assert b"nowhere/x.json.part: No such file" in bench("--frames", "3", "--json", "nowhere/x.json", *QUICK).stderr
+    assert result_of(done.stdout).latency_ms.count == 3
+    assert b"nowhere/x.json: No such file" in bench("--frames", "3", "--json", "nowhere/x.json", *QUICK).stderr
 
 
 def test_a_wrong_answer_is_marked_and_ends_with_1(artifact_with_runner: Artifact, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@
 #include "bench/run.h"
 #include "image.h"
 
-/* So many different frames: together they do not stay in the caches of small boards. */
-enum { DIFFERENT_FRAMES = 8 };
+/* So many different frames: together they do not stay in the caches of small boards. HEAD: untimed frames after a
+ * look at the machine, to bring weights and code back into the caches. */
+enum { DIFFERENT_FRAMES = 16, HEAD = 2, MOST_FRAMES = 1000000 };
 /* Between chunks of so many seconds the clock is looked at; the machine every GLANCE_S. */
 static const double CHUNK_S = 0.2, GLANCE_S = 1.0;
 
@@ -75,6 +76,7 @@ typedef struct {
 
 static int has_room(tsm_bench_run *run, size_t more) {
   if (run->count + more <= run->room) return 1;
+  if (run->count + more > MOST_FRAMES) return 0;
   const size_t room = 2 * run->room > run->count + more ? 2 * run->room : run->count + more;
   tsm_sample *samples = realloc(run->samples, room * sizeof *samples);
   if (!samples) return 0;
@@ -106,12 +108,24 @@ static int32_t steps_in(double seconds, const loop *loop, const tsm_sample *last
 /* How many frames are timed before the clock is looked at again; 0: the run is over. */
 static int32_t next_chunk(const loop *loop, uint64_t began, const tsm_sample *last) {
   const tsm_bench_options *options = &loop->run->options;
-  const int64_t done = (int64_t)loop->run->count, left = options->frames - done;
+  const int64_t done = (int64_t)loop->run->count, left = options->least_frames - done;
   const double left_s = options->duration_s - tsm_seconds(began, tsm_now());
-  if (tsm_stopped_by() || (options->frames && !left)) return 0;
-  if (options->duration_s > 0 && left_s <= 0 && done) return 0;
-  const int32_t steps = steps_in(options->duration_s > 0 && left_s < CHUNK_S ? left_s : CHUNK_S, loop, last);
-  return options->frames && left < steps ? (int32_t)left : steps;
+  if (tsm_stopped_by() || (left <= 0 && left_s <= 0)) return 0;
+  const int32_t most = steps_in(CHUNK_S, loop, last), by_time = left_s > 0 ? steps_in(left_s, loop, last) : 0;
+  const int64_t wanted = left > by_time ? left : by_time;
+  return wanted < most ? (int32_t)wanted : most;
+}
+
+/* Look at the machine, if the last time is long ago; a camera's frames leave time for it. */
+static int look(loop *loop, uint64_t *looked, tsm_sample *last) {
+  tsm_sample head[HEAD];
+  if (tsm_seconds(*looked, tsm_now()) < GLANCE_S) return 1;
+  glance(loop->run);
+  *looked = tsm_now();
+  if (loop->period) return 1;
+  if (!time_steps(loop, HEAD, head, last)) return 0;
+  *last = head[HEAD - 1];
+  return 1;
 }
 
 /* Step until both so many frames and so much time are over; `last` is the newest step, and becomes it. */
@@ -131,16 +145,12 @@ static int warm_up(loop *loop, tsm_sample *last) {
 static int time_frames(loop *loop, tsm_sample last) {
   tsm_bench_run *run = loop->run;
   const uint64_t began = tsm_now();
-  uint64_t looked = began;
+  uint64_t looked = 0; /* long ago */
   int32_t chunk;
   while ((chunk = next_chunk(loop, began, &last)) > 0) {
-    if (tsm_seconds(looked, tsm_now()) >= GLANCE_S) {
-      glance(run);
-      looked = tsm_now();
-    }
     run->is_full = !has_room(run, (size_t)chunk);
     if (run->is_full) break;
-    if (!time_steps(loop, chunk, run->samples + run->count, &last)) return 0;
+    if (!look(loop, &looked, &last) || !time_steps(loop, chunk, run->samples + run->count, &last)) return 0;
     run->count += (size_t)chunk;
     last = run->samples[run->count - 1];
   }
@@ -214,17 +224,19 @@ static int measured(tsm_bench_run *run) {
 
 /* The report ------------------------------------------------------------------------------------------------------ */
 
-/* Written beside and renamed: the file is whole or not there. */
+/* Written beside and renamed: the file is whole or not there. Where it cannot be, stdout gets what was measured. */
 static int write_file(const tsm_bench_run *run, const char *path) {
   char part[4096];
   if (snprintf(part, sizeof part, "%s.part", path) >= (int)sizeof part) return runner_fail(path, "the name is too long");
   FILE *file = fopen(part, "wb");
-  if (!file) return runner_fail(part, strerror(errno));
-  const int written = tsm_write_report(run, file);
-  const int error = errno;
-  if (fclose(file) == 0 && written && rename(part, path) == 0) return RUNNER_OK;
-  const int code = runner_fail(path, strerror(written ? errno : error));
-  remove(part);
+  const int written = file && tsm_write_report(run, file);
+  int error = errno;
+  const int closed = file && fclose(file) == 0;
+  if (written && !closed) error = errno;
+  if (written && closed && rename(part, path) == 0) return RUNNER_OK;
+  const int code = runner_fail(path, strerror(written && closed ? errno : error));
+  if (file) remove(part);
+  tsm_write_report(run, stdout);
   return code;
 }
 

@@ -6,11 +6,12 @@
 #include <string.h>
 
 #include "bench/device_files.h"
+#include "bench/statistics.h"
 #include "runner.h"
 #include "tsm_edge.h"
 
 enum { MOST_FRAMES = 1000000, DEFAULT_WARMUP_FRAMES = 10 };
-static const double DEFAULT_S = 10, DEFAULT_WARMUP_S = 1, DEFAULT_IDLE_S = 5, MOST_S = 86400, MOST_FPS = 10000;
+static const double DEFAULT_S = 10, DEFAULT_WARMUP_S = 1, DEFAULT_IDLE_S = 3, MOST_S = 86400, MOST_FPS = 10000;
 
 static int between(const char *text, double low, double high, double *into) {
   double value;
@@ -47,6 +48,10 @@ int tsm_read_bench_options(int argc, char **argv, tsm_bench_options *into) {
   for (int i = 0; i < argc; i += 2)
     if (i + 1 == argc || !set(into, argv[i], argv[i + 1]))
       return runner_fail(argv[i], i + 1 == argc ? "no such option, or no value" : "no such option, or a wrong value");
-  if (!into->frames && into->duration_s == 0) into->duration_s = DEFAULT_S;
+  into->least_frames = into->frames ? into->frames : 1;
+  if (!into->frames && into->duration_s == 0) {
+    into->duration_s = DEFAULT_S;
+    into->least_frames = (int64_t)tsm_fewest_samples(0.90);
+  }
   return RUNNER_OK;
 }

@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 typedef struct {
-  int64_t frames;    /* 0: as many as fit the duration */
-  double duration_s; /* 0: as long as the frames take */
+  int64_t frames, least_frames; /* asked for (0: not), and how many there must be */
+  double duration_s;            /* 0: as long as the frames take; with frames, both are reached */
   double warmup_s, idle_s;
   int32_t warmup_frames, threads;
   double fps;         /* 0: each frame follows the last at once */

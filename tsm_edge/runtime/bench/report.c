@@ -105,24 +105,24 @@ static void write_samples(tsm_json *json, const tsm_bench_run *run) {
   tsm_json_close(json, '}');
 }
 
-/* A frame misses its deadline when it is not done before the next is due. */
+/* A frame misses its deadline when it is not done before the next is due, or was lost while a step ran. */
 static void write_deadlines(tsm_json *json, const tsm_bench_run *run) {
   if (run->options.fps <= 0) {
     tsm_json_null(json, "deadlines");
     return;
   }
   const uint64_t period = (uint64_t)(1e9 / run->options.fps);
-  uint64_t latest = 0;
-  size_t missed = 0;
+  uint64_t latest = 0, late = 0, lost = 0;
   for (size_t i = 0; i < run->count; ++i) {
     const tsm_sample *sample = &run->samples[i];
-    missed += sample->start + sample->duration > sample->due + period;
+    late += sample->start + sample->duration > sample->due + period;
+    if (i) lost += (sample->due - sample[-1].due + period / 2) / period - 1;
     if (sample->start - sample->due > latest) latest = sample->start - sample->due;
   }
   tsm_json_open(json, "deadlines", '{');
   tsm_json_number(json, "period_ms", milliseconds(period));
-  tsm_json_integer(json, "frames", (long long)run->count);
-  tsm_json_integer(json, "missed", (long long)missed);
+  tsm_json_integer(json, "frames", (long long)(run->count + lost));
+  tsm_json_integer(json, "missed", (long long)(late + lost));
   tsm_json_number(json, "late_start_ms", milliseconds(latest));
   tsm_json_close(json, '}');
 }
@@ -288,7 +288,7 @@ static void write_partial(tsm_json *json, const tsm_bench_run *run) {
   if (tsm_stopped_by())
     snprintf(text, sizeof text, "stopped by signal %d after %zu frames", tsm_stopped_by(), run->count);
   else
-    snprintf(text, sizeof text, "no memory for more than %zu frames", run->count);
+    snprintf(text, sizeof text, "no room for more than %zu frames", run->count);
   tsm_json_text(json, "partial", tsm_stopped_by() || run->is_full ? text : NULL);
 }
 
