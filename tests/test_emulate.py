@@ -25,16 +25,18 @@ from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import ArtifactError
 from tsm_edge.export.onnx import ExportRequest, export_onnx
 from tsm_edge.files.atomic import file_sha256
+from tsm_edge.verify import emulated
 from tsm_edge.verify.emulated import emulated_outputs, emulator_command, verify_emulated
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def need_qemu(name: str) -> None:
-    """Skip the test where the emulator of a target is missing."""
-    program = f"qemu-{architecture(load_target(name).cpu.triple)}"
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed: apt-get install qemu-user")
+    """Skip the test where the emulator of a target, or its C library, is missing."""
+    try:
+        emulator_command(load_target(name))
+    except ArtifactError as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +200,11 @@ def test_a_runner_that_computes_something_else_fails(
     shutil.copytree(artifact_with_runner.path, tmp_path / "mixed")
     shutil.copy(other.path / RUNNER, tmp_path / "mixed" / RUNNER)
     listed = {**artifact_with_runner.manifest.files, RUNNER: file_sha256(other.path / RUNNER)}
-    manifest = dataclasses.replace(artifact_with_runner.manifest, files=listed)
-    result = verify_emulated(Artifact(tmp_path / "mixed", manifest))
+    mixed = Artifact(tmp_path / "mixed", dataclasses.replace(artifact_with_runner.manifest, files=listed))
+    with pytest.raises(ArtifactError, match=r"not the model\.so that this tsm-runner was made for"):
+        verify_emulated(mixed)
+    shutil.copy(other.library, mixed.library)
+    result = verify_emulated(mixed)
     assert not result.passed
     assert [check.name for check in result.checks if not check.passed][:2] == ["logits", "logits (explicit caches)"]
 
@@ -246,4 +251,15 @@ def test_the_emulator_lacks_what_the_cpu_lacks(
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("QEMU_LD_PREFIX", str(tmp_path))
     assert emulator_command(load_target(name)) == [str(program), *options[1:]]
+
+
+def test_the_emulator_is_told_where_the_c_library_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    need_qemu("raspberry-pi-4")
+    monkeypatch.delenv("QEMU_LD_PREFIX", raising=False)
+    assert emulator_command(load_target("raspberry-pi-4"))[-2:] == ["-L", "/usr/aarch64-linux-gnu"]
+    assert "-L" not in emulator_command(load_target("android-arm64"))
+    monkeypatch.setitem(emulated.SYSTEMS, "aarch64", (str(tmp_path), "libc6-arm64-cross"))
+    with pytest.raises(ArtifactError, match=r"has no C library, expected .* raspberry-pi-4; .*libc6-arm64-cross"):
+        emulator_command(load_target("raspberry-pi-4"))

@@ -113,7 +113,7 @@ def run_demo(
         inputs.append(Path(request.video))
     for path in (annotated,) if request.video else (annotated, drawn):
         _check_output(path, inputs)
-    # tsm-runner is for devices, and its first link takes most of a minute.
+    # tsm-runner is for devices.
     artifact = compile_model(
         CompileRequest(target, folder, card, request.checkpoint, runner=False),
         lambda text, done: progress(text, done * _COMPILED),

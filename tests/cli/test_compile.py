@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import onnx
@@ -50,3 +51,12 @@ def test_our_own_pairs_are_one_line(tmp_path: Path) -> None:
 def test_an_onnx_file_in_the_place_of_a_model_is_told_the_option(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"compile it with: tsm-edge compile --onnx 'my model\.ONNX'"):
         CliRunner().invoke(command, ["my model.ONNX"], catch_exceptions=False)
+
+
+def test_what_a_device_gets_is_told(tmp_path: Path) -> None:
+    printed = compiled(two_caches(), tmp_path, "--target", "raspberry-pi-4").stdout
+    rows = {line.split("  ")[0]: " ".join(line.split()) for line in printed.splitlines()}
+    assert re.fullmatch(r"on a device \d+ kB: model\.so, tsm_edge\.h, manifest\.json", rows["on a device"])
+    table = json.loads(compiled(two_caches(), tmp_path, "--target", "raspberry-pi-4", "--json").stdout)
+    sizes = {name: (tmp_path / "out" / name).stat().st_size for name in ("model.so", "tsm_edge.h", "manifest.json")}
+    assert {file["name"]: file["size"] for file in table["deployed"]} == sizes

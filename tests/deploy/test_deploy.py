@@ -61,7 +61,7 @@ def test_everything_is_copied_and_verified_with_the_real_runner(
     assert os.access(there / "tsm-runner", os.X_OK)
     assert result.stdout.startswith("board-anew (x86_64): tsm-edge/gestures\n")
     assert '{"passed": true, "frames": ' in result.stdout
-    assert re.search(r"5 of 5 files copied in \d+\.\d s; verified there", result.stderr)
+    assert re.search(r"5 of 5 files copied in \d+\.\d s, \d+\.\d MB there; verified there", result.stderr)
 
 
 def test_what_is_there_is_not_copied_again(over_ssh: Callable[..., Result], board: Any, model: Path) -> None:

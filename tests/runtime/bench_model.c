@@ -51,7 +51,13 @@ const tsm_model tsm_the_model = {.manifest = "{}",
                                  .calls = calls,
                                  .caches = caches};
 
-const tsm_card tsm_the_card = {.model = "slow \"walk\"",
+static const tsm_card_cache card_caches[] = {{"out", 1}};
+
+const tsm_card tsm_the_card = {.logits = "logits",
+                               .classes = 2,
+                               .n_caches = 1,
+                               .caches = card_caches,
+                               .model = "slow \"walk\"",
                                .target = "native",
                                .precision = "fp32",
                                .version = "0",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import struct
 import subprocess
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from artifacts import compile_onnx
+from artifacts import compile_onnx, run_cc
 from onnx_graphs import Floats, small_network
 
 from tsm_edge.artifact.folder import GOLDEN, RUNNER, Artifact
@@ -232,15 +231,31 @@ def test_a_full_disk_is_not_a_success(runner: Run) -> None:
             assert done.stderr == b"tsm-runner: error: standard output: No space left on device\n"
 
 
-def test_it_needs_nothing_of_the_system(artifact: Artifact, tmp_path: Path) -> None:
-    if os.geteuid() != 0 or not shutil.which("chroot"):
-        pytest.skip("an empty root folder needs root and chroot")
-    for name in (RUNNER, GOLDEN):
-        shutil.copy(artifact.path / name, tmp_path)
-    command = ["chroot", tmp_path, f"/{RUNNER}", "verify", "--golden", f"/{GOLDEN}"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["passed"]
+def test_it_opens_the_library_that_it_was_made_for(
+    artifact: Artifact, small_artifact: Artifact, native: TargetCard, runner: Run, tmp_path: Path
+) -> None:
+    assert (artifact.path / RUNNER).stat().st_size < artifact.library.stat().st_size / 2
+    shutil.copy(artifact.path / RUNNER, tmp_path)
+    there = tmp_path / "model.so"
+
+    def refused() -> str:
+        done = subprocess.run([tmp_path / RUNNER, "info"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        return line
+
+    assert refused().startswith("tsm-runner: error: model.so, expected beside tsm-runner: ")
+    there.write_bytes(b"no library")
+    assert refused().startswith("tsm-runner: error: model.so, expected beside tsm-runner: ")
+    shutil.copy(small_artifact.library, there)
+    made_for = "not the model.so that this tsm-runner was made for: copy both from one artifact"
+    assert refused() == f"tsm-runner: error: {there}: {made_for}"
+    (tmp_path / "other.c").write_text("int answer(void) { return 42; }\n")
+    run_cc(native, "-shared", "-fPIC", tmp_path / "other.c", "-o", there)
+    assert "undefined symbol: tsm_" in refused()
+    shutil.copy(artifact.library, there)
+    done = subprocess.run([tmp_path / RUNNER, "info"], capture_output=True, check=True)
+    assert done.stdout == runner("info").stdout
 
 
 # A model of one kernel that answers NaN.
@@ -255,7 +270,8 @@ static const tsm_call calls[] = {{answer, 1, 1, 0, 0, 1, {{TSM_WORKSPACE, 0}}}};
 static const char *const labels[] = {"one", "two", "three"};
 const tsm_model tsm_the_model = {
     .manifest = "{}", .frame_shape = {1, 3, 2, 2}, .classes = 3, .workspace_bytes = 64, .n_calls = 1, .calls = calls};
-const tsm_card tsm_the_card = {.short_side = 2, .crop_height = 2, .crop_width = 2, .n_labels = 3, .labels = labels};
+const tsm_card tsm_the_card = {
+    .classes = 3, .short_side = 2, .crop_height = 2, .crop_width = 2, .n_labels = 3, .labels = labels};
 """
 
 

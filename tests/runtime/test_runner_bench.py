@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from artifacts import run_cc
 
-from tsm_edge.artifact.folder import GOLDEN, RUNNER, Artifact
+from tsm_edge.artifact.folder import GOLDEN, LIBRARY, RUNNER, Artifact
 from tsm_edge.bench.result import Result, from_json
 from tsm_edge.bench.statistics import summary
 from tsm_edge.cards import load_target
@@ -225,7 +225,8 @@ def test_a_wrong_answer_is_marked_and_ends_with_1(artifact_with_runner: Artifact
 def test_golden_frames_of_another_model_are_refused_before_anything_is_timed(
     artifact_with_runner: Artifact, tmp_path: Path
 ) -> None:
-    shutil.copy(artifact_with_runner.path / RUNNER, tmp_path)
+    for name in (RUNNER, LIBRARY):
+        shutil.copy(artifact_with_runner.path / name, tmp_path)
     (tmp_path / GOLDEN).write_text("nonsense")
     done = subprocess.run([tmp_path / RUNNER, "bench"], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, b"")

@@ -237,6 +237,15 @@ class TargetCard:
     gpu: GpuSpec | None = None
     detect: bool = False
 
+    @property
+    def static_runner(self) -> bool:
+        """Whether ``tsm-runner`` is a static program there, with the model inside.
+
+        With glibc it opens ``model.so``, so that a device has the weights once, and what it verifies is what programs
+        load. Elsewhere no dynamic program can be linked here.
+        """
+        return not self.libc.startswith("glibc")
+
     def __post_init__(self) -> None:
         check_name(self.name)
         if (self.device == "cuda") != (self.gpu is not None):

@@ -17,6 +17,7 @@ from tsm_edge.cards.architecture import runs_here
 from tsm_edge.cards.precision import precision_named
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
 from tsm_edge.cli.weights import weight_options
+from tsm_edge.deploy.files import deployed_paths
 from tsm_edge.errors import CompileError
 from tsm_edge.extras import require
 from tsm_edge.files.paths import refuse_replacing_folder
@@ -58,7 +59,7 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 @click.option("--precision", default="fp32", show_default=True, help="Of weights, activations and sums.")
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
 @click.option("--explain", is_flag=True, help="Show each kernel: rule, tile, FLOP, bytes, modelled time on the target.")
-@click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, the static program with the model inside.")
+@click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, which verifies and runs the model on a device.")
 @json_option
 def command(
     model: str | None,
@@ -149,7 +150,13 @@ def _next_command(artifact: Artifact) -> str:
 
 
 def _print_json(artifact: Artifact, explanation: Explanation | None, seconds: float) -> None:
-    table: dict[str, object] = {"path": artifact.path, "manifest": artifact.manifest, "seconds": round(seconds, 1)}
+    deployed = [{"name": path.name, "size": path.stat().st_size} for path in deployed_paths(artifact)]
+    table: dict[str, object] = {
+        "path": artifact.path,
+        "manifest": artifact.manifest,
+        "seconds": round(seconds, 1),
+        "deployed": deployed,
+    }
     if explanation is not None:
         table["explain"] = {
             "clock_mhz": explanation.clock_mhz,
@@ -175,8 +182,9 @@ def _print(artifact: Artifact, seconds: float) -> None:
         ("weights", f"{memory.weight_bytes / 1e6:.1f} MB, {manifest.weights}"),
         ("workspace", f"{memory.workspace_bytes / 1e6:.1f} MB, planned at compile time"),
         ("kernels", f"{len(manifest.kernels)} calls, {sum(k.flops for k in manifest.kernels) / 1e9:.3f} GFLOP a frame"),
-        ("model.so", f"{artifact.library.stat().st_size / 1e6:.1f} MB"),
+        ("model.so", _size(artifact.library)),
         *_runner_row(artifact),
+        ("on a device", _on_a_device(artifact)),
         ("compile time", f"{seconds:.1f} s, everything included"),
     ]
     print_table(str(artifact.path), ("", ""), rows)
@@ -225,4 +233,18 @@ def _print_explanation(explanation: Explanation, target: TargetCard) -> None:
 
 def _runner_row(artifact: Artifact) -> list[tuple[str, str]]:
     path = artifact.runner
-    return [] if path is None else [(RUNNER, f"{path.stat().st_size / 1e6:.1f} MB, static, with the model inside")]
+    if path is None:
+        return []
+    how = "static, with the model inside" if artifact.manifest.target.static_runner else "opens the model.so beside it"
+    return [(RUNNER, f"{_size(path)}, {how}")]
+
+
+def _on_a_device(artifact: Artifact) -> str:
+    """What ``deploy`` copies, and its size."""
+    paths = deployed_paths(artifact)
+    return f"{_size(*paths)}: {', '.join(path.name for path in paths)}"
+
+
+def _size(*paths: Path) -> str:
+    size = sum(path.stat().st_size for path in paths)
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

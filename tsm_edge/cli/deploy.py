@@ -121,7 +121,9 @@ def _print_result(result: DeployResult, as_json: bool) -> None:
     if result.report:
         click.echo(result.report)
     verdict = {None: "not verified there", True: "verified there", False: "verifying there FAILED"}[result.verified]
-    note(f"{len(result.copied)} of {len(result.files)} files copied in {result.seconds:.1f} s; {verdict}")
+    size = sum(file.size for file in result.files) / 1e6
+    copied = f"{len(result.copied)} of {len(result.files)} files copied in {result.seconds:.1f} s"
+    note(f"{copied}, {size:.1f} MB there; {verdict}")
 
 
 def _print_files(title: str, files: tuple[DeployFile, ...], copied: tuple[str, ...] | None) -> None:

@@ -203,7 +203,7 @@ def compile_model(
         link_library(folder / LIBRARY, request.target, sources, [objects], _tvm_ffi_includes())
         shutil.copyfile(HEADER, folder / HEADER_FILE)
         if request.runner:
-            stages.begin("runner", f"linking {RUNNER} (the first time for an architecture takes a minute)")
+            stages.begin("runner", f"linking {RUNNER}")
             link_runner(folder / RUNNER, request.target, manifest, work, sources, [objects])
             write_golden(folder / GOLDEN, make_golden(Reference(folder / MODEL_ONNX, manifest), manifest))
         _write_folder(folder, manifest)

@@ -8,7 +8,15 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact.folder import RUNNER, Artifact, files_of_artifact, load_artifact, read_listed
+from tsm_edge.artifact.folder import (
+    HEADER_FILE,
+    LIBRARY,
+    RUNNER,
+    Artifact,
+    files_of_artifact,
+    load_artifact,
+    read_listed,
+)
 from tsm_edge.deploy.files import DeployFile, files_of
 from tsm_edge.errors import DeployError
 from tsm_edge.files.atomic import check_writable, write_atomic
@@ -123,9 +131,8 @@ def _readme(artifact: Artifact, folder: str, files: tuple[DeployFile, ...]) -> s
             f"  ./{RUNNER} verify      compares with the outputs expected of golden.bin",
             f"  ./{RUNNER} bench       times every frame",
         ]
-    lines += [
-        "",
-        "model.so is used from C with tsm_edge.h, and from Python with tsm_edge.session.OnlineSession.",
-        "",
-    ]
-    return "\n".join(lines)
+    if any(file.name == LIBRARY for file in files):
+        used = f"{LIBRARY} is used from C with {HEADER_FILE}, and from Python with tsm_edge.session.OnlineSession."
+    else:
+        used = f"{RUNNER} has the model inside, and needs nothing else of the device."
+    return "\n".join([*lines, "", used, ""])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tsm_edge.artifact.folder import GOLDEN, HEADER_FILE, LABELS, LIBRARY, MANIFEST, RUNNER, Artifact, read_listed
 
-# model.onnx stays here: it is the reference of `tsm-edge verify`, which runs here.
+# All that may be on a device. model.onnx stays here: it is the reference of `tsm-edge verify`, which runs here.
 NAMES = (LIBRARY, RUNNER, GOLDEN, LABELS, HEADER_FILE, MANIFEST)
 
 
@@ -44,16 +44,26 @@ class DeployFile:
         return f".{self.name}.{self.sha256[:12]}.part"
 
 
+def deployed_paths(artifact: Artifact) -> tuple[Path, ...]:
+    """What goes to a device: the files that the manifest lists, and the manifest; the model only once.
+
+    A static ``tsm-runner`` has it inside: ``model.so`` then stays here, for programs that are built with it.
+    """
+    manifest = artifact.manifest
+    stay = (LIBRARY, HEADER_FILE) if artifact.runner is not None and manifest.target.static_runner else ()
+    names = [name for name in NAMES if name == MANIFEST or name in manifest.files]
+    return tuple(artifact.path / name for name in names if name not in stay)
+
+
 def files_of(artifact: Artifact) -> tuple[DeployFile, ...]:
-    """The files of an artifact that go to a device: those that its manifest lists, and the manifest.
+    """The files of an artifact that go to a device, as they are now.
 
     Raises
     ------
     ArtifactError
         They were replaced since the artifact was loaded.
     """
-    paths = [artifact.path / name for name in NAMES if name == MANIFEST or name in artifact.manifest.files]
-    return tuple(_deploy_file(artifact, path) for path in paths)
+    return tuple(_deploy_file(artifact, path) for path in deployed_paths(artifact))
 
 
 def _deploy_file(artifact: Artifact, path: Path) -> DeployFile:

@@ -11,8 +11,13 @@ HEADER = RUNTIME_FOLDER / "tsm_edge.h"
 _TABLES = RUNTIME_FOLDER / "model.h"
 _SHARED = ("stream.c", "caches.c", "measure.c", "error.c", "pool.c")
 SOURCES = tuple(RUNTIME_FOLDER / name for name in (*_SHARED, "packed.c"))
-_BENCH = tuple(sorted((RUNTIME_FOLDER / "bench").glob("*.c")))
-RUNNER_SOURCES = (*(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c", *_SHARED)), *_BENCH)
+_RUNNER = (
+    *(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c")),
+    *sorted((RUNTIME_FOLDER / "bench").glob("*.c")),
+)
+# tsm-runner with the model inside, and as it opens the model.so beside it.
+RUNNER_SOURCES = (*_RUNNER, *(RUNTIME_FOLDER / name for name in ("model_inside.c", *_SHARED)))
+OPENING_RUNNER_SOURCES = (*_RUNNER, RUNTIME_FOLDER / "model_beside.c")
 VERSION_SCRIPT = RUNTIME_FOLDER / "exports.map"
 
 

@@ -1,10 +1,19 @@
-/* card.h - what the generated card.c tells tsm-runner of the model card. Internal. */
+/* card.h - what the generated card.c tells tsm-runner of the model. Internal. */
 #ifndef TSM_CARD_H
 #define TSM_CARD_H
 
 #include <stdint.h>
 
 typedef struct {
+  const char *name; /* of the output, UTF-8 */
+  uint32_t elements;
+} tsm_card_cache;
+
+typedef struct {
+  const char *manifest; /* what the model says of itself */
+  const char *logits;   /* their name, UTF-8 */
+  int32_t classes, n_caches;
+  const tsm_card_cache *caches;
   const char *model, *target, *precision; /* their names */
   const char *version;                    /* of tsm-edge */
   int64_t flops, bytes;                   /* of a frame: arithmetic, and what kernels move */

@@ -10,14 +10,10 @@
 
 #include "card.h"
 #include "image.h"
-#include "model.h"
 #include "runner.h"
 #include "tsm_edge.h"
 
-static size_t cache_elements(int32_t index) {
-  const tsm_cache *cache = &tsm_the_model.caches[index];
-  return (size_t)cache->channels * (size_t)cache->height * (size_t)cache->width;
-}
+static size_t cache_elements(int32_t index) { return tsm_the_card.caches[index].elements; }
 
 typedef struct {
   tsm_golden_head head;
@@ -42,22 +38,14 @@ static int passes(const check *found) {
   return found->error <= tsm_the_card.tolerance * found->magnitude || found->error == 0.0;
 }
 
-/* golden.bin beside this program. */
-static void default_golden(char *path, size_t size) {
-  static const char name[] = "golden.bin";
-  ssize_t length = readlink("/proc/self/exe", path, size - sizeof name);
-  while (length > 0 && path[length - 1] != '/') --length;
-  memcpy(path + (length > 0 ? length : 0), name, sizeof name);
-}
-
 static int read_golden(golden *into, FILE *file) {
-  const tsm_model *model = &tsm_the_model;
+  const tsm_card *card = &tsm_the_card;
   tsm_golden_head *head = &into->head;
   char magic[8];
   if (fread(magic, sizeof magic, 1, file) != 1 || memcmp(magic, TSM_GOLDEN_MAGIC, sizeof magic) != 0) return 0;
   if (fread(head, sizeof *head, 1, file) != 1) return 0;
-  if (head->height != (uint32_t)model->frame_shape[2] || head->width != (uint32_t)model->frame_shape[3] ||
-      head->classes != (uint32_t)model->classes || head->n_caches != (uint32_t)model->n_caches || !head->frames ||
+  if (head->height != (uint32_t)card->crop_height || head->width != (uint32_t)card->crop_width ||
+      head->classes != (uint32_t)card->classes || head->n_caches != (uint32_t)card->n_caches || !head->frames ||
       head->frames > 4096)
     return 0;
   into->caches = runner_allocate(sizeof(float *) * head->n_caches);
@@ -78,16 +66,16 @@ static int read_golden(golden *into, FILE *file) {
 }
 
 int runner_has_golden(void) {
-  char path[4096];
-  default_golden(path, sizeof path);
+  char path[RUNNER_PATH];
+  runner_beside("golden.bin", path);
   return access(path, F_OK) == 0;
 }
 
 static int load_golden(golden *into, const runner_options *given) {
-  char beside[4096];
+  char beside[RUNNER_PATH];
   const char *path = given->golden;
   if (!path) {
-    default_golden(beside, sizeof beside);
+    runner_beside("golden.bin", beside);
     path = beside;
   }
   FILE *file = fopen(path, "rb");
@@ -103,7 +91,7 @@ typedef struct {
 } cache_sets;
 
 static cache_sets new_caches(void) {
-  const int32_t n = tsm_the_model.n_caches;
+  const int32_t n = tsm_the_card.n_caches;
   cache_sets sets = {runner_allocate(sizeof(float *) * (size_t)n), runner_allocate(sizeof(float *) * (size_t)n)};
   for (int32_t i = 0; i < n; ++i) {
     sets.read[i] = runner_allocate(sizeof(float) * cache_elements(i));
@@ -113,22 +101,22 @@ static cache_sets new_caches(void) {
 }
 
 static void zero_caches(cache_sets sets) {
-  for (int32_t i = 0; i < tsm_the_model.n_caches; ++i) memset(sets.read[i], 0, sizeof(float) * cache_elements(i));
+  for (int32_t i = 0; i < tsm_the_card.n_caches; ++i) memset(sets.read[i], 0, sizeof(float) * cache_elements(i));
 }
 
 /* Every output of a frame, float32: the logits, those with explicit caches, every next cache (NCHW). */
 static void dump(FILE *file, const float *logits, const float *explicit_logits, cache_sets sets) {
-  const tsm_model *model = &tsm_the_model;
+  const tsm_card *card = &tsm_the_card;
   if (!file) return;
-  fwrite(logits, sizeof(float), (size_t)model->classes, file);
-  fwrite(explicit_logits, sizeof(float), (size_t)model->classes, file);
-  for (int32_t i = 0; i < model->n_caches; ++i) fwrite(sets.write[i], sizeof(float), cache_elements(i), file);
+  fwrite(logits, sizeof(float), (size_t)card->classes, file);
+  fwrite(explicit_logits, sizeof(float), (size_t)card->classes, file);
+  for (int32_t i = 0; i < card->n_caches; ++i) fwrite(sets.write[i], sizeof(float), cache_elements(i), file);
 }
 
 /* Run all golden frames; checks: logits, logits with explicit caches, every cache after the last frame. */
 static int run_golden(const golden *golden, tsm_stream *stream, check *checks, FILE *outputs) {
-  const tsm_model *model = &tsm_the_model;
-  const size_t classes = (size_t)model->classes, pixels = runner_frame_pixels();
+  const tsm_card *card = &tsm_the_card;
+  const size_t classes = (size_t)card->classes, pixels = runner_frame_pixels();
   float *input = runner_allocate(sizeof(float) * 3 * pixels), *logits = runner_allocate(sizeof(float) * 2 * classes);
   cache_sets sets = new_caches();
   for (uint32_t i = 0; i < golden->head.frames; ++i) {
@@ -145,7 +133,7 @@ static int run_golden(const golden *golden, tsm_stream *stream, check *checks, F
     dump(outputs, logits, logits + classes, sets);
     sets = (cache_sets){sets.write, sets.read};
   }
-  for (int32_t i = 0; i < model->n_caches; ++i)
+  for (int32_t i = 0; i < card->n_caches; ++i)
     compare(&checks[2 + i], sets.read[i], golden->caches[i], cache_elements(i));
   return 1;
 }
@@ -167,7 +155,7 @@ static void print_check(const char *name, const char *suffix, const check *found
   printf(", \"passed\": %s}%s", passes(found) ? "true" : "false", last ? "]}\n" : ", ");
 }
 
-static int32_t count_checks(void) { return 2 + tsm_the_model.n_caches; }
+static int32_t count_checks(void) { return 2 + tsm_the_card.n_caches; }
 
 /* Make all checks, which are the caller's to free; returns an exit code. */
 static int make_checks(const runner_options *given, check **checks, runner_verification *into) {
@@ -198,7 +186,7 @@ int runner_check(const runner_options *given, runner_verification *into) {
 }
 
 int runner_verify(const runner_options *given) {
-  const tsm_model *model = &tsm_the_model;
+  const tsm_card *card = &tsm_the_card;
   check *checks = NULL;
   runner_verification found;
   const int code = make_checks(given, &checks, &found);
@@ -206,10 +194,10 @@ int runner_verify(const runner_options *given) {
   const int32_t n_checks = count_checks();
   printf("{\"passed\": %s, \"frames\": %u, \"threads\": %d, \"tolerance\": %g, \"checks\": [",
          found.passed ? "true" : "false", (unsigned)found.frames, (int)given->threads, tsm_the_card.tolerance);
-  print_check(model->logits_name, "", &checks[0], 0);
-  print_check(model->logits_name, " (explicit caches)", &checks[1], n_checks == 2);
-  for (int32_t i = 0; i < model->n_caches; ++i)
-    print_check(model->caches[i].output, "", &checks[2 + i], i + 1 == model->n_caches);
+  print_check(card->logits, "", &checks[0], 0);
+  print_check(card->logits, " (explicit caches)", &checks[1], n_checks == 2);
+  for (int32_t i = 0; i < card->n_caches; ++i)
+    print_check(card->caches[i].name, "", &checks[2 + i], i + 1 == card->n_caches);
   free(checks);
   return found.passed ? RUNNER_OK : RUNNER_DIFFERS;
 }

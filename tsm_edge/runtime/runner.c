@@ -1,4 +1,4 @@
-/* runner.c - tsm-runner: one static program with the model inside, for a device that has nothing installed.
+/* runner.c - tsm-runner: a program that needs no Python, for a device. It has the model inside or beside it.
  *
  * Exit codes: 0 success, 1 a comparison failed, 2 a wrong argument or file. Results are JSON on stdout. */
 #include <errno.h>
@@ -7,11 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "bench/bench.h"
 #include "card.h"
 #include "image.h"
-#include "model.h"
 #include "runner.h"
 #include "tsm_edge.h"
 
@@ -34,6 +34,13 @@ void *runner_allocate(size_t bytes) {
   return memory;
 }
 
+void runner_beside(const char *name, char *path) {
+  ssize_t length = readlink("/proc/self/exe", path, RUNNER_PATH - 1);
+  while (length > 0 && path[length - 1] != '/') --length;
+  length = length > 0 ? length : 0;
+  snprintf(path + length, RUNNER_PATH - (size_t)length, "%s", name);
+}
+
 static uint64_t now(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
@@ -46,11 +53,9 @@ tsm_stream *runner_open_stream(const runner_options *given) {
   return stream;
 }
 
-const int64_t *runner_frame_shape(void) { return tsm_the_model.frame_shape; }
+size_t runner_classes(void) { return (size_t)tsm_the_card.classes; }
 
-size_t runner_classes(void) { return (size_t)tsm_the_model.classes; }
-
-size_t runner_frame_pixels(void) { return (size_t)(tsm_the_model.frame_shape[2] * tsm_the_model.frame_shape[3]); }
+size_t runner_frame_pixels(void) { return (size_t)tsm_the_card.crop_height * (size_t)tsm_the_card.crop_width; }
 
 static void print_escaped(const char *text) {
   for (const unsigned char *at = (const unsigned char *)text; *at; ++at) {
@@ -82,14 +87,14 @@ static int info(const runner_options *given) {
 static double probability(const float *logits, int32_t index) {
   if (tsm_the_card.probabilities) return logits[index];
   double sum = 0;
-  for (int32_t i = 0; i < tsm_the_model.classes; ++i) sum += exp((double)logits[i] - (double)logits[index]);
+  for (int32_t i = 0; i < tsm_the_card.classes; ++i) sum += exp((double)logits[i] - (double)logits[index]);
   return 1.0 / sum;
 }
 
 /* One line of JSON: the likeliest class, its probability, and the times. */
 static void print_prediction(size_t frame, const float *logits, uint64_t preprocess, uint64_t step) {
   int32_t best = 0;
-  for (int32_t i = 1; i < tsm_the_model.classes; ++i)
+  for (int32_t i = 1; i < tsm_the_card.classes; ++i)
     if (logits[i] > logits[best]) best = i;
   printf("{\"frame\": %zu, \"index\": %d, \"label\": ", frame, (int)best);
   if (best < tsm_the_card.n_labels)
@@ -110,7 +115,7 @@ static int stream_frames(const runner_options *given) {
   const size_t bytes = 3 * (given->width ? (size_t)given->width * (size_t)given->height : pixels);
   uint8_t *frame = runner_allocate(bytes);
   float *input = runner_allocate(sizeof(float) * 3 * pixels);
-  float *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_model.classes);
+  float *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_card.classes);
   tsm_resizer *resizer = given->width ? tsm_resizer_open(given->width, given->height) : NULL;
   tsm_stream *stream = runner_open_stream(given);
   if (given->width && !resizer) return runner_fail("memory", "not enough for the frames");
@@ -183,7 +188,8 @@ int main(int argc, char **argv) {
   for (int i = 2; i < argc; i += 2)
     if (i + 1 == argc || !set(&given, argv[1], argv[i], argv[i + 1]))
       return runner_fail(argv[i], i + 1 == argc ? "no such option, or no value" : "no such option, or a wrong value");
-  int code = run(&given);
+  int code = runner_find_model();
+  if (code == RUNNER_OK) code = run(&given);
   if (fflush(stdout) != 0 || ferror(stdout)) return runner_fail("standard output", strerror(errno));
   return code;
 }

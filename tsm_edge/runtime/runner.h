@@ -7,6 +7,9 @@
 
 #include "tsm_edge.h"
 
+/* Bytes of the longest path, its zero included. */
+enum { RUNNER_PATH = 4096 };
+
 /* Exit codes. */
 enum { RUNNER_OK = 0, RUNNER_DIFFERS = 1, RUNNER_USER_ERROR = 2 };
 
@@ -21,11 +24,15 @@ int runner_fail(const char *what, const char *why);
 /* Zeroed memory; ends the program when there is none. */
 void *runner_allocate(size_t bytes);
 
+/* The file of that name beside this program: path has RUNNER_PATH bytes. */
+void runner_beside(const char *name, char *path);
+
+/* Make the functions of tsm_edge.h ready to be called: they are inside this program (model_inside.c) or in a library
+ * beside it (model_beside.c). Not RUNNER_OK: they are not there, and that was said on stderr. */
+int runner_find_model(void);
+
 /* Null, and said on stderr, when it cannot be opened. */
 tsm_stream *runner_open_stream(const runner_options *given);
-
-/* The model's input [1, 3, height, width]. */
-const int64_t *runner_frame_shape(void);
 
 size_t runner_classes(void);
 

@@ -5,6 +5,7 @@ Shows that the code for another machine is right and legal on its CPU; QEMU's ti
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 # CPUs that QEMU can be told to be; it then refuses the instructions they lack.
 _AARCH64_CPUS = ("cortex-a35", "cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a76")
+# Where Debian's packages put the C library of another machine, and their names.
+SYSTEMS = {
+    "x86_64": ("/usr/x86_64-linux-gnu", "libc6-amd64-cross"),
+    "aarch64": ("/usr/aarch64-linux-gnu", "libc6-arm64-cross"),
+    "arm": ("/usr/arm-linux-gnueabihf", "libc6-armhf-cross"),
+}
 
 
 def emulator_command(target: TargetCard) -> list[str]:
@@ -37,7 +44,7 @@ def emulator_command(target: TargetCard) -> list[str]:
     Raises
     ------
     ArtifactError
-        QEMU is not installed.
+        QEMU, or the C library that the program needs, is not installed.
     """
     machine = architecture(target.cpu.triple)
     if machine == this_architecture():
@@ -45,15 +52,26 @@ def emulator_command(target: TargetCard) -> list[str]:
     name = f"qemu-{machine}"
     program = shutil.which(name) or shutil.which(f"{name}-static")
     if program is None:
-        raise ArtifactError(f"{name} is not installed, expected it to run code for {target.name}", install_hint())
-    if machine != "aarch64":
-        return [program]
-    return [program, "-cpu", target.cpu.cpu if target.cpu.cpu in _AARCH64_CPUS else "cortex-a57"]  # else: plain Armv8.0
+        raise ArtifactError(
+            f"{name} is not installed, expected it to run code for {target.name}",
+            "install it with: apt-get install qemu-user",
+        )
+    # A Cortex-A57 is plain Armv8.0.
+    cpu = ["-cpu", target.cpu.cpu if target.cpu.cpu in _AARCH64_CPUS else "cortex-a57"] if machine == "aarch64" else []
+    return [program, *cpu, *([] if target.static_runner else _c_library(target, machine))]
 
 
-def install_hint() -> str:
-    """How to get QEMU."""
-    return "install it with: apt-get install qemu-user"
+def _c_library(target: TargetCard, machine: str) -> list[str]:
+    """Options that tell QEMU where the loader and the C library are."""
+    folder, package = SYSTEMS[machine]
+    if os.environ.get("QEMU_LD_PREFIX"):  # QEMU reads it itself
+        return []
+    if not Path(folder, "lib/libc.so.6").exists():
+        raise ArtifactError(
+            f"{folder} has no C library, expected it to run code for {target.name}",
+            f"install it with: apt-get install {package}; or name a root file system with QEMU_LD_PREFIX",
+        )
+    return ["-L", folder]
 
 
 @again_if_replaced

@@ -1,7 +1,7 @@
 """Linking with the compiler of the ``ziglang`` wheel: the same on every host, for every target, no system toolchain.
 
-Two links of the same objects: ``model.so`` against the target's C library, and a static program against musl that
-needs no library at all.
+``model.so`` against the target's C library. ``tsm-runner`` as a program for glibc that opens it, or as a static one of
+the same objects and musl, which needs no library at all.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def _link_for_android(
         _zig(target, options, compiled, output)
 
 
-def link_program(output: Path, target: TargetCard, inputs: Sequence[Path]) -> None:
-    """Compile and link a static program from C and assembler sources and objects.
+def link_static_program(output: Path, target: TargetCard, inputs: Sequence[Path]) -> None:
+    """Compile and link a program that needs no library, from C and assembler sources and objects.
 
     Raises
     ------
@@ -112,6 +112,17 @@ def link_program(output: Path, target: TargetCard, inputs: Sequence[Path]) -> No
         The linker failed; its first message is in the error.
     """
     _zig(target, [static_target(target), *_COMPILE, *_LINK, "-static"], inputs, output)
+
+
+def link_program(output: Path, target: TargetCard, inputs: Sequence[Path]) -> None:
+    """Compile and link a program for the target's glibc that opens libraries while it runs.
+
+    Raises
+    ------
+    CompileError
+        The linker failed; its first message is in the error.
+    """
+    _zig(target, [zig_target(target), *_COMPILE, *_LINK, "-pie", "-pthread", "-ldl", "-lm"], inputs, output)
 
 
 def _zig(

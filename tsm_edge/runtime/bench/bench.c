@@ -159,9 +159,11 @@ static int time_frames(loop *loop, tsm_sample last) {
 
 /* The parts of a run ---------------------------------------------------------------------------------------------- */
 
-/* Open the stream and run its first frame, both timed. */
+/* Load the model, open the stream and run its first frame, all timed. */
 static int start_up(loop *loop, tsm_sample *first) {
   const uint64_t began = tsm_now();
+  const int code = runner_find_model();
+  if (code != RUNNER_OK) return code;
   loop->stream = tsm_open(loop->run->options.threads);
   if (!loop->stream) return runner_fail("threads", tsm_last_error());
   loop->run->load_ms = 1e3 * tsm_seconds(began, tsm_now());
@@ -194,7 +196,7 @@ static int run_all(tsm_bench_run *run) {
   if (code == RUNNER_OK && run->options.fps > 0) loop.period = (uint64_t)(1e9 / run->options.fps);
   if (code == RUNNER_OK) code = check_golden(run);
   if (code == RUNNER_OK) code = measure(run, &loop, last);
-  tsm_close(loop.stream);
+  if (loop.stream) tsm_close(loop.stream);
   free(loop.logits);
   return code;
 }
