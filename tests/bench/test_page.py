@@ -83,7 +83,7 @@ def test_a_result_has_all_its_parts() -> None:
     for words in (
         "nothing speaks against it",
         "Raspberry Pi 4 Model B Rev 1.4",
-        "p50 12",
+        "p50 12.00 ms",
         "32.4 mJ",
         "peak 94 GFLOP/s",
     ):

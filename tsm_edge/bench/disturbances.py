@@ -163,7 +163,7 @@ def _shared(before: Environment, last: Environment, result: Result) -> Iterator[
     elif others is None:
         yield Verdict("shared", "note", "how much others used the cores cannot be told")
     else:
-        yield Verdict("shared", "good", f"nobody else used the cores much: {others:.2f} of {_online(before)}")
+        yield Verdict("shared", "good", f"the cores were its own: others used {others:.2f} of {_online(before)}")
 
 
 def _sharing(before: Environment, last: Environment, result: Result) -> Iterator[str]:

@@ -28,7 +28,7 @@ def side_by_side(results: Sequence[Result]) -> Html:
         [
             section(
                 "Side by side",
-                table(columns, filled),
+                table(columns, filled, "beside"),
                 element("h4", "Median and 99 % interval, p99"),
                 svg.drawings(lambda width: _bars(results, names, colours, width), "medians side by side"),
             ),

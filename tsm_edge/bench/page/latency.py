@@ -10,6 +10,7 @@ from tsm_edge.bench.page.html import Html, element, join, section, table
 from tsm_edge.bench.page.style import LATENCY
 from tsm_edge.bench.page.svg import Axis
 from tsm_edge.bench.result import Latency, Result
+from tsm_edge.bench.verdicts import shown_ms
 
 _MOST_BINS, _FEWEST_BINS = 60, 12
 _FEWEST_FRAMES = 8
@@ -71,7 +72,9 @@ def _marks(latency: Latency, x: Axis, y: Axis) -> list[Html]:
         parts.append(svg.line(place, height + 3, place, y.start, "mark"))
         end = place > x.stop - 90
         parts.append(
-            svg.label(place + (-5 if end else 5), height + 8, f"{name} {value:.4g}", "head", "end" if end else "start")
+            svg.label(
+                place + (-5 if end else 5), height + 8, f"{name} {shown_ms(value)}", "head", "end" if end else "start"
+            )
         )
     return parts
 

@@ -41,7 +41,7 @@ def _figures(result: Result) -> Iterator[tuple[str, str]]:
     if latency.p50 is not None:
         interval = ""
         if latency.p50_low is not None and latency.p50_high is not None:
-            interval = f"; 99 % interval {latency.p50_low:.4g} to {latency.p50_high:.4g}"
+            interval = f"; 99 % interval {latency.p50_low:.5g} to {latency.p50_high:.5g}"
         yield shown_ms(latency.p50), f"a frame, median of {latency.count} frames{interval}"
     for name, value in (("p90", latency.p90), ("p99", latency.p99)):
         if value is not None:

@@ -108,6 +108,7 @@ th:first-child, td:first-child { text-align: left; }
 tbody tr:last-child td { border-bottom: 0; }
 table.names td:nth-child(-n+3), table.names th:nth-child(-n+3) { text-align: left; }
 table.kernels { font-size: 0.8rem; }
+table.beside td, table.beside th { min-width: 6.4rem; white-space: normal; }
 table.words td, table.words th { text-align: left; vertical-align: top; }
 table.words td:first-child { white-space: normal; }
 details { margin-top: 0.6rem; }
@@ -138,7 +139,7 @@ footer { margin-top: 1.8rem; font-size: 0.85rem; overflow-wrap: anywhere; }
   .rows .name { text-align: left; }
   .rows .track { grid-row: auto; grid-column: 1 / -1; margin-bottom: 5px; order: 3; }
   .rows > div { display: grid; grid-template-columns: subgrid; grid-column: 1 / -1; }
-  th:first-child, td:first-child { position: sticky; left: 0; background: var(--card); }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--card) padding-box; }
   table.kernels td:first-child { min-width: 7rem; max-width: 9rem; white-space: normal; overflow-wrap: anywhere; }
 }
 @media print { body { max-width: none; background: #fff; } section, .verdict, .tile { break-inside: avoid; }
