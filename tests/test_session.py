@@ -21,6 +21,7 @@ from artifacts import GOLDEN_ONLINE
 from onnx_graphs import Floats, Reference, assert_close
 
 from tsm_edge.artifact.folder import MODEL_ONNX, Artifact
+from tsm_edge.artifact.golden import network_input
 from tsm_edge.errors import ArtifactError
 from tsm_edge.session.local import Library, OnlineSession
 
@@ -72,6 +73,19 @@ def test_reset(small_artifact: Artifact, frames: list[Floats], expected: list[Fl
             for frame, logits in zip(frames[:count], expected, strict=False):
                 np.testing.assert_array_equal(session.step(frame), logits)
             session.reset()
+
+
+def test_a_picture_of_bytes(small_artifact: Artifact) -> None:
+    preprocess, (_, _, height, width) = small_artifact.manifest.preprocess, small_artifact.manifest.frame_shape
+    pictures = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    with OnlineSession(small_artifact) as of_bytes, OnlineSession(small_artifact) as of_floats:
+        for picture in pictures:
+            found, expected = of_bytes.step_bytes(picture), of_floats.step(network_input(picture, preprocess))
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        with pytest.raises(ArtifactError, match=r"picture is uint8 \[20, 24, 3\], expected uint8 \[24, 20, 3\]"):
+            of_bytes.step_bytes(pictures[0].transpose(1, 0, 2))
+        with pytest.raises(ArtifactError, match="picture is float32"):
+            of_bytes.step_bytes(pictures[0].astype(np.float32))  # type: ignore[arg-type]
 
 
 def test_earlier_results_stay(small_artifact: Artifact, frames: list[Floats], expected: list[Floats]) -> None:

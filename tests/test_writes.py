@@ -17,9 +17,11 @@ _PRIVATE = {
     # Into the temporary folder that takes an artifact's place when it is whole, or into a scratch folder.
     "compile/pipeline.py": {"compile_model", "_model_file", "_write_folder", "_keep"},
     "compile/package/output.py": {"writing_intermediates"},
-    "compile/package/c_tables.py": {"write_sources", "_write_weights"},
+    "compile/package/c_tables.py": {"write_sources", "write_constants", "write_weights"},
+    "compile/package/device_tables.py": {"write_device_sources"},
     "compile/package/runner.py": {"link_runner"},
     "compile/package/link.py": {"_link_for_android"},
+    "verify/standin/build.py": {"build_standin"},
     "bench/peak.py": {"_compiled"},
     "artifact/folder.py": {"_load"},
     # Into the temporary file of a NewFile.

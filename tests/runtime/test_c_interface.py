@@ -157,6 +157,8 @@ note(library.tsm_reset(None))
 note(library.tsm_step(None, pointer(frame), pointer(logits)))
 note(library.tsm_step(stream, None, pointer(logits)))
 note(library.tsm_step(stream, pointer(frame), None))
+note(library.tsm_step_u8(None, pointer(frame), pointer(logits)))
+note(library.tsm_step_u8(stream, None, pointer(logits)))
 note(library.tsm_step_explicit(stream, pointer(frame), None, pointer(logits), pointers(caches)))
 note(library.tsm_step_explicit(stream, pointer(frame), holed, pointer(logits), pointers(caches)))
 note(library.tsm_step_explicit(stream, pointer(frame), pointers(caches), pointer(logits), holed))
@@ -171,6 +173,8 @@ print(json.dumps({"empty": empty, "refused": refused}))
         [-1, "tsm_step: stream is null"],
         [-1, "tsm_step: frame is null"],
         [-1, "tsm_step: logits is null"],
+        [-1, "tsm_step_u8: stream is null"],
+        [-1, "tsm_step_u8: frame is null"],
         [-1, "tsm_step_explicit: an argument is null"],
         [-1, "tsm_step_explicit: cache 1 (shift_1) is null"],
         [-1, "tsm_step_explicit: cache 1 (shift_1) is null"],

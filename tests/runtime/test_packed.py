@@ -24,7 +24,8 @@ import tvm
 import tvm_ffi
 
 frames, shapes = np.load(sys.argv[2]), json.loads(sys.argv[3])
-step = tvm.runtime.load_module(sys.argv[1])["step"]
+module = tvm.runtime.load_module(sys.argv[1])
+step, stream_step, stream_reset = module["step"], module["stream_step"], module["stream_reset"]
 device = tvm.cpu()
 threads = len(os.listdir("/proc/self/task"))
 zeros = lambda shape, dtype="float32": tvm.runtime.tensor(np.zeros(shape, dtype), device)
@@ -37,9 +38,16 @@ for frame in frames:
     caches = following
 threads = len(os.listdir("/proc/self/task")) - threads
 
-def refused(*arguments):
+streamed = []
+for again in range(2):
+    for frame in frames:
+        stream_step(tvm.runtime.tensor(frame, device), logits)
+        streamed.append(logits.numpy().tolist())
+    stream_reset()
+
+def refused(*arguments, function=step):
     try:
-        step(*arguments)
+        function(*arguments)
     except Exception as error:
         return [type(error).__name__, str(error)]
 
@@ -57,6 +65,9 @@ errors = {
     "cache": refused(frame, zeros([1, 9]), *good[2:]),
     "next cache": refused(*good[:-1], zeros([1, 9])),
     "logits": refused(*good[: len(caches) + 1], zeros([1, 99]), *good[len(caches) + 2 :]),
+    "stream count": refused(frame, function=stream_step),
+    "stream logits": refused(frame, zeros([1, 99]), function=stream_step),
+    "reset count": refused(frame, function=stream_reset),
 }
 step(*good)
 # A child of a fork steps on its own and ends; the library's threads are in its parent.
@@ -69,7 +80,7 @@ forked = os.waitpid(child, 0)[1]
 timed = tvm.runtime.load_module(sys.argv[1]).time_evaluator("step", device, number=2)(*good).mean
 print(json.dumps({
     "logits": outputs, "errors": errors, "seconds": timed, "threads": threads, "modules": sorted(sys.modules),
-    "forked": forked,
+    "forked": forked, "streamed": streamed,
 }))
 """
 
@@ -108,6 +119,10 @@ def test_stock_tvm_runs_it(stock: dict[str, Any], small_artifact: Artifact, fram
     np.testing.assert_array_equal(np.array(stock["logits"], np.float32), expected)
 
 
+def test_its_own_stream_needs_no_caches(stock: dict[str, Any]) -> None:
+    assert stock["streamed"] == 2 * stock["logits"]
+
+
 def test_threads_as_the_environment_says(stock: dict[str, Any]) -> None:
     """TSM_EDGE_THREADS is 2 there: one more than the caller's own, kept for the next step."""
     assert stock["threads"] == 1
@@ -134,6 +149,9 @@ def test_stock_time_evaluator(stock: dict[str, Any]) -> None:
         ("cache", "ValueError", "argument 1 (shift_0) is float32 [1, 9], expected float32 [1, 2, 12, 10]"),
         ("next cache", "ValueError", "argument 7 (shift_2_next) is float32 [1, 9], expected float32 [1, 2, 6, 5]"),
         ("logits", "ValueError", "argument 4 (logits) is float32 [1, 99], expected float32 [1, 7]"),
+        ("stream count", "TypeError", "stream_step: expected 2 arguments: frame, logits"),
+        ("stream logits", "ValueError", "stream_step: argument 1 (logits) is float32 [1, 99], expected float32 [1, 7]"),
+        ("reset count", "TypeError", "stream_reset: expected no arguments"),
     ],
 )
 def test_refused_in_words(mistake: str, kind: str, message: str, stock: dict[str, Any]) -> None:

@@ -198,7 +198,7 @@ def compile_model(
         objects = work / "kernels.o"
         kernels.write_to_file(str(objects), "o")
         manifest = _manifest(request, model, metadata, graph, program, plan, time.monotonic() - started)
-        sources = write_sources(work, graph, program, plan, manifest.to_json())
+        sources = write_sources(work, graph, program, plan, manifest)
         stages.begin("linking", f"linking for {request.target.name}")
         link_library(folder / LIBRARY, request.target, sources, [objects], _tvm_ffi_includes())
         shutil.copyfile(HEADER, folder / HEADER_FILE)

@@ -9,7 +9,7 @@ from pathlib import Path
 RUNTIME_FOLDER = Path(__file__).resolve().parent
 HEADER = RUNTIME_FOLDER / "tsm_edge.h"
 _TABLES = RUNTIME_FOLDER / "model.h"
-_SHARED = ("stream.c", "caches.c", "measure.c", "error.c", "pool.c")
+_SHARED = ("stream.c", "caches.c", "input.c", "measure.c", "error.c", "pool.c")
 SOURCES = tuple(RUNTIME_FOLDER / name for name in (*_SHARED, "packed.c"))
 _RUNNER = (
     *(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c")),

@@ -10,7 +10,7 @@
 #include "model.h"
 #include "tsm_edge.h"
 
-enum { TEXT_BYTES = 256 };
+enum { TEXT_BYTES = 640 };
 
 static pthread_key_t key;
 static int has_key;

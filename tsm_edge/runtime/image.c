@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "card.h"
+#include "input.h"
 
 /* Where one row or column of the crop reads the frame: between two of its rows or columns. */
 typedef struct {
@@ -66,7 +67,5 @@ void tsm_resizer_run(const tsm_resizer *resizer, const uint8_t *frame, float *in
 }
 
 void tsm_normalise(const uint8_t *frame, size_t pixels, float *input) {
-  for (size_t c = 0; c < 3; ++c)
-    for (size_t i = 0; i < pixels; ++i)
-      input[c * pixels + i] = (float)frame[3 * i + c] * tsm_the_card.scale[c] + tsm_the_card.offset[c];
+  tsm_input_from_bytes(frame, pixels, tsm_the_card.scale, tsm_the_card.offset, input);
 }

@@ -5,7 +5,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum tsm_space { TSM_FRAME, TSM_WORKSPACE, TSM_WEIGHTS, TSM_CACHE, TSM_NEXT_CACHE, TSM_SCRATCH };
+enum tsm_space {
+  TSM_FRAME,
+  TSM_WORKSPACE,
+  TSM_WEIGHTS,
+  TSM_CACHE,
+  TSM_NEXT_CACHE,
+  TSM_SCRATCH,    /* of a CPU's thread */
+  TSM_FRAME_BYTES /* on a GPU */
+};
 
 /* A kernel argument: bytes from the start of its space. */
 typedef struct {
@@ -59,6 +67,7 @@ typedef struct {
   int64_t logits_shape[4];
   int32_t logits_rank;
   int32_t classes;
+  float scale[3], offset[3]; /* of R, G, B: input = byte * scale + offset */
   uint32_t workspace_bytes;
   uint32_t cache_bytes;   /* of one set of caches */
   uint32_t scratch_bytes; /* of one thread */

@@ -1,8 +1,9 @@
 /* packed.c - the TVM face, so that stock TVM runs the model: tvm.runtime.load_module("model.so")["step"], locally or
- * over RPC. Two packed functions, destination passing:
+ * over RPC. Packed functions, destination passing:
  *
  *     step(frame, shift_0 ..., logits, shift_0_next ...)
- *     measure(frames, first, period, reset, samples, logits, kernels): tsm_measure, on a stream of its own
+ *     stream_step(frame, logits), stream_reset(): tsm_step and tsm_reset, on a stream of its own
+ *     measure(frames, first, period, reset, samples, logits, kernels): tsm_measure, on that stream, too
  *
  * Needs only TVM's public C interface (tvm/ffi/c_api.h). Its one symbol is weak: without TVM in the process the
  * library loads all the same. */
@@ -19,7 +20,8 @@
 __attribute__((weak)) void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message);
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
-/* Lives as long as the library. Explicit steps leave no state in it; its own caches are those of `measure`. */
+/* Lives as long as the library. Explicit steps leave no state in it; its own caches are those of
+ * `stream_step` and `measure`. */
 static tsm_stream *shared_stream;
 
 static int raise_error(const char *kind, const char *message) {
@@ -131,6 +133,39 @@ int __tvm_ffi_step(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny 
   (void)self;
   pthread_mutex_lock(&one_at_a_time);
   int status = step(args, n_args);
+  pthread_mutex_unlock(&one_at_a_time);
+  result->type_index = kTVMFFINone;
+  result->v_int64 = 0;
+  return status;
+}
+
+static int stream_step(const TVMFFIAny *args, int32_t n_args) {
+  const tsm_model *model = &tsm_the_model;
+  if (n_args != 2) return raise_error("TypeError", "stream_step: expected 2 arguments: frame, logits");
+  float *frame = data_of("stream_step", args, 0, model->frame_name, model->frame_shape, 4);
+  float *logits =
+      frame ? data_of("stream_step", args, 1, model->logits_name, model->logits_shape, model->logits_rank) : NULL;
+  if (!logits || !open_shared_stream()) return -1;
+  if (tsm_step(shared_stream, frame, logits) == TSM_OK) return 0;
+  return raise_error("RuntimeError", tsm_last_error());
+}
+
+int __tvm_ffi_stream_step(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny *result) {
+  (void)self;
+  pthread_mutex_lock(&one_at_a_time);
+  int status = stream_step(args, n_args);
+  pthread_mutex_unlock(&one_at_a_time);
+  result->type_index = kTVMFFINone;
+  result->v_int64 = 0;
+  return status;
+}
+
+int __tvm_ffi_stream_reset(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny *result) {
+  (void)self, (void)args;
+  pthread_mutex_lock(&one_at_a_time);
+  int status = n_args ? raise_error("TypeError", "stream_reset: expected no arguments") : 0;
+  if (!status && shared_stream && tsm_reset(shared_stream) != TSM_OK)
+    status = raise_error("RuntimeError", tsm_last_error());
   pthread_mutex_unlock(&one_at_a_time);
   result->type_index = kTVMFFINone;
   result->v_int64 = 0;

@@ -9,15 +9,15 @@
 #include <unistd.h>
 
 #include "caches.h"
+#include "caller.h"
+#include "input.h"
 #include "model.h"
 #include "pool.h"
 
 enum { ALIGNMENT = 64 };
 
 struct tsm_stream {
-  /* The process that is in a call on this stream; 0: none. After a fork the number of the parent may be left here, by a
-   * thread that is not in the child. */
-  atomic_int user;
+  tsm_caller caller;
   pid_t opener; /* the process that has the pool's threads */
   int32_t threads;
   int32_t newest;       /* which of the two cache sets the next frame reads */
@@ -27,6 +27,7 @@ struct tsm_stream {
   unsigned char *caches[2];      /* read one, write the other: no kernel can see a half-written cache */
   unsigned char *explicit_block; /* the caller's caches in our layout, allocated on first use */
   unsigned char *explicit_caches[2];
+  float *input;   /* a frame that came as bytes, allocated on first use */
   tsm_pool *pool; /* null for one thread */
   /* The run in progress. A worker may come late and find the fields of a later run: it has the number of its own,
    * under which nothing is left to do. */
@@ -94,29 +95,22 @@ tsm_stream *tsm_open(int32_t threads) {
 
 /* Begin a call on a stream; 0: another thread is in one. */
 static int enter(tsm_stream *stream) {
-  pid_t self = getpid();
-  int user = atomic_load_explicit(&stream->user, memory_order_relaxed);
-  if (user == self || !atomic_compare_exchange_strong_explicit(&stream->user, &user, self, memory_order_acquire,
-                                                               memory_order_relaxed))
-    return 0;
-  if (stream->opener != self) { /* a fork has left the pool's threads behind: go on without */
+  if (!tsm_caller_enter(&stream->caller)) return 0;
+  if (stream->opener != getpid()) { /* a fork has left the pool's threads behind: go on without */
     tsm_pool_forget(stream->pool);
     stream->pool = NULL;
-    stream->opener = self;
+    stream->opener = getpid();
   }
   return 1;
 }
 
-static void leave(tsm_stream *stream) { atomic_store_explicit(&stream->user, 0, memory_order_release); }
-
-static int32_t in_use(const char *function) {
-  return tsm_fail(TSM_ERROR_BUSY, "%s: another thread is using the stream", function);
-}
+static void leave(tsm_stream *stream) { tsm_caller_leave(&stream->caller); }
 
 void tsm_close(tsm_stream *stream) {
   if (!stream) return;
   while (!enter(stream)) sched_yield(); /* another thread's frame ends soon */
   tsm_pool_close(stream->pool);
+  free(stream->input);
   free(stream->explicit_block);
   free(stream->block);
   free(stream);
@@ -124,7 +118,7 @@ void tsm_close(tsm_stream *stream) {
 
 int32_t tsm_reset(tsm_stream *stream) {
   if (!stream) return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_reset: the stream is null");
-  if (!enter(stream)) return in_use("tsm_reset");
+  if (!enter(stream)) return tsm_caller_refused("tsm_reset");
   tsm_caches_reset(stream->caches[stream->newest]);
   leave(stream);
   return TSM_OK;
@@ -211,14 +205,37 @@ static void run_frame(tsm_stream *stream, const float *frame, unsigned char *cac
   memcpy(logits, stream->workspace + tsm_the_model.logits_offset, sizeof(float) * (size_t)tsm_the_model.classes);
 }
 
-int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds,
-                          uint64_t *stages) {
-  if (!stream || !frame || !logits)
-    return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step: %s is null", !stream ? "stream" : !frame ? "frame" : "logits");
-  if (!enter(stream)) return in_use("tsm_step");
+/* A frame of the stream's own caches. */
+static void next_frame(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds, uint64_t *stages) {
   unsigned char *newest = stream->caches[stream->newest], *next = stream->caches[1 - stream->newest];
   run_frame(stream, frame, newest, next, logits, nanoseconds, stages);
   stream->newest = 1 - stream->newest;
+}
+
+static int32_t null_argument(const char *function, const void *stream, const void *frame) {
+  return tsm_fail(TSM_ERROR_ARGUMENT, "%s: %s is null", function, !stream ? "stream" : !frame ? "frame" : "logits");
+}
+
+int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds,
+                          uint64_t *stages) {
+  if (!stream || !frame || !logits) return null_argument("tsm_step", stream, frame);
+  if (!enter(stream)) return tsm_caller_refused("tsm_step");
+  next_frame(stream, frame, logits, nanoseconds, stages);
+  leave(stream);
+  return TSM_OK;
+}
+
+int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
+  const tsm_model *model = &tsm_the_model;
+  const size_t pixels = (size_t)(model->frame_shape[2] * model->frame_shape[3]);
+  if (!stream || !frame || !logits) return null_argument("tsm_step_u8", stream, frame);
+  if (!enter(stream)) return tsm_caller_refused("tsm_step_u8");
+  if (!stream->input && !(stream->input = malloc(sizeof(float) * 3 * pixels))) {
+    leave(stream);
+    return tsm_fail(TSM_ERROR_MEMORY, "tsm_step_u8: the frame cannot be allocated");
+  }
+  tsm_input_from_bytes(frame, pixels, model->scale, model->offset, stream->input);
+  next_frame(stream, stream->input, logits, NULL, NULL);
   leave(stream);
   return TSM_OK;
 }
@@ -246,7 +263,7 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
   for (int32_t i = 0; i < model->n_caches; ++i)
     if (!shift[i] || !shift_next[i])
       return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step_explicit: cache %d (%s) is null", (int)i, model->caches[i].input);
-  if (!enter(stream)) return in_use("tsm_step_explicit");
+  if (!enter(stream)) return tsm_caller_refused("tsm_step_explicit");
   if (!make_explicit_caches(stream)) {
     leave(stream);
     return tsm_fail(TSM_ERROR_MEMORY, "tsm_step_explicit: the caches cannot be allocated");

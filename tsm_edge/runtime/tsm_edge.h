@@ -1,6 +1,7 @@
 /* tsm_edge.h - the C interface of a compiled online TSM model (model.so).
  *
- * The library is self-contained: kernels, weights, memory plan. It needs the C library and nothing else.
+ * The library is self-contained: kernels, weights, memory plan. It needs the C library and nothing else; one for a GPU
+ * also the driver, which it looks for when the first stream is opened.
  *
  *     tsm_stream *stream = tsm_open(1);
  *     float logits[27];                       // as many as the manifest's logits
@@ -11,7 +12,8 @@
  *
  * A stream is one video: it keeps the shift caches between frames. Call tsm_reset on a seek, a gap or a new video.
  * Several streams may run over one library, each from one thread at a time: a second one gets TSM_ERROR_BUSY.
- * After fork() the child may use a stream too: it has caches of its own, and no worker threads any more.
+ * After fork() the child may use a stream too: it has caches of its own, and no worker threads any more. Not so on a
+ * GPU: there the first stream of a process must be opened after the fork.
  */
 #ifndef TSM_EDGE_H
 #define TSM_EDGE_H
@@ -29,7 +31,8 @@ enum {
   TSM_ERROR_ARGUMENT = -1, /* a null pointer or an impossible number */
   TSM_ERROR_MEMORY = -2,   /* out of memory */
   TSM_ERROR_THREAD = -3,   /* a worker thread could not be started */
-  TSM_ERROR_BUSY = -4      /* another thread is in a call on this stream */
+  TSM_ERROR_BUSY = -4,     /* another thread is in a call on this stream */
+  TSM_ERROR_DEVICE = -5    /* the GPU, or its driver, fails */
 };
 
 enum { TSM_MOST_THREADS = 64 }; /* of a stream */
@@ -52,6 +55,10 @@ int32_t tsm_reset(tsm_stream *stream);
 
 /* Run one frame. frame: float32 [1, 3, height, width]; logits: float32 [1, classes], written. */
 int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits);
+
+/* As tsm_step, of a picture as cameras have it: bytes [height, width, 3] of R, G, B, which are normalised as the manifest
+ * says. */
+int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits);
 
 /* Run one frame with the caches in the caller's hands, in the ONNX model's layout (NCHW) and order.
  * shift: n caches read; shift_next: n caches written; they must not overlap. The stream's own caches stay as they

@@ -126,6 +126,23 @@ def checked_frame(frame: NDArray[np.float32], manifest: Manifest) -> NDArray[np.
     return _checked_tensor(frame, info.name, info.shape)
 
 
+def checked_picture(picture: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
+    """Return a picture with its bytes contiguous.
+
+    Raises
+    ------
+    ArtifactError
+        It is not of the model's size, or not of bytes.
+    """
+    shape = (*manifest.frame.shape[2:], 3)
+    if not isinstance(picture, np.ndarray) or picture.shape != shape or picture.dtype != np.uint8:
+        found = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise ArtifactError(
+            f"picture is {found}, expected uint8 {list(shape)}", "resize and crop it as manifest.preprocess says"
+        )
+    return picture if picture.flags.c_contiguous else np.ascontiguousarray(picture)
+
+
 def checked_caches(caches: Sequence[NDArray[np.float32]], manifest: Manifest) -> list[NDArray[np.float32]]:
     """Return explicit caches with their values contiguous.
 

@@ -18,7 +18,7 @@ from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards.architecture import check_threads
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files.replacement import again_if_replaced
-from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
+from tsm_edge.session.base import checked_caches, checked_frame, checked_picture, session_is_closed
 from tsm_edge.session.timings import Timings, cannot_measure, checked_frames
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 _MEASURE = "tsm_measure"
+_STEP_BYTES = "tsm_step_u8"
 _MOST_STEPS = 2**31 - 1
+_BYTES = ctypes.POINTER(ctypes.c_uint8)
 _NANOSECONDS = ctypes.POINTER(ctypes.c_uint64)
 
 
@@ -70,8 +72,13 @@ class Library:
         check_threads(threads)
         stream = self._c.tsm_open(threads)
         if not stream:
-            raise ArtifactError(f"{self.artifact.path}: {self.last_error()}", "try fewer threads, or free some memory")
+            raise self.failure("try fewer threads, or free some memory")
         return int(stream)
+
+    def failure(self, hint: str) -> ArtifactError:
+        """The latest failure; what the device layer of a GPU says has a hint of its own, after a semicolon."""
+        problem, _, own = self.last_error().partition("; ")
+        return ArtifactError(f"{self.artifact.path}: {problem}", own or hint)
 
     def last_error(self) -> str:
         """``tsm_last_error``."""
@@ -112,6 +119,8 @@ def _declare(c: ctypes.CDLL) -> None:
             ctypes.c_int32,
             [stream, ctypes.POINTER(_Run), _NANOSECONDS, _FLOATS, _NANOSECONDS],
         )
+    if hasattr(c, _STEP_BYTES):  # the same
+        signatures[_STEP_BYTES] = (ctypes.c_int32, [stream, _BYTES, _FLOATS])
     for name, (result, arguments) in signatures.items():
         function = getattr(c, name)
         function.restype, function.argtypes = result, arguments
@@ -156,8 +165,7 @@ class _Stream:
             finally:
                 self._in_a_call = False
             if code:
-                path = self._library.artifact.path
-                raise ArtifactError(f"{path}: {self._library.last_error()}", f"check it with: tsm-edge verify {path}")
+                raise self._library.failure(f"check it with: tsm-edge verify {self._library.artifact.path}")
 
     def close(self) -> None:
         """Free the stream, after the call that another thread is in; closing twice is allowed."""
@@ -256,6 +264,35 @@ class OnlineSession:
         """Run one frame, float32 [1, 3, height, width]; return the logits, float32 [1, classes], the caller's own."""
         with self._stream.lock:
             self._stream.call(self._tsm_step, self._pointer(frame), self._logits_pointer)
+            return np.array(self._logits)
+
+    def step_bytes(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As :meth:`step`, of a picture as cameras have it; it is normalised as the manifest says.
+
+        On a GPU a quarter of the bytes goes there.
+
+        Parameters
+        ----------
+        picture : numpy.ndarray
+            uint8 [height, width, 3], RGB.
+
+        Returns
+        -------
+        numpy.ndarray
+            Logits, the caller's own.
+
+        Raises
+        ------
+        ArtifactError
+            The picture has another shape or dtype, or the library is of an earlier version, which cannot do this.
+        """
+        if not hasattr(self.library, _STEP_BYTES):
+            path = self.library.artifact.path
+            raise ArtifactError(f"{path}: its model.so cannot take bytes", "compile it again with: tsm-edge compile")
+        values = checked_picture(picture, self.manifest)
+        with self._stream.lock:
+            pointer = values.ctypes.data_as(_BYTES)
+            self._stream.call(self.library.tsm_step_u8, pointer, self._logits_pointer)
             return np.array(self._logits)
 
     def step_profiled(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:

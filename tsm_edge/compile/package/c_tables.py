@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from tsm_edge.artifact.manifest import Manifest
+from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.memory_plan import ALIGNMENT, MemoryPlan
@@ -16,69 +18,113 @@ WEIGHTS_FILE = "weights.bin"
 MANIFEST_FILE = "embedded-manifest.json"
 
 
-def block_offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
+def block_offsets(sizes: Sequence[int], alignment: int = ALIGNMENT) -> tuple[list[int], int]:
     """Aligned byte offsets of consecutive parts, and the size of the block."""
     offsets, end = [], 0
     for size in sizes:
         offsets.append(end)
-        end += ceil_div(size, ALIGNMENT) * ALIGNMENT
+        end += ceil_div(size, alignment) * alignment
     return offsets, end
 
 
-def cache_bytes(program: Program) -> int:
+def cache_bytes(program: Program, alignment: int = ALIGNMENT) -> int:
     """Size of one set of shift caches in a stream."""
-    return block_offsets([image.bytes for image in program.caches])[1]
+    return block_offsets([image.bytes for image in program.caches], alignment)[1]
 
 
 def write_sources(
-    folder: Path, graph: OnlineGraph, program: Program, plan: MemoryPlan, manifest: str
+    folder: Path, graph: OnlineGraph, program: Program, plan: MemoryPlan, manifest: Manifest
 ) -> tuple[Path, Path]:
     """Write ``model.c``, ``constants.s`` and the two binary files it includes; returns the two to compile."""
-    weight_offsets, _ = _write_weights(folder / WEIGHTS_FILE, program.weights)
-    (folder / MANIFEST_FILE).write_bytes(manifest.encode("utf-8") + b"\0")
-    constants = folder / "constants.s"
-    constants.write_text(_CONSTANTS.format(weights=folder / WEIGHTS_FILE, manifest=folder / MANIFEST_FILE), "utf-8")
+    weight_offsets, _ = write_weights(folder / WEIGHTS_FILE, program.weights)
+    constants = write_constants(folder, manifest)
     source = folder / "model.c"
-    source.write_text(_model_source(graph, program, plan, weight_offsets), "utf-8")
+    source.write_text(_model_source(graph, program, plan, weight_offsets, manifest), "utf-8")
     return source, constants
 
 
-_CONSTANTS = """\
+def write_constants(folder: Path, manifest: Manifest, others: Mapping[str, Path] | None = None) -> Path:
+    """Write ``constants.s``, which has the weights, the manifest and other files inside, under their symbols.
+
+    What is text ends with a zero.
+    """
+    (folder / MANIFEST_FILE).write_bytes(manifest.to_json().encode("utf-8") + b"\0")
+    files = {"tsm_weights": folder / WEIGHTS_FILE, "tsm_manifest_json": folder / MANIFEST_FILE, **(others or {})}
+    parts = [_CONSTANT.format(symbol=symbol, path=path) for symbol, path in files.items()]
+    constants = folder / "constants.s"
+    constants.write_text("".join([_BEGIN, *parts, _END]), "utf-8")
+    return constants
+
+
+_BEGIN = """\
     .section .rodata,"a",%progbits
+"""
+_CONSTANT = """\
     .p2align 6
-    .globl tsm_weights
-    .hidden tsm_weights
-tsm_weights:
-    .incbin "{weights}"
-    .p2align 4
-    .globl tsm_manifest_json
-    .hidden tsm_manifest_json
-tsm_manifest_json:
-    .incbin "{manifest}"
+    .globl {symbol}
+    .hidden {symbol}
+{symbol}:
+    .incbin "{path}"
+"""
+_END = """\
     .section .note.GNU-stack,"",%progbits
 """
 
 
-def _write_weights(path: Path, weights: Sequence[np.ndarray]) -> tuple[list[int], int]:
-    offsets, total = block_offsets([array.nbytes for array in weights])
+def write_weights(path: Path, weights: Sequence[np.ndarray], alignment: int = ALIGNMENT) -> tuple[list[int], int]:
+    """Write the weights one after the other; returns their offsets and the size of all."""
+    offsets, total = block_offsets([array.nbytes for array in weights], alignment)
     with path.open("wb") as stream:
         for offset, array in zip(offsets, weights, strict=True):
             stream.write(b"\0" * (offset - stream.tell()))
             stream.write(array.tobytes())
-        stream.write(b"\0" * (max(total, ALIGNMENT) - stream.tell()))
+        stream.write(b"\0" * (max(total, alignment) - stream.tell()))
     return offsets, total
 
 
-def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight_offsets: Sequence[int]) -> str:
-    cache_offsets, cache_total = block_offsets([image.bytes for image in program.caches])
-    offsets = {"workspace": plan.offsets, "weights": weight_offsets, "cache": cache_offsets}
-    kernels = {call.kernel: call for call in program.calls}
+def model_lines(
+    graph: OnlineGraph, program: Program, plan: MemoryPlan, manifest: Manifest, alignment: int
+) -> list[str]:
+    """C of ``tsm_the_model`` (see ``model.h``), but for its calls, and of the table of caches that it names."""
+    cache_offsets, cache_total = block_offsets([image.bytes for image in program.caches], alignment)
     caches = [
         f"    {{{c_string(pair.input)}, {c_string(pair.output)}, {image.channels}, {image.height}, {image.width}, "
         f"{image.pixel}, {offset}u, {_FORMS[image.dtype]}}},"
         for pair, image, offset in zip(graph.caches, program.caches, cache_offsets, strict=True)
     ]
     logits_shape = graph.shapes[graph.logits]
+    scale, offset = scale_and_offset(manifest.preprocess)
+    return [
+        "static const tsm_cache caches[] = {",
+        *(caches or ["    {0},"]),
+        "};",
+        "",
+        "const tsm_model tsm_the_model = {",
+        "    .manifest = tsm_manifest_json,",
+        f"    .frame_name = {c_string(graph.frame)},",
+        f"    .logits_name = {c_string(graph.logits)},",
+        f"    .frame_shape = {{{', '.join(map(str, graph.shapes[graph.frame]))}}},",
+        f"    .logits_shape = {{{', '.join(map(str, logits_shape))}}},",
+        f"    .logits_rank = {len(logits_shape)},",
+        f"    .classes = {logits_shape[-1]},",
+        f"    .scale = {{{', '.join(map(c_float, scale.tolist()))}}},",
+        f"    .offset = {{{', '.join(map(c_float, offset.tolist()))}}},",
+        f"    .workspace_bytes = {plan.bytes}u,",
+        f"    .cache_bytes = {cache_total}u,",
+        f"    .logits_offset = {plan.offsets[program.logits]}u,",
+        f"    .n_calls = {len(program.calls)},",
+        f"    .n_caches = {len(program.caches)},",
+        "    .caches = caches,",
+        "    .weights = tsm_weights,",
+    ]
+
+
+def _model_source(
+    graph: OnlineGraph, program: Program, plan: MemoryPlan, weight_offsets: Sequence[int], manifest: Manifest
+) -> str:
+    cache_offsets, _ = block_offsets([image.bytes for image in program.caches])
+    offsets = {"workspace": plan.offsets, "weights": weight_offsets, "cache": cache_offsets}
+    kernels = {call.kernel: call for call in program.calls}
     lines = [
         "/* Generated by tsm-edge: the program as tables (see model.h). */",
         '#include "model.h"',
@@ -93,32 +139,14 @@ def _model_source(graph: OnlineGraph, program: Program, plan: MemoryPlan, weight
             f"    {{run_{call.kernel}, {call.items.count}, {call.items.grain}, {int(call.items.resumes)}, "
             f"{len(call.spec.stages)}, {len(call.buffers)}, "
             f"{{{', '.join(_ref(ref, offsets) for ref in call.buffers)}}}}}, "
-            f"/* {_comment(call.layer)} */"
+            f"/* {c_comment(call.layer)} */"
             for call in program.calls
         ),
         "};",
         "",
-        "static const tsm_cache caches[] = {",
-        *(caches or ["    {0},"]),
-        "};",
-        "",
-        "const tsm_model tsm_the_model = {",
-        "    .manifest = tsm_manifest_json,",
-        f"    .frame_name = {c_string(graph.frame)},",
-        f"    .logits_name = {c_string(graph.logits)},",
-        f"    .frame_shape = {{{', '.join(map(str, graph.shapes[graph.frame]))}}},",
-        f"    .logits_shape = {{{', '.join(map(str, logits_shape))}}},",
-        f"    .logits_rank = {len(logits_shape)},",
-        f"    .classes = {logits_shape[-1]},",
-        f"    .workspace_bytes = {plan.bytes}u,",
-        f"    .cache_bytes = {cache_total}u,",
+        *model_lines(graph, program, plan, manifest, ALIGNMENT),
         f"    .scratch_bytes = {block_offsets([program.scratch_bytes])[1]}u,",
-        f"    .logits_offset = {plan.offsets[program.logits]}u,",
-        f"    .n_calls = {len(program.calls)},",
-        f"    .n_caches = {len(program.caches)},",
         "    .calls = calls,",
-        "    .caches = caches,",
-        "    .weights = tsm_weights,",
         "};",
         "",
     ]
@@ -158,6 +186,11 @@ def _ref(ref: BufferRef, offsets: dict[str, Sequence[int]]) -> str:
     return f"{{{_SPACES[ref.space]}, {table[ref.index] if table else 0}u}}"
 
 
+def c_float(value: float) -> str:
+    """A C literal of exactly that float32 value."""
+    return f"{value.hex()}f"
+
+
 def c_string(text: str) -> str:
     """A C string literal; every byte that is not plain is written in octal (a question mark could be a trigraph)."""
     plain = b"".join(bytes([byte]) if _is_plain(byte) else b"\\%03o" % byte for byte in text.encode("utf-8"))
@@ -168,5 +201,6 @@ def _is_plain(byte: int) -> bool:
     return 0x20 <= byte < 0x7F and byte not in b'"\\?'
 
 
-def _comment(text: str) -> str:
+def c_comment(text: str) -> str:
+    """The text as it may stand in a C comment."""
     return text.replace("*/", "* /")
