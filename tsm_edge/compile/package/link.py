@@ -13,7 +13,7 @@ from tsm_edge.cards import TargetCard
 from tsm_edge.compile.package.zig import run_zig
 from tsm_edge.files.atomic import scratch_folder
 from tsm_edge.files.paths import native_path
-from tsm_edge.runtime import RUNTIME_FOLDER, SOURCES, VERSION_SCRIPT
+from tsm_edge.runtime import CUDA_SOURCES, RUNTIME_FOLDER, SOURCES, VERSION_SCRIPT
 
 # What the C runtime may take from Android's libc.so and the kernels from its libm.so; anything else fails to link. All
 # are in bionic since API level 21, and their types and constants are those of musl's headers on 64-bit Arm.
@@ -70,11 +70,13 @@ def link_library(
         The linker failed; its first message is in the error.
     """
     flags = ["-shared", "-Wl,-z,defs", f"-Wl,--version-script={VERSION_SCRIPT}"]
-    inputs = [*SOURCES, *sources, *objects]
+    inputs = [*(CUDA_SOURCES if target.device == "cuda" else SOURCES), *sources, *objects]
     if target.libc == "bionic":
         _link_for_android(output, target, flags, inputs, includes)
     else:
-        _zig(target, [zig_target(target), *_COMPILE, *_LINK, *flags, "-pthread"], inputs, output, includes)
+        # The driver's library of a GPU is opened when it is needed, by libdl: until glibc 2.34 that is one of its own.
+        libraries = ["-pthread", *(["-ldl"] if target.device == "cuda" else [])]
+        _zig(target, [zig_target(target), *_COMPILE, *_LINK, *flags, *libraries], inputs, output, includes)
 
 
 def _link_for_android(

@@ -4,10 +4,12 @@
  * and failures of kernels come to light when that is waited for; from then on every call fails. Variables for tests:
  *   STANDIN_FAIL=cuMemAlloc_v2=2      that function fails with that code; =2@3: only the third call of it and later ones
  *   STANDIN_PTX=6.0                   the newest PTX that is taken, instead of the one that was built in
+ *   STANDIN_SLOW_MS=1300              that long a compilation of PTX takes
  *   STANDIN_VERSION=9020              of the driver */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "standin.h"
 
@@ -215,14 +217,15 @@ static void complain(unsigned n, const int *keys, void **values, const char *tex
   if (log && bytes) snprintf(log, bytes, "%s", text);
 }
 
-/* The size that an ELF file says of itself: its section headers are the last thing in it. */
+/* The size that an ELF file says of itself: one of its two tables of headers is the last thing in it. */
 static size_t elf_bytes(const uint8_t *file) {
-  uint64_t headers;
-  uint16_t size, count;
-  memcpy(&headers, file + 40, sizeof headers);
-  memcpy(&size, file + 58, sizeof size);
-  memcpy(&count, file + 60, sizeof count);
-  return (size_t)headers + (size_t)size * count;
+  uint64_t starts[2]; /* of the program's headers and of the sections' */
+  uint16_t sizes[4];  /* of one, and how many, of each */
+  memcpy(starts, file + 32, sizeof starts);
+  memcpy(sizes, file + 54, sizeof sizes);
+  size_t programs = (size_t)starts[0] + (size_t)sizes[0] * sizes[1];
+  size_t sections = (size_t)starts[1] + (size_t)sizes[2] * sizes[3];
+  return programs > sections ? programs : sections;
 }
 
 static int newest_ptx(void) {
@@ -266,6 +269,7 @@ static int load_cubin(void **module, const uint8_t *file) {
 API cuModuleLoadDataEx(void **module, const void *image, unsigned n, int *keys, void **values) {
   BEGIN;
   if (memcmp(image, "\177ELF", 4) == 0) return load_cubin(module, image);
+  usleep((useconds_t)number_of("STANDIN_SLOW_MS", 0) * 1000);
   return load_ptx(module, image, n, keys, values);
 }
 

@@ -1,0 +1,39 @@
+/* program.h - what the generated model.c tells the device layer of a CUDA target: the step as a table of launches.
+ * Internal. */
+#ifndef TSM_CUDA_PROGRAM_H
+#define TSM_CUDA_PROGRAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "model.h"
+
+typedef struct {
+  uint16_t kernel; /* index into the names */
+  uint16_t threads, n_buffers;
+  uint32_t blocks[3];
+  tsm_ref buffers[TSM_MAX_BUFFERS];
+} tsm_launch;
+
+/* How a shift cache lies on the device; in the order of tsm_the_model.caches. */
+typedef struct {
+  uint32_t plane; /* elements from one channel to the next */
+  uint32_t element_bytes; /* 4: float32, 2: float16 */
+} tsm_device_cache;
+
+typedef struct {
+  const char *ptx; /* zero-terminated */
+  const unsigned char *cubin;
+  size_t cubin_bytes; /* 0: there is none */
+  const char *arch; /* what both are for: sm_53 */
+  const char *const *kernels;
+  int32_t n_kernels, n_launches, n_byte_launches;
+  const tsm_launch *launches;
+  const tsm_launch *byte_launches; /* run before the others when the frame came as bytes */
+  const tsm_device_cache *caches;
+  size_t weight_bytes;
+} tsm_device_program;
+
+extern const tsm_device_program tsm_the_device_program;
+
+#endif /* TSM_CUDA_PROGRAM_H */
