@@ -15,9 +15,9 @@ PIXELS = 65536
 MODEL = """
 #include "caches.h"
 static const tsm_cache all[] = {
-    {.channels = 1, .height = 256, .width = 256, .pixel = 1, .form = TSM_HALF},
-    {.channels = 2, .height = 16, .width = 8, .pixel = 4, .offset = 131072, .form = TSM_BYTE, .scale = 0.1f,
-     .zero = 100, .flip = 128}};
+    {.channels = 1, .height = 256, .width = 256, .pixel = 1, .channel = 1, .form = TSM_HALF},
+    {.channels = 2, .height = 16, .width = 8, .pixel = 4, .channel = 1, .offset = 131072, .form = TSM_BYTE,
+     .scale = 0.1f, .zero = 100, .flip = 128}};
 const tsm_model tsm_the_model = {.cache_bytes = 131072 + 512, .n_caches = 2, .caches = all};
 void reset(unsigned char *set) { tsm_caches_reset(set); }
 void import(int which, const float *planes, unsigned char *set) { tsm_cache_import(&all[which], planes, set); }

@@ -11,13 +11,17 @@ HEADER = RUNTIME_FOLDER / "tsm_edge.h"
 _TABLES = RUNTIME_FOLDER / "model.h"
 _SHARED = ("stream.c", "caches.c", "input.c", "measure.c", "error.c", "pool.c")
 SOURCES = tuple(RUNTIME_FOLDER / name for name in (*_SHARED, "packed.c"))
+_CUDA = ("cuda/stream.c", "cuda/device.c", "cuda/driver.c", "cuda/jit.c")
+CUDA_SOURCES = tuple(
+    RUNTIME_FOLDER / name for name in (*_CUDA, "caches.c", "input.c", "measure.c", "error.c", "packed.c")
+)
 _RUNNER = (
     *(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c")),
     *sorted((RUNTIME_FOLDER / "bench").glob("*.c")),
 )
 # tsm-runner with the model inside, and as it opens the model.so beside it.
 RUNNER_SOURCES = (*_RUNNER, *(RUNTIME_FOLDER / name for name in ("model_inside.c", *_SHARED)))
-OPENING_RUNNER_SOURCES = (*_RUNNER, RUNTIME_FOLDER / "model_beside.c")
+OPENING_RUNNER_SOURCES = (*_RUNNER, *(RUNTIME_FOLDER / name for name in ("model_beside.c", "input.c")))
 VERSION_SCRIPT = RUNTIME_FOLDER / "exports.map"
 
 

@@ -1,4 +1,4 @@
-/* caches.c - shift caches: float planes outside, NHWC of the stored element type inside. */
+/* caches.c - shift caches: float planes outside, our layout and element type inside. */
 #include "caches.h"
 
 #include <string.h>
@@ -58,11 +58,12 @@ void tsm_caches_reset(unsigned char *set) {
 
 void tsm_cache_import(const tsm_cache *cache, const float *planes, unsigned char *set) {
   const size_t area = (size_t)cache->height * (size_t)cache->width, pixel = (size_t)cache->pixel;
+  const size_t channel = (size_t)cache->channel;
   void *start = set + cache->offset;
   for (size_t c = 0; c < (size_t)cache->channels; ++c)
     for (size_t i = 0; i < area; ++i) {
       const float value = planes[c * area + i];
-      const size_t at = i * pixel + c;
+      const size_t at = i * pixel + c * channel;
       if (cache->form == TSM_FLOAT) ((float *)start)[at] = value;
       if (cache->form == TSM_HALF) ((uint16_t *)start)[at] = float_to_half(value);
       if (cache->form == TSM_BYTE) ((unsigned char *)start)[at] = float_to_byte(cache, value);
@@ -71,10 +72,11 @@ void tsm_cache_import(const tsm_cache *cache, const float *planes, unsigned char
 
 void tsm_cache_export(const tsm_cache *cache, const unsigned char *set, float *planes) {
   const size_t area = (size_t)cache->height * (size_t)cache->width, pixel = (size_t)cache->pixel;
+  const size_t channel = (size_t)cache->channel;
   const void *start = set + cache->offset;
   for (size_t c = 0; c < (size_t)cache->channels; ++c)
     for (size_t i = 0; i < area; ++i) {
-      const size_t at = i * pixel + c;
+      const size_t at = i * pixel + c * channel;
       float *value = &planes[c * area + i];
       if (cache->form == TSM_FLOAT) *value = ((const float *)start)[at];
       if (cache->form == TSM_HALF) *value = half_to_float(((const uint16_t *)start)[at]);

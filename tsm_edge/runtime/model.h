@@ -48,11 +48,12 @@ enum { TSM_READ_BEHIND = 64 };
 
 enum tsm_form { TSM_FLOAT, TSM_HALF, TSM_BYTE };
 
-/* A shift cache: NCHW float [1, channels, height, width] outside; inside NHWC with `pixel` elements a pixel. */
+/* A shift cache: NCHW float [1, channels, height, width] outside; inside `pixel` elements from one pixel to the next, and
+ * `channel` from one channel to the next: 1 on a CPU (NHWC), a plane on a GPU. */
 typedef struct {
   const char *input;
   const char *output;
-  int32_t channels, height, width, pixel;
+  int32_t channels, height, width, pixel, channel;
   uint32_t offset;     /* bytes from the start of the cache block */
   enum tsm_form form;  /* of its elements inside */
   float scale;         /* of bytes: (byte ^ flip) - zero, times scale, is the value */

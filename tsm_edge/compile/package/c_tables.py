@@ -89,7 +89,7 @@ def model_lines(
     cache_offsets, cache_total = block_offsets([image.bytes for image in program.caches], alignment)
     caches = [
         f"    {{{c_string(pair.input)}, {c_string(pair.output)}, {image.channels}, {image.height}, {image.width}, "
-        f"{image.pixel}, {offset}u, {_FORMS[image.dtype]}}},"
+        f"{image.pixel}, {image.channel}, {offset}u, {_FORMS[image.dtype]}}},"
         for pair, image, offset in zip(graph.caches, program.caches, cache_offsets, strict=True)
     ]
     logits_shape = graph.shapes[graph.logits]

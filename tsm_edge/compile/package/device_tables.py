@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.compile.ir.device_code import DeviceCode
-from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.memory_plan import GPU_ALIGNMENT, MemoryPlan
 from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
@@ -85,7 +84,6 @@ def _program_lines(
     """``tsm_the_device_program``, and the tables that it names."""
     names = list(dict.fromkeys(call.kernel for call in (*program.byte_calls, *program.calls)))
     numbers = {name: index for index, name in enumerate(names)}
-    caches = [f"    {{{image.channel}u, {item_bytes(image.dtype)}u}}," for image in program.caches]
     launches = [_launch(call, numbers, offsets) for call in program.calls]
     byte_launches = [_launch(call, numbers, offsets) for call in program.byte_calls]
     return [
@@ -101,10 +99,6 @@ def _program_lines(
         *(byte_launches or ["    {0},"]),
         "};",
         "",
-        "static const tsm_device_cache device_caches[] = {",
-        *(caches or ["    {0, 0},"]),
-        "};",
-        "",
         "const tsm_device_program tsm_the_device_program = {",
         "    .ptx = tsm_ptx,",
         "    .cubin = tsm_cubin,",
@@ -116,7 +110,6 @@ def _program_lines(
         f"    .n_byte_launches = {len(byte_launches)},",
         "    .launches = launches,",
         "    .byte_launches = byte_launches,",
-        "    .caches = device_caches,",
         f"    .weight_bytes = {weight_bytes}u,",
         "};",
     ]

@@ -15,12 +15,6 @@ typedef struct {
   tsm_ref buffers[TSM_MAX_BUFFERS];
 } tsm_launch;
 
-/* How a shift cache lies on the device; in the order of tsm_the_model.caches. */
-typedef struct {
-  uint32_t plane; /* elements from one channel to the next */
-  uint32_t element_bytes; /* 4: float32, 2: float16 */
-} tsm_device_cache;
-
 typedef struct {
   const char *ptx; /* zero-terminated */
   const unsigned char *cubin;
@@ -30,7 +24,6 @@ typedef struct {
   int32_t n_kernels, n_launches, n_byte_launches;
   const tsm_launch *launches;
   const tsm_launch *byte_launches; /* run before the others when the frame came as bytes */
-  const tsm_device_cache *caches;
   size_t weight_bytes;
 } tsm_device_program;
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "caches.h"
 #include "caller.h"
 #include "device.h"
 #include "input.h"
@@ -351,23 +352,6 @@ int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits,
 
 /* Explicit caches ---------------------------------------------------------------------------------------------------- */
 
-/* One cache between the caller's dense planes and the device's layout. */
-static void convert(const tsm_cache *cache, const tsm_device_cache *layout, unsigned char *device, const float *from,
-                    float *to) {
-  const size_t area = (size_t)cache->height * (size_t)cache->width;
-  for (int32_t c = 0; c < cache->channels; ++c) {
-    unsigned char *plane = device + (size_t)c * layout->plane * layout->element_bytes;
-    if (layout->element_bytes == sizeof(float)) {
-      if (from) memcpy(plane, from + (size_t)c * area, sizeof(float) * area);
-      if (to) memcpy(to + (size_t)c * area, plane, sizeof(float) * area);
-      continue;
-    }
-    _Float16 *halves = (_Float16 *)(void *)plane;
-    for (size_t i = 0; from && i < area; ++i) halves[i] = (_Float16)from[(size_t)c * area + i];
-    for (size_t i = 0; to && i < area; ++i) to[(size_t)c * area + i] = (float)halves[i];
-  }
-}
-
 static int32_t make_explicit_caches(tsm_stream *stream) {
   const size_t bytes = tsm_the_model.cache_bytes;
   if (!bytes) return TSM_OK;
@@ -384,9 +368,7 @@ static int32_t run_explicit(tsm_stream *stream, const float *const *shift, float
   int32_t code = make_explicit_caches(stream);
   if (code != TSM_OK) return code;
   const CUdeviceptr read = stream->areas[EXPLICIT_CACHES], written = read + cache_set_bytes();
-  for (int32_t i = 0; i < model->n_caches; ++i)
-    convert(&model->caches[i], &tsm_the_device_program.caches[i], stream->pinned_caches + model->caches[i].offset,
-            shift[i], NULL);
+  for (int32_t i = 0; i < model->n_caches; ++i) tsm_cache_import(&model->caches[i], shift[i], stream->pinned_caches);
   if (model->cache_bytes)
     TSM_TRY(tsm_cu.upload(read, stream->pinned_caches, model->cache_bytes, stream->stream), "cuMemcpyHtoDAsync",
             "the caller's caches");
@@ -396,8 +378,7 @@ static int32_t run_explicit(tsm_stream *stream, const float *const *shift, float
           "the caller's caches");
   TSM_TRY(tsm_cu.synchronize(stream->stream), "cuStreamSynchronize", "the caller's caches");
   for (int32_t i = 0; i < model->n_caches; ++i)
-    convert(&model->caches[i], &tsm_the_device_program.caches[i], stream->pinned_caches + model->caches[i].offset, NULL,
-            shift_next[i]);
+    tsm_cache_export(&model->caches[i], stream->pinned_caches, shift_next[i]);
   return TSM_OK;
 }
 
