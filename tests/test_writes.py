@@ -19,6 +19,8 @@ _PRIVATE = {
     "compile/package/output.py": {"writing_intermediates"},
     "compile/package/c_tables.py": {"write_sources", "write_constants", "write_weights"},
     "compile/package/device_tables.py": {"write_device_sources"},
+    "compile/backends/cuda/nvrtc.py": {"_start", "_compile_here"},
+    "compile/backends/cuda/ptxas.py": {"assemble"},
     "compile/package/runner.py": {"link_runner"},
     "compile/package/link.py": {"_link_for_android"},
     "verify/standin/build.py": {"build_standin"},
