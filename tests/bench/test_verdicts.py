@@ -27,7 +27,7 @@ def test_nothing_speaks_against_a_quiet_run() -> None:
     (judged,) = document(QUIET).results
     assert (
         headline(judged)
-        == "12.0 ms a frame, p99 12.4 ms, 83.32 a second, 32.4 mJ above idle: nothing speaks against it"
+        == "12.00 ms a frame, p99 12.40 ms, 83.32 a second, 32.4 mJ above idle: nothing speaks against it"
     )
 
 
@@ -107,7 +107,7 @@ DISTURBED: dict[str, tuple[str, Result, str]] = {
     "missed deadlines": (
         "deadlines",
         changed(QUIET, deadlines=Paced(33.3, 800, 40, 21.0)),
-        "40 of 800 frames missed 33.3 ms; the latest began 21.0 ms after it was due",
+        "40 of 800 frames missed 33.30 ms; the latest began 21.00 ms after it was due",
     ),
     "an early end": ("partial", changed(QUIET, partial="interrupted"), "the run ended early: interrupted"),
 }
