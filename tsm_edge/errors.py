@@ -72,6 +72,10 @@ class PowerError(TsmEdgeError):
     """A power sensor is not there, cannot be read, or reads what cannot be true."""
 
 
+class BenchError(TsmEdgeError):
+    """A measurement cannot begin, or cannot be believed."""
+
+
 class CheckFailed(TsmEdgeError):
     """A comparison the user asked for found a mismatch (exit code 1)."""
 

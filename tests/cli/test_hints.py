@@ -15,7 +15,10 @@ from tsm_edge.cli.main import root
 
 PACKAGE = Path(tsm_edge.__file__).parent
 # What other programs understand, in a command that is theirs.
-OTHERS = r"\b(pip|apt-get|python -m|git|iconv|ffmpeg|v4l2-ctl|ldd|qemu|ssh|adb|curl|systemctl|docker|zig|chmod)\b"
+OTHERS = (
+    r"\b(pip|apt-get|python -m|git|iconv|ffmpeg|v4l2-ctl|ldd|qemu|ssh|adb|curl|systemctl|docker|zig|chmod|"
+    r"jetson_clocks)\b"
+)
 
 
 def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from tsm_edge.cards.tables import Place, from_table, shown
 from tsm_edge.errors import ArtifactError
+from tsm_edge.files.atomic import write_atomic
 
 SCHEMA = "tsm-edge-bench/1"
 _HINT = "write one with: tsm-edge bench --json FILE"
@@ -638,3 +639,14 @@ def read_document(path: Path) -> Document:
     except (ValueError, RecursionError):
         raise ArtifactError(f"{path} is not JSON", _HINT) from None
     return from_json(table, str(path))
+
+
+def write_document(document: Document, path: Path) -> None:
+    """Write what :func:`read_document` reads, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    write_atomic(path, json.dumps(to_json(document), indent=1, allow_nan=False).encode())

@@ -40,6 +40,7 @@ COMMANDS = {
     "verify": "Check a compiled model against ONNX Runtime.",
     "run": "Predict live on a video file, stream or camera.",
     "profile": "Time every kernel of a compiled model.",
+    "bench": "Measure latency and power, here or on boards, and whether to believe it.",
     "power": "List the power sensors found here and read them.",
     "serve": "Offer this machine's devices to other machines.",
     "deploy": "Copy a compiled model to a device and run it there.",

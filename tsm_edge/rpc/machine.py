@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tsm_edge.rpc.device import Device
 
 _SAME_VERSION = "install the same version of tsm-edge on both machines"
+_PLACE = TablePlace("the power recording of the device", PowerError, _SAME_VERSION)
 _LARGEST_ANSWER = 1 << 26  # bytes: a day of power samples
 
 
@@ -76,24 +77,28 @@ class RemoteMeter:
     ----------
     device : Device
     sensor : str
-        As a person writes it.
+        As a person writes it. It is read from now on.
+
+    Attributes
+    ----------
+    info : SensorInfo
+        What it measures.
+
+    Raises
+    ------
+    PowerError
+        It is not there, or cannot be read.
     """
 
     def __init__(self, device: Device, sensor: str) -> None:
         self._device = device
-        self._sensor = sensor
+        answer = _ask(device, dict, BEGIN_POWER, sensor)
+        if "problem" in answer:
+            raise PowerError(f"{device.name}: {_word(answer, 'problem')}", _word(answer, "hint"))
+        self.info = from_table(SensorInfo, answer.get("info"), _PLACE)
 
     def measure(self, work: Callable[[], T], idle_s: float, clock: Clock = SYSTEM_CLOCK) -> Measured[T]:
-        """See :func:`tsm_edge.power.measure.measure`; windows are of the device's clock.
-
-        Raises
-        ------
-        PowerError
-            The sensor cannot be read to begin with.
-        """
-        refusal = _ask(self._device, dict, BEGIN_POWER, self._sensor)
-        if refusal:
-            raise PowerError(f"{self._device.name}: {_word(refusal, 'problem')}", _word(refusal, "hint"))
+        """See :func:`tsm_edge.power.measure.measure`; windows are of the device's clock."""
         before = self._idle(idle_s, clock)
         start = self._now()
         result = work()
@@ -159,9 +164,8 @@ def _word(answer: Any, key: str) -> str:
 
 def _read_trace(table: dict[str, Any]) -> tuple[Trace, str]:
     """A recording, and why it ended early."""
-    place = TablePlace("the power recording of the device", PowerError, _SAME_VERSION)
-    info = from_table(SensorInfo, table.get("info"), place)
-    samples = tuple(from_table(Sample, sample, place) for sample in table.get("samples") or ())
+    info = from_table(SensorInfo, table.get("info"), _PLACE)
+    samples = tuple(from_table(Sample, sample, _PLACE) for sample in table.get("samples") or ())
     if any(len(sample.values) != len(info.rails) for sample in samples):
-        raise place.error(f" has samples of another number of rails than {len(info.rails)}")
+        raise _PLACE.error(f" has samples of another number of rails than {len(info.rails)}")
     return Trace(info, samples), str(printable(str(table.get("failure") or "")))

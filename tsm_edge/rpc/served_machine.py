@@ -38,8 +38,8 @@ class ServedMachine:
     def _read(self, path: str) -> dict[str, object]:
         return _attempt(lambda: self._system.read([path])[0])
 
-    def _begin(self, sensor: str) -> dict[str, str]:
-        """Begin a recording; answers with nothing, or with why not."""
+    def _begin(self, sensor: str) -> dict[str, object]:
+        """Begin a recording; answers with what the sensor is, or with why there is none."""
         from tsm_edge.power.registry import open_sensor
 
         try:
@@ -47,7 +47,7 @@ class ServedMachine:
             self._sampler.__enter__()
         except TsmEdgeError as error:
             return {"problem": error.problem, "hint": error.hint}
-        return {}
+        return {"info": dataclasses.asdict(self._sampler.latest.info)}
 
     def _end(self) -> dict[str, object]:
         if self._sampler is None:

@@ -120,6 +120,22 @@ def request_device(tracker: Endpoint | UnixEndpoint, key: str, limits: TimeLimit
             raise _failed(tracker, error) from None
 
 
+def count_devices(tracker: Endpoint | UnixEndpoint, key: str, limits: TimeLimits | None = None) -> int:
+    """How many devices a tracker has under a key.
+
+    Raises
+    ------
+    RpcError
+        The tracker cannot be reached, or fails.
+    """
+    limit_s = (limits or TimeLimits()).connect_s
+    with closing(TrackerLink(tracker, Patience(limit_s))) as link:
+        try:
+            return _servers(link.ask([_SUMMARY], Patience(limit_s))).count(key)
+        except (OSError, ValueError) as error:
+            raise _failed(tracker, error) from None
+
+
 def _failed(tracker: Endpoint | UnixEndpoint, error: OSError | ValueError) -> RpcError:
     if isinstance(error, TimeoutError):
         what = "it does not answer in time"
@@ -130,10 +146,15 @@ def _failed(tracker: Endpoint | UnixEndpoint, error: OSError | ValueError) -> Rp
 
 def _known_keys(answer: Any) -> list[str]:
     """The keys devices are announced under, sorted; ``ValueError``: it is not a summary."""
+    return sorted(set(_servers(answer)))
+
+
+def _servers(answer: Any) -> list[str]:
+    """The key of each device; ``ValueError``: it is not a summary."""
     match answer:
         case [_, {"server_info": [*servers]}]:
             names = [server.get("key") for server in servers if isinstance(server, dict)]
-            return sorted({name.removeprefix("server:") for name in names if isinstance(name, str)})
+            return [name.removeprefix("server:") for name in names if isinstance(name, str)]
     raise ValueError("a summary of another form")
 
 

@@ -148,29 +148,44 @@ def _compare(session: Session, reference: Reference, frames: int, seed: int) -> 
 def verify_golden(path: Path | Artifact, threads: int = 1) -> VerifyResult:
     """Run an artifact against its own golden frames: where there is no ONNX Runtime.
 
-    The logits of every frame are compared, and the caches after the last one.
-
     Raises
     ------
     ArtifactError
         The artifact or its ``golden.bin`` is missing or damaged.
     """
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
+    with open_session(artifact, threads=threads) as session:
+        return check_golden(session, artifact, threads)
+
+
+def check_golden(session: Session, artifact: Artifact, threads: int, ran: str = LIBRARY) -> VerifyResult:
+    """Run the golden frames of an artifact in an open session of it, which then begins anew.
+
+    The logits of every frame are compared, and the caches after the last one.
+
+    Raises
+    ------
+    ArtifactError
+        Its ``golden.bin`` is missing or damaged.
+    RpcError
+        The session is on a device, which fails.
+    """
     manifest = artifact.manifest
     golden = read_golden(artifact.path / GOLDEN, manifest)
     gather = Gather(manifest)
     zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
     caches = zeros
-    with open_session(artifact, threads=threads) as session:
-        for index, (picture, (logits, *wanted)) in enumerate(zip(golden.frames, golden.outputs, strict=True)):
-            if index == golden.reset:
-                session.reset()
-                caches = zeros
-            frame = network_input(picture, manifest.preprocess)
-            explicit, caches = session.step_explicit(frame, caches)
-            gather.add([session.step(frame), explicit, *caches], [logits, *(wanted or caches)])
-    frames = len(golden.frames)
-    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, against=f"its {GOLDEN}")
+    session.reset()
+    for index, (picture, (logits, *wanted)) in enumerate(zip(golden.frames, golden.outputs, strict=True)):
+        if index == golden.reset:
+            session.reset()
+            caches = zeros
+        frame = network_input(picture, manifest.preprocess)
+        explicit, caches = session.step_explicit(frame, caches)
+        gather.add([session.step(frame), explicit, *caches], [logits, *(wanted or caches)])
+    session.reset()
+    frames, against = len(golden.frames), f"its {GOLDEN}"
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, ran, against)
 
 
 def output_names(manifest: Manifest) -> list[str]:

@@ -1,0 +1,158 @@
+"""``tsm-edge bench`` on this machine, as a person uses it."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RunProgram
+
+from tsm_edge.artifact.folder import Artifact
+from tsm_edge.bench.result import Document, from_json, read_document
+
+QUICK = ("--duration", "0.3", "--warmup", "0", "--power", "none", "--no-peak")
+
+
+def measured(run_program: RunProgram, artifact: Artifact, tmp_path: Path, *arguments: str, code: int = 0) -> Document:
+    done = run_program("bench", str(artifact.path), *QUICK, "--json", str(tmp_path / "x.json"), *arguments)
+    assert done.returncode == code, done.stderr
+    return read_document(tmp_path / "x.json")
+
+
+def test_a_run_says_what_it_found(run_program: RunProgram, artifact_with_runner: Artifact) -> None:
+    done = run_program("bench", str(artifact_with_runner.path), *QUICK, "--frames", "700")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^step +\d{3,} +\d+\.\d{3}( +\d+\.\d{3}){6}$", done.stdout, re.MULTILINE)
+    assert re.search(r"^kernels +\d+", done.stdout, re.MULTILINE)
+    assert "4 frames agree with its golden.bin" in done.stdout
+    assert re.search(r"ms a frame, p99 .* a second: ", done.stderr)
+
+
+def test_what_is_written_agrees_with_itself(
+    run_program: RunProgram, artifact_with_runner: Artifact, tmp_path: Path
+) -> None:
+    (result,) = measured(run_program, artifact_with_runner, tmp_path).results
+    samples = np.array(result.samples.step_ms)
+    assert (result.route, result.address, result.partial, result.power) == ("local", None, None, None)
+    assert result.latency_ms.count == len(samples) == len(result.samples.start_s)
+    assert result.latency_ms.p50 == pytest.approx(np.median(samples))
+    assert result.startup.first_label_ms == pytest.approx(
+        (result.startup.load_ms or 0) + (result.startup.first_frame_ms or 0)
+    )
+    assert result.verification is not None
+    assert result.verification.passed
+    assert len(result.kernels) == len(artifact_with_runner.manifest.kernels)
+    assert result.environment_before is not None
+    assert result.environment_after is not None
+    assert result.model.sha256 == artifact_with_runner.manifest.files["model.so"]
+
+
+def test_json_on_stdout_is_all_of_it(run_program: RunProgram, small_artifact: Artifact) -> None:
+    done = run_program("bench", str(small_artifact.path), *QUICK, "--json")
+    assert json.loads(done.stdout)["schema"] == "tsm-edge-bench/1"
+
+
+def test_few_frames_give_no_percentile_and_the_reason(run_program: RunProgram, small_artifact: Artifact) -> None:
+    arguments = ("--warmup", "0", "--power", "none", "--no-peak")
+    for frames, wanted in (("63", "no p90: 63 frames, 64 are needed at 99 % confidence"), ("64", "")):
+        done = run_program("bench", str(small_artifact.path), "--frames", frames, *arguments)
+        assert (wanted in done.stdout) if wanted else ("no p90" not in done.stdout), done.stdout
+
+
+def test_a_camera_that_is_too_fast_misses_deadlines(
+    run_program: RunProgram, small_artifact: Artifact, tmp_path: Path
+) -> None:
+    (slow,) = measured(run_program, small_artifact, tmp_path, "--fps", "100").results
+    assert slow.deadlines is not None
+    assert slow.deadlines.period_ms == pytest.approx(10)
+    assert slow.fps == pytest.approx(100, rel=0.2)
+    (fast,) = measured(run_program, small_artifact, tmp_path, "--fps", "10000").results
+    assert fast.deadlines is not None
+    assert fast.deadlines.missed > 0
+    assert "deadlines" in {verdict.name for verdict in fast.verdicts}
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    small_artifact: Artifact, tmp_path: Path, program_environment: dict[str, str]
+) -> None:
+    path = tmp_path / "cut.json"
+    command = [sys.executable, "-m", "tsm_edge.cli", "bench", str(small_artifact.path), "--duration", "60"]
+    options = ["--warmup", "0", "--power", "none", "--no-peak", "--json", str(path)]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=program_environment) as program:
+        assert program.stderr is not None
+        for line in program.stderr:
+            if " frames, " in line:
+                break
+        program.send_signal(signal.SIGINT)
+        rest = program.stderr.read()
+    assert program.returncode == 130, rest
+    assert rest.rstrip().endswith("interrupted")
+    (result,) = read_document(path).results
+    assert re.fullmatch(r"interrupted after \d+ frames", result.partial or "")
+    assert result.latency_ms.count > 0
+    assert result.verdicts[0].name == "partial"
+
+
+def test_a_slower_run_is_a_regression_and_the_same_is_none(
+    run_program: RunProgram, small_artifact: Artifact, tmp_path: Path
+) -> None:
+    measured(run_program, small_artifact, tmp_path)
+    table = json.loads((tmp_path / "x.json").read_text())
+    samples = table["results"][0]["samples"]
+    samples["step_ms"] = [value / 3 for value in samples["step_ms"]]
+    (tmp_path / "old.json").write_text(json.dumps(table))
+    done = run_program("bench", str(small_artifact.path), *QUICK, "--compare", str(tmp_path / "old.json"))
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"^this machine: slower by .* a regression$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--json", "."), "that is a folder, expected a file"),
+        (("--json", "/proc/x.json"), "/proc/x.json cannot be written"),
+        (("--compare", "none.json"), "none.json cannot be read"),
+        (("--power", "rpl"), "unknown power sensor 'rpl' (did you mean 'rapl'?)"),
+        (("--power", "pmic"), "power sensor pmic"),
+        (("--target", "native"), "--target is for a model that is compiled now"),
+        (("--rpc", "127.0.0.1:1"), "127.0.0.1:1"),
+        (("--tracker", "127.0.0.1:1"), "none was given"),
+        (("--frames", "0"), "'--frames': 0 is not in the range"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    run_program: RunProgram, small_artifact: Artifact, arguments: tuple[str, ...], line: str
+) -> None:
+    done = run_program("bench", str(small_artifact.path), "--warmup", "0", "--no-peak", "--frames", "5", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert line in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_loses_no_result(run_program: RunProgram, small_artifact: Artifact, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    arguments = ("--json", str(path), "--html", str(tmp_path / "x.html"))
+    done = run_program("bench", str(small_artifact.path), *QUICK, *arguments, preexec_fn=limit_files)
+    assert done.returncode == 2
+    assert re.search(r"x\.json cannot be written .*; the results follow on stdout", done.stderr.splitlines()[-1])
+    document = from_json(json.loads(done.stdout[done.stdout.index("\n{") :]), "stdout")
+    assert document.results[0].latency_ms.count > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_holds_the_result(run_program: RunProgram, small_artifact: Artifact, tmp_path: Path) -> None:
+    measured(run_program, small_artifact, tmp_path, "--html", str(tmp_path / "x.html"))
+    page = (tmp_path / "x.html").read_text("utf-8")
+    assert "tsm-edge-bench/1" in page
+    assert "<svg" in page

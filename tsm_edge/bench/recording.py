@@ -1,0 +1,172 @@
+"""The measured frames of a run, as they come: in stretches of half a second, each one call of the loop in model.so.
+
+Between two stretches the machine is looked at, Ctrl-C is heard, and a device that died is noticed. What was measured
+until then is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsm_edge.bench.environment import glance
+from tsm_edge.bench.plan import Plan
+from tsm_edge.bench.result import Deadlines, Environment, Samples
+from tsm_edge.bench.subject import Subject
+from tsm_edge.errors import BenchError, TsmEdgeError
+from tsm_edge.session.timings import Timings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HEAD = 2
+"""Untimed frames at the head of each stretch: they bring weights and code back into the caches."""
+STRETCH_S = 0.5
+_MOST_IN_STRETCH = 10_000
+# Between two stretches: how far the measured machine's clock may be off this one's.
+_CLOCK_OFF_S, _CLOCK_OFF = 0.25, 0.05
+_LOOK_S = 1.0  # between two looks at the machine
+
+
+def host_now() -> float:
+    """Seconds on a clock that goes on while this machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+@dataclass
+class Recording:
+    """Frames that are being measured.
+
+    Parameters
+    ----------
+    subject : Subject
+    plan : Plan
+    frames : numpy.ndarray
+        float32 [n, 3, height, width].
+    step_s : float
+        What a step takes, roughly.
+    show : callable
+        Is told what is done, 0 to 1.
+    """
+
+    subject: Subject
+    plan: Plan
+    frames: NDArray[np.float32]
+    step_s: float
+    show: Callable[[float], None] = lambda done: None
+    stretches: list[Timings] = field(default_factory=list)
+    looks: list[Environment] = field(default_factory=list)
+    partial: str | None = None
+    error: TsmEdgeError | None = None
+    steps: int = 0
+    began_s: float | None = None
+    _clocks: tuple[float, float] | None = None
+
+    def run(self) -> None:
+        """Measure until the plan is done. What goes wrong ends it, and is kept.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After what was measured is kept.
+        """
+        try:
+            while not self.plan.is_done(self.count, self.seconds):
+                self._stretch()
+                self.show(self.plan.share_done(self.count, self.seconds))
+        except TsmEdgeError as error:
+            self.error, self.partial = error, f"{error.problem}, after {self.count} frames"
+        except KeyboardInterrupt as stopped:
+            self.partial = f"{stopped or 'interrupted'} after {self.count} frames"
+            raise
+
+    @property
+    def count(self) -> int:
+        """Frames measured."""
+        return sum(len(stretch.start_ns) for stretch in self.stretches)
+
+    @property
+    def seconds(self) -> float:
+        """How long they took, the time between stretches left out."""
+        return sum(_span_s(stretch) for stretch in self.stretches)
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second."""
+        gaps = sum(len(stretch.start_ns) - 1 for stretch in self.stretches)
+        spans = sum(int(stretch.start_ns[-1] - stretch.start_ns[0]) for stretch in self.stretches)
+        if gaps and spans:
+            return 1e9 * gaps / spans
+        return self.count / self.seconds if self.seconds else None
+
+    def samples(self) -> Samples:
+        """Every frame."""
+        if not self.stretches:
+            return Samples((), ())
+        start = np.concatenate([stretch.start_ns for stretch in self.stretches])
+        duration = np.concatenate([stretch.duration_ns for stretch in self.stretches])
+        since = (start - start[0]).astype(np.float64)
+        return Samples(tuple(np.round(since * 1e-9, 9).tolist()), tuple(np.round(duration * 1e-6, 6).tolist()))
+
+    def deadlines(self) -> Deadlines | None:
+        """Of a paced run."""
+        period = self.plan.period_ns
+        if not period or not self.stretches:
+            return None
+        lost = late = 0
+        latest = 0
+        for stretch in self.stretches:
+            due, start = stretch.due_ns.astype(np.int64), stretch.start_ns.astype(np.int64)
+            lost += int((np.rint(np.diff(due) / period).astype(np.int64) - 1).sum())
+            late += int((start + stretch.duration_ns.astype(np.int64) > due + period).sum())
+            latest = max(latest, int((start - due).max()))
+        return Deadlines(period * 1e-6, self.count + lost, late + lost, latest * 1e-6)
+
+    def _stretch(self) -> None:
+        period = self.plan.period_ns
+        step_s = max(self.step_s, period * 1e-9)
+        left = self.plan.frames_left(self.count, self.seconds, step_s)
+        count = max(1, min(left, round(STRETCH_S / step_s), _MOST_IN_STRETCH))
+        asked_s = host_now()
+        whole = self.subject.session.measure(self.frames, self.steps, HEAD + count, period)
+        self._check_clock(asked_s, int(whole.start_ns[0]) * 1e-9)
+        self.steps += HEAD + count
+        if self.began_s is None:
+            self.began_s = asked_s
+        self.stretches.append(_without_head(whole))
+        self.step_s = float(np.median(self.stretches[-1].duration_ns)) * 1e-9
+        self._look()
+
+    def _check_clock(self, host_s: float, device_s: float) -> None:
+        """Refuse what a clock timed that does not go as fast as this machine's."""
+        before, self._clocks = self._clocks, (host_s, device_s)
+        if before is None:
+            return
+        passed, there = host_s - before[0], device_s - before[1]
+        if abs(there - passed) > _CLOCK_OFF_S + _CLOCK_OFF * passed:
+            raise BenchError(
+                f"{self.subject.name}: its clock went {there:+.2f} s while {passed:.2f} s passed here: it jumped, or a "
+                "machine slept",
+                "measure again",
+            )
+
+    def _look(self) -> None:
+        now_s = host_now() - (self.began_s or 0.0)
+        due = not self.looks or now_s - self.looks[-1].at_s >= _LOOK_S
+        if due and self.subject.system is not None:
+            self.looks.append(glance(self.subject.system, now_s))
+
+
+def _without_head(whole: Timings) -> Timings:
+    return replace(
+        whole, due_ns=whole.due_ns[HEAD:], start_ns=whole.start_ns[HEAD:], duration_ns=whole.duration_ns[HEAD:]
+    )
+
+
+def _span_s(stretch: Timings) -> float:
+    end = int(stretch.start_ns[-1]) + int(stretch.duration_ns[-1])
+    return (end - int(stretch.start_ns[0])) * 1e-9

@@ -1,0 +1,207 @@
+"""``tsm-edge bench``: how long a frame takes, here or on a board, what it costs, and whether that can be believed."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tsm_edge.cards.architecture import MOST_THREADS
+from tsm_edge.cli.artifacts import artifact_argument
+from tsm_edge.cli.bench_output import print_comparison, print_result, write_outputs
+from tsm_edge.cli.output import note, status, warn
+from tsm_edge.extras import require
+
+if TYPE_CHECKING:
+    from tsm_edge.artifact.folder import Artifact
+    from tsm_edge.bench.plan import Plan
+    from tsm_edge.bench.run import Outcome
+    from tsm_edge.bench.subject import Subject
+    from tsm_edge.rpc.place import Place
+
+_SECRET = "--key"
+
+
+@click.command("bench")
+@artifact_argument
+@click.option("--rpc", multiple=True, metavar="HOST:PORT", help="On the device served there; may be given again.")
+@click.option("--tracker", metavar="HOST:PORT", help="On all devices this tracker has free under --key.")
+@click.option("--key", metavar="K", default="", help="Of the device's server; of a tracker's devices.")
+@click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="Read the key from a file.")
+@click.option("--target", metavar="T", help="Without DIR: compile for this target.  [what the machine is]")
+@click.option("--frames", metavar="N", type=click.IntRange(1, 1_000_000), help="Measure so many frames.")
+@click.option("--duration", metavar="S", type=click.FloatRange(0.1, 86400), help="Measure so long.  [10]")
+@click.option("--warmup", metavar="S", type=click.FloatRange(0, 3600), default=1.0, show_default=True, help="Before.")
+@click.option(
+    "--threads", metavar="N", type=click.IntRange(1, MOST_THREADS), help="CPU threads.  [1; board: all cores]"
+)
+@click.option("--fps", metavar="F", type=click.FloatRange(0.01, 10000), help="Frames come as from a camera.")
+@click.option("--power", metavar="SENSOR", default="auto", show_default=True, help="As tsm-edge power; or none.")
+@click.option(
+    "--idle", metavar="S", type=click.FloatRange(0.5, 3600), default=3.0, show_default=True, help="For power."
+)
+@click.option("--no-peak", is_flag=True, help="Do not measure the machine's arithmetic.")
+@click.option(
+    "--json", "json_file", metavar="[FILE]", is_flag=False, flag_value="-", help="As JSON: to stdout or FILE."
+)
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write a report to look at.")
+@click.option("--compare", metavar="OLD.json", type=click.Path(path_type=Path), help="Faster or slower than before?")
+@click.option(
+    "--tolerance", metavar="%", type=click.FloatRange(0, 100), default=5.0, show_default=True, help="Of --compare."
+)
+@click.option("--fix-clocks", is_flag=True, help="Print the commands that hold the clocks; run none, measure nothing.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    artifact: Path | None,
+    rpc: tuple[str, ...],
+    tracker: str | None,
+    key: str,
+    key_file: Path | None,
+    target: str | None,
+    frames: int | None,
+    duration: float | None,
+    warmup: float,
+    threads: int | None,
+    fps: float | None,
+    power: str,
+    idle: float,
+    no_peak: bool,
+    json_file: str | None,
+    html: Path | None,
+    compare: Path | None,
+    tolerance: float,
+    fix_clocks: bool,
+) -> None:
+    """Measure latency and power of the compiled model in DIR, here or on boards, and say what the figures are worth.
+
+    Frames run on the device, in model.so, with the caches fed back; the network is in no figure. Without DIR the
+    default model is compiled for the machine. Exit code 1: slower than --compare by more than --tolerance, or wrong.
+    """
+    from tsm_edge.bench.plan import Plan
+    from tsm_edge.bench.result import read_document
+    from tsm_edge.rpc.key import chosen_key
+
+    places = _places(rpc, tracker, chosen_key(key, key_file))
+    if fix_clocks:
+        _print_clock_commands(places)
+        return
+    if artifact is not None and target is not None:
+        raise click.UsageError("--target is for a model that is compiled now: expected it or DIR", ctx)
+    plan = Plan(
+        frames=frames,
+        duration_s=duration,
+        warmup_s=warmup,
+        fps=fps,
+        power=power,
+        idle_s=idle,
+        peak=not no_peak,
+    )
+    earlier = read_document(compare) if compare is not None else None
+    json_path = None if json_file in (None, "-") else Path(str(json_file))
+    quiet = json_file == "-"
+    with contextlib.ExitStack() as stack:
+        outcomes = stack.enter_context(write_outputs(json_path, html, quiet, artifact))
+        subjects = [
+            stack.enter_context(_opened(place, _artifact(place, artifact, target), threads)) for place in places
+        ]
+        for subject in subjects:
+            outcomes.append(_measured(subject, plan))
+            if not quiet:
+                print_result(outcomes[-1].result)
+            if isinstance(outcomes[-1].error, KeyboardInterrupt):
+                break
+    _end(outcomes)
+    code = 0
+    if earlier is not None:
+        code = print_comparison(earlier, [outcome.result for outcome in outcomes], tolerance, quiet)
+    if any(one.result.verification is not None and not one.result.verification.passed for one in outcomes):
+        code = 1
+    if code:
+        ctx.exit(code)
+
+
+def _end(outcomes: Sequence[Outcome]) -> None:
+    """Once all is written: end as what ended a measurement early says."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+
+
+def _places(rpc: tuple[str, ...], tracker: str | None, key: str) -> list[Place | None]:
+    from tsm_edge.rpc.place import chosen_place
+    from tsm_edge.rpc.tracker import count_devices
+
+    if len(rpc) > 1:
+        chosen_place(rpc[0], tracker, key)  # refuses both
+        return [chosen_place(address, None, key) for address in rpc]
+    place = chosen_place(rpc[0] if rpc else None, tracker, key)
+    if place is None or not place.by_tracker:
+        return [place]
+    return [place] * max(1, count_devices(place.endpoint, key))
+
+
+def _measured(subject: Subject, plan: Plan) -> Outcome:
+    from tsm_edge.bench.run import run
+
+    with status(f"{subject.name}: loaded") as show:
+        return run(subject, plan, _command(), lambda text, done: show(f"{subject.name}: {text}", done))
+
+
+@contextlib.contextmanager
+def _opened(place: Place | None, artifact: Artifact, threads: int | None) -> Iterator[Subject]:
+    from tsm_edge.bench.subject import here, over_rpc
+
+    subject = here(artifact, threads or 1) if place is None else over_rpc(artifact, place, threads, notify=warn)
+    with contextlib.closing(subject):
+        yield subject
+
+
+def _artifact(place: Place | None, path: Path | None, target: str | None) -> Artifact:
+    from tsm_edge.artifact.folder import load_artifact
+
+    if path is not None:
+        return load_artifact(path)
+    require("compile", "tsm-edge bench without DIR")
+    from tsm_edge.bench.default import default_artifact, target_for
+
+    card = target_for(place, target)
+    with status(f"compiling the default model for {card.name}") as show:
+        artifact = default_artifact(card, lambda text, done: show(f"the default model for {card.name}: {text}", done))
+    note(f"model: {artifact.manifest.model} for {card.name}, {artifact.path}")
+    return artifact
+
+
+def _print_clock_commands(places: Sequence[Place | None]) -> None:
+    from tsm_edge.bench.environment import fix_clock_commands, snapshot
+    from tsm_edge.power.system import LocalSystem
+    from tsm_edge.rpc.device import open_device
+    from tsm_edge.rpc.machine import RemoteSystem
+    from tsm_edge.rpc.place import TimeLimits
+
+    for place in places:
+        if place is None:
+            commands = fix_clock_commands(snapshot(LocalSystem(), 0.0))
+        else:
+            with contextlib.closing(open_device(place, TimeLimits())) as device:
+                commands = fix_clock_commands(snapshot(RemoteSystem(device), 0.0))
+        for line in commands:
+            click.echo(line)
+        if not commands:
+            note(f"{place or 'this machine'}: shows no clock that could be held")
+
+
+def _command() -> str:
+    """What repeats this run; keys are secrets."""
+    words = ["tsm-edge", *sys.argv[1:]]
+    for index, word in enumerate(words):
+        if word == _SECRET and index + 1 < len(words):
+            words[index + 1] = "KEY"
+        elif word.startswith(f"{_SECRET}="):
+            words[index] = f"{_SECRET}=KEY"
+    return shlex.join(words)
