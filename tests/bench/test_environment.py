@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -179,6 +180,15 @@ def test_other_runs_are_found_and_servers_that_wait_are_not(tmp_path: Path) -> N
     }
     found = snapshot(build(tmp_path, {**pi_4(), **processes}))
     assert found.others == ("tsm-edge run (process 11)", "tsm-runner bench (process 13)")
+
+
+def test_a_process_and_its_own_helpers_are_no_other_runs(tmp_path: Path) -> None:
+    processes: dict[str, object] = {}
+    for pid, parent in ((os.getpid(), 1), (4194301, os.getpid()), (4194302, 1)):
+        processes[f"/proc/{pid}/cmdline"] = "tsm-edge\0bench\0"
+        processes[f"/proc/{pid}/stat"] = f"{pid} (tsm edge) S {parent} 1 1"
+    found = snapshot(build(tmp_path, {**pi_4(), **processes}))
+    assert found.others == ("tsm-edge bench (process 4194302)",)
 
 
 def test_garbage_is_not_believed(tmp_path: Path) -> None:

@@ -170,6 +170,14 @@ NOTES: dict[str, tuple[str, Result, str]] = {
         "power was not measured: no sensor here",
     ),
     "few frames": ("stationary", a_result(frames=20), "20 frames are too few to see a drift"),
+    "much noise": (
+        "stationary",
+        dataclasses.replace(
+            QUIET,
+            samples=dataclasses.replace(QUIET.samples, step_ms=tuple(9.0 + 7 * (i // 80 % 2) for i in range(800))),
+        ),
+        "the frames vary too much to see a drift",
+    ),
     "no look": (
         "shared",
         changed(QUIET, environment_before=None, environment_during=(), environment_after=None),

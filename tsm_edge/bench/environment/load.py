@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tsm_edge.bench.environment.files import Files, text_of
+from tsm_edge.power.system import System
 
 PATTERNS = (
     "/proc/loadavg",
@@ -70,8 +71,14 @@ def read_load(files: Files) -> Load:
     )
 
 
-def other_runs(files: Files, own: Collection[int]) -> tuple[str, ...]:
-    """Processes of this project that do something, without those whose numbers are in ``own``."""
+def other_runs(system: System, files: Files, own: Collection[int]) -> tuple[str, ...]:
+    """Processes of this project that do something, without those whose numbers are in ``own``, and their children.
+
+    Raises
+    ------
+    PowerError
+        The way to the machine failed.
+    """
     found: dict[int, str] = {}
     for path, text in files.items():
         match = re.fullmatch(r"/proc/(\d+)/cmdline", path)
@@ -81,7 +88,15 @@ def other_runs(files: Files, own: Collection[int]) -> tuple[str, ...]:
         start = next((index for index, word in enumerate(words[:4]) if _OURS.search(word)), None)
         if start is not None and not set(words[start + 1 : start + 2]) & set(_WAITING):
             found[int(match[1])] = _shown(words[start:])
-    return tuple(f"{command} (process {pid})" for pid, command in sorted(found.items()))
+    parents = _parents(system, list(found)) if own else {}
+    return tuple(f"{words} (process {pid})" for pid, words in sorted(found.items()) if parents.get(pid) not in own)
+
+
+def _parents(system: System, pids: Sequence[int]) -> dict[int, int]:
+    """proc(5): the parent is the fourth field."""
+    files = system.gather([f"/proc/{pid}/stat" for pid in pids]) if pids else {}
+    fields = {int(path.split("/")[2]): text.rpartition(")")[2].split() for path, text in files.items()}
+    return {pid: int(words[1]) for pid, words in fields.items() if len(words) > 1 and words[1].isdigit()}
 
 
 def _shown(words: list[str]) -> str:

@@ -87,7 +87,7 @@ def snapshot(system: System, at_s: float = 0.0) -> Environment:
         swap_used_mb=work.used_swap_mb,
         supply_v=_supply_v(files) or (_pi_supply_v(system) if pi else None),
         # This process and the one that started it: a shell that is called like a command of this project.
-        others=other_runs(files, {os.getpid(), os.getppid()} if system.here else ()),
+        others=other_runs(system, files, {os.getpid(), os.getppid()} if system.here else ()),
     )
     return _with_unknown(environment, found)
 
