@@ -50,13 +50,18 @@ def load_model(name: str | Path) -> ModelCard:
     labels_file = table.get("labels_file")
     if isinstance(labels_file, str) and labels_file:
         table["labels"] = _read_labels(path.parent / labels_file, path)
+    weights_file = table.get("weights_file")
+    if isinstance(weights_file, str) and weights_file:
+        table["weights_file"] = str(_weights(path.parent / weights_file, path))
     return from_table(ModelCard, table, _place(path, "models"))
 
 
 def model_files(name: str | Path, card: ModelCard) -> tuple[Path, ...]:
     """The files that :func:`load_model` has read ``card`` from."""
     path = _card_path("models", "model", name)
-    return (path, path.parent / card.labels_file) if card.labels_file else (path,)
+    labels = [path.parent / card.labels_file] if card.labels_file else []
+    weights = [Path(card.weights_file)] if card.weights_file else []
+    return (path, *labels, *weights)
 
 
 def target_file(name: str | Path) -> Path:
@@ -146,6 +151,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
             f"{path}: not a readable TOML file ({error})", "correct it; toml.io explains the format"
         ) from None
     return table
+
+
+def _weights(path: Path, card: Path) -> Path:
+    if not os.path.isfile(path):
+        raise CardError(f"{card}: weights_file {path}: no such file", "put the weights there, or leave the key out")
+    return path
 
 
 def _read_labels(path: Path, card: Path) -> list[str]:

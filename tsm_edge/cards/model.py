@@ -196,6 +196,9 @@ class ModelCard:
         Relative to the models folder; empty: classes are shown as numbers.
     labels : tuple of str
         The file's lines; empty without a file, else exactly ``network.classes`` long.
+    weights_file : str
+        Trained weights that come with the card: relative to its folder in the file, the whole path once it is read;
+        empty: it has none.
     """
 
     name: str
@@ -206,6 +209,7 @@ class ModelCard:
     smoothing: Smoothing = field(default_factory=Smoothing)
     labels_file: str = ""
     labels: tuple[str, ...] = ()
+    weights_file: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -71,7 +71,7 @@ def command(
     trained_mode: TemporalMode | None,
     allow_offline_weights: bool,
     mode: TemporalMode | None,
-    seed: int,
+    seed: int | None,
     precision: str,
     keep_intermediates: bool,
     explain: bool,

@@ -29,7 +29,7 @@ def command(
     trained_mode: TemporalMode | None,
     allow_offline_weights: bool,
     mode: TemporalMode | None,
-    seed: int,
+    seed: int | None,
     as_json: bool,
 ) -> None:
     """Write MODEL as one ONNX file, its shift caches as inputs and outputs.

@@ -17,10 +17,14 @@ def weight_options(command: _F) -> _F:
     """Give a click command ``--checkpoint``, ``--trained-mode``, ``--allow-offline-weights`` and ``--seed``."""
     seeds, modes = click.IntRange(0, LARGEST_SEED), click.Choice(["online", "offline", "none"])
     for option in (
-        click.option("--seed", metavar="N", type=seeds, default=0, show_default=True, help="Of the random weights."),
+        click.option("--seed", metavar="N", type=seeds, help="Random weights of this seed, not the card's."),
         click.option("--allow-offline-weights", is_flag=True, help="Accept weights not trained for online use."),
         click.option("--trained-mode", type=modes, help="How they were trained, where the file does not say."),
-        click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; without: random ones."),
+        click.option(
+            "--checkpoint",
+            type=click.Path(path_type=Path),
+            help="Trained weights; default: the card's, or random.",
+        ),
     ):
         command = option(command)
     return command

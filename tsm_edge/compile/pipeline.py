@@ -70,7 +70,7 @@ class CompileRequest:
     card : ModelCard or None
         The model; with ``onnx`` it may be None.
     checkpoint : Path or None
-        Weights for ``card``; None: random weights from ``seed``.
+        Weights for ``card``; None: the card's own, or random ones where it has none.
     onnx : Path or None
         An ONNX file to compile instead of exporting ``card``.
     cache_names : mapping of str to str
@@ -81,8 +81,8 @@ class CompileRequest:
         See :class:`tsm_edge.export.onnx.ExportRequest`.
     temporal_mode : str or None
         Replaces the card's (``none``: the TSN baseline).
-    seed : int
-        Of random weights.
+    seed : int or None
+        Of random weights, even where the card has its own. None: no wish.
     intermediates : Path or None
         Directory to keep every stage's result in.
     runner : bool
@@ -100,7 +100,7 @@ class CompileRequest:
     trained_mode: TemporalMode | None = None
     allow_offline_weights: bool = False
     temporal_mode: TemporalMode | None = None
-    seed: int = 0
+    seed: int | None = None
     intermediates: Path | None = None
     runner: bool = True
     precision: Precision = FP32

@@ -96,6 +96,7 @@ class OnnxMetadata:
 def write_metadata(model: onnx.ModelProto, metadata: OnnxMetadata) -> None:
     """Put ``metadata`` into ``model``'s ``metadata_props``, replacing what tsm-edge wrote there before."""
     card = model_to_table(metadata.card)
+    del card["weights_file"]  # a place on this machine; what the weights were is said below
     values = {part: card.pop(part) for part in _CARD_PARTS}
     values |= {
         "format": _FORMAT,

@@ -36,13 +36,13 @@ class ExportRequest:
     output : Path
         ONNX file to write; replaced if it exists.
     checkpoint : Path or None
-        Weights in one of the upstream formats; None: random weights from ``seed``.
+        Weights in one of the upstream formats; None: the card's own, or random ones where it has none.
     allow_offline_weights : bool
         Accept weights trained with bi-directional shift, or without any, for an online network.
     temporal_mode : {"online", "offline", "none"} or None
         Replaces the card's; ``none`` gives the frame-by-frame baseline (TSN). None: the card's.
-    seed : int
-        Of the random weights.
+    seed : int or None
+        Of random weights, even where the card has its own. None: no wish.
     trained_mode : {"online", "offline", "none"} or None
         How the checkpoint was trained, where it does not say so itself.
     """
@@ -52,11 +52,11 @@ class ExportRequest:
     checkpoint: Path | None = None
     allow_offline_weights: bool = False
     temporal_mode: TemporalMode | None = None
-    seed: int = 0
+    seed: int | None = None
     trained_mode: TemporalMode | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= LARGEST_SEED:
+        if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
             raise TsmEdgeError(f"seed is {self.seed}, expected 0 to {LARGEST_SEED}", "choose another")
 
 
@@ -123,7 +123,7 @@ def export_onnx(request: ExportRequest, began: Callable[[], None] = lambda: None
     card = request.card
     if request.temporal_mode is not None:
         card = dataclasses.replace(card, network=dataclasses.replace(card.network, temporal_mode=request.temporal_mode))
-    network = build_network(card.network, request.seed)
+    network = build_network(card.network, request.seed or 0)
     weights = _load_weights(network, card.network, request)
     began()
     model = _to_onnx(network, card.network)
@@ -135,11 +135,14 @@ def export_onnx(request: ExportRequest, began: Callable[[], None] = lambda: None
 
 
 def _load_weights(network: TemporalNetwork, spec: NetworkSpec, request: ExportRequest) -> WeightSource:
-    if request.checkpoint is None:
-        return WeightSource(seed=request.seed)
+    path = request.checkpoint
+    if path is None and request.seed is None and request.card.weights_file:
+        path = Path(request.card.weights_file)
+    if path is None:
+        return WeightSource(seed=request.seed or 0)
     from tsm_edge.networks.checkpoints import load_into, read_checkpoint
 
-    checkpoint = read_checkpoint(request.checkpoint, request.trained_mode)
+    checkpoint = read_checkpoint(path, request.trained_mode)
     load_into(network, spec, checkpoint, request.allow_offline_weights)
     return WeightSource(
         printable(checkpoint.path.name),
