@@ -71,11 +71,12 @@ ALLOWED = {
         "cards",
         "runtime",
     },
-    "demo": {"compile", "verify", "session", "live", "video", "artifact", "cards"},
+    "demo": {"compile", "verify", "session", "live", "video", "artifact", "cards", "training"},
+    "training": {"networks", "cards", "video", "session", "artifact", "rpc", "compile", "verify"},
 }
 # Programs and libraries that only some rooms may touch.
 TOOLS = {
-    "torch": {"networks", "export"},
+    "torch": {"networks", "export", "training"},
     "tvm": {"compile.backends.cpu", "compile.backends.cuda", "rpc"},
     "tvm_ffi": {"compile.backends.cpu", "compile", "rpc"},
     "onnx": {"export", "compile.frontend", "compile.backends.cpu"},
@@ -83,7 +84,7 @@ TOOLS = {
     "click": {"cli"},
     "rich": {"cli"},
     "av": {"video"},
-    "cv2": {"video", "live", "demo"},
+    "cv2": {"video", "live", "training"},
 }
 # What runs on a device, where none of these is installed; the server speaks TVM's RPC with TVM's own runtime.
 ON_A_DEVICE = ("session", "artifact", "live", "video", "power", "rpc", "deploy")

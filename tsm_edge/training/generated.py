@@ -1,0 +1,84 @@
+"""The generated motion clips as data to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tsm_edge.training.clips import MotionClips
+from tsm_edge.training.data import Frames, HeldOutClips, Labels, TrainingClips
+from tsm_edge.training.motions import LABELS
+
+
+@dataclass(frozen=True)
+class MotionData:
+    """Generated clips, new in every epoch.
+
+    Attributes
+    ----------
+    frames, size : int
+        Of a clip; of a frame, pixels.
+    per_epoch : int
+        Clips of an epoch.
+    seed : int
+        Of the training clips; validation and test clips are always the same.
+    streamed : float
+        Share of training clips that are cut from a stream.
+    validation_clips, test_clips : int
+    """
+
+    frames: int
+    size: int
+    per_epoch: int = 1920
+    seed: int = 0
+    streamed: float = 0.5
+    validation_clips: int = 360
+    test_clips: int = 1200
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The motions."""
+        return LABELS
+
+    @property
+    def origin(self) -> str:
+        """In words."""
+        return "generated motion clips"
+
+    def train(self) -> TrainingClips:
+        """New clips in every epoch."""
+        return _Fresh(MotionClips("train", self.seed, self.frames, self.size, self.streamed), self.per_epoch)
+
+    def validation(self) -> HeldOutClips:
+        """Of seed 0."""
+        return _Fixed(MotionClips("validation", 0, self.frames, self.size), self.validation_clips)
+
+    def test(self) -> HeldOutClips:
+        """Of seed 0."""
+        return held_out(self.frames, self.size, self.test_clips)
+
+
+def held_out(frames: int, size: int, count: int) -> HeldOutClips:
+    """The first ``count`` test clips, always the same."""
+    return _Fixed(MotionClips("test", 0, frames, size), count)
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    clips: MotionClips
+    per_epoch: int
+
+    def training_batch(self, epoch: int, places: Sequence[int]) -> tuple[Frames, Labels]:
+        return self.clips.batch(epoch * self.per_epoch + place for place in places)
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    clips: MotionClips
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, indices: Sequence[int]) -> tuple[Frames, Labels]:
+        return self.clips.batch(indices)

@@ -1,0 +1,343 @@
+"""The training loop: batches split over threads, one set of weights, and a state that survives being killed.
+
+Each worker has BatchNorm statistics of its own, as each GPU has in upstream's code, and computes gradients on its part
+of a batch with a single thread: on a machine with other work this is twice as quick as threads that wait for each other
+at every layer. The order of every sum is fixed, so that the same recipe gives the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tsm_edge.cards import Preprocess
+from tsm_edge.cards.normalisation import scale_and_offset
+from tsm_edge.errors import CheckpointError, TsmEdgeError
+from tsm_edge.files.atomic import write_atomic
+from tsm_edge.networks.backbone import Backbone
+from tsm_edge.networks.temporal_shift import Shift
+from tsm_edge.progress import Progress
+from tsm_edge.training.data import UNSEEN, Frames, HeldOutClips, Labels, TrainingClips
+from tsm_edge.training.measures import label_after
+from tsm_edge.training.recipe import Recipe
+
+_SAVE_EVERY_S = 60.0
+_CHUNK = 24  # clips that are measured at once
+
+
+@dataclass(frozen=True)
+class Point:
+    """How far a training was at a moment.
+
+    Attributes
+    ----------
+    step, clips : int
+        Behind it.
+    loss : float
+        Mean since the point before.
+    accuracy : float
+        On the validation clips, 0..1.
+    seconds : float
+        Of training until here, of all runs together.
+    """
+
+    step: int
+    clips: int
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+@dataclass
+class Progressing:
+    """What has to be kept to go on after a kill, beside the tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+
+
+class Loop:
+    """Trains a backbone in place.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Its parameters that require gradients are trained.
+    shift : Shift
+        The temporal shift over whole clips.
+    preprocess : Preprocess
+        Mean and standard deviation of the frames.
+    recipe : Recipe
+    online : bool
+        Every frame is to be told by itself, from what came before; else the mean of a clip's logits is.
+    fixed : sequence of nn.Module
+        Parts that stay as they are, with their BatchNorm statistics.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        shift: Shift,
+        preprocess: Preprocess,
+        recipe: Recipe,
+        online: bool,
+        fixed: Sequence[nn.Module] = (),
+    ) -> None:
+        self._recipe = recipe
+        self._online = online
+        self._shift = shift
+        scale, offset = scale_and_offset(preprocess)
+        self._scale, self._offset = (torch.from_numpy(np.array(values, np.float32)) for values in (scale, offset))
+        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in backbone.modules():
+            if isinstance(module, nn.ReLU6):
+                module.inplace = True
+        self._replicas = [backbone, *(_with_shared_parameters(backbone) for _ in range(recipe.workers - 1))]
+        fixed_names = [name for name, module in backbone.named_modules() if any(module is part for part in fixed)]
+        self._set_modes = [_modes(replica, fixed_names, recipe.partial_bn) for replica in self._replicas]
+        self._parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+        self._optimizer = _optimizer(self._parameters, recipe)
+        self.progress = Progressing()
+
+    def train(
+        self,
+        clips: TrainingClips,
+        validation: HeldOutClips,
+        state: Path | None,
+        tell: Progress,
+        measure: int = 12,
+    ) -> tuple[Point, ...]:
+        """Train to the end of the recipe, from where ``state`` left off.
+
+        Parameters
+        ----------
+        clips, validation : TrainingClips, HeldOutClips
+        state : Path or None
+            File in which the state is kept while training, about once a minute.
+        tell : callable
+            Told of the loss, the accuracy and the time left.
+        measure : int
+            How often accuracy is measured on the way.
+
+        Returns
+        -------
+        tuple of Point
+
+        Raises
+        ------
+        CheckpointError
+            ``state`` is of another training, or damaged.
+        TsmEdgeError
+            The loss is no number any more.
+        """
+        recipe, now = self._recipe, self.progress
+        if state is not None and state.exists():
+            self._restore(state)
+        per_epoch = clips.per_epoch // recipe.batch
+        steps = per_epoch * recipe.epochs
+        measured_at = {round(steps * (index + 1) / measure) for index in range(measure)}
+        began_s, before_s, saved_s = time.monotonic(), now.seconds, time.monotonic()
+        first = now.step
+        with _Workers(recipe.workers) as pool:
+            while now.step < steps:
+                epoch, batch = divmod(now.step, per_epoch)
+                places = range(batch * recipe.batch, (batch + 1) * recipe.batch)
+                self._step(pool, clips, epoch, places, now.step / steps)
+                now.step += 1
+                spent_s = time.monotonic() - began_s
+                now.seconds = before_s + spent_s
+                left_s = spent_s / (now.step - first) * (steps - now.step)
+                if now.step in measured_at:
+                    self._measure(pool, validation)
+                tell(self._text(left_s), now.step / steps)
+                if state is not None and (time.monotonic() - saved_s > _SAVE_EVERY_S):
+                    self._save(state)
+                    saved_s = time.monotonic()
+        self._average_statistics()
+        for replica in self._replicas:
+            replica.eval()
+        return tuple(now.points)
+
+    def logits(self, clips: HeldOutClips, indices: Sequence[int]) -> tuple[Tensor, Labels]:
+        """Logits of each frame, float ``[clips, T, classes]``, and the labels, in eval mode."""
+        self._average_statistics()
+        with _Workers(self._recipe.workers) as pool:
+            return self._logits(pool, clips, indices)
+
+    def _text(self, left_s: float) -> str:
+        points, losses = self.progress.points, self.progress.losses[-50:]
+        accuracy = f", validation {100 * points[-1].accuracy:.1f} %" if points else ""
+        loss = sum(losses) / len(losses) if losses else points[-1].loss
+        return f"step {self.progress.step}: loss {loss:.3f}{accuracy}, {_duration(left_s)} left"
+
+    def _step(
+        self, pool: ThreadPoolExecutor, clips: TrainingClips, epoch: int, places: Sequence[int], done: float
+    ) -> None:
+        workers = self._recipe.workers
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._recipe.rate_at(done)
+        parts = list(
+            pool.map(lambda worker: self._gradients(worker, clips, epoch, places[worker::workers]), range(workers))
+        )
+        loss = sum(part[0] for part in parts) / workers
+        if not np.isfinite(loss):
+            raise TsmEdgeError("training diverged: the loss is no number any more", "try a smaller one: --rate R")
+        for index, parameter in enumerate(self._parameters):
+            parameter.grad = sum(part[1][index] for part in parts) / workers  # type: ignore[assignment]
+        nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm)
+        self._optimizer.step()
+        self.progress.losses.append(loss)
+
+    def _gradients(
+        self, worker: int, clips: TrainingClips, epoch: int, places: Sequence[int]
+    ) -> tuple[float, Sequence[Tensor]]:
+        frames, labels = clips.training_batch(epoch, places)
+        replica = self._replicas[worker]
+        self._set_modes[worker]()
+        features = replica.extract(self.tensor(frames), self._shift).mean((2, 3))
+        if self._recipe.dropout:
+            generator = torch.Generator().manual_seed(
+                (self._recipe.seed * 1_000_003 + self.progress.step) * 64 + worker
+            )
+            kept = torch.rand(features.shape, generator=generator) >= self._recipe.dropout
+            features = features * kept / (1 - self._recipe.dropout)
+        logits, truth = replica.head(features), torch.from_numpy(labels)
+        if not self._online:
+            logits, truth = logits.unflatten(0, truth.shape).mean(1), truth[:, -1]
+        loss = nn.functional.cross_entropy(
+            logits, truth.flatten(), ignore_index=UNSEEN, label_smoothing=self._recipe.smoothing
+        )
+        return loss.item(), torch.autograd.grad(loss, self._parameters)
+
+    def tensor(self, frames: Frames) -> Tensor:
+        """Normalised float ``[n * T, 3, H, W]`` of uint8 ``[n, T, H, W, 3]``."""
+        pixels = torch.from_numpy(frames).flatten(0, 1).float()
+        return pixels.mul_(self._scale).add_(self._offset).permute(0, 3, 1, 2)
+
+    def _measure(self, pool: ThreadPoolExecutor, validation: HeldOutClips) -> None:
+        now = self.progress
+        self._average_statistics()
+        logits, labels = self._logits(pool, validation, range(len(validation)))
+        found = label_after(logits.numpy(), labels.shape[1], self._online)
+        accuracy = float((found == labels[:, -1]).mean())
+        now.points.append(
+            Point(now.step, now.step * self._recipe.batch, float(np.mean(now.losses)), accuracy, now.seconds)
+        )
+        now.losses.clear()
+
+    def _logits(self, pool: ThreadPoolExecutor, clips: HeldOutClips, indices: Sequence[int]) -> tuple[Tensor, Labels]:
+        chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
+        replica = self._replicas[0].eval()
+
+        def measured(chunk: Sequence[int]) -> tuple[Tensor, Labels]:
+            frames, labels = clips.batch(chunk)
+            with torch.no_grad():
+                return replica(self.tensor(frames), self._shift).unflatten(0, labels.shape), labels
+
+        done = list(pool.map(measured, chunks))
+        return torch.cat([part[0] for part in done]), np.concatenate([part[1] for part in done])
+
+    def _average_statistics(self) -> None:
+        """Give the first replica the mean of all workers' BatchNorm statistics."""
+        first, *others = [dict(replica.named_buffers()) for replica in self._replicas]
+        for name, buffer in first.items():
+            if buffer.is_floating_point() and others:
+                mean = sum((other[name] for other in others), buffer) / len(self._replicas)
+                for each in (first, *others):
+                    each[name].copy_(mean)
+
+    def _save(self, path: Path) -> None:
+        stored: dict[str, Any] = {
+            "recipe": repr(self._recipe),
+            "progress": {**vars(self.progress), "points": [vars(point) for point in self.progress.points]},
+            "optimizer": self._optimizer.state_dict(),
+            "replicas": [replica.state_dict() for replica in self._replicas],
+        }
+        data = io.BytesIO()
+        torch.save(stored, data)
+        write_atomic(path, data.getvalue())
+
+    def _restore(self, path: Path) -> None:
+        try:
+            stored = torch.load(path, weights_only=True)
+            if stored["recipe"] != repr(self._recipe):
+                raise CheckpointError(
+                    f"{path}: is of a training with another recipe", "repeat its options, or choose another -o DIR"
+                )
+            for replica, tensors in zip(self._replicas, stored["replicas"], strict=True):
+                replica.load_state_dict(tensors)
+            self._optimizer.load_state_dict(stored["optimizer"])
+            points = [Point(**point) for point in stored["progress"].pop("points")]
+            self.progress.__dict__.update(**stored["progress"], points=points)
+        except (OSError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"{path}: cannot go on from it ({type(error).__name__})", f"begin again: rm {path}"
+            ) from None
+
+
+def _with_shared_parameters(backbone: Backbone) -> Backbone:
+    """A copy with the same parameters, not equal ones, and buffers of its own."""
+    made = copy.deepcopy(backbone)
+    for ours, theirs in zip(made.modules(), backbone.modules(), strict=True):
+        ours._parameters.update(theirs._parameters)
+    return made
+
+
+def _modes(replica: Backbone, fixed_names: Sequence[str], partial_bn: bool) -> Callable[[], None]:
+    """A function that puts a replica into training mode, apart from what stays as it is."""
+    modules = dict(replica.named_modules())
+    still = [modules[name] for name in fixed_names]
+    if partial_bn:
+        still += [module for module in modules.values() if isinstance(module, nn.BatchNorm2d)][1:]
+
+    def set_modes() -> None:
+        replica.train()
+        for module in still:
+            module.eval()
+
+    return set_modes
+
+
+def _optimizer(parameters: Sequence[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [item for item in parameters if item.dim() > 1], "weight_decay": recipe.decay},
+        {"params": [item for item in parameters if item.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, recipe.rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, recipe.rate)
+
+
+class _Workers:
+    """Threads with one of PyTorch's own each; PyTorch's setting here is given back."""
+
+    def __init__(self, count: int) -> None:
+        self._before = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+
+    def __enter__(self) -> ThreadPoolExecutor:
+        torch.set_num_threads(1)
+        return self._pool
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(self._before)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min" if minutes >= 10 else f"{minutes} min {rest:02d} s"

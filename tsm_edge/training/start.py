@@ -1,0 +1,146 @@
+"""Where training from nothing starts: random weights, among them detectors of motion.
+
+From plain random weights a shifted network needs thousands of steps before it finds that a channel of the frame before
+and one of this frame are worth comparing; until then nothing but pictures is learned. So the first layers of a
+MobileNet-V2 start as what they would have to become: brightness and two colours in the channels that are shifted, the
+same once more in channels that are not, the brightness' two derivatives beside them, and in the first shifted block
+``|d/dt + d/dx| - |d/dt - d/dx|``, which has the sign of the motion. Every later shifted block starts with some units
+that subtract the frame before. All of it is trained on like the rest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tsm_edge.networks.backbone import Backbone
+from tsm_edge.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
+
+_BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
+_ACROSS = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+_POINT = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+# Brightness and two colour differences, of RGB.
+_COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]]) / 3
+# Mean over standard deviation of half a bell curve: what puts the zero of a rectified channel back to zero.
+_RECTIFIED = 0.7
+
+
+@torch.no_grad()
+def start(backbone: Backbone, seed: int) -> None:
+    """Give a backbone the weights that training from nothing starts from; only the seed decides them."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
+        elif isinstance(module, nn.Linear):
+            module.weight.normal_(0, 0.01, generator=generator)
+            module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    for norm in backbone.residual_norms():
+        norm.weight.fill_(0.5)
+    if isinstance(backbone, MobileNetV2):
+        _subtract_frames(backbone, generator)
+        if isinstance(backbone.features[3], InvertedResidual) and backbone.features[3].fold:
+            _detect_motion(backbone)
+
+
+def _subtract_frames(backbone: MobileNetV2, generator: torch.Generator) -> None:
+    """In each shifted block: the shifted channels twice, and units that take one frame from the other."""
+    layers = list(backbone.features)
+    for before, block in itertools.pairwise(layers):
+        if not (isinstance(block, InvertedResidual) and block.fold and isinstance(before, InvertedResidual)):
+            continue
+        fold = block.fold
+        if 2 * fold > _projection(block).shape[0]:
+            continue
+        _projection(before)[fold : 2 * fold] = _projection(before)[:fold]
+        expand = _convolution(block, 0)
+        units = expand.shape[0] // 3
+        expand[:units] *= 0.3
+        difference = torch.randn(units, fold, 1, 1, generator=generator) / fold**0.5
+        expand[:units, :fold] = -difference
+        expand[:units, fold : 2 * fold] = difference
+
+
+def _detect_motion(backbone: MobileNetV2) -> None:
+    stem, first, second, third = backbone.features[:4]
+    fold = third.fold
+    for colour, mix in enumerate(_COLOURS):
+        for sign in (0, 1):
+            stem[0].weight[2 * colour + sign] = (1 - 2 * sign) * mix[:, None, None] * _BLUR
+    # The first block: all six rectified colours through, then their differences.
+    _filter(first, 0, range(6), _POINT)
+    _set_rows(_projection(first), {colour: {2 * colour: 1, 2 * colour + 1: -1} for colour in range(3)})
+    # The second: brightness and colours, blurred, and the brightness' derivatives, each from rectified halves.
+    expand: dict[int, dict[int, float]] = {}
+    for colour in range(3):
+        expand |= {2 * colour: {colour: 1}, 2 * colour + 1: {colour: -1}}
+    for unit in range(6, 14):
+        expand[unit] = {0: 1 if (unit - 6) % 4 < 2 else -1}
+    _set_rows(_convolution(second, 0), expand)
+    _filter(second, 3, range(6), _BLUR)
+    for unit in range(6, 14):
+        kernel = _ACROSS if unit < 10 else _ACROSS.T
+        _filter(second, 3, [unit], kernel * (1 - 2 * (unit % 2)), 0.0)
+    rows = {place: {2 * (place % fold % 3): 1.0, 2 * (place % fold % 3) + 1: -1.0} for place in range(2 * fold)}
+    across, along, channels = 2 * fold, 2 * fold + 1, _projection(second).shape[0]
+    rows |= {place: _signed(6 + 4 * (place % 2)) for place in range(across, min(across + 4, channels))}
+    _set_rows(_projection(second), rows)
+    # The third: both signs of d/dt + d/dx and of d/dt - d/dx, blurred; their sums and difference.
+    units = {}
+    for axis, place in enumerate((across, along)):
+        for index, (time, space) in enumerate(((1, 1), (-1, -1), (1, -1), (-1, 1))):
+            units[4 * axis + index] = {0: -time, fold: time, place: space}
+    _set_rows(_convolution(third, 0), units)
+    _filter(third, 3, range(8), _BLUR)
+    moving = {across + 2 + axis: {4 * axis + unit: (1, 1, -1, -1)[unit] for unit in range(4)} for axis in (0, 1)}
+    if across + 3 < channels:
+        _set_rows(_projection(third), moving)
+        _carry(backbone, [*moving])
+
+
+def _carry(backbone: MobileNetV2, places: list[int]) -> None:
+    """Let channels through to the end, blurred where the picture gets smaller."""
+    for block in backbone.features[4:-1]:
+        if not isinstance(block, InvertedResidual):
+            continue
+        if block.adds:
+            block.conv[-1].weight[places] = 0.1  # type: ignore[union-attr]
+            continue
+        units = {2 * index + sign: {place: 1 - 2 * sign} for index, place in enumerate(places) for sign in (0, 1)}
+        _set_rows(_convolution(block, 0), units)
+        _filter(block, 3, range(2 * len(places)), _BLUR)
+        _set_rows(_projection(block), {place: {2 * i: 1, 2 * i + 1: -1} for i, place in enumerate(places)})
+
+
+def _signed(unit: int) -> dict[int, float]:
+    """A derivative from its four rectified parts: of the bright and of the dark half, each of both signs."""
+    return {unit: 1, unit + 1: -1, unit + 2: -1, unit + 3: 1}
+
+
+def _convolution(block: nn.Module, index: int) -> Tensor:
+    weight: Tensor = block.conv[index].weight  # type: ignore[index,union-attr,assignment]
+    return weight
+
+
+def _projection(block: nn.Module) -> Tensor:
+    return _convolution(block, -2)
+
+
+def _filter(block: nn.Module, index: int, units: range | list[int], kernel: Tensor, rest: float = _RECTIFIED) -> None:
+    """Give depthwise units a kernel, and a BatchNorm that maps to ``rest`` what was zero's distance from the mean."""
+    for unit in units:
+        _convolution(block, index)[unit, 0] = kernel
+        block.conv[index + 1].bias[unit] = rest  # type: ignore[index,union-attr]
+
+
+def _set_rows(weight: Tensor, rows: Mapping[int, Mapping[int, float]]) -> None:
+    """Set whole rows of a pointwise convolution: output -> input -> weight."""
+    for row, entries in rows.items():
+        weight[row] = 0
+        for column, value in entries.items():
+            weight[row, column] = value

@@ -1,0 +1,177 @@
+"""Teach a shipped model new classes from a few clips: a new head, the last blocks, then compiled and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsm_edge.artifact.manifest import Manifest
+from tsm_edge.cards import ModelCard, load_model, load_target
+from tsm_edge.compile.pipeline import CompileRequest, compile_model
+from tsm_edge.errors import CheckFailed, TsmEdgeError
+from tsm_edge.files.atomic import make_folders
+from tsm_edge.progress import Progress, silent
+from tsm_edge.session.open import open_session
+from tsm_edge.training.evaluate import run_clips
+from tsm_edge.training.measures import Measures, measure
+from tsm_edge.training.output import TrainResult
+from tsm_edge.training.recipe import TEACH
+from tsm_edge.training.train import TrainRequest, train
+from tsm_edge.training.videos import FPS, Held, VideoData
+from tsm_edge.verify.compare import VerifyResult, verify_artifact
+from tsm_edge.video.source import VideoSource, open_source
+from tsm_edge.video.writer import VideoFile
+
+# Frames of a piece: longer than the network remembers, so that its mean label is of a whole motion.
+_FRAMES = 20
+_STEPS = 400
+_TRAINED, _COMPILED = 0.8, 0.95
+
+
+@dataclass(frozen=True)
+class TeachRequest:
+    """What to teach.
+
+    Attributes
+    ----------
+    name : str
+        Of the new model.
+    clips : Path
+        A folder with a folder of videos a class.
+    output : Path
+        Folder for the new model, and the compiled one inside.
+    model : str
+        Card with weights to begin from.
+    freeze : int
+        First parts of the network that stay; -1: all but the classifier.
+    fps : float
+        Frames of a second that are used.
+    seed : int
+    """
+
+    name: str
+    clips: Path
+    output: Path
+    model: str = "motion"
+    freeze: int = 7
+    fps: float = FPS
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TeachResult:
+    """What came of it.
+
+    Attributes
+    ----------
+    training : TrainResult
+    artifact : Path
+    manifest : Manifest
+    verify : VerifyResult
+    measures : Measures
+        Of the compiled model, on the clips that were held out.
+    """
+
+    training: TrainResult
+    artifact: Path
+    manifest: Manifest
+    verify: VerifyResult
+    measures: Measures
+
+
+def teach(
+    request: TeachRequest, progress: Progress = silent, note: Callable[[str], None] = lambda text: None
+) -> TeachResult:
+    """Train, compile for this machine, verify, and measure what was compiled on held-out clips.
+
+    Raises
+    ------
+    CheckFailed
+        The compiled model does not agree with ONNX Runtime.
+    TsmEdgeError
+        The clips cannot be used, or as from the stages.
+    """
+    card = _card(request)
+    data = VideoData.of(request.clips, card, request.seed, request.fps)
+    data = dataclasses.replace(data, repeats=max(1, 8 * TEACH.batch // len(data.splits[0])))
+    epochs = max(1, round(_STEPS / (len(data.splits[0]) * data.repeats // TEACH.batch)))
+    recipe = dataclasses.replace(TEACH, epochs=epochs, seed=request.seed)
+    start = card.weights_file
+    trained = train(
+        TrainRequest(card, data, request.output, recipe, start, request.freeze),
+        lambda text, done: progress(text, _TRAINED * done),
+        note,
+    )
+    folder = request.output / "native"
+    artifact = compile_model(
+        CompileRequest(load_target("native"), folder, load_model(trained.card), runner=False),
+        lambda text, done: progress(text, _TRAINED + (_COMPILED - _TRAINED) * done),
+        warn=note,
+    )
+    verified = verify_artifact(artifact)
+    if not verified.passed:
+        raise CheckFailed(f"{folder}: does not agree with ONNX Runtime", f"see: tsm-edge verify {folder}")
+    progress("measuring the compiled model on held-out clips", _COMPILED)
+    with open_session(artifact) as session:
+        logits, truth = run_clips(session, Held(data, data.splits[2]))
+    return TeachResult(trained, folder, artifact.manifest, verified, measure(logits, truth, data.labels))
+
+
+def _card(request: TeachRequest) -> ModelCard:
+    card = load_model(request.model)
+    if not card.weights_file or card.network.temporal_mode != "online":
+        raise TsmEdgeError(f"model {card.name} has no online weights to begin from", "teach the shipped one: motion")
+    network = dataclasses.replace(card.network, frames=_FRAMES)
+    return dataclasses.replace(
+        card, name=request.name, description=f"{request.name}: taught with one's own clips", network=network
+    )
+
+
+def record(
+    camera: int,
+    folder: Path,
+    labels: Sequence[str],
+    clips: int,
+    seconds: float,
+    ask: Callable[[str, int], None],
+) -> None:
+    """Record clips of each class with a camera.
+
+    Parameters
+    ----------
+    camera : int
+    folder : Path
+        Gets a folder a class; clips that are there stay.
+    labels : sequence of str
+    clips : int
+        Of each class.
+    seconds : float
+        Of a clip.
+    ask : callable
+        Called with a label and the clip's number before each; returns when the person is ready.
+
+    Raises
+    ------
+    VideoError
+        The camera cannot be opened, or is lost.
+    """
+    with open_source(camera) as source:
+        for label in labels:
+            make_folders(folder / label)
+            taken = len(list((folder / label).glob("*.mp4")))
+            for number in range(taken, taken + clips):
+                ask(label, number - taken + 1)
+                _record_clip(source, folder / label / f"{number:03d}.mp4", seconds)
+
+
+def _record_clip(source: VideoSource, path: Path, seconds: float) -> None:
+    first_s: float | None = None
+    with closing(VideoFile(path, source.info)) as file:
+        for frame in source:
+            first_s = frame.time_s if first_s is None else first_s
+            if frame.time_s - first_s >= seconds:
+                break
+            file.write(frame.image[..., ::-1], frame.time_s - first_s)

@@ -1,0 +1,263 @@
+"""People's own clips as data: a folder of videos a class, or a table of parts of videos."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tsm_edge.cards import ModelCard, Preprocess, height_width
+from tsm_edge.errors import TsmEdgeError, VideoError
+from tsm_edge.files.atomic import read_text
+from tsm_edge.training.data import SEEN_AFTER, UNSEEN, Frames, HeldOutClips, Labels, TrainingClips
+from tsm_edge.video.source import open_source
+
+# Frames of a second that a network is shown, where nothing else is asked for.
+FPS = 12.0
+_FEWEST = 3  # clips of a class: one for each split
+_COLUMNS = ["path", "label", "start", "end"]
+_VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mjpeg", ".mpg", ".mpeg", ".gif"}
+# Training sees a part of the frame this much smaller than the whole, elsewhere each time.
+_SHIFTED = 1 / 8
+_KEPT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video, or a part of one.
+
+    Attributes
+    ----------
+    path : Path
+    label : str
+    start_s, end_s : float or None
+        Seconds; None: from its beginning, to its end.
+    """
+
+    path: Path
+    label: str
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+def find_clips(place: Path) -> tuple[Clip, ...]:
+    """Clips of a folder with a folder a class, or of a CSV file with the columns path, label, start, end.
+
+    Raises
+    ------
+    TsmEdgeError
+        There is neither, a class has fewer than three clips, or there is one class only.
+    """
+    if place.is_dir():
+        clips = tuple(_of_folder(place))
+        how = f"put videos into {place}/NAME_OF_A_CLASS/"
+    elif place.is_file():
+        clips = tuple(_of_table(place))
+        how = f"add rows of {','.join(_COLUMNS)}"
+    else:
+        raise TsmEdgeError(f"{place}: no such folder or CSV file", "give one with: --data DIR")
+    counts = {label: sum(clip.label == label for clip in clips) for label in sorted({clip.label for clip in clips})}
+    few = [f"{label} {count}" for label, count in counts.items() if count < _FEWEST]
+    if len(counts) < 2:
+        raise TsmEdgeError(f"{place}: has {len(counts)} classes of videos, expected at least 2", how)
+    if few:
+        raise TsmEdgeError(f"{place}: too few clips ({', '.join(few)}), expected at least {_FEWEST} a class", how)
+    return clips
+
+
+def _of_folder(place: Path) -> Iterator[Clip]:
+    for folder in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() or path.suffix.lower() in _VIDEOS:
+                yield Clip(path, folder.name)
+
+
+def _of_table(place: Path) -> Iterator[Clip]:
+    rows = csv.DictReader(read_text(place).splitlines())
+    if not {"path", "label"} <= set(rows.fieldnames or ()):
+        raise TsmEdgeError(
+            f"{place}: its first line is {','.join(rows.fieldnames or ())!r}, expected the columns "
+            f"{','.join(_COLUMNS)}",
+            "begin the file with: path,label,start,end",
+        )
+    for number, row in enumerate(rows, 2):
+        try:
+            start, end = (float(row[name]) if row.get(name) else None for name in ("start", "end"))
+        except ValueError:
+            raise TsmEdgeError(f"{place}: line {number}: start and end are seconds", "correct that line") from None
+        if not row["path"] or not row["label"] or (end is not None and end <= (start or 0)):
+            raise TsmEdgeError(
+                f"{place}: line {number}: expected a path, a label, and an end after its start", "correct that line"
+            )
+        yield Clip(place.parent / row["path"], row["label"], start, end)
+
+
+def read_clip(clip: Clip, preprocess: Preprocess, fps: float, margin: float = 0.0) -> Frames:
+    """Decode a clip at a rate, to the size the network takes: uint8 RGB ``[T, H, W, 3]``.
+
+    Parameters
+    ----------
+    clip : Clip
+    preprocess : Preprocess
+    fps : float
+        Frames of a second that are kept; 0: all.
+    margin : float
+        So much more of the frame is kept around the crop, a share of it.
+
+    Raises
+    ------
+    VideoError
+        It cannot be decoded, or has no frame in its time.
+    """
+    import cv2
+
+    height, width = (round(side * (1 + margin)) for side in height_width(preprocess.crop))
+    frames: list[Frames] = []
+    due_s = clip.start_s or 0.0
+    with open_source(clip.path) as source:
+        for frame in source:
+            if clip.end_s is not None and frame.time_s >= clip.end_s:
+                break
+            if frame.time_s + 1e-6 < due_s:
+                continue
+            due_s = max(due_s + 1 / fps, frame.time_s) if fps else 0.0
+            rows, columns = preprocess.resized(*frame.image.shape[:2])
+            rows, columns = max(round(rows * (1 + margin)), height), max(round(columns * (1 + margin)), width)
+            image = cv2.resize(frame.image, (columns, rows), interpolation=cv2.INTER_LINEAR)
+            top, left = round((rows - height) / 2), round((columns - width) / 2)
+            frames.append(image[top : top + height, left : left + width])
+    if not frames:
+        raise VideoError(f"{clip.path}: no frames from {clip.start_s or 0:g} s on", "correct its start and end")
+    return np.stack(frames)
+
+
+@dataclass(frozen=True)
+class VideoData:
+    """Clips of people, split by chance but always in the same way.
+
+    Attributes
+    ----------
+    labels : tuple of str
+    splits : tuple of 3 tuples of Clip
+        To train, to validate, to test.
+    preprocess : Preprocess
+    frames : int
+        Of a piece that is learned from, and of a held-out clip: shorter ones stand still at their end.
+    fps : float
+    seed : int
+    origin : str
+    """
+
+    labels: tuple[str, ...]
+    splits: tuple[tuple[Clip, ...], tuple[Clip, ...], tuple[Clip, ...]]
+    preprocess: Preprocess
+    frames: int
+    fps: float
+    seed: int
+    origin: str
+    repeats: int = 1
+
+    @classmethod
+    def of(cls, place: Path, card: ModelCard, seed: int, fps: float = FPS, repeats: int = 1) -> VideoData:
+        """Find a folder's or table's clips and split them: of each class a fifth to validate, a fifth to test."""
+        clips = find_clips(place)
+        labels = tuple(sorted({clip.label for clip in clips}))
+        parts: tuple[list[Clip], list[Clip], list[Clip]] = ([], [], [])
+        for number, label in enumerate(labels):
+            mine = [clip for clip in clips if clip.label == label]
+            order = np.random.default_rng([seed, number]).permutation(len(mine))
+            held = max(len(mine) // 5, 1)
+            for place_in, index in enumerate(order):
+                parts[2 if place_in < held else 1 if place_in < 2 * held else 0].append(mine[index])
+        splits = (tuple(parts[0]), tuple(parts[1]), tuple(parts[2]))
+        return cls(labels, splits, card.preprocess, card.network.frames, fps, seed, str(place.name), repeats)
+
+    def train(self) -> TrainingClips:
+        """Pieces that begin anywhere, of parts of the frame, in another order each epoch."""
+        return _Pieces(self)
+
+    def validation(self) -> HeldOutClips:
+        """Whole, from the middle."""
+        return Held(self, self.splits[1])
+
+    def test(self) -> HeldOutClips:
+        """Whole, from the middle."""
+        return Held(self, self.splits[2])
+
+    def class_of(self, clip: Clip) -> int:
+        """Its class."""
+        return self.labels.index(clip.label)
+
+
+class _Pieces:
+    def __init__(self, data: VideoData) -> None:
+        self._data, self._clips = data, data.splits[0]
+        self._kept: dict[int, Frames] = {}
+        self.per_epoch = len(self._clips) * data.repeats
+
+    def training_batch(self, epoch: int, places: Sequence[int]) -> tuple[Frames, Labels]:
+        data = self._data
+        order = np.random.default_rng([data.seed, 7, epoch]).permutation(self.per_epoch)
+        pieces = [self._piece(int(order[place]) % len(self._clips), [data.seed, 8, epoch, place]) for place in places]
+        truth = [data.class_of(self._clips[int(order[place]) % len(self._clips)]) for place in places]
+        labels = np.repeat(np.array(truth, np.int64)[:, None], data.frames, 1)
+        labels[:, :SEEN_AFTER] = UNSEEN
+        return np.stack(pieces), labels
+
+    def _piece(self, index: int, seed: list[int]) -> Frames:
+        data, random = self._data, np.random.default_rng(seed)
+        whole = self._whole(index)
+        first = int(random.integers(max(len(whole) - data.frames, 0) + 1))
+        height, width = height_width(data.preprocess.crop)
+        top = int(random.integers(whole.shape[1] - height + 1))
+        left = int(random.integers(whole.shape[2] - width + 1))
+        part = _lengthened(whole[first : first + data.frames], data.frames)
+        part = part[:, top : top + height, left : left + width]
+        gain, lift = random.uniform(0.8, 1.2), random.uniform(-12, 12)
+        table = np.clip(np.arange(256) * gain + lift, 0, 255).astype(np.uint8)
+        piece: Frames = table[part]
+        return piece
+
+    def _whole(self, index: int) -> Frames:
+        if index not in self._kept:
+            frames = read_clip(self._clips[index], self._data.preprocess, self._data.fps, _SHIFTED)
+            if sum(kept.nbytes for kept in self._kept.values()) + frames.nbytes > _KEPT_BYTES:
+                return frames
+            self._kept[index] = frames
+        return self._kept[index]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Clips that nothing was learned from."""
+
+    data: VideoData
+    clips: tuple[Clip, ...]
+    _kept: dict[int, Frames] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def batch(self, indices: Sequence[int]) -> tuple[Frames, Labels]:
+        """As they are, from the middle."""
+        pieces = [self._middle(index) for index in indices]
+        truth = np.array([self.data.class_of(self.clips[index]) for index in indices], np.int64)
+        labels = np.repeat(truth[:, None], self.data.frames, 1)
+        labels[:, :SEEN_AFTER] = UNSEEN
+        return np.stack(pieces), labels
+
+    def _middle(self, index: int) -> Frames:
+        if index not in self._kept:
+            whole = read_clip(self.clips[index], self.data.preprocess, self.data.fps)
+            first = max(len(whole) - self.data.frames, 0) // 2
+            self._kept[index] = _lengthened(whole[first : first + self.data.frames], self.data.frames)
+        return self._kept[index]
+
+
+def _lengthened(frames: Frames, count: int) -> Frames:
+    """A clip that is too short stands still at its end."""
+    missing = count - len(frames)
+    return frames if missing <= 0 else np.concatenate((frames, np.repeat(frames[-1:], missing, 0)))
