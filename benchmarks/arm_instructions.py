@@ -32,7 +32,7 @@ from streams import reference_logits, relative_error, video
 from worker import ERROR_LIMIT
 
 from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact
-from tsm_edge.cards import DEFAULT_MODEL, CpuSpec, load_model, load_target
+from tsm_edge.cards import CpuSpec, load_model, load_target
 from tsm_edge.compile.package.zig import zig_command
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import TsmEdgeError
@@ -292,7 +292,7 @@ def _job(model: OnlineModel, engine: str, variant: str, work: Path, frames: int)
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--model", default=DEFAULT_MODEL, help="model card, with random weights (%(default)s)")
+    add("--model", default="mobilenetv2-jester", help="model card, with random weights (%(default)s)")
     add("--target", default="raspberry-pi-4", help="a 64-bit Arm target; QEMU is told to be its CPU (%(default)s)")
     add("--engines", nargs="*", choices=PEERS, default=PEERS, metavar="NAME", help=", ".join(PEERS))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsm-edge" / "arm-python"

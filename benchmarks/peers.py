@@ -24,7 +24,7 @@ from worker import FRAMES
 
 from tsm_edge.bench.interleave import Samples, Schedule
 from tsm_edge.bench.paired import Ratio, paired_ratio
-from tsm_edge.cards import DEFAULT_MODEL, load_model
+from tsm_edge.cards import load_model
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.export.onnx import ExportRequest, export_onnx
 from tsm_edge.files.atomic import file_sha256
@@ -189,7 +189,7 @@ def _say(text: str) -> None:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--model", default=DEFAULT_MODEL, help="model card to export with random weights (%(default)s)")
+    add("--model", default="mobilenetv2-jester", help="model card to export with random weights (%(default)s)")
     add("--onnx", type=Path, help="run this online ONNX file, exported by tsm-edge, instead")
     add("--artifact", type=Path, help="measure this artifact, with its own model.onnx, instead of compiling one")
     add("--engines", nargs="+", choices=list(MODULES), default=list(MODULES), metavar="NAME", help=", ".join(MODULES))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from tsm_edge.artifact.folder import OUTPUT_FOLDER
 from tsm_edge.artifact.manifest import Manifest
@@ -20,14 +18,21 @@ from tsm_edge.errors import CheckFailed, VideoError
 from tsm_edge.files.atomic import check_writable
 from tsm_edge.files.paths import refuse_replacing
 from tsm_edge.live.run import RunRequest, RunSummary, run
+from tsm_edge.live.timeline import Timeline
 from tsm_edge.progress import Progress, silent
 from tsm_edge.session.open import open_session
+from tsm_edge.training.motions import LABELS
+from tsm_edge.training.stream import FPS, Stream, draw_stream
 from tsm_edge.verify.compare import VerifyResult, verify_artifact
 from tsm_edge.video.source import SourceInfo, open_source
 from tsm_edge.video.writer import VideoFile
 
 # The share of the demo's time at which the model is usually compiled, and verified.
 _COMPILED, _VERIFIED = 0.93, 0.96
+_SEGMENTS = 24
+_CLIP_PX, _SHOWN_PX = 224, 448
+# A motion's label counts from this frame on.
+_SEEN_AFTER = 8
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class DemoRequest:
     model : str
         Model card.
     checkpoint : Path or None
-        Trained weights; None: random ones, and predictions mean nothing.
+        Trained weights; None: the card's, or random ones, and predictions mean nothing.
     video : str, Path or None
         A clip, or a stream's address; None: one is generated.
     output : Path
@@ -53,6 +58,23 @@ class DemoRequest:
     video: str | Path | None = None
     output: Path = OUTPUT_FOLDER
     threads: int = 1
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """What was shown of one motion of the generated clip.
+
+    Attributes
+    ----------
+    true, found : str
+        The motion, and the label that was shown for most of its frames after the first 8.
+    first_s : float
+        When it begins, seconds.
+    """
+
+    true: str
+    found: str
+    first_s: float
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,8 @@ class DemoResult:
         The annotated video.
     seconds : float
         For everything.
+    segments : tuple of SegmentResult
+        Of the generated clip; empty with a clip of one's own, or a model of other classes.
     """
 
     artifact: Path
@@ -80,6 +104,12 @@ class DemoResult:
     labels: tuple[tuple[str, int], ...]
     video: Path
     seconds: float
+    segments: tuple[SegmentResult, ...] = ()
+
+    @property
+    def right(self) -> int:
+        """Segments whose label is right."""
+        return sum(segment.true == segment.found for segment in self.segments)
 
 
 def run_demo(
@@ -123,19 +153,25 @@ def run_demo(
     verified = verify_artifact(artifact)
     if not verified.passed:
         raise CheckFailed(f"{folder}: does not agree with ONNX Runtime", f"see: tsm-edge verify {folder}")
-    clip = request.video
+    clip, stream = request.video, None
     if clip is None:
         progress("drawing a clip", _VERIFIED)
-        clip = write_clip(drawn)
-    shown: Counter[str] = Counter()
+        stream = draw_stream(_SEGMENTS)
+        clip = write_clip(drawn, stream)
+    judged = stream if artifact.manifest.labels == LABELS else None
     progress(f"running on {clip}", _VERIFIED)
+    labels: list[int] = []
+    shown: Counter[str] = Counter()
     with (
         open_session(artifact, threads=request.threads) as session,
         open_source(clip) as source,
-        run(session, source, RunRequest(smooth=True, out=annotated)) as results,
+        run(session, source, RunRequest(smooth=True, out=None if judged else annotated)) as results,
     ):
         for result in results:
             shown[result.label] += 1
+            labels.append(result.class_index)
+    if judged is not None:
+        _write_timeline(annotated, judged, labels)
     return DemoResult(
         artifact.path,
         artifact.manifest,
@@ -144,7 +180,31 @@ def run_demo(
         tuple(shown.most_common()),
         annotated,
         time.monotonic() - started,
+        () if judged is None else judge(judged, labels),
     )
+
+
+def judge(stream: Stream, labels: Sequence[int]) -> tuple[SegmentResult, ...]:
+    """What was shown of each motion, by the labels of all frames."""
+    made = []
+    for segment in stream.segments:
+        seen = labels[segment.first + _SEEN_AFTER : segment.first + segment.frames]
+        if seen:
+            found = Counter(seen).most_common(1)[0][0]
+            made.append(SegmentResult(LABELS[segment.label], LABELS[found], segment.first / FPS))
+    return tuple(made)
+
+
+def _write_timeline(path: Path, stream: Stream, labels: Sequence[int]) -> None:
+    """Write the annotated video: the true label beside the one that was shown, and both along the time."""
+    truth = [stream.truth(index) for index in range(len(labels))]
+    timeline = Timeline(LABELS, truth, labels, _SHOWN_PX, _SHOWN_PX)
+    index = 0
+    with closing(VideoFile(path, SourceInfo("", False, timeline.width, timeline.height, FPS, len(labels)))) as file:
+        for images in stream.frames(_CLIP_PX, _CLIP_PX):
+            for image in images[: len(labels) - index]:
+                file.write(timeline.draw(image, index), index / FPS)
+                index += 1
 
 
 def _check_output(path: Path, inputs: Iterable[Path | None]) -> None:
@@ -156,24 +216,20 @@ def _check_output(path: Path, inputs: Iterable[Path | None]) -> None:
         raise VideoError(f"{path}: cannot be written ({error.strerror})", "choose another folder: -o DIR") from None
 
 
-def write_clip(path: Path, frames: int = 90, fps: float = 30.0) -> Path:
-    """Draw a clip of a hand-sized disc that swipes left and right, 320 × 240 pixels, and write it as MP4.
+def write_clip(path: Path, stream: Stream) -> Path:
+    """Write a generated clip as MP4, 224 × 224 pixels.
 
     Raises
     ------
     VideoError
         The file cannot be written.
     """
-    import cv2
-
-    height, width = 240, 320
     path.parent.mkdir(parents=True, exist_ok=True)
-    ramp = np.linspace(40, 120, width, dtype=np.float32)[None, :, None]
-    background = np.broadcast_to(ramp, (height, width, 3)).astype(np.uint8)
-    with closing(VideoFile(path, SourceInfo("a clip", False, width, height, fps, frames))) as file:
-        for index in range(frames):
-            image = background.copy()
-            x = int(width * (0.5 + 0.35 * np.sin(2 * np.pi * index / 45)))
-            cv2.ellipse(image, (x, height // 2), (34, 46), 0.0, 0.0, 360.0, (120, 160, 220), -1)
-            file.write(image, index / fps)
+    info = SourceInfo("a clip", False, _CLIP_PX, _CLIP_PX, FPS, len(stream.path))
+    index = 0
+    with closing(VideoFile(path, info)) as file:
+        for images in stream.frames(_CLIP_PX, _CLIP_PX):
+            for image in images:
+                file.write(image[..., ::-1], index / FPS)
+                index += 1
     return path

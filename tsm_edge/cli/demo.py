@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,10 +14,30 @@ from tsm_edge.cli.artifacts import threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.extras import require
 
+if TYPE_CHECKING:
+    from tsm_edge.demo import DemoResult
+
+
+def _judged(result: DemoResult) -> list[tuple[str, str]]:
+    if not result.segments:
+        return []
+    return [("right", f"{result.right} of {len(result.segments)} motions, by the labels after their first 8 frames")]
+
+
+def _print_segments(result: DemoResult) -> None:
+    if not result.segments:
+        return
+    click.echo()
+    rows = [
+        (f"{segment.first_s:.1f}", segment.true, segment.found, "" if segment.true == segment.found else "wrong")
+        for segment in result.segments
+    ]
+    print_table("", ("at (s)", "true", "model", ""), rows)
+
 
 @click.command("demo")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model card, by name or path.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; without: random ones.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; default: the card's, or random.")
 @click.option("--video", metavar="FILE|URL", help="A clip; without: one is generated.")
 @click.option(
     "-o",
@@ -45,6 +66,7 @@ def command(model: str, checkpoint: Path | None, video: str | None, output: Path
         ("compiled model", f"{result.artifact} ({result.manifest.target.name}, {result.manifest.target.cpu.cpu})"),
         ("verified", f"{result.verify.frames} frames against ONNX Runtime, largest relative error {worst:.1e}"),
         ("clip", f"{summary.source}, {summary.frames} frames"),
+        *_judged(result),
         ("labels", labels or "none"),
         (
             "network",
@@ -55,6 +77,7 @@ def command(model: str, checkpoint: Path | None, video: str | None, output: Path
         ("time", f"{result.seconds:.0f} s"),
     ]
     print_table("", ("", ""), rows)
+    _print_segments(result)
     if result.manifest.random_weights:
         warn(RANDOM_WEIGHTS)
         note("give trained weights with: tsm-edge demo --checkpoint FILE")
