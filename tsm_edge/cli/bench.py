@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.cards.architecture import MOST_THREADS
-from tsm_edge.cli.artifacts import artifact_argument
 from tsm_edge.cli.bench_output import print_comparison, print_result, write_outputs
 from tsm_edge.cli.output import note, status, warn
+from tsm_edge.cli.table8 import show_table8
 from tsm_edge.extras import require
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SECRET = "--key"
 
 
 @click.command("bench")
-@artifact_argument
+@click.argument("paths", metavar="[DIR]", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--rpc", multiple=True, metavar="HOST:PORT", help="On the device served there; may be given again.")
 @click.option("--tracker", metavar="HOST:PORT", help="On all devices this tracker has free under --key.")
 @click.option("--key", metavar="K", default="", help="Of the device's server; of a tracker's devices.")
@@ -55,10 +55,11 @@ _SECRET = "--key"
     "--tolerance", metavar="%", type=click.FloatRange(0, 100), default=5.0, show_default=True, help="Of --compare."
 )
 @click.option("--fix-clocks", is_flag=True, help="Print the commands that hold the clocks; run none, measure nothing.")
+@click.option("--table8", is_flag=True, help="Lay results beside Table 8 of the TSM paper: --table8 FILE.json ...")
 @click.pass_context
 def command(
     ctx: click.Context,
-    artifact: Path | None,
+    paths: tuple[Path, ...],
     rpc: tuple[str, ...],
     tracker: str | None,
     key: str,
@@ -77,6 +78,7 @@ def command(
     compare: Path | None,
     tolerance: float,
     fix_clocks: bool,
+    table8: bool,
 ) -> None:
     """Measure latency and power of the compiled model in DIR, here or on boards, and say what the figures are worth.
 
@@ -87,6 +89,10 @@ def command(
     from tsm_edge.bench.result import read_document
     from tsm_edge.rpc.key import chosen_key
 
+    if table8:
+        show_table8(paths, json_file)
+        return
+    artifact = _only(paths, ctx)
     places = _places(rpc, tracker, chosen_key(key, key_file))
     if fix_clocks:
         _print_clock_commands(places)
@@ -124,6 +130,12 @@ def command(
         code = 1
     if code:
         ctx.exit(code)
+
+
+def _only(paths: Sequence[Path], ctx: click.Context) -> Path | None:
+    if len(paths) > 1:
+        raise click.UsageError(f"{len(paths)} folders, expected one DIR (files of results are for --table8)", ctx)
+    return paths[0] if paths else None
 
 
 def _end(outcomes: Sequence[Outcome]) -> None:

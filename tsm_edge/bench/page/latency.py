@@ -96,8 +96,12 @@ def percentiles(result: Result) -> Html:
         return Html("")
     columns = ("ms", "frames", "min", "p50", "p90", "p99", "max", "mean", "σ", "σ / mean")
     rows = [(name, latency.count, *_cells(latency)) for name, latency in given]
-    reasons = dict.fromkeys(f"{item.key}: {item.reason}" for _, latency in given for item in latency.refused)
-    why = element("p", f"No {'; no '.join(reasons)}.", class_="note") if reasons else Html("")
+    reasons = [
+        f"{name}: {', '.join(f'no {item.key} ({item.reason})' for item in latency.refused)}"
+        for name, latency in given
+        if latency.refused
+    ]
+    why = element("p", f"{'; '.join(reasons)}.", class_="note") if reasons else Html("")
     note = (
         "p90 and p99 are MLPerf's early-stopping estimates: with 99 % confidence so many percent of all frames "
         "are no slower. In brackets: the percentile of these frames."

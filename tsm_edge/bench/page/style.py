@@ -109,8 +109,9 @@ tbody tr:last-child td { border-bottom: 0; }
 table.names td:nth-child(-n+3), table.names th:nth-child(-n+3) { text-align: left; }
 table.kernels { font-size: 0.8rem; }
 table.beside td, table.beside th { min-width: 6.4rem; white-space: normal; }
-table.words td, table.words th { text-align: left; vertical-align: top; }
-table.words td:first-child { white-space: normal; }
+table.words td, table.words th { text-align: left; vertical-align: top; white-space: normal;
+  min-width: 5rem; }
+table.words td:first-child { min-width: 8.5rem; }
 details { margin-top: 0.6rem; }
 summary { cursor: pointer; color: var(--soft); }
 pre { margin: 0.6rem 0 0; padding: 0.8rem 1rem; max-height: 26rem; overflow: auto; background: var(--track);
