@@ -1,6 +1,8 @@
 """Run a compiled model's ``tsm-runner`` under QEMU and compare all it computes with ONNX Runtime.
 
-Shows that the code for another machine is right and legal on its CPU; QEMU's times say nothing about the device's.
+Shows that the code for another machine is right and legal on its CPU; QEMU's times say nothing about the device's. A
+model for a GPU runs on a stand-in for the GPU's driver, made from the PTX inside it, that checks every access of the
+kernels (``tsm_edge.verify.standin``).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,13 +103,14 @@ def verify_emulated(
     check_threads(threads)
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
     manifest = artifact.manifest
-    command = _command(artifact)
+    emulator = emulator_command(manifest.target)
     golden = make_golden(Reference(onnx or artifact.path / MODEL_ONNX, manifest), manifest, frames, seed)
     gather = Gather(manifest)
     for found, wanted in zip(emulated_outputs(artifact, golden, threads), golden.outputs, strict=True):
         gather.add(found, wanted)
-    name = Path(command[0]).name if len(command) > 1 else "this machine"
-    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, f"{RUNNER} on {name}")
+    name = Path(emulator[0]).name if emulator else "this machine"
+    ran = f"{RUNNER} on {name}{' and a stand-in for its GPU' if manifest.target.device == 'cuda' else ''}"
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, ran)
 
 
 def emulated_outputs(artifact: Artifact, golden: Golden, threads: int = 1) -> list[list[NDArray[np.float32]]]:
@@ -115,10 +119,10 @@ def emulated_outputs(artifact: Artifact, golden: Golden, threads: int = 1) -> li
     Raises
     ------
     ArtifactError
-        The runner or QEMU is missing, or the runner stopped on the way.
+        The runner or QEMU is missing, or the runner stopped on the way: a kernel of a GPU did what it must not, too.
     """
-    command = _command(artifact)
     with scratch_folder() as folder:
+        command = _command(artifact, _driver(artifact, folder))
         frames_file, outputs_file = folder / "frames.bin", folder / "outputs.bin"
         write_golden(frames_file, golden)
         arguments = ["--golden", str(frames_file), "--outputs", str(outputs_file), "--threads", str(threads)]
@@ -127,11 +131,37 @@ def emulated_outputs(artifact: Artifact, golden: Golden, threads: int = 1) -> li
     return [_tensors(values, artifact.manifest) for values in np.split(found, len(golden.frames))]
 
 
-def _command(artifact: Artifact) -> list[str]:
-    """How the runner is run here."""
+def _command(artifact: Artifact, environment: Mapping[str, str]) -> list[str]:
+    """How the runner is run here, with variables of its own."""
     if artifact.runner is None:
         raise ArtifactError(f"{artifact.path}: has no {RUNNER}", "compile again without --no-runner")
-    return [*emulator_command(artifact.manifest.target), str(artifact.runner.resolve())]
+    emulator = emulator_command(artifact.manifest.target)
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    if emulator:  # the variables are the program's, not QEMU's
+        emulator[1:1] = [option for setting in settings for option in ("-E", setting)]
+    elif settings:
+        emulator = ["env", *settings]
+    return [*emulator, str(artifact.runner.resolve())]
+
+
+def _driver(artifact: Artifact, folder: Path) -> dict[str, str]:
+    """Where a GPU's model finds a driver: the variables that say so, once there is one in ``folder``."""
+    target = artifact.manifest.target
+    if target.gpu is None:
+        return {}
+    from tsm_edge.verify.standin.build import StandIn, build_standin
+    from tsm_edge.verify.standin.shipped import shipped_ptx
+    from tsm_edge.verify.standin.translate import Image
+
+    standin = StandIn(_digits(target.gpu.compute_capability), _digits(target.gpu.ptx_isa))
+    machine = architecture(target.cpu.triple)
+    build_standin(folder, [Image(shipped_ptx(artifact.library))], standin, machine)
+    return {"LD_LIBRARY_PATH": str(folder)}
+
+
+def _digits(version: str) -> int:
+    """53 of ``5.3``."""
+    return int(version.replace(".", ""))
 
 
 def _run(command: list[str], artifact: Artifact) -> None:
@@ -141,6 +171,12 @@ def _run(command: list[str], artifact: Artifact) -> None:
         read_listed(artifact, RUNNER)  # was it this artifact's that ran?
         return
     lines = finished.stderr.strip().splitlines()
+    found = [line for line in lines if line.startswith("standin: ")]
+    if found:
+        raise ArtifactError(
+            f"{artifact.path}: a kernel fails: {found[0].removeprefix('standin: ')}",
+            "see the kernel with: tsm-edge compile --keep-intermediates, and report it",
+        )
     reason = f"stopped by {signal.Signals(-code).name}" if code < 0 else lines[-1] if lines else f"exit code {code}"
     raise ArtifactError(f"{artifact.path / RUNNER}: {reason}", "compile again with: tsm-edge compile")
 

@@ -12,12 +12,21 @@ from tsm_edge.errors import ArtifactError
 from tsm_edge.files.atomic import scratch_folder
 from tsm_edge.files.paths import native_path
 from tsm_edge.verify.standin.ptx import PtxError
-from tsm_edge.verify.standin.translate import Image, c_source
+from tsm_edge.verify.standin.translate import Image, c_sources
 
 LIBRARY_NAME = "libcuda.so.1"
 _FOLDER = Path(__file__).resolve().parent
 _PARTS = ("driver.c", "fiber.c", "check.c")
-_FLAGS = ("-std=gnu11", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing", "-w")
+_FLAGS = (
+    "-std=gnu11",
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+    f"-Wl,-soname,{LIBRARY_NAME}",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-w",
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ def build_standin(
     defines = [f"-DSTANDIN_CAPABILITY={standin.capability}", f"-DSTANDIN_PTX_VERSION={standin.newest_ptx}"]
     defines += [] if standin.has_graphs else ["-DSTANDIN_WITHOUT_GRAPHS"]
     try:
-        source = c_source(images)
+        sources = c_sources(images)
     except PtxError as error:
         raise ArtifactError(
             f"the stand-in driver cannot run the model's PTX: {error}",
@@ -79,9 +88,11 @@ def build_standin(
         ) from None
     output = folder / LIBRARY_NAME
     with scratch_folder() as work:
-        kernels = work / "kernels.c"
-        kernels.write_text(source, "ascii")
-        parts = [native_path(_FOLDER / name) for name in _PARTS]
-        arguments = ["cc", "-target", target, optimise, *_FLAGS, *flags, *defines, f"-I{_FOLDER}", *parts]
-        run_zig([*arguments, str(kernels), "-lm", "-o", str(output)], "building the stand-in driver", output)
+        parts = [_FOLDER / name for name in _PARTS]
+        for index, source in enumerate(sources):
+            parts.append(work / f"kernels{index}.c")
+            parts[-1].write_text(source, "ascii")
+        arguments = ["cc", "-target", target, optimise, *_FLAGS, *flags, *defines, f"-I{_FOLDER}"]
+        arguments += [*map(native_path, parts), "-lm", "-o", native_path(output)]
+        run_zig(arguments, "building the stand-in driver", output)
     return output
