@@ -129,6 +129,14 @@ def other_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def tiny_gpu_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models for a GPU and stand-ins for its driver: see :func:`tiny_gpu.write_models`."""
+    from tiny_gpu import write_models
+
+    return made_once(tmp_path_factory, "tiny-gpu", write_models)
+
+
+@pytest.fixture(scope="session")
 def golden_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The online reference case's weights, in the upstream demo's format."""
     name = "mobilenetv2_jester_online.pth"

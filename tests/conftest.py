@@ -17,6 +17,7 @@ from artifacts import (  # noqa: F401
     native,
     other_artifact,
     small_artifact,
+    tiny_gpu_models,
 )
 
 import tsm_edge

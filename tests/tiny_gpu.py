@@ -27,6 +27,8 @@ from tsm_edge.compile.package.device_tables import write_device_sources
 from tsm_edge.compile.package.link import link_library
 from tsm_edge.files.atomic import file_sha256
 from tsm_edge.runtime import HEADER, abi_version
+from tsm_edge.verify.standin.build import StandIn, build_standin
+from tsm_edge.verify.standin.translate import Image
 
 PTX = (Path(__file__).parent / "ptx" / "tiny.ptx").read_text("ascii")
 # An ELF file of which nothing is known but its size, for drivers that never look inside.
@@ -165,6 +167,33 @@ def write_artifact(
     files = {name: file_sha256(folder / name) for name in (LIBRARY, HEADER_FILE)}
     (folder / MANIFEST).write_text(dataclasses.replace(manifest, files=files).to_json(), "utf-8")
     return folder
+
+
+def expected(count: int, reset: int = 0, seed: int = 0) -> list[np.ndarray]:
+    """Logits of :func:`frames`, the caches fed back."""
+    network, cache, found = tiny(seed), np.zeros(CACHE), []
+    for index, frame in enumerate(frames(count)):
+        if index == reset:
+            cache = np.zeros(CACHE)
+        logits, cache = network.step(frame, cache)
+        found.append(logits)
+    return found
+
+
+def frames(count: int) -> np.ndarray:
+    """Frames of noise."""
+    return np.random.default_rng(1).standard_normal((count, *FRAME)).astype(np.float32)
+
+
+def write_models(folder: Path) -> None:
+    """Two models (``other`` makes its frames of bytes on the CPU), and drivers with and without graphs (``old``)."""
+    card = target()
+    write_artifact(folder / "model", tiny(), card)
+    other = PTX.replace("// Generated", "// Another, generated")
+    write_artifact(folder / "other", tiny(5), card, ptx=other, cubin=b"", on_device=False)
+    for name, graphs in (("new", True), ("old", False)):
+        (folder / name).mkdir()
+        build_standin(folder / name, [Image(PTX, CUBIN), Image(other)], StandIn(has_graphs=graphs))
 
 
 def _tvm_includes() -> list[Path]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_gpu
-from artifacts import made_once
+from tiny_gpu import expected
 
 import tsm_edge
 from tsm_edge.verify.standin.build import StandIn, build_standin
 from tsm_edge.verify.standin.translate import Image
 
+RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 _PRELUDE = """
 import json, os, sys
 import numpy as np
@@ -62,33 +64,10 @@ class Machine:
         return json.loads(done.stdout), done.stderr
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    def make(folder: Path) -> None:
-        card = tiny_gpu.target()
-        tiny_gpu.write_artifact(folder / "model", tiny_gpu.tiny(), card)
-        other = tiny_gpu.PTX.replace("// Generated", "// Another, generated")
-        tiny_gpu.write_artifact(folder / "other", tiny_gpu.tiny(5), card, ptx=other, cubin=b"", on_device=False)
-        images = [Image(tiny_gpu.PTX, tiny_gpu.CUBIN), Image(other)]
-        for name, graphs in (("new", True), ("old", False)):
-            (folder / name).mkdir()
-            build_standin(folder / name, images, StandIn(has_graphs=graphs))
-
-    folder = made_once(tmp_path_factory, "tiny-gpu", make)
+@pytest.fixture
+def machine(tiny_gpu_models: Path) -> Machine:
     names = ("new/libcuda.so.1", "old/libcuda.so.1", "model", "other")
-    return Machine(*(folder / name for name in names))
-
-
-def expected(count: int, reset: int = 0, seed: int = 0) -> list[np.ndarray]:
-    """Logits of frames, the caches fed back."""
-    network, cache, found = tiny_gpu.tiny(seed), np.zeros(tiny_gpu.CACHE), []
-    random = np.random.default_rng(1).standard_normal((count, *tiny_gpu.FRAME)).astype(np.float32)
-    for index, frame in enumerate(random):
-        if index == reset:
-            cache = np.zeros(tiny_gpu.CACHE)
-        logits, cache = network.step(frame, cache)
-        found.append(logits)
-    return found
+    return Machine(*(tiny_gpu_models / name for name in names))
 
 
 _STEPS = """
@@ -364,3 +343,13 @@ def test_long_work_of_the_drivers_compiler_is_announced(machine: Machine, tmp_pa
     assert lines[1].startswith("tsm-edge: compiled in 1.")
     assert lines[1].endswith(" s, kept in ~/.nv/ComputeCache")
     assert machine.run(_OPEN_AND_STEP, STANDIN_SLOW_MS="1300", TSM_EDGE_QUIET="1")[1] == ""
+
+
+def test_profile_by_the_gpus_own_clock(machine: Machine, run_program: RunProgram) -> None:
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(machine.driver.parent)}
+    environment["PYTHONPATH"] = str(Path(tsm_edge.__file__).parents[1])
+    done = run_program("profile", str(machine.model), "--frames", "2", "--json", env=environment)
+    assert done.returncode == 0, done.stderr
+    kernels = json.loads(done.stdout)["kernels"]
+    assert [kernel["kernel"] for kernel in kernels] == ["scale", "head"]
+    assert all(kernel["microseconds"] > 0 for kernel in kernels)

@@ -195,7 +195,8 @@ def profile_artifact(
     profiled: list[float] = []
     peaks: list[float] = []
     with OnlineSession(library, threads) as session:
-        meter = PeakMeter(manifest.target, threads) if measure_peak else None
+        # A GPU's peak is not what this CPU can do.
+        meter = PeakMeter(manifest.target, threads) if measure_peak and manifest.target.device == "cpu" else None
         for _ in range(WARM_UP):
             session.step(frame)
         for index in range(frames):

@@ -21,6 +21,7 @@ from tsm_edge.deploy.adb import AdbDestination, AdbTransport
 from tsm_edge.deploy.contents import RECORD, look_script, read_contents
 from tsm_edge.deploy.destination import SshDestination
 from tsm_edge.deploy.files import NAMES, DeployFile, files_of
+from tsm_edge.deploy.gpu import ASK_GPU, check_gpu
 from tsm_edge.deploy.ssh import SshTransport
 from tsm_edge.deploy.transport import Finished, Transport, last_line
 from tsm_edge.errors import DeployError
@@ -113,7 +114,7 @@ def plan(request: DeployRequest) -> Plan:
     transport, folder, files = job.transport, job.folder, job.files
     ends = [_finish(folder, files), *([_verify(folder)] if job.verify else [])]
     commands = [
-        transport.shown_run(_ask(folder, files)),
+        transport.shown_run(_ask(folder, files, job.target)),
         transport.shown_run(_make(folder)),
         *transport.shown_put(files, folder),
         *map(transport.shown_run, ends),
@@ -148,9 +149,10 @@ def _deploy(artifact: Path, request: DeployRequest, progress: Progress) -> Deplo
     transport, folder, files = job.transport, job.folder, job.files
     transport.check()
     progress(f"asking {transport.name} what it is and what it has")
-    finished = transport.run(_ask(folder, files), _COMMAND_S)
+    finished = transport.run(_ask(folder, files, job.target), _COMMAND_S)
     answers = _marked(finished.output)
     machine = _check_machine(transport.name, answers, job.target)
+    check_gpu(transport.name, answers, job.target)
     contents = read_contents(finished.output, answers)
     if problem := contents.not_ours(files):
         raise DeployError(f"{transport.name}: {folder} {problem}", "name another folder: USER@HOST:PATH")
@@ -194,7 +196,7 @@ def _transport(destination: SshDestination | AdbDestination) -> Transport:
     return SshTransport(destination) if isinstance(destination, SshDestination) else AdbTransport(destination)
 
 
-def _ask(folder: str, files: Sequence[DeployFile]) -> str:
+def _ask(folder: str, files: Sequence[DeployFile], target: TargetCard) -> str:
     """Tell what machine it is, and what is in the folder and how much room; changes nothing there.
 
     What is printed is marked, so that a login shell may print what it likes.
@@ -203,6 +205,7 @@ def _ask(folder: str, files: Sequence[DeployFile]) -> str:
         "echo tsm-machine=$(uname -m); echo tsm-bits=$(getconf LONG_BIT 2>/dev/null); "
         "[ -x /system/bin/sh ] && echo tsm-android=yes; "
         'echo "tsm-flags=$(grep -m 1 -E "^(flags|Features)" /proc/cpuinfo 2>/dev/null)"; '
+        f"{ASK_GPU if target.gpu is not None else ''}"
         "for p in sha256sum tar; do command -v $p >/dev/null 2>&1 && echo tsm-$p=yes; done; "
         # The room is that of the nearest folder that is there already.
         f'd={_argument(folder)}; while [ ! -d "$d" ] && [ "$d" != "${{d%/*}}" ]; do d=${{d%/*}}; done; '

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from tsm_edge.rpc.connection import ConnectionLost
 from tsm_edge.rpc.device import Device, DeviceInfo, open_device
 from tsm_edge.rpc.loop import RemoteLoop
 from tsm_edge.rpc.place import Place, TimeLimits
-from tsm_edge.rpc.wire import RemoteTensor, call_packet, copy_from_packet, copy_to_packet
+from tsm_edge.rpc.wire import Packet, RemoteFunction, RemoteTensor, call_packet, copy_from_packet, copy_to_packet
 from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
 from tsm_edge.session.timings import Timings, checked_frames
 
@@ -193,7 +193,8 @@ class RemoteSession:
     def _connect(self, artifact: Artifact) -> _Link:
         device = open_device(self.place, self._limits)
         try:
-            return _Link(device, artifact, self._threads, self._limits.answer_s)
+            link = _TensorLink if artifact.manifest.target.device == "cpu" else _StreamLink
+            return link(device, artifact, self._threads, self._limits.answer_s)
         except BaseException:
             device.close()
             raise
@@ -215,18 +216,11 @@ class RemoteSession:
 @again_if_replaced
 def _begin(model: str | Path | Artifact, connect: Callable[[Artifact], _Link]) -> tuple[Artifact, _Link]:
     artifact = model if isinstance(model, Artifact) else load_artifact(model)
-    if artifact.manifest.target.device != "cpu":
-        raise RpcError(
-            f"{artifact.path}: only models for CPUs can run over RPC yet", "see the targets with: tsm-edge targets"
-        )
     return artifact, connect(artifact)
 
 
 class _Link:
-    """A loaded model on a connected device, with its tensors there: three sets of caches, never copied.
-
-    One set holds zeros for ever: a reset reads from it. The other two take turns.
-    """
+    """A loaded model on a connected device, with its tensors there."""
 
     def __init__(self, device: Device, artifact: Artifact, threads: int | None, limit_s: float) -> None:
         manifest = artifact.manifest
@@ -240,34 +234,33 @@ class _Link:
         self.module = device.load(path, artifact)
         times.append(time.perf_counter())
         self.upload_s, self.load_s = times[1] - times[0], times[2] - times[1]
-        step = device.function(self.module, "step")
-        if step is None:
-            raise RpcError(f"{artifact.library} has no function step", "compile again with: tsm-edge compile")
-        self._step = step
+        self._library = artifact.library
+        self._step = self._function("step")
         self._frame = device.tensor(manifest.frame.shape)
         self._logits = device.tensor(manifest.logits.shape)
-        self._sets: list[_Caches] = [tuple(device.tensor(info.shape) for info in manifest.caches) for _ in range(3)]
-        zeros = [copy_to_packet(tensor, _bytes(np.zeros(tensor.shape, np.float32))) for tensor in self._sets[0]]
-        device.connection.exchange(zeros, limit_s)
-        self._current = 0
+        self._cache_shapes = [info.shape for info in manifest.caches]
         self._explicit: tuple[_Caches, _Caches] | None = None
 
+    def _function(self, name: str) -> RemoteFunction:
+        function = self.device.function(self.module, name)
+        if function is None:
+            raise RpcError(f"{self._library} has no function {name}", "compile again with: tsm-edge compile")
+        return function
+
+    def _new_caches(self) -> _Caches:
+        return tuple(self.device.tensor(shape) for shape in self._cache_shapes)
+
     def reset(self) -> None:
-        self._current = 0
+        raise NotImplementedError
 
     def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
-        following = 2 if self._current == 1 else 1
-        logits, _ = self._run(frame, self._sets[self._current], self._sets[following], [])
-        self._current = following
-        return logits
+        raise NotImplementedError
 
     def step_explicit(
         self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         if self._explicit is None:
-            shapes = [tensor.shape for tensor in self._sets[0]]
-            before, after = (tuple(self.device.tensor(shape) for shape in shapes) for _ in range(2))
-            self._explicit = before, after
+            self._explicit = self._new_caches(), self._new_caches()
         return self._run(frame, *self._explicit, caches)
 
     def _run(
@@ -281,12 +274,62 @@ class _Link:
             call_packet(self._step, self._frame, *before, self._logits, *after),
             *(copy_from_packet(tensor, _size(tensor)) for tensor in fetched),
         ]
+        logits, *following = self._exchange(packets, fetched)
+        return logits, following
+
+    def _exchange(self, packets: Sequence[Packet], fetched: Sequence[RemoteTensor]) -> list[NDArray[np.float32]]:
+        """Send the packets, of which the last fetch these tensors."""
         answers = self.device.connection.exchange(packets, self._limit_s)[-len(fetched) :]
-        logits, *following = (
+        return [
             np.frombuffer(answer, _WIRE_FLOAT).reshape(tensor.shape).astype(np.float32)
             for answer, tensor in zip(answers, fetched, strict=True)
-        )
-        return logits, following
+        ]
+
+
+class _TensorLink(_Link):
+    """Of a CPU's model: three sets of caches there, never copied.
+
+    One set holds zeros for ever: a reset reads from it. The other two take turns.
+    """
+
+    def __init__(self, device: Device, artifact: Artifact, threads: int | None, limit_s: float) -> None:
+        super().__init__(device, artifact, threads, limit_s)
+        self._sets = [self._new_caches() for _ in range(3)]
+        zeros = [copy_to_packet(tensor, _bytes(np.zeros(tensor.shape, np.float32))) for tensor in self._sets[0]]
+        device.connection.exchange(zeros, limit_s)
+        self._current = 0
+
+    def reset(self) -> None:
+        self._current = 0
+
+    def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        following = 2 if self._current == 1 else 1
+        logits, _ = self._run(frame, self._sets[self._current], self._sets[following], [])
+        self._current = following
+        return logits
+
+
+class _StreamLink(_Link):
+    """Of a GPU's model: the caches stay on the GPU, in the library's own stream."""
+
+    def __init__(self, device: Device, artifact: Artifact, threads: int | None, limit_s: float) -> None:
+        super().__init__(device, artifact, threads, limit_s)
+        self._stream_step, self._stream_reset = self._function("stream_step"), self._function("stream_reset")
+        self._is_new = True
+
+    def reset(self) -> None:
+        self._is_new = True
+
+    def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        packets = [
+            *([call_packet(self._stream_reset)] if self._is_new else []),
+            copy_to_packet(self._frame, _bytes(frame)),
+            call_packet(self._stream_step, self._frame, self._logits),
+            copy_from_packet(self._logits, _size(self._logits)),
+        ]
+        (logits,) = self._exchange(packets, [self._logits])
+        self._is_new = False
+        return logits
 
 
 def _size(tensor: RemoteTensor) -> int:
