@@ -19,7 +19,7 @@ import pytest
 from artifacts import run_cc
 
 from tsm_edge.artifact.folder import GOLDEN, LIBRARY, RUNNER, Artifact
-from tsm_edge.bench.result import Result, from_json
+from tsm_edge.bench.result import Gpu, Result, from_json
 from tsm_edge.bench.statistics import summary
 from tsm_edge.cards import load_target
 from tsm_edge.runtime import RUNNER_SOURCES, RUNTIME_FOLDER
@@ -151,6 +151,11 @@ def test_the_environment_is_that_of_the_files(bench: Bench, tmp_path: Path) -> N
         f"{cpu}/cpu0/cpufreq/scaling_cur_freq": "1500000\n",
         f"{cpu}/cpu0/cpufreq/scaling_max_freq": "1500000\n",
         f"{cpu}/cpu0/cpufreq/cpuinfo_max_freq": "1800000\n",
+        "sys/class/devfreq/57000000.gpu/cur_freq": "614400000\n",
+        "sys/class/devfreq/57000000.gpu/max_freq": "921600000\n",
+        "sys/class/devfreq/57000000.gpu/available_frequencies": "76800000 921600000 614400000\n",
+        "sys/class/devfreq/57000000.gpu/governor": "nvhost_podgov\n",
+        "sys/class/devfreq/memory-bus/cur_freq": "1600000000\n",
         f"{cpu}/cpu10/online": "0\n",
         f"{cpu}/cpu2/online": "1\n",
         f"{cpu}/cpufreq/policy0/related_cpus": "0 2 10\n",
@@ -168,6 +173,7 @@ def test_the_environment_is_that_of_the_files(bench: Bench, tmp_path: Path) -> N
         first = found.cores[0]
         assert (first.governor, first.min_mhz, first.current_mhz, first.max_mhz) == ("ondemand", 600, 1500, 1500)
         assert (first.limit_mhz, found.cores[1].governor, found.cores[1].current_mhz) == (1800, None, None)
+        assert found.gpus == (Gpu("57000000.gpu", "nvhost_podgov", None, 614.4, 921.6, 921.6),)
         assert [(zone.zone, zone.value_c) for zone in found.temperatures] == [("cpu-thermal", 61.322)]
         assert found.throttled_now == ("under-voltage", "throttled")
         assert found.throttled_since_boot == ("under-voltage", "throttled")

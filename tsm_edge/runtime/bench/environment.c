@@ -15,6 +15,9 @@
 
 static const char CORES[] = "/sys/devices/system/cpu/cpu[0-9]*";
 
+/* Parts of the names of GPUs below /sys/class/devfreq (Jetsons, Adreno, Mali); beside them are memory buses and disks. */
+static const char *const GPUS[] = {"gpu", "gp10b", "gv11b", "ga10b", "kgsl", "mali", "adreno", "g3d"};
+
 /* Bits 0 to 3 are now, 16 to 19 since boot. */
 static const char PI_THROTTLED[] = "/sys/devices/platform/soc/soc:firmware/get_throttled";
 static const char *const PI_WORDS[] = {"under-voltage", "frequency capped", "throttled", "soft temperature limit"};
@@ -204,8 +207,57 @@ static void write_machine(tsm_json *json, const char *root) {
   tsm_json_text(json, "boot_id", text_of(root, "/proc/sys/kernel/random/boot_id", boot, sizeof boot));
 }
 
+static int is_gpu(const char *path) {
+  for (size_t i = 0; i < sizeof GPUS / sizeof *GPUS; ++i)
+    if (strcasestr(strrchr(path, '/'), GPUS[i])) return 1;
+  return 0;
+}
+
+/* Hz of a file of devfreq's as MHz; NaN: not there. */
+static double devfreq_mhz(const char *root, const char *folder, const char *file) {
+  char path[TSM_MOST_PATH + 64];
+  double hz;
+  snprintf(path, sizeof path, "%s/%s", folder, file);
+  return tsm_read_number(root, path, &hz) ? hz / 1e6 : NAN;
+}
+
+/* The highest of a list of Hz, as MHz; NaN: there is none. */
+static double highest_mhz(const char *root, const char *folder) {
+  char path[TSM_MOST_PATH + 64], text[TSM_MOST_TEXT];
+  double highest = NAN;
+  snprintf(path, sizeof path, "%s/available_frequencies", folder);
+  if (!tsm_read_text(root, path, text, sizeof text)) return NAN;
+  for (char *rest, *word = strtok_r(text, " \n", &rest); word; word = strtok_r(NULL, " \n", &rest)) {
+    double hz;
+    if (tsm_parse_number(word, &hz) && !(hz / 1e6 <= highest)) highest = hz / 1e6;
+  }
+  return highest;
+}
+
+static void write_gpus(tsm_json *json, const char *root) {
+  tsm_paths folders = tsm_find(root, "/sys/class/devfreq/*");
+  tsm_json_open(json, "gpus", '[');
+  for (size_t i = 0; i < folders.count; ++i) {
+    char path[TSM_MOST_PATH + 64], governor[64];
+    const char *folder = folders.paths[i];
+    if (!is_gpu(folder)) continue;
+    snprintf(path, sizeof path, "%s/governor", folder);
+    tsm_json_open(json, NULL, '{');
+    tsm_json_text(json, "name", strrchr(folder, '/') + 1);
+    tsm_json_text(json, "governor", text_of(root, path, governor, sizeof governor));
+    tsm_json_number(json, "min_mhz", devfreq_mhz(root, folder, "min_freq"));
+    tsm_json_number(json, "current_mhz", devfreq_mhz(root, folder, "cur_freq"));
+    tsm_json_number(json, "max_mhz", devfreq_mhz(root, folder, "max_freq"));
+    tsm_json_number(json, "limit_mhz", highest_mhz(root, folder));
+    tsm_json_close(json, '}');
+  }
+  tsm_json_close(json, ']');
+  tsm_free_paths(&folders);
+}
+
 void tsm_write_glance(tsm_json *json, const char *root) {
   write_cores(json, root);
+  write_gpus(json, root);
   write_temperatures(json, root);
   write_throttled(json, root);
   write_load(json, root);
@@ -214,6 +266,7 @@ void tsm_write_glance(tsm_json *json, const char *root) {
 void tsm_write_environment(tsm_json *json, const char *root) {
   write_machine(json, root);
   write_cores(json, root);
+  write_gpus(json, root);
   write_affinity(json);
   write_temperatures(json, root);
   const int tells = write_throttled(json, root);
