@@ -25,9 +25,12 @@ _PRIVATE = {
     "compile/package/link.py": {"_link_for_android"},
     "verify/standin/build.py": {"build_standin"},
     "bench/peak.py": {"_compiled"},
+    "bench/detected.py": {"detected_target"},
     "artifact/folder.py": {"_load"},
     # Into the temporary file of a NewFile.
     "video/writer.py": {"__init__"},
+    # State in memory, which the atomic writer then stores.
+    "training/loop.py": {"_save"},
     # An archive in memory, which the atomic writer then stores; an archive without a name.
     "deploy/bundle.py": {"_compressed"},
     "deploy/ssh.py": {"put"},
