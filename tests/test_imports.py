@@ -46,6 +46,7 @@ ALLOWED = {
         "session",
         "rpc",
         "verify",
+        "video",
         "artifact",
         "cards",
         "power",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import plain, write_avi
 from conftest import RunProgram
 
 from tsm_edge.artifact.folder import Artifact
@@ -79,6 +80,19 @@ def test_a_camera_that_is_too_fast_misses_deadlines(
     assert "deadlines" in {verdict.name for verdict in fast.verdicts}
 
 
+def test_a_video_is_timed_from_decoding_to_its_label(
+    run_program: RunProgram, small_artifact: Artifact, tmp_path: Path
+) -> None:
+    clip = write_avi(tmp_path / "clip.avi", [plain(level) for level in range(0, 250, 10)])
+    (result,) = measured(run_program, small_artifact, tmp_path, "--video", str(clip)).results
+    video = result.camera_to_label
+    assert video is not None
+    assert video.total_ms.count >= 5
+    parts = [video.decode_ms.p50, video.preprocess_ms.p50, video.step_ms.p50]
+    assert all(part is not None and part > 0 for part in parts)
+    assert (video.total_ms.p50 or 0) >= max(part or 0 for part in parts)
+
+
 def test_ctrl_c_keeps_what_was_measured(
     small_artifact: Artifact, tmp_path: Path, program_environment: dict[str, str]
 ) -> None:
@@ -124,6 +138,7 @@ def test_a_slower_run_is_a_regression_and_the_same_is_none(
         (("--target", "native"), "--target is for a model that is compiled now"),
         (("--rpc", "127.0.0.1:1"), "127.0.0.1:1"),
         (("--tracker", "127.0.0.1:1"), "none was given"),
+        (("--video", "none.avi"), "none.avi"),
         (("--frames", "0"), "'--frames': 0 is not in the range"),
     ],
 )

@@ -32,6 +32,8 @@ class Plan:
     peak : bool
         Measure the machine's arithmetic, too, where the compiler is installed.
     different_frames : int
+    video : str or None
+        Also time frames of this video from decoding to the label.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class Plan:
     idle_s: float = 3.0
     peak: bool = True
     different_frames: int = 16
+    video: str | None = None
 
     def __post_init__(self) -> None:
         if self.frames is not None and not 1 <= self.frames <= _MOST_FRAMES:
@@ -80,7 +83,7 @@ class Plan:
         """Between two frames of the camera; 0: there is none."""
         return 0 if self.fps is None else round(1e9 / self.fps)
 
-    def settings(self, threads: int | None, video: str | None = None) -> Settings:
+    def settings(self, threads: int | None) -> Settings:
         """As a result has it."""
         asked = self.frames is None and self.duration_s is None
         return Settings(
@@ -92,5 +95,5 @@ class Plan:
             fps=self.fps,
             different_frames=self.different_frames,
             power=self.power,
-            video=video,
+            video=self.video,
         )

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsm_edge.artifact.folder import GOLDEN, LIBRARY
+from tsm_edge.bench.camera import check_video, time_video
 from tsm_edge.bench.environment import snapshot
 from tsm_edge.bench.kernels import NOT_TIMED, KernelTimes, time_kernels
 from tsm_edge.bench.plan import Plan
 from tsm_edge.bench.recording import Recording, host_now
 from tsm_edge.bench.result import (
+    CameraToLabel,
     Environment,
     Latency,
     Model,
@@ -84,6 +86,8 @@ def run(subject: Subject, plan: Plan, command: str, show: Show = lambda text, do
     started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     unavailable = list(subject.unavailable)
     frames = frames_for(subject, plan)
+    if plan.video is not None:
+        check_video(subject, plan.video)
     first_ms = _first_frame_ms(subject, frames)
     show("verifying", None)
     verification = _verification(subject, unavailable)
@@ -116,6 +120,7 @@ def run(subject: Subject, plan: Plan, command: str, show: Show = lambda text, do
         samples=recording.samples(),
         deadlines=recording.deadlines(),
         kernels_ms=rest.kernels.sum_ms,
+        camera_to_label=rest.camera,
         network_ms=rest.network_ms,
         power=power,
         environment_before=before,
@@ -138,6 +143,7 @@ class _Rest:
     environment: Environment | None = None
     kernels: KernelTimes = NOT_TIMED
     network_ms: Latency | None = None
+    camera: CameraToLabel | None = None
     stopped: KeyboardInterrupt | None = None
 
 
@@ -145,17 +151,22 @@ def _rest(
     subject: Subject, plan: Plan, frames: NDArray[np.float32], recording: Recording, unavailable: list[Refused]
 ) -> _Rest:
     """What fails now, or is interrupted, takes nothing away from what was measured."""
-    rest = _Rest()
+    rest, doing = _Rest(), "environment_after"
     try:
         rest = replace(rest, environment=_snapshot(subject, host_now() - (recording.began_s or host_now())))
+        doing = "kernels"
         rest = replace(rest, kernels=time_kernels(subject, frames, recording.step_s, plan.peak))
+        doing = "camera_to_label"
+        if plan.video is not None:
+            rest = replace(rest, camera=time_video(subject, plan, plan.video))
+        doing = "network_ms"
         trips = subject.round_trips_s()
         return replace(rest, network_ms=summary(1e3 * np.array(trips)) if trips else None)
     except TsmEdgeError as error:
-        unavailable.append(Refused("kernels", error.problem))
+        unavailable.append(Refused(doing, error.problem))
         return rest
     except KeyboardInterrupt as stopped:
-        unavailable.append(Refused("kernels", "interrupted, after all frames were measured"))
+        unavailable.append(Refused(doing, "interrupted, after all frames were measured"))
         return replace(rest, stopped=stopped)
 
 

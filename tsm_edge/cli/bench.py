@@ -41,6 +41,7 @@ _SECRET = "--key"
     "--threads", metavar="N", type=click.IntRange(1, MOST_THREADS), help="CPU threads.  [1; board: all cores]"
 )
 @click.option("--fps", metavar="F", type=click.FloatRange(0.01, 10000), help="Frames come as from a camera.")
+@click.option("--video", metavar="FILE", help="Also time a video's frames, decoding to label; file, stream or camera.")
 @click.option("--power", metavar="SENSOR", default="auto", show_default=True, help="As tsm-edge power; or none.")
 @click.option(
     "--idle", metavar="S", type=click.FloatRange(0.5, 3600), default=3.0, show_default=True, help="For power."
@@ -70,6 +71,7 @@ def command(
     warmup: float,
     threads: int | None,
     fps: float | None,
+    video: str | None,
     power: str,
     idle: float,
     no_peak: bool,
@@ -104,6 +106,7 @@ def command(
         duration_s=duration,
         warmup_s=warmup,
         fps=fps,
+        video=video,
         power=power,
         idle_s=idle,
         peak=not no_peak,
