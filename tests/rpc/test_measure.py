@@ -12,11 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx_graphs import Reference
+from power_fakes import write_tree
+from power_trees import jetson_nano
 
 from tsm_edge.artifact.folder import MODEL_ONNX, Artifact
 from tsm_edge.errors import ArtifactError, PowerError, RpcError
+from tsm_edge.power.system import LocalSystem
+from tsm_edge.rpc.handshake import END_POWER
 from tsm_edge.rpc.machine import RemoteMeter, RemoteSystem, round_trips_s
 from tsm_edge.rpc.place import Place
+from tsm_edge.rpc.served_machine import ServedMachine
 from tsm_edge.rpc.session import RemoteSession
 from tsm_edge.session.local import OnlineSession
 
@@ -81,3 +86,39 @@ def test_frames_of_another_shape_are_refused(session: RemoteSession, frames: Any
 def test_the_stock_server_has_no_files_to_offer(stock: Place, small_artifact: Artifact) -> None:
     with RemoteSession(small_artifact, stock) as session, pytest.raises(RpcError, match="has no function tsm_edge"):
         RemoteSystem(session.connection).read(["/proc/version"])
+
+
+class Behind:
+    """The device of a connection, without the connection."""
+
+    name = "board"
+
+    def __init__(self, machine: ServedMachine) -> None:
+        self.functions = machine.functions()
+
+    def call(self, name: str, *arguments: str, answer_size: int = 0) -> str:
+        del answer_size
+        return self.functions[name](*arguments)
+
+
+def test_power_is_sampled_on_the_device(tmp_path: Path) -> None:
+    write_tree(tmp_path, jetson_nano(5.0, 0.0))
+    device: Any = Behind(ServedMachine(LocalSystem(tmp_path)))
+    meter = RemoteMeter(device, "auto")
+    assert meter.info.name == "ina3221"
+    found = meter.measure(lambda: "done", 0.3)
+    assert found.result == "done"
+    assert [watts for _, watts in found.watts] == pytest.approx([5.0] * len(found.watts), rel=0.01)
+    assert found.report is None  # three windows of so few samples
+    assert "samples" in found.reason
+
+
+def test_a_recording_that_cannot_be_is_a_reason_and_no_power(tmp_path: Path) -> None:
+    write_tree(tmp_path, jetson_nano(5.0, 0.0))
+    device: Any = Behind(ServedMachine(LocalSystem(tmp_path)))
+    meter = RemoteMeter(device, "ina3221")
+    end = device.functions[END_POWER]
+    device.functions[END_POWER] = lambda: end().replace('"values": [', '"values": [1.0, ')
+    found = meter.measure(lambda: "done", 0.1)
+    assert (found.result, found.report) == ("done", None)
+    assert "another number of rails" in found.reason

@@ -102,6 +102,7 @@ class RemoteMeter:
         before = self._idle(idle_s, clock)
         start = self._now()
         result = work()
+        watts: tuple[tuple[float, float], ...] = ()
         try:
             active = Window(start, self._now())
             after = self._idle(idle_s, clock)
@@ -111,7 +112,7 @@ class RemoteMeter:
                 return Measured(result, None, failure, watts)
             return Measured(result, energy_report(trace, before, active, after), "", watts)
         except TsmEdgeError as error:
-            return Measured(result, None, str(error), ())
+            return Measured(result, None, str(error), watts)
 
     def close(self) -> None:
         """Nothing: the session's end ends the sampling."""

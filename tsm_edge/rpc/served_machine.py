@@ -12,15 +12,21 @@ from collections.abc import Callable
 
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.power.sampler import SYSTEM_CLOCK, Sampler
-from tsm_edge.power.system import LocalSystem
+from tsm_edge.power.system import LocalSystem, System
 from tsm_edge.rpc.handshake import BEGIN_POWER, END_POWER, FIND_FILES, GATHER_FILES, NOW, READ_FILES, RUN_PROGRAM
 
 
 class ServedMachine:
-    """The other end: what a session of our server offers beside TVM's functions. One recording at a time."""
+    """The other end: what a session of our server offers beside TVM's functions. One recording at a time.
 
-    def __init__(self) -> None:
-        self._system = LocalSystem()
+    Parameters
+    ----------
+    system : System, optional
+        By default this machine.
+    """
+
+    def __init__(self, system: System | None = None) -> None:
+        self._system = system or LocalSystem()
         self._sampler: Sampler | None = None
 
     def functions(self) -> dict[str, Callable[..., str]]:
@@ -43,7 +49,7 @@ class ServedMachine:
         from tsm_edge.power.registry import open_sensor
 
         try:
-            self._sampler = Sampler(open_sensor(sensor))
+            self._sampler = Sampler(open_sensor(sensor, self._system))
             self._sampler.__enter__()
         except TsmEdgeError as error:
             return {"problem": error.problem, "hint": error.hint}
