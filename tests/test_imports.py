@@ -21,6 +21,7 @@ PACKAGE = PROJECT / "tsm_edge"
 INNER_ROOMS = (
     "compile.backends.cpu",
     "compile.backends.cuda",
+    "compile.backends.operators",
     "compile.frontend",
     "compile.ir",
     "compile.package",
@@ -58,13 +59,15 @@ ALLOWED = {
     "compile.ir": {"cards"},
     "compile.passes": {"compile.ir", "cards"},
     "compile.frontend": {"compile.ir", "artifact", "cards"},
-    "compile.backends.cpu": {"compile.ir", "compile.passes", "cards", "runtime"},
-    "compile.backends.cuda": {"compile.ir", "compile.passes", "cards", "runtime"},
+    "compile.backends.operators": {"compile.ir", "runtime"},
+    "compile.backends.cpu": {"compile.backends.operators", "compile.ir", "compile.passes", "cards", "runtime"},
+    "compile.backends.cuda": {"compile.backends.operators", "compile.ir", "compile.passes", "cards", "runtime"},
     "compile.package": {"compile.ir", "artifact", "cards", "runtime"},
     "compile": {
         "compile.frontend",
         "compile.passes",
         "compile.backends.cpu",
+        "compile.backends.cuda",
         "compile.ir",
         "compile.package",
         "export",
@@ -78,9 +81,9 @@ ALLOWED = {
 # Programs and libraries that only some rooms may touch.
 TOOLS = {
     "torch": {"networks", "export", "training"},
-    "tvm": {"compile.backends.cpu", "compile.backends.cuda", "rpc"},
-    "tvm_ffi": {"compile.backends.cpu", "compile", "rpc"},
-    "onnx": {"export", "compile.frontend", "compile.backends.cpu"},
+    "tvm": {"compile.backends.cpu", "compile.backends.cuda", "compile.backends.operators", "rpc"},
+    "tvm_ffi": {"compile.backends.cpu", "compile.backends.cuda", "compile.backends.operators", "compile", "rpc"},
+    "onnx": {"export", "compile.frontend", "compile.backends.operators"},
     "onnxruntime": {"artifact"},
     "click": {"cli"},
     "rich": {"cli"},

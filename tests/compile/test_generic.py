@@ -19,10 +19,10 @@ from tvm import tirx
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import TargetCard, load_target
 from tsm_edge.cards.precision import FP32
-from tsm_edge.compile.backends.cpu.kernels.generic import generic
-from tsm_edge.compile.backends.cpu.legalize import legalize
 from tsm_edge.compile.backends.cpu.llvm import build_kernels, generate
-from tsm_edge.compile.backends.cpu.quiet import without_tvm_warnings
+from tsm_edge.compile.backends.operators.generic import generic
+from tsm_edge.compile.backends.operators.legalize import legalize
+from tsm_edge.compile.backends.operators.quiet import without_tvm_warnings
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import Node
 from tsm_edge.compile.ir.program import KernelCall, Program

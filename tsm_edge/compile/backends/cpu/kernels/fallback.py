@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from tsm_edge.compile.backends.cpu.legalize import legalize
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.placement import Tensor
 from tsm_edge.compile.backends.cpu.rule import Rule
+from tsm_edge.compile.backends.operators.legalize import legalize
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.layout import Image, planar
 from tsm_edge.compile.ir.program import BufferRef

@@ -2,7 +2,7 @@
 schedule rule knows.
 
 The operator becomes a model of one node; TVM imports it, turns it into functions in blocks and fuses them;
-``schedules.generic`` schedules each function and cuts it into kernels. Every tensor is dense, in ONNX's own layout.
+``operators.generic`` schedules each function and cuts it into kernels. Every tensor is dense, in ONNX's own layout.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tsm_edge.compile.backends.cpu.kernels.generic import GenericSpec, NotPlain, by_tvm, parts_of
-from tsm_edge.compile.backends.cpu.quiet import without_tvm_warnings
+from tsm_edge.compile.backends.operators.generic import GenericSpec, Grain, NotPlain, by_tvm, parts_of
+from tsm_edge.compile.backends.operators.quiet import without_tvm_warnings
 from tsm_edge.compile.ir.graph import Node, Shape
 from tsm_edge.errors import CompileError
 
@@ -54,7 +54,13 @@ class Legalized:
     constants: Mapping[str, np.ndarray]
 
 
-def legalize(node: Node, shapes: Mapping[str, Shape], constants: Mapping[str, np.ndarray], opset: int) -> Legalized:
+def legalize(
+    node: Node,
+    shapes: Mapping[str, Shape],
+    constants: Mapping[str, np.ndarray],
+    opset: int,
+    items: Grain = "runs",
+) -> Legalized:
     """Compile one operator to plain kernels.
 
     Parameters
@@ -66,6 +72,8 @@ def legalize(node: Node, shapes: Mapping[str, Shape], constants: Mapping[str, np
         Operands known now.
     opset : int
         ONNX operator set the node is written in.
+    items : str
+        See :func:`~tsm_edge.compile.backends.operators.generic.parts_of`.
 
     Raises
     ------
@@ -74,7 +82,9 @@ def legalize(node: Node, shapes: Mapping[str, Shape], constants: Mapping[str, np
     """
     try:
         with without_tvm_warnings():
-            made: Legalized = by_tvm(lambda: _Walk(_imported(_model(node, shapes, constants, opset)), node).run())
+            made: Legalized = by_tvm(
+                lambda: _Walk(_imported(_model(node, shapes, constants, opset)), node, items).run()
+            )
             return made
     except NotPlain as problem:
         raise CompileError(
@@ -152,9 +162,10 @@ def _imported(model: Any) -> Any:
 class _Walk:
     """Follows Relax's ``main`` from call to call."""
 
-    def __init__(self, module: Any, node: Node) -> None:
+    def __init__(self, module: Any, node: Node, items: Grain) -> None:
         self.module = module
         self.node = node
+        self.items = items
         self.operands = tuple(dict.fromkeys(name for name in node.inputs if name))
         self.names: dict[Any, tuple[str, ...]] = {}  # Relax variable → names of the tensors it stands for
         self.steps: list[Step] = []
@@ -202,7 +213,7 @@ class _Walk:
         given = [self._value(argument)[0] for argument in call.args[1].fields]
         types = call.ty_args[0]
         outputs = tuple(self._temporary(item) for item in getattr(types, "fields", [types]))
-        parts = parts_of(self.module[call.args[0]], self.node.op)
+        parts = parts_of(self.module[call.args[0]], self.node.op, self.items)
         bound = {f"p{index}": name for index, name in enumerate((*given, *outputs))}
         for name, size in parts.temporaries.items():
             bound[name] = self._add_temporary(size)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from textwrap import shorten
-from typing import Any
+from typing import Any, Literal
 
 import tvm
 import tvm_ffi
@@ -21,6 +21,7 @@ from tvm.s_tir.schedule import ScheduleError
 from tsm_edge.compile.ir.kernel import FALLBACK_RULE, Argument, Items, Role, Stage
 from tsm_edge.runtime import most_buffers
 
+Grain = Literal["runs", "elements"]
 # Longest run of consecutive elements in one work item.
 MAX_RUN = 4096
 # Most memory a kernel may keep on the stack, bytes.
@@ -128,7 +129,7 @@ def generic(name: str, spec: GenericSpec) -> Any:
     return tirx.transform.FlattenBuffer()(module)[name]
 
 
-def parts_of(function: Any, operator: str) -> Parts:
+def parts_of(function: Any, operator: str, items: Grain = "runs") -> Parts:
     """Schedule a TVM function and split it into kernels.
 
     Parameters
@@ -137,6 +138,8 @@ def parts_of(function: Any, operator: str) -> Parts:
         In blocks, as ``relax.transform.LegalizeOps`` makes it.
     operator : str
         The ONNX operator, for the specs.
+    items : str
+        What a work item is: ``runs`` of consecutive elements (threads of a CPU), or single ``elements`` (of a GPU).
 
     Raises
     ------
@@ -146,7 +149,7 @@ def parts_of(function: Any, operator: str) -> Parts:
     schedule = s_tir.Schedule(tvm.IRModule({"main": function}))
     _inline(schedule)
     for block in schedule.get_child_blocks(schedule.get_sblock("root")):
-        _schedule_block(schedule, block)
+        _schedule_block(schedule, block, items)
     return _split(_lowered(schedule.mod), operator)
 
 
@@ -189,7 +192,7 @@ def _has_reduction(schedule: Any, block: Any) -> bool:
     return any(axis.iter_type != tirx.IterVar.DataPar for axis in schedule.get(block).iter_vars)
 
 
-def _schedule_block(schedule: Any, block: Any) -> None:
+def _schedule_block(schedule: Any, block: Any, items: Grain) -> None:
     """Work items outside, reduction loops next, a run over consecutive memory innermost."""
     axes = schedule.get(block).iter_vars
     loops = schedule.get_loops(block)
@@ -200,9 +203,20 @@ def _schedule_block(schedule: Any, block: Any) -> None:
     spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
     reduction = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.CommReduce]
     try:
-        _reorder(schedule, block, spatial, reduction)
+        if items == "elements":
+            _fuse_all(schedule, block, spatial, reduction)
+        else:
+            _reorder(schedule, block, spatial, reduction)
     except ScheduleError:
         return  # as written, one work item
+
+
+def _fuse_all(schedule: Any, block: Any, spatial: list[Any], reduction: list[Any]) -> None:
+    outer = schedule.fuse(*spatial) if len(spatial) > 1 else spatial[0]
+    schedule.reorder(outer, *reduction)
+    schedule.parallel(outer)
+    if reduction:
+        schedule.decompose_reduction(block, reduction[0])
 
 
 def _reorder(schedule: Any, block: Any, spatial: list[Any], reduction: list[Any]) -> None:
