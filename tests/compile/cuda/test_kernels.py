@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cuda_steps import Lowered, Step, compiled, lowered
 from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
@@ -69,6 +70,14 @@ CASES: dict[str, Callable[[Branches], str]] = {
         g.shapes[g.source(8)],
     ),
     "hard swish": lambda g: g.node("HardSwish", [g.source(8)], g.shapes[g.source(8)]),
+    "fallback: an element": lambda g: g.node("Tanh", [g.source(8)], g.shapes[g.source(8)]),
+    "fallback: a window": lambda g: g.node(
+        "AveragePool", [g.source(8)], g.shapes[g.source(8)], kernel_shape=[3, 3], pads=[1] * 4
+    ),
+    "fallback, then a rule": lambda g: g.conv(g.concat(g.source(8), g.source(9)), 8),
+    "fallback: reduction": lambda g: g.node(
+        "ReduceMax", [g.source(8), g.constant([2, 3], np.int64)], (1, 8, 1, 1), keepdims=1
+    ),
     "elementwise, broadcast": lambda g: g.node("Mul", [g.source(8), g.random(1, 8, 1, 1)], g.shapes[g.source(8)]),
 }
 # Odd sides, where planes have gaps and threads have tails; rows of several blocks, of whole vectors.

@@ -12,12 +12,14 @@ from tsm_edge.compile.backends.cuda.kernels.copying import CopySpec
 from tsm_edge.compile.backends.cuda.tensors import Tensor, Tensors
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choice, Choices
-from tsm_edge.compile.ir.graph import CachePair, OnlineGraph
+from tsm_edge.compile.ir.graph import CachePair, OnlineGraph, Shape
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.ir.layout import Image, planes
 from tsm_edge.compile.ir.program import BufferRef, KernelCall
 from tsm_edge.errors import CompileError
 
+# Products that are summed in halfs before the sum goes to fp32.
+FLUSH = 64
 # What saturation ([0, 1]) stands for: ReLU6.
 SATURATED = ir.Clamp(0.0, 6.0)
 
@@ -33,6 +35,8 @@ class Lowering:
     tensors : Tensors
     caches : tuple of Image
         Layout of each shift cache, in the graph's order.
+    flush : int
+        Products of halfs that are summed before the sum goes to fp32; 0: a slice's whole reduction.
     calls, weights, choices
         What came out of it so far.
     """
@@ -50,7 +54,8 @@ class Lowering:
         self.calls: list[KernelCall] = []
         self.weights: list[np.ndarray] = []
         self.choices: list[Choice] = []
-        self.flush = 0
+        half = precision.storage == "float16"
+        self.flush = FLUSH if half and precision.accumulator == "float32" else 0
         self._layers = layers
         self._node_names = {name: node.name for node in graph.nodes for name in node.outputs}
         self._kernel_names: dict[KernelSpec, str] = {}
@@ -109,6 +114,10 @@ class Lowering:
         """6 where ReLU6 can be saturation: all readers take the factor into their weights."""
         return 6.0 if layer.clamp == SATURATED and self._readers_scale(layer.output) else 1.0
 
+    def readers(self, tensor: str) -> set[type]:
+        """Kinds of the layers that read a tensor."""
+        return {type(layer) for layer in self._layers if tensor in ir.layer_sources(layer)}
+
     def _readers_scale(self, tensor: str) -> bool:
         if tensor == self.graph.logits or tensor in self._waiting:
             return False
@@ -116,7 +125,8 @@ class Lowering:
             if tensor not in ir.layer_sources(reader):
                 continue
             if isinstance(reader, ir.View | ir.GlobalAveragePool):
-                if not self._readers_scale(reader.output):
+                kept = not isinstance(reader, ir.View) or keeps_scale(self.graph.shapes, reader)
+                if not kept or not self._readers_scale(reader.output):
                     return False
             elif not isinstance(reader, ir.Convolution) or reader.shift or reader.residual == tensor:
                 return False
@@ -136,6 +146,13 @@ class Lowering:
             spec = CopySpec(found.image, self.caches[index])
             buffers = {"source": found.buffer, "target": BufferRef("next_cache", index)}
             self.call(spec, buffers, self.graph.caches[index].output)
+
+
+def keeps_scale(shapes: Mapping[str, Shape], layer: ir.View) -> bool:
+    """Whether a view is of the same shape, or of a vector: then what is stored stays as it is."""
+    new = shapes[layer.output]
+    vector = len(new) in (2, 4) and new[0] == 1 and all(size == 1 for size in new[2:])
+    return vector or shapes[layer.source] == new
 
 
 def _waiting_caches(graph: OnlineGraph, layers: Sequence[ir.Layer]) -> dict[str, list[int]]:

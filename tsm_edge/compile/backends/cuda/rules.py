@@ -12,6 +12,7 @@ from tsm_edge.compile.backends.cuda.kernels import (
     depthwise,
     direct,
     elementwise,
+    fallback,
     max_pool,
     no_work,
     pointwise,
@@ -21,7 +22,6 @@ from tsm_edge.compile.backends.cuda.kernels import (
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.errors import CompileError
 
 RULES: tuple[Rule, ...] = (
     stem.RULE,
@@ -36,25 +36,14 @@ RULES: tuple[Rule, ...] = (
     shift.RULE,
     no_work.VIEW,
     no_work.CACHE_TAP,
+    fallback.VIEW,
+    fallback.RULE,
 )
 
 
 def rule_for(at: Lowering, layer: ir.Layer) -> Rule:
-    """The rule that takes a layer.
-
-    Raises
-    ------
-    CompileError
-        None does.
-    """
-    for rule in RULES:
-        if rule.takes(at, layer):
-            return rule
-    kind = layer.node.op if isinstance(layer, ir.Generic) else type(layer).__name__
-    raise CompileError(
-        f"operator {kind} ({at.label(layer)!r}) has no rule for a GPU",
-        "compile for the CPU of the same machine: its targets are in tsm-edge targets",
-    )
+    """The rule that takes a layer."""
+    return next(rule for rule in RULES if rule.takes(at, layer))
 
 
 def settings_of_rules() -> dict[str, type | None]:

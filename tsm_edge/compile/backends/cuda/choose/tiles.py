@@ -22,8 +22,12 @@ _PIXELS = (8, 16, 28, 32, 40, 52, 56, 64, 100, 104, 112, 128, 200, 256)
 _SLICES = (1, 2, 3, 4, 6, 8)
 # Channels × pixels of a thread → registers that ptxas takes for it; one more block fits where it takes fewer.
 _REGISTERS = {(8, 8): 136, (8, 4): 88, (4, 8): 88}
-_REGISTERS_HALF = {(8, 8): 88}
+_REGISTERS_HALF = {(8, 8): 96}
+# Sums of halfs that go to fp32 now and then need registers for both.
+_REGISTERS_FLUSHED = {(8, 8): 168}
 _MOST_THREADS = 256
+# Products that are summed in halfs, of a slice: their sums meet in fp32.
+MOST_HALF_PRODUCTS = 256
 _MOST_SHARED_BYTES = 40_000
 # A short reduction gains nothing from a last step of its own.
 _SHORT_REDUCTION = 64
@@ -74,7 +78,7 @@ def candidates(gpu: GpuSpec, spec: GemmSpec, count: int) -> list[GemmTile]:
 
 def _candidates(spec: GemmSpec) -> Iterator[GemmTile]:
     last_apart = spec.inputs * spec.positions > _SHORT_REDUCTION
-    for thread_channels, thread_pixels in _REGISTERS_HALF if spec.half else _REGISTERS:
+    for thread_channels, thread_pixels in _register_table(spec):
         for channels in _CHANNELS:
             if channels % thread_channels or channels - spec.outputs >= thread_channels:
                 continue
@@ -93,15 +97,23 @@ def _fits(spec: GemmSpec) -> bool:
         return False
     if tile.channels // per_word % 4 or tile.pixels // per_word % 4:
         return False
+    if spec.half and not spec.flush and spec.steps * tile.depth > MOST_HALF_PRODUCTS:
+        return False
     if spec.window is None:
         return tile.slices == 1 or spec.inputs >= tile.rows
     columns = tile.pixels // per_word
     return tile.threads % columns == 0 and tile.rows % (tile.threads // columns) == 0
 
 
+def _register_table(spec: GemmSpec) -> dict[tuple[int, int], int]:
+    if not spec.half:
+        return _REGISTERS
+    return _REGISTERS_FLUSHED if spec.flush else _REGISTERS_HALF
+
+
 def registers_of(spec: GemmSpec) -> int:
     """Registers that a thread will take, more or less."""
-    table = _REGISTERS_HALF if spec.half else _REGISTERS
+    table = _register_table(spec)
     extra = _EXTRA_REGISTERS * ((spec.window is not None) + spec.residual)
     return table[spec.tile.thread_channels, spec.tile.thread_pixels] + extra
 
@@ -112,11 +124,16 @@ def most_registers(gpu: GpuSpec, threads: int) -> int:
 
 
 def _cycles(gpu: GpuSpec, spec: GemmSpec) -> float:
-    tile = spec.tile
     registers = registers_of(spec)
-    resident = resident_blocks(gpu, registers, spec.shared_words * WORD_BYTES, tile.threads)
-    if registers > most_registers(gpu, tile.threads):
+    if registers > most_registers(gpu, spec.tile.threads):
         return float("inf")
+    return modelled_cycles(gpu, spec, registers)
+
+
+def modelled_cycles(gpu: GpuSpec, spec: GemmSpec, registers: int) -> float:
+    """Cycles of a matrix product's instructions on the whole GPU; infinite where no block fits."""
+    tile = spec.tile
+    resident = resident_blocks(gpu, registers, spec.shared_words * WORD_BYTES, tile.threads)
     if not resident:
         return float("inf")
     warps = ceil_div(tile.threads, WARP)

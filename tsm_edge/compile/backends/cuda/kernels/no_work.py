@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tsm_edge.compile.backends.cuda.kernels.copying import CopySpec
-from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.lowering import Lowering, keeps_scale
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.layout import planar
@@ -23,11 +23,7 @@ def _view(at: Lowering, layer: ir.View) -> None:
 
 
 def _is_view(at: Lowering, layer: ir.Layer) -> bool:
-    """Of the same shape, or to a vector."""
-    if not isinstance(layer, ir.View):
-        return False
-    old, new = at.graph.shapes[layer.source], at.graph.shapes[layer.output]
-    return old == new or (len(new) in (2, 4) and new[0] == 1 and all(size == 1 for size in new[2:]))
+    return isinstance(layer, ir.View) and keeps_scale(at.graph.shapes, layer)
 
 
 VIEW = Rule("view", _is_view, _view)

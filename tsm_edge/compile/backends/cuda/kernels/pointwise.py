@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tsm_edge.compile.backends.cuda.choose.tiles import gemm_tile
+from tsm_edge.compile.backends.cuda.choose.tiles import MOST_HALF_PRODUCTS, gemm_tile
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile, Window
-from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.lowering import FLUSH, Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.backends.cuda.tensors import Tensor
 from tsm_edge.compile.ir import layers as ir
@@ -17,6 +17,8 @@ from tsm_edge.compile.ir.program import BufferRef
 
 # Stands where the tile will: what chooses it looks at the rest.
 NO_TILE = GemmTile(8, 8, 8, 8)
+# Slices that a reduction of halfs may be parted into without harm to the rest of the tile.
+_SLICES_OF_HALFS = 4
 
 
 def activation_of(layer: ir.Convolution, scale: float) -> tuple[str, float, float]:
@@ -48,7 +50,7 @@ def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) ->
         shift=layer.shift.channels if layer.shift else 0,
         residual=layer.residual is not None,
         tap=at.caches[cache].channels if cache is not None else 0,
-        flush=at.flush,
+        flush=_flush(at, layer),
     )
     tile = at.given.settings(layer.output, GemmTile) or gemm_tile(at.gpu, plain)
     spec = replace(plain, tile=tile)
@@ -67,6 +69,14 @@ def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) ->
     if cache is not None:
         buffers["tap"] = BufferRef("next_cache", cache)
     at.call(spec, buffers, at.label(layer))
+
+
+def _flush(at: Lowering, layer: ir.Convolution) -> int:
+    """Sums of halfs are short: where slices cannot make them so, they go to fp32 on the way."""
+    if at.precision.storage != "float16":
+        return 0
+    products = layer.weight[0].size
+    return at.flush if products <= MOST_HALF_PRODUCTS * _SLICES_OF_HALFS else FLUSH
 
 
 def pack_weights(spec: GemmSpec, weight: np.ndarray) -> np.ndarray:

@@ -1,0 +1,50 @@
+"""Networks in halfs, on the stand-in driver against ONNX Runtime in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+import pytest
+from cuda_steps import Step, compiled, lowered
+from onnx_graphs import GraphBuilder, Reference, assert_close
+
+from tsm_edge.cards import load_target
+from tsm_edge.cards.precision import PRECISIONS, Precision
+
+HALF = PRECISIONS["fp16"]
+SUMS_IN_FP32 = dataclasses.replace(HALF, accumulator="float32")
+# Of the largest value: logits, and caches.
+TOLERANCES = (5e-3, 2e-2)
+
+
+def network() -> onnx.ModelProto:
+    """A block of MobileNet and one of ResNet on an image of odd sides: every kernel that computes in halfs."""
+    graph = GraphBuilder(13, 18)
+    x = graph.clip(graph.conv(graph.frame, 16, 3, 2), 0, 6)
+    y = graph.clip(graph.conv(graph.shift(x, 3), 40), 0, 6)
+    y = graph.clip(graph.depthwise(graph.clip(graph.depthwise(y), 0, 6), 3, 2), 0, 6)
+    x = graph.conv(y, 24)
+    y = graph.relu(graph.conv(graph.shift(x, 3), 16))
+    y = graph.relu(graph.conv(y, 16, 3))
+    x = graph.relu(graph.add(graph.conv(y, 24), x))
+    return graph.model(graph.head(x, 5))
+
+
+@pytest.mark.parametrize("precision", [HALF, SUMS_IN_FP32], ids=["fp16", "sums in fp32"])
+def test_a_network_in_halfs(precision: Precision, tmp_path: Path) -> None:
+    model = network()
+    reference = Reference(model)
+    made = lowered(model, tmp_path, "jetson-nano", precision)
+    gpu = load_target("jetson-nano").gpu
+    assert gpu is not None
+    step = Step(made, compiled({"net": made}, gpu), "net")
+    caches = expected_caches = reference.zeros()
+    for frame in reference.frames(2):
+        logits, caches = step(frame, caches)
+        expected, expected_caches = reference.step(frame, expected_caches)
+        assert_close(logits, expected, TOLERANCES[0])
+        for found, wanted in zip(caches, expected_caches, strict=True):
+            assert_close(found, wanted, TOLERANCES[1])
+    assert {image.dtype for image in made.program.caches} == {"float16"}
