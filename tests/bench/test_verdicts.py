@@ -213,11 +213,6 @@ def test_what_bounds_a_run(change: Callable[[Result], Result], text: str) -> Non
     assert text in verdict.text
 
 
-def test_what_bounds_a_run_is_not_told_while_others_use_the_cores() -> None:
-    (verdict,) = said(changed(QUIET, after={"stolen_s": 1.0}), "bound")
-    assert (verdict.level, verdict.text) == ("note", "what takes the time cannot be told while others use the cores")
-
-
 @pytest.mark.parametrize(("own", "level"), [(4.0, "good"), (2.0, "bad")])
 def test_the_cpu_time_of_a_run_is_not_taken_for_that_of_others(own: float, level: str) -> None:
     """Where the process that looks is the one that computes, its own time is known, not guessed."""

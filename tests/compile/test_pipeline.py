@@ -22,7 +22,6 @@ import tsm_edge
 from tsm_edge.artifact.folder import HEADER_FILE, LABELS, LIBRARY, MANIFEST, MODEL_ONNX, Artifact, load_artifact
 from tsm_edge.artifact.onnx_runtime import open_session
 from tsm_edge.cards import (
-    GpuSpec,
     ModelCard,
     NetworkSpec,
     Preprocess,
@@ -31,6 +30,7 @@ from tsm_edge.cards import (
     load_target,
     target_names,
 )
+from tsm_edge.cards.precision import PRECISIONS
 from tsm_edge.compile.backends.cpu.llvm import check_cpu
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import ArtifactError, CompileError, ModelFileError, TsmEdgeError
@@ -463,7 +463,7 @@ def test_progress(native: TargetCard, tmp_path: Path) -> None:
 # Requests ----------------------------------------------------------------------------------------------------------
 
 ONLINE = ModelCard("m", "", "", NetworkSpec("resnet-18", 5, frame_size=32), Preprocess(36, 32))
-NANO = GpuSpec("5.3", 1, 921, 25.6, "6.4")
+SUMS_IN_FP32 = dataclasses.replace(PRECISIONS["fp16"], accumulator="float32")
 OFFLINE = dataclasses.replace(ONLINE, network=dataclasses.replace(ONLINE.network, temporal_mode="offline"))
 
 
@@ -478,11 +478,11 @@ OFFLINE = dataclasses.replace(ONLINE, network=dataclasses.replace(ONLINE.network
         (lambda target: CompileRequest(target, Path("x"), OFFLINE), "an offline network looks at future frames"),
         (lambda target: CompileRequest(target, Path("x"), ONLINE, temporal_mode="offline"), "an offline network"),
         (
-            lambda target: CompileRequest(dataclasses.replace(target, device="cuda", gpu=NANO), Path("x"), ONLINE),
-            "device 'cuda' is not supported yet",
+            lambda target: CompileRequest(target, Path("x"), ONLINE, precision=SUMS_IN_FP32),
+            "is a CPU: --accumulate fp32 is for GPUs",
         ),
     ],
-    ids=["nothing", "weights twice", "offline card", "offline by option", "gpu"],
+    ids=["nothing", "weights twice", "offline card", "offline by option", "accumulate"],
 )
 def test_impossible_requests(make: Callable[[TargetCard], CompileRequest], message: str, native: TargetCard) -> None:
     with pytest.raises(CompileError, match=message):

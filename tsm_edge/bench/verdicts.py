@@ -179,9 +179,6 @@ def _bound(result: Result) -> Iterator[Verdict]:
     step, kernels = result.latency_ms.p50, _p50(result.kernels_ms) or sum(item.time_us for item in result.kernels) / 1e3
     if not step or not kernels:
         return
-    if any(verdict.name == "shared" and verdict.level == "bad" for verdict in machine_verdicts(result)):
-        yield Verdict("bound", "note", "what takes the time cannot be told while others use the cores")
-        return
     outside = max(0.0, 1 - kernels / step)
     if outside > _MUCH_OUTSIDE:
         text = f"{100 * outside:.0f} % of a step is not in its {len(result.kernels) or ''} kernels"

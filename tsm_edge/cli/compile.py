@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import time
 from collections.abc import Sequence
@@ -14,22 +15,20 @@ from tsm_edge.artifact.folder import OUTPUT_FOLDER, RUNNER
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cards import DEFAULT_MODEL, TemporalMode, load_model, load_target, model_files, target_file
 from tsm_edge.cards.architecture import runs_here
-from tsm_edge.cards.precision import precision_named
-from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain, warn
+from tsm_edge.cards.precision import Precision, precision_named
+from tsm_edge.cli.explain import explanation_of, explanation_table, print_explanation
+from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.weights import weight_options
 from tsm_edge.deploy.files import deployed_paths
 from tsm_edge.errors import CompileError
 from tsm_edge.extras import require
 from tsm_edge.files.paths import refuse_replacing_folder
 
-# Columns of the table of kernels that a narrow window can do without.
-_OPTIONAL = ("items", "kB", "FLOP/byte", "tile", "MFLOP", "bound by")
-
 if TYPE_CHECKING:
     from tsm_edge.artifact.folder import Artifact
     from tsm_edge.artifact.manifest import CacheInfo
-    from tsm_edge.cards import TargetCard
-    from tsm_edge.compile.explain import Explanation
+    from tsm_edge.cli.explain import AnyExplanation
+    from tsm_edge.compile.ir.device_code import DeviceCode
     from tsm_edge.compile.ir.program import Program
 
 
@@ -57,6 +56,7 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 @weight_options
 @click.option("--mode", type=click.Choice(["online", "none"]), help="Temporal mode; by default the model card's.")
 @click.option("--precision", default="fp32", show_default=True, help="Of weights, activations and sums.")
+@click.option("--accumulate", type=click.Choice(["fp32"]), help="With --precision fp16 on a GPU: long sums in fp32.")
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
 @click.option("--explain", is_flag=True, help="Show each kernel: rule, tile, FLOP, bytes, modelled time on the target.")
 @click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, which verifies and runs the model on a device.")
@@ -73,6 +73,7 @@ def command(
     mode: TemporalMode | None,
     seed: int | None,
     precision: str,
+    accumulate: str | None,
     keep_intermediates: bool,
     explain: bool,
     no_runner: bool,
@@ -113,30 +114,38 @@ def command(
         seed=seed,
         intermediates=Path(f"{folder}-intermediates") if keep_intermediates else None,
         runner=not no_runner,
-        precision=precision_named(precision),
+        precision=_precision(precision, accumulate),
     )
-    programs: list[Program] = []
+    inspected: list[tuple[Program, DeviceCode | None]] = []
     with status(f"compiling {name} for {target_card.name}") as show:
         artifact = compile_model(
-            request, lambda stage, done: show(f"{name} for {target_card.name}: {stage}", done), programs.append, warn
+            request,
+            lambda stage, done: show(f"{name} for {target_card.name}: {stage}", done),
+            lambda program, code: inspected.append((program, code)),
+            warn,
         )
     seconds = time.monotonic() - started_s
-    explanation = None
-    if explain:
-        from tsm_edge.compile.explain import explain as explain_program
-
-        explanation = explain_program(programs[0], target_card.cpu)
+    explanation = explanation_of(*inspected[0], target_card) if explain else None
     if as_json:
         _print_json(artifact, explanation, seconds)
         return
     _print(artifact, seconds)
     if explanation is not None:
-        _print_explanation(explanation, target_card)
+        print_explanation(explanation, target_card)
     if request.intermediates is not None:
         note(f"intermediates: {request.intermediates}")
     if artifact.manifest.random_weights:
         warn(RANDOM_WEIGHTS)
     note(f"next: {_next_command(artifact)}")
+
+
+def _precision(name: str, accumulate: str | None) -> Precision:
+    precision = precision_named(name)
+    if accumulate is None:
+        return precision
+    if precision.storage != "float16":
+        raise CompileError("--accumulate is for --precision fp16", "leave it out: sums of fp32 are fp32")
+    return dataclasses.replace(precision, accumulator="float32")
 
 
 def _next_command(artifact: Artifact) -> str:
@@ -149,7 +158,7 @@ def _next_command(artifact: Artifact) -> str:
     return f"{emulate if (artifact.path / RUNNER).exists() else ''}{deploy}"
 
 
-def _print_json(artifact: Artifact, explanation: Explanation | None, seconds: float) -> None:
+def _print_json(artifact: Artifact, explanation: AnyExplanation | None, seconds: float) -> None:
     deployed = [{"name": path.name, "size": path.stat().st_size} for path in deployed_paths(artifact)]
     table: dict[str, object] = {
         "path": artifact.path,
@@ -158,14 +167,7 @@ def _print_json(artifact: Artifact, explanation: Explanation | None, seconds: fl
         "deployed": deployed,
     }
     if explanation is not None:
-        table["explain"] = {
-            "clock_mhz": explanation.clock_mhz,
-            "peak_gflops": explanation.peak_gflops,
-            "modelled_milliseconds": explanation.milliseconds,
-            "without_rule": explanation.without_rule,
-            "kernels": [{**to_plain(item), "intensity": item.intensity} for item in explanation.kernels],
-            "choices": [choice.to_table() for choice in explanation.choices],
-        }
+        table["explain"] = explanation_table(explanation)
     print_json(table)
 
 
@@ -199,36 +201,6 @@ def _fed_back(caches: Sequence[CacheInfo]) -> list[tuple[str, str]]:
 
 def _made_by(activation: str) -> str:
     return f", probabilities: the model ends in a {activation}" if activation else ""
-
-
-def _print_explanation(explanation: Explanation, target: TargetCard) -> None:
-    rows = [
-        (
-            item.layer,
-            item.rule,
-            item.tile,
-            item.items,
-            f"{item.flops / 1e6:.2f}",
-            f"{item.bytes / 1e3:.0f}",
-            f"{item.intensity:.1f}",
-            item.bound,
-            "-" if item.microseconds is None else f"{item.microseconds:.1f}",
-        )
-        for item in explanation.kernels
-    ]
-    columns = ("layer", "rule", "tile", "items", "MFLOP", "kB", "FLOP/byte", "bound by", "model (us)")
-    print_table(f"\nkernels, and their time on one core of {target.name} by a model", columns, rows, _OPTIONAL)
-    if explanation.milliseconds is None:
-        note(f"no modelled time: target card {target.name} has no clock_mhz")
-    else:
-        note(
-            f"modelled, not measured: {explanation.milliseconds:.2f} ms a frame on one core "
-            f"({explanation.clock_mhz} MHz, peak {explanation.peak_gflops:.0f} GFLOP/s); measure with: tsm-edge profile"
-        )
-    if explanation.without_rule:
-        note(f"compiled by the generic fallback: {', '.join(explanation.without_rule)}")
-    else:
-        note("every kernel has a rule")
 
 
 def _runner_row(artifact: Artifact) -> list[tuple[str, str]]:

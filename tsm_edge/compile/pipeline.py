@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tsm_edge import __version__
 from tsm_edge.artifact.folder import (
@@ -42,9 +42,12 @@ from tsm_edge.cards import (
 from tsm_edge.cards.precision import FP32, Precision
 from tsm_edge.compile.frontend.activation import output_activation
 from tsm_edge.compile.frontend.onnx_reader import load_onnx, read_onnx
+from tsm_edge.compile.ir.device_code import DeviceCode
 from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.kernel import Items
 from tsm_edge.compile.ir.memory_plan import MemoryPlan, plan_memory
 from tsm_edge.compile.ir.program import KernelCall, Program
+from tsm_edge.compile.machine_code import MachineCode, backend_for
 from tsm_edge.compile.package.output import check_loads, writing_artifact, writing_intermediates
 from tsm_edge.errors import CompileError, ModelFileError
 from tsm_edge.export.metadata import OnnxMetadata, WeightSource, read_metadata
@@ -119,15 +122,16 @@ class CompileRequest:
                 "an offline network looks at future frames and cannot run frame by frame",
                 "compile the online one with: tsm-edge compile --mode online",
             )
-        if self.target.device != "cpu":
-            raise CompileError(
-                f"target {self.target.name}: device {self.target.device!r} is not supported yet",
-                "choose a CPU target of: tsm-edge targets",
-            )
         if self.precision.storage == "int8":
             raise CompileError(
                 f"precision {self.precision.name} is not supported yet, expected fp32 or fp16",
                 "leave --precision out",
+            )
+        if self.target.device == "cuda":
+            return
+        if self.precision.name == "fp16" and self.precision.accumulator == "float32":
+            raise CompileError(
+                f"target {self.target.name} is a CPU: --accumulate fp32 is for GPUs", "leave --accumulate out"
             )
         if self.precision.needs not in (None, *self.target.cpu.abilities):
             raise CompileError(
@@ -139,7 +143,7 @@ class CompileRequest:
 def compile_model(
     request: CompileRequest,
     progress: Progress = silent,
-    inspect: Callable[[Program], None] = lambda program: None,
+    inspect: Callable[[Program, DeviceCode | None], None] = lambda program, code: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Artifact:
     """Compile a model to an artifact directory.
@@ -150,7 +154,7 @@ def compile_model(
     progress : callable, optional
         Called before each stage with what it does and the share that is done.
     inspect : callable, optional
-        Called with the lowered program, before code is generated (see ``tsm_edge.compile.explain``).
+        Called with the lowered program and, of a GPU, its code (see ``tsm_edge.compile.explain``).
     warn : callable, optional
         Called with what is not as it should be, but does not hinder.
 
@@ -161,16 +165,14 @@ def compile_model(
     """
     from tsm_edge.artifact.golden import make_golden, write_golden
     from tsm_edge.artifact.reference import Reference
-    from tsm_edge.compile.backends.cpu.llvm import check_cpu, generate
-    from tsm_edge.compile.backends.cpu.lower import lower
-    from tsm_edge.compile.package.c_tables import write_sources
     from tsm_edge.compile.package.link import link_library
     from tsm_edge.compile.package.runner import link_runner
     from tsm_edge.compile.package.zig import zig_cache
     from tsm_edge.compile.passes.fuse import fuse
 
     started = time.monotonic()
-    check_cpu(request.target)
+    backend = backend_for(request.target)
+    backend.check()
     for folder_to_write in (request.output, request.intermediates):
         if folder_to_write is not None:
             refuse_replacing_folder(folder_to_write, [request.onnx, request.checkpoint], "-o DIR")
@@ -187,29 +189,25 @@ def compile_model(
         graph = load_onnx(onnx_file, request.cache_names)
         model = _described_model(request, metadata, graph)
         stages.begin("lowering", "lowering and scheduling")
-        program = lower(graph, fuse(graph), request.target, request.precision)
-        inspect(program)
-        plan = plan_memory(program.workspace)
-        functions, kernels = generate(
-            program,
-            request.target.cpu,
-            lambda count: stages.begin("generating", f"generating code for {count} kernels"),
+        program = backend.lower(graph, fuse(graph), request.precision)
+        plan = plan_memory(program.workspace, backend.alignment)
+        code = backend.generate(
+            program, work, lambda count: stages.begin("generating", f"generating code for {count} kernels")
         )
-        objects = work / "kernels.o"
-        kernels.write_to_file(str(objects), "o")
-        manifest = _manifest(request, model, metadata, graph, program, plan, time.monotonic() - started)
-        sources = write_sources(work, graph, program, plan, manifest)
+        inspect(program, code.device)
+        manifest = _manifest(request, model, metadata, graph, program, plan, code, time.monotonic() - started)
+        sources = code.write_sources(work, graph, program, plan, manifest)
         stages.begin("linking", f"linking for {request.target.name}")
-        link_library(folder / LIBRARY, request.target, sources, [objects], _tvm_ffi_includes())
+        link_library(folder / LIBRARY, request.target, sources, code.objects, _tvm_ffi_includes())
         shutil.copyfile(HEADER, folder / HEADER_FILE)
         if request.runner:
             stages.begin("runner", f"linking {RUNNER}")
-            link_runner(folder / RUNNER, request.target, manifest, work, sources, [objects])
+            link_runner(folder / RUNNER, request.target, manifest, work, sources, code.objects)
             write_golden(folder / GOLDEN, make_golden(Reference(folder / MODEL_ONNX, manifest), manifest))
         _write_folder(folder, manifest)
         check_loads(folder, request.output)
         if kept is not None:
-            _keep(kept, work, folder / MODEL_ONNX, functions, kernels, program)
+            _keep(kept, work, folder / MODEL_ONNX, code, program)
     return load_artifact(request.output)
 
 
@@ -255,11 +253,13 @@ def _manifest(
     graph: OnlineGraph,
     program: Program,
     plan: MemoryPlan,
+    code: MachineCode,
     seconds: float,
 ) -> Manifest:
     from tsm_edge.compile.package.c_tables import block_offsets, cache_bytes
     from tsm_edge.compile.package.zig import zig_version
 
+    alignment = backend_for(request.target).alignment
     weights = metadata.weights if metadata else WeightSource(printable(str(request.onnx)), graph.sha256)
     hashes = {"onnx": graph.sha256}
     if metadata and metadata.weights.sha256:
@@ -279,8 +279,8 @@ def _manifest(
         memory=MemoryInfo(
             workspace_bytes=plan.bytes,
             scratch_bytes=block_offsets([program.scratch_bytes])[1],
-            cache_bytes=2 * cache_bytes(program),
-            weight_bytes=block_offsets([array.nbytes for array in program.weights])[1],
+            cache_bytes=2 * cache_bytes(program, alignment),
+            weight_bytes=block_offsets([array.nbytes for array in program.weights], alignment)[1],
         ),
         kernels=tuple(_kernel_info(call) for call in program.calls),
         hashes=hashes,
@@ -289,6 +289,7 @@ def _manifest(
             "tvm": importlib.metadata.version("apache-tvm"),
             "zig": zig_version(),
             "abi": str(abi_version()),
+            **code.compiler,
         },
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         compile_seconds=round(seconds, 1),
@@ -351,9 +352,9 @@ def _size_and_classes(graph: OnlineGraph) -> tuple[Extent, int]:
 def _kernel_info(call: KernelCall) -> KernelInfo:
     spec = call.spec
     stages = tuple(StageInfo(stage.name, stage.flops) for stage in spec.stages)
-    return KernelInfo(
-        call.kernel, spec.rule, call.layer, call.items.count, spec.flops, spec.bytes, spec.describe(), stages
-    )
+    parallel = spec.parallel
+    items = parallel.count if isinstance(parallel, Items) else math.prod((*parallel.blocks, *parallel.threads))
+    return KernelInfo(call.kernel, spec.rule, call.layer, items, spec.flops, spec.bytes, spec.describe(), stages)
 
 
 def _write_folder(folder: Path, manifest: Manifest) -> None:
@@ -372,13 +373,9 @@ def _tvm_ffi_includes() -> list[Path]:
     return [Path(tvm_ffi.libinfo.find_include_path()), Path(tvm_ffi.libinfo.find_dlpack_include_path())]
 
 
-def _keep(
-    folder: Path, work: Path, onnx_file: Path, functions: Mapping[str, Any], kernels: Any, program: Program
-) -> None:
-    """Copy every stage's result: the ONNX file, the calls, TIR, LLVM IR, assembly, generated C, weights."""
+def _keep(folder: Path, work: Path, onnx_file: Path, code: MachineCode, program: Program) -> None:
+    """Copy every stage's result: the ONNX file, the calls, the kernels' code, generated C, weights."""
     shutil.copyfile(onnx_file, folder / MODEL_ONNX)
     (folder / "program.txt").write_text("".join(f"{call}\n\n" for call in program.calls), "utf-8")
-    (folder / "kernels.tir.py").write_text("\n".join(function.script() for function in functions.values()), "utf-8")
-    for kind, name in (("ll", "kernels.ll"), ("asm", "kernels.s")):
-        (folder / name).write_text(kernels.inspect_source(kind), "utf-8")
+    code.keep(folder)
     shutil.copytree(work, folder, dirs_exist_ok=True)
