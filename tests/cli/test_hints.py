@@ -53,7 +53,9 @@ def wrong_words(text: str, commands: dict[str, set[str]]) -> list[str]:
     wrong = [f"tsm-edge {name}" for name in re.findall(r": tsm-edge ([a-z]+)", text) if name not in commands]
     for command, rest in re.findall(r"tsm-edge ([a-z]+)\b([^;,)]*)", text):
         known = commands.get(command, set())
-        wrong += [f"tsm-edge {command} {option}" for option in re.findall(r"--[a-z][a-z0-9-]*", rest) if option not in known]
+        wrong += [
+            f"tsm-edge {command} {option}" for option in re.findall(r"--[a-z][a-z0-9-]*", rest) if option not in known
+        ]
     every = set().union(*commands.values()) | {"--debug", "--version"}
     if not re.search(OTHERS, text):
         wrong += [option for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text) if option not in every]
