@@ -32,7 +32,9 @@ def network() -> onnx.ModelProto:
     return graph.model(graph.head(x, 5))
 
 
-@pytest.mark.parametrize("precision", [HALF, SUMS_IN_FP32], ids=["fp16", "sums in fp32"])
+@pytest.mark.parametrize(
+    "precision", [HALF, pytest.param(SUMS_IN_FP32, marks=pytest.mark.slow)], ids=["fp16", "sums in fp32"]
+)
 def test_a_network_in_halfs(precision: Precision, tmp_path: Path) -> None:
     model = network()
     reference = Reference(model)
