@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tsm_edge.deploy.files import DeployFile
-from tsm_edge.deploy.transport import Finished, find_program, last_line, run_program
+from tsm_edge.deploy.transport import MOST_OUTPUT, Finished, find_program, last_line, run_program
 from tsm_edge.errors import DeployError
 
 # The one place where the shell user may both write and execute.
@@ -81,9 +81,9 @@ class AdbTransport:
         if state != "device":
             raise _not_ready(self.name, state)
 
-    def run(self, script: str, limit_s: float) -> Finished:
+    def run(self, script: str, limit_s: float, most_output: int = MOST_OUTPUT) -> Finished:
         """``adb shell SCRIPT``."""
-        finished = run_program(self._shell(script), limit_s, self.name)
+        finished = run_program(self._shell(script), limit_s, self.name, most_output=most_output)
         # Up to Android 6 adb does not hand on the exit code, so the script prints it.
         body, mark, code = finished.output.replace("\r\n", "\n").rpartition("tsm-exit=")
         if not mark or not code.strip().isdigit():

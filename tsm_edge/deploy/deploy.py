@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact.folder import MANIFEST, RUNNER, load_artifact
+from tsm_edge.artifact.folder import MANIFEST, RUNNER, Artifact, load_artifact
 from tsm_edge.cards import TargetCard
 from tsm_edge.cards.architecture import architecture, missing_features
 from tsm_edge.deploy.adb import AdbDestination, AdbTransport
@@ -47,11 +47,14 @@ class DeployRequest:
     destination : SshDestination or AdbDestination
     verify : bool
         Run ``tsm-runner verify`` there, if the artifact has a runner.
+    folder : str
+        Another folder there than the destination's; empty: that one.
     """
 
     artifact: Path
     destination: SshDestination | AdbDestination
     verify: bool = True
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,15 +188,21 @@ class _Job:
 @again_if_replaced
 def _prepare(path: Path, request: DeployRequest) -> _Job:
     artifact = load_artifact(path)
-    transport = _transport(request.destination)
-    folder = transport.folder(artifact.path.resolve().name).rstrip("/") or "/"
+    transport = open_transport(request.destination)
+    folder = request.folder or folder_of(transport, artifact)
     files = files_of(artifact)
     verify = request.verify and any(file.name == RUNNER for file in files)
     return _Job(transport, folder, files, artifact.manifest.target, verify)
 
 
-def _transport(destination: SshDestination | AdbDestination) -> Transport:
+def open_transport(destination: SshDestination | AdbDestination) -> Transport:
+    """The way to a destination; nothing is contacted."""
     return SshTransport(destination) if isinstance(destination, SshDestination) else AdbTransport(destination)
+
+
+def folder_of(transport: Transport, artifact: Artifact) -> str:
+    """Where an artifact goes on a device."""
+    return transport.folder(artifact.path.resolve().name).rstrip("/") or "/"
 
 
 def _ask(folder: str, files: Sequence[DeployFile], target: TargetCard) -> str:
@@ -208,9 +217,9 @@ def _ask(folder: str, files: Sequence[DeployFile], target: TargetCard) -> str:
         f"{ASK_GPU if target.gpu is not None else ''}"
         "for p in sha256sum tar; do command -v $p >/dev/null 2>&1 && echo tsm-$p=yes; done; "
         # The room is that of the nearest folder that is there already.
-        f'd={_argument(folder)}; while [ ! -d "$d" ] && [ "$d" != "${{d%/*}}" ]; do d=${{d%/*}}; done; '
+        f'd={argument(folder)}; while [ ! -d "$d" ] && [ "$d" != "${{d%/*}}" ]; do d=${{d%/*}}; done; '
         'echo "tsm-free=$(df -Pk "${d:-/}" 2>/dev/null | tail -n 1)"; '
-        f"cd -- {_argument(folder)} 2>/dev/null || exit 0; " + look_script(files)
+        f"cd -- {argument(folder)} 2>/dev/null || exit 0; " + look_script(files)
     )
 
 
@@ -256,7 +265,7 @@ def _check_room(name: str, folder: str, needed: int, free_line: str) -> None:
 
 def _make(folder: str) -> str:
     return (
-        f"mkdir -p -- {_argument(folder)} && cd -- {_argument(folder)} || exit; "
+        f"mkdir -p -- {argument(folder)} && cd -- {argument(folder)} || exit; "
         "[ -w . ] || { echo no permission to write >&2; exit 1; }"
     )
 
@@ -266,7 +275,7 @@ def _copy(transport: Transport, folder: str, files: Sequence[DeployFile], size: 
     if finished.code == 0:
         return
     if "No space left" in finished.errors + finished.output:
-        parts = " ".join(_argument(f"{folder}/{file.part}") for file in files)
+        parts = " ".join(argument(f"{folder}/{file.part}") for file in files)
         transport.run(f"rm -f -- {parts}", _COMMAND_S)
         raise DeployError(f"{transport.name}: the disk of {folder} is full", "make room there, or name another folder")
     raise DeployError(
@@ -280,7 +289,7 @@ def _finish(folder: str, files: Sequence[DeployFile]) -> str:
 
     What is renamed is on the disk first: boards lose power. A lost connection does not stop the renames.
     """
-    steps = [f"cd -- {_argument(folder)} || exit"]
+    steps = [f"cd -- {argument(folder)} || exit"]
     for file in files:
         name, part = shlex.quote(file.name), shlex.quote(file.part)
         steps.append(
@@ -302,7 +311,7 @@ def _finish(folder: str, files: Sequence[DeployFile]) -> str:
 
 
 def _verify(folder: str) -> str:
-    return f"cd -- {_argument(folder)} && ./{RUNNER} verify"
+    return f"cd -- {argument(folder)} && ./{RUNNER} verify"
 
 
 def _run_verify(transport: Transport, folder: str) -> tuple[bool, str]:
@@ -330,7 +339,7 @@ def _expect_ok(finished: Finished, transport: Transport, folder: str) -> None:
     )
 
 
-def _argument(path: str) -> str:
+def argument(path: str) -> str:
     """A path for a script; never an option."""
     return shlex.quote(path if path.startswith("/") else f"./{path}")
 

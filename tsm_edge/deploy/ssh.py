@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tsm_edge.deploy.destination import SshDestination
 from tsm_edge.deploy.files import DeployFile
-from tsm_edge.deploy.transport import Finished, find_program, last_line, run_program
+from tsm_edge.deploy.transport import MOST_OUTPUT, Finished, find_program, last_line, run_program
 from tsm_edge.errors import DeployError
 
 _CONNECT_S = 10
@@ -44,9 +44,9 @@ class SshTransport:
         """Is ``ssh`` here?"""
         find_program("ssh", "install it, for example with: apt-get install openssh-client")
 
-    def run(self, script: str, limit_s: float) -> Finished:
+    def run(self, script: str, limit_s: float, most_output: int = MOST_OUTPUT) -> Finished:
         """``ssh HOST "sh -c 'SCRIPT'"``."""
-        return self._checked(run_program(self._command(script), limit_s, self.name))
+        return self._checked(run_program(self._command(script), limit_s, self.name, most_output=most_output))
 
     def put(self, files: Sequence[DeployFile], folder: str, limit_s: float) -> Finished:
         """``ssh HOST 'cd FOLDER && tar -xof -' < ARCHIVE``."""

@@ -15,7 +15,7 @@ from typing import IO, Protocol
 from tsm_edge.deploy.files import DeployFile
 from tsm_edge.errors import DeployError
 
-_MOST_OUTPUT = 1 << 24  # bytes; a device's shell may print whatever it likes
+MOST_OUTPUT = 1 << 24  # bytes; a device's shell may print whatever it likes
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Transport(Protocol):
     def check(self) -> None:
         """Refuse early where the program for this way, or the device, is missing."""
 
-    def run(self, script: str, limit_s: float) -> Finished:
-        """Run one line of POSIX shell there."""
+    def run(self, script: str, limit_s: float, most_output: int = MOST_OUTPUT) -> Finished:
+        """Run one line of POSIX shell there; it may print so many bytes."""
 
     def put(self, files: Sequence[DeployFile], folder: str, limit_s: float) -> Finished:
         """Copy files into a folder that is there, under their temporary names (:attr:`DeployFile.part`)."""
@@ -79,7 +79,11 @@ def find_program(name: str, hint: str) -> str:
 
 
 def run_program(
-    command: Sequence[str], limit_s: float, device: str, stdin: IO[bytes] | int = subprocess.DEVNULL
+    command: Sequence[str],
+    limit_s: float,
+    device: str,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    most_output: int = MOST_OUTPUT,
 ) -> Finished:
     """Run a program here.
 
@@ -94,7 +98,7 @@ def run_program(
         list(command), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as program:
         try:
-            output, errors = _collect(program, time.monotonic() + limit_s)
+            output, errors = _collect(program, time.monotonic() + limit_s, most_output)
         except subprocess.TimeoutExpired:
             raise DeployError(
                 f"{device} does not finish within {limit_s:.0f} s",
@@ -102,7 +106,7 @@ def run_program(
             ) from None
         except _Endless:
             raise DeployError(
-                f"{device} prints more than {_MOST_OUTPUT >> 20} MiB, expected a few lines",
+                f"{device} prints more than {most_output >> 20} MiB, expected a few lines",
                 f"look at what this prints: {shlex.join(command)}",
             ) from None
         finally:
@@ -114,7 +118,7 @@ class _Endless(Exception):
     """A program prints more than anybody would."""
 
 
-def _collect(program: subprocess.Popen[bytes], until_s: float) -> tuple[bytes, bytes]:
+def _collect(program: subprocess.Popen[bytes], until_s: float, most_output: int) -> tuple[bytes, bytes]:
     """What a program prints until it ends: to stdout and to stderr."""
     found = {stream.fileno(): bytearray() for stream in (program.stdout, program.stderr) if stream is not None}
     with selectors.DefaultSelector() as selector:
@@ -126,7 +130,7 @@ def _collect(program: subprocess.Popen[bytes], until_s: float) -> tuple[bytes, b
                 found[key.fd] += block
                 if not block:
                     selector.unregister(key.fd)
-            if sum(map(len, found.values())) > _MOST_OUTPUT:
+            if sum(map(len, found.values())) > most_output:
                 raise _Endless
     program.wait(_left_s(program, until_s))
     output, errors = found.values()
