@@ -247,7 +247,7 @@ static void write_note(tsm_json *json, const char *key, const tsm_bench_run *run
     return;
   }
   tsm_json_open(json, key, '{');
-  tsm_json_fixed(json, "at_s", at(run, note->moment), 3);
+  tsm_json_fixed(json, "at_s", at(run, note->moment), 6);
   fprintf(json->file, ", %s", note->keys);
   tsm_json_close(json, '}');
 }
