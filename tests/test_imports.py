@@ -44,6 +44,7 @@ ALLOWED = {
     "verify": {"session", "artifact", "cards", "rpc", "compile.package"},
     "bench": {
         "compile",
+        "deploy",
         "session",
         "rpc",
         "verify",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsm_edge.artifact.folder import GOLDEN, LIBRARY
+from tsm_edge.artifact.folder import GOLDEN, LIBRARY, Artifact
 from tsm_edge.bench.camera import check_video, time_video
 from tsm_edge.bench.environment import snapshot
 from tsm_edge.bench.kernels import NOT_TIMED, KernelTimes, time_kernels
@@ -108,7 +108,7 @@ def run(subject: Subject, plan: Plan, command: str, show: Show = lambda text, do
         started=started,
         command=command,
         clock=subject.clock,
-        model=_model(subject),
+        model=model_of(subject.artifact),
         settings=plan.settings(subject.threads),
         startup=replace(
             subject.startup,
@@ -241,14 +241,15 @@ def _power(
 ) -> tuple[Power | None, PowerError | None]:
     """Power, or the reason beside it; an error where a sensor was asked for by name."""
     if measured.report is not None and recording.steps:
-        return _figures(measured.report, recording.steps), None
+        return figures(measured.report, recording.steps), None
     reason = no_meter or measured.reason
     unavailable[:] = [entry for entry in unavailable if entry.key != "power"] + [Refused("power", reason)]
     asked = plan.power != AUTO and not no_meter and recording.partial is None
     return None, PowerError(f"no power was measured: {reason}", "the times are whole") if asked else None
 
 
-def _figures(report: EnergyReport, frames: int) -> Power:
+def figures(report: EnergyReport, frames: int) -> Power:
+    """The energy of so many frames."""
     info = report.sensor
     return Power(
         sensor=info.name,
@@ -276,13 +277,14 @@ def _figures(report: EnergyReport, frames: int) -> Power:
     )
 
 
-def _model(subject: Subject) -> Model:
-    manifest = subject.artifact.manifest
+def model_of(artifact: Artifact) -> Model:
+    """What was measured."""
+    manifest = artifact.manifest
     return Model(
         name=manifest.model,
         target=manifest.target.name,
         precision=manifest.precision,
-        path=str(subject.artifact.path),
+        path=str(artifact.path),
         sha256=manifest.files.get(LIBRARY, ""),
         frame_shape=manifest.frame.shape,
         flops=sum(kernel.flops for kernel in manifest.kernels),

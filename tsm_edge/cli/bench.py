@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from tsm_edge.extras import require
 
 if TYPE_CHECKING:
     from tsm_edge.artifact.folder import Artifact
+    from tsm_edge.bench.boards import Destination
     from tsm_edge.bench.plan import Plan
     from tsm_edge.bench.run import Outcome
     from tsm_edge.bench.subject import Subject
@@ -33,6 +35,9 @@ _SECRET = "--key"
 @click.option("--tracker", metavar="HOST:PORT", help="On all devices this tracker has free under --key.")
 @click.option("--key", metavar="K", default="", help="Of the device's server; of a tracker's devices.")
 @click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="Read the key from a file.")
+@click.option("--ssh", multiple=True, metavar="USER@HOST", help="On the board there, with tsm-runner alone; or again.")
+@click.option("--ssh-config", metavar="FILE", type=click.Path(path_type=Path), help="For ssh, instead of your own.")
+@click.option("--adb", is_flag=False, flag_value="", metavar="[SERIAL]", help="On an Android device, the same way.")
 @click.option("--target", metavar="T", help="Without DIR: compile for this target.  [what the machine is]")
 @click.option("--frames", metavar="N", type=click.IntRange(1, 1_000_000), help="Measure so many frames.")
 @click.option("--duration", metavar="S", type=click.FloatRange(0.1, 86400), help="Measure so long.  [10]")
@@ -65,6 +70,9 @@ def command(
     tracker: str | None,
     key: str,
     key_file: Path | None,
+    ssh: tuple[str, ...],
+    ssh_config: Path | None,
+    adb: str | None,
     target: str | None,
     frames: int | None,
     duration: float | None,
@@ -95,9 +103,11 @@ def command(
         show_table8(paths, json_file)
         return
     artifact = _only(paths, ctx)
-    places = _places(rpc, tracker, chosen_key(key, key_file))
+    boards = _boards(ssh, ssh_config, adb)
+    elsewhere = bool(boards) and not rpc and tracker is None
+    places = [] if elsewhere else _places(rpc, tracker, chosen_key(key, key_file))
     if fix_clocks:
-        _print_clock_commands(places)
+        _print_clock_commands(places, boards)
         return
     if artifact is not None and target is not None:
         raise click.UsageError("--target is for a model that is compiled now: expected it or DIR", ctx)
@@ -119,8 +129,10 @@ def command(
         subjects = [
             stack.enter_context(_opened(place, _artifact(place, artifact, target), threads)) for place in places
         ]
-        for subject in subjects:
-            outcomes.append(_measured(subject, plan))
+        runs: list[Callable[[], Outcome]] = [partial(_measured, subject, plan) for subject in subjects]
+        runs += [partial(_measured_on_board, board, artifact, target, plan, threads) for board in boards]
+        for run in runs:
+            outcomes.append(run())
             if not quiet:
                 print_result(outcomes[-1].result)
             if isinstance(outcomes[-1].error, KeyboardInterrupt):
@@ -161,11 +173,29 @@ def _places(rpc: tuple[str, ...], tracker: str | None, key: str) -> list[Place |
     return [place] * max(1, count_devices(place.endpoint, key))
 
 
+def _boards(ssh: tuple[str, ...], config: Path | None, adb: str | None) -> list[Destination]:
+    from tsm_edge.deploy.adb import adb_destination
+    from tsm_edge.deploy.destination import parse_destination
+
+    over_ssh = [parse_destination(text, config) for text in ssh]
+    return [*over_ssh, *([adb_destination(adb)] if adb is not None else [])]
+
+
 def _measured(subject: Subject, plan: Plan) -> Outcome:
     from tsm_edge.bench.run import run
 
     with status(f"{subject.name}: loaded") as show:
         return run(subject, plan, _command(), lambda text, done: show(f"{subject.name}: {text}", done))
+
+
+def _measured_on_board(
+    board: Destination, path: Path | None, target: str | None, plan: Plan, threads: int | None
+) -> Outcome:
+    from tsm_edge.bench.boards import measure_on_board
+
+    artifact = _artifact(board, path, target)
+    with status("reaching the board") as show:
+        return measure_on_board(artifact, board, plan, threads, _command(), show, warn)
 
 
 @contextlib.contextmanager
@@ -177,22 +207,28 @@ def _opened(place: Place | None, artifact: Artifact, threads: int | None) -> Ite
         yield subject
 
 
-def _artifact(place: Place | None, path: Path | None, target: str | None) -> Artifact:
+def _artifact(place: Place | Destination | None, path: Path | None, target: str | None) -> Artifact:
     from tsm_edge.artifact.folder import load_artifact
 
     if path is not None:
         return load_artifact(path)
     require("compile", "tsm-edge bench without DIR")
+    from tsm_edge.bench.boards import board_target
     from tsm_edge.bench.default import default_artifact, target_for
+    from tsm_edge.rpc.place import Place
 
-    card = target_for(place, target)
+    if target is None and not isinstance(place, Place) and place is not None:
+        card = board_target(place)
+    else:
+        card = target_for(place if isinstance(place, Place) else None, target)
     with status(f"compiling the default model for {card.name}") as show:
         artifact = default_artifact(card, lambda text, done: show(f"the default model for {card.name}: {text}", done))
     note(f"model: {artifact.manifest.model} for {card.name}, {artifact.path}")
     return artifact
 
 
-def _print_clock_commands(places: Sequence[Place | None]) -> None:
+def _print_clock_commands(places: Sequence[Place | None], boards: Sequence[Destination]) -> None:
+    from tsm_edge.bench.boards import open_system
     from tsm_edge.bench.environment import fix_clock_commands, snapshot
     from tsm_edge.power.system import LocalSystem
     from tsm_edge.rpc.device import open_device
@@ -205,10 +241,17 @@ def _print_clock_commands(places: Sequence[Place | None]) -> None:
         else:
             with contextlib.closing(open_device(place, TimeLimits())) as device:
                 commands = fix_clock_commands(snapshot(RemoteSystem(device), 0.0))
-        for line in commands:
-            click.echo(line)
-        if not commands:
-            note(f"{place or 'this machine'}: shows no clock that could be held")
+        _print_commands(str(place or "this machine"), commands)
+    for board in boards:
+        name, system = open_system(board)
+        _print_commands(name, fix_clock_commands(snapshot(system, 0.0)))
+
+
+def _print_commands(name: str, commands: Sequence[str]) -> None:
+    for line in commands:
+        click.echo(line)
+    if not commands:
+        note(f"{name}: shows no clock that could be held")
 
 
 def _command() -> str:
