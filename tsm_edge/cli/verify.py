@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--onnx", type=click.Path(path_type=Path), help="The ONNX file, if not the one kept in DIR.")
 @click.option("--frames", type=click.IntRange(min=2), help="Frames to compare [16; with --emulate 4].")
 @threads_option
-@click.option("--emulate", is_flag=True, help="Run tsm-runner, under QEMU if it is for another machine.")
+@click.option("--emulate", is_flag=True, help="Run tsm-runner: under QEMU, on a stand-in for a GPU.")
 @rpc_options
 @json_option
 @click.pass_context
