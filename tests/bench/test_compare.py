@@ -9,7 +9,7 @@ import pytest
 from bench_results import a_result
 
 from tsm_edge.bench.compare import compare, pairs
-from tsm_edge.bench.result import Result, Samples
+from tsm_edge.bench.result import Result, Samples, Verdict
 from tsm_edge.errors import BenchError
 
 
@@ -70,3 +70,10 @@ def test_results_are_paired_by_name() -> None:
     assert [(one.name, other.name) for one, other in pairs(old, new)] == [("a", "a"), ("b", "b")]
     with pytest.raises(BenchError, match="has no result of c: it has b, a"):
         pairs(old, [a_run(0, name="c"), *new])
+
+
+def test_a_disturbed_machine_tells_nothing_of_the_model() -> None:
+    shared = replace(a_run(1, 1.5), verdicts=(Verdict("shared", "bad", "others used 1.2 of 2 cores"),))
+    found = compare(a_run(0), shared, 5.0)
+    assert (found.finding, found.is_regression, found.disturbed) == ("not distinguishable", False, ("shared",))
+    assert "disturbed (shared): measure again" in found.text()

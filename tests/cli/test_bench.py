@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import resource
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,17 +116,37 @@ def test_ctrl_c_keeps_what_was_measured(
     assert result.verdicts[0].name == "partial"
 
 
+def stored(path: Path, table: dict[str, Any], factor: float, *bad: str) -> Path:
+    """The measured result with other times, and these verdicts on the machine."""
+    changed = copy.deepcopy(table)
+    (result,) = changed["results"]
+    random = np.random.default_rng(len(path.name))
+    result["samples"] = {
+        "start_s": np.arange(400.0).tolist(),
+        "step_ms": (factor * random.normal(10, 0.2, 400)).tolist(),
+    }
+    result["verdicts"] = [{"name": name, "level": "bad", "text": "it was"} for name in bad]
+    path.write_text(json.dumps(changed))
+    return path
+
+
 def test_a_slower_run_is_a_regression_and_the_same_is_none(
     run_program: RunProgram, small_artifact: Artifact, tmp_path: Path
 ) -> None:
     measured(run_program, small_artifact, tmp_path)
     table = json.loads((tmp_path / "x.json").read_text())
-    samples = table["results"][0]["samples"]
-    samples["step_ms"] = [value / 3 for value in samples["step_ms"]]
-    (tmp_path / "old.json").write_text(json.dumps(table))
-    done = run_program("bench", str(small_artifact.path), *QUICK, "--compare", str(tmp_path / "old.json"))
-    assert done.returncode == 1, done.stderr
-    assert re.search(r"^this machine: slower by .* a regression$", done.stdout, re.MULTILINE)
+    old = str(stored(tmp_path / "old.json", table, 1.0))
+    cases = [
+        (stored(tmp_path / "slow.json", table, 1.1), 1, r"^this machine: slower by .* a regression$"),
+        (stored(tmp_path / "same-as-before.json", table, 1.0), 0, r"^this machine: not distinguishable"),
+        (stored(tmp_path / "shared.json", table, 1.1, "shared"), 0, r"not distinguishable.* disturbed \(shared\)"),
+    ]
+    for path, code, line in cases:
+        done = run_program("bench", str(path), "--compare", old)
+        assert done.returncode == code, done.stderr
+        assert re.search(line, done.stdout, re.MULTILINE), done.stdout
+    done = run_program("bench", str(small_artifact.path), *QUICK, "--compare", old)
+    assert re.search("^this machine: (faster|not distinguishable)", done.stdout, re.MULTILINE), done.stderr
 
 
 @pytest.mark.parametrize(

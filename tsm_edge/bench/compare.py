@@ -13,6 +13,9 @@ from tsm_edge.bench.result import Result
 from tsm_edge.bench.statistics import BATCHES, CONFIDENCE, batch_medians, student_t
 from tsm_edge.errors import BenchError
 
+# Verdicts on the machine, not on the model.
+_DISTURBANCES = ("shared", "throttled", "clock", "gpu", "memory", "rebooted", "partial")
+
 Finding = Literal["faster", "slower", "not distinguishable"]
 
 
@@ -30,6 +33,8 @@ class Comparison:
         Of the median, and its 99 % interval. What the runs' parts differ by is in it, so that a machine that wanders
         while it measures gives a wide one; what only changes from run to run is not.
     tolerance_percent : float
+    disturbed : tuple of str
+        What happened to the machine during one of the runs (names of verdicts): then nothing can be told of the model.
     remarks : tuple of str
         What else differs.
     """
@@ -41,11 +46,14 @@ class Comparison:
     low_percent: float
     high_percent: float
     tolerance_percent: float
+    disturbed: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
     def finding(self) -> Finding:
-        """Whether the interval leaves a doubt."""
+        """Whether the interval, or what happened to the machine, leaves a doubt."""
+        if self.disturbed:
+            return "not distinguishable"
         if self.low_percent > 0:
             return "slower"
         return "faster" if self.high_percent < 0 else "not distinguishable"
@@ -53,14 +61,15 @@ class Comparison:
     @property
     def is_regression(self) -> bool:
         """Whether it is surely slower by more than is tolerated."""
-        return self.low_percent > self.tolerance_percent
+        return self.finding == "slower" and self.low_percent > self.tolerance_percent
 
     def text(self) -> str:
         """In a line."""
         interval = f"99 % interval {self.low_percent:+.1f} to {self.high_percent:+.1f} %"
         medians = f"{self.old_ms:.3f} ms then, {self.new_ms:.3f} ms now"
         if self.finding == "not distinguishable":
-            return f"not distinguishable: {self.change_percent:+.1f} % ({interval}; {medians})"
+            why = f"; a run was disturbed ({', '.join(self.disturbed)}): measure again" if self.disturbed else ""
+            return f"not distinguishable: {self.change_percent:+.1f} % ({interval}; {medians}){why}"
         end = f", more than {self.tolerance_percent:g} %: a regression" if self.is_regression else ""
         return f"{self.finding} by {abs(self.change_percent):.1f} % ({interval}; {medians}){end}"
 
@@ -92,7 +101,9 @@ def compare(old: Result, new: Result, tolerance_percent: float) -> Comparison:
     old_ms, new_ms = (float(np.median(result.samples.step_ms)) for result in (old, new))
     change = math.log(new_ms / old_ms)
     percent, low, high = (100 * math.expm1(value) for value in (change, change - reach, change + reach))
-    return Comparison(new.name, old_ms, new_ms, percent, low, high, tolerance_percent, _remarks(old, new))
+    return Comparison(
+        new.name, old_ms, new_ms, percent, low, high, tolerance_percent, _disturbed(old, new), _remarks(old, new)
+    )
 
 
 def pairs(old: Sequence[Result], new: Sequence[Result]) -> list[tuple[Result, Result]]:
@@ -122,6 +133,11 @@ def _freedom(errors: Sequence[float]) -> int:
     return max(BATCHES - 1, int(total**2 / parts)) if parts else BATCHES - 1
 
 
+def _disturbed(old: Result, new: Result) -> tuple[str, ...]:
+    bad = (verdict.name for result in (old, new) for verdict in result.verdicts if verdict.level == "bad")
+    return tuple(dict.fromkeys(name for name in bad if name in _DISTURBANCES))
+
+
 def _remarks(old: Result, new: Result) -> tuple[str, ...]:
     """What differs beside the time."""
     looks = [result.environment_before for result in (old, new)]
@@ -133,8 +149,4 @@ def _remarks(old: Result, new: Result) -> tuple[str, ...]:
         ("fps", old.settings.fps, new.settings.fps),
         ("CPU", *(look.cpu_model if look else None for look in looks)),
     ]
-    remarks = [f"{name}: {before} then, {now} now" for name, before, now in differing if before != now]
-    doubtful = [verdict.name for result in (old, new) for verdict in result.verdicts if verdict.level == "bad"]
-    if doubtful:
-        remarks.append(f"one of the runs is not to be relied on ({', '.join(dict.fromkeys(doubtful))})")
-    return tuple(remarks)
+    return tuple(f"{name}: {before} then, {now} now" for name, before, now in differing if before != now)

@@ -102,6 +102,9 @@ def command(
     if table8:
         show_table8(paths, json_file)
         return
+    if compare is not None and paths and paths[0].is_file():
+        _compare_files(ctx, compare, paths, tolerance)
+        return
     artifact = _only(paths, ctx)
     boards = _boards(ssh, ssh_config, adb)
     elsewhere = bool(boards) and not rpc and tracker is None
@@ -151,6 +154,15 @@ def _only(paths: Sequence[Path], ctx: click.Context) -> Path | None:
     if len(paths) > 1:
         raise click.UsageError(f"{len(paths)} folders, expected one DIR (files of results are for --table8)", ctx)
     return paths[0] if paths else None
+
+
+def _compare_files(ctx: click.Context, old: Path, paths: Sequence[Path], tolerance: float) -> None:
+    """Compare what was measured and written before; measures nothing."""
+    from tsm_edge.bench.result import read_document
+
+    earlier = read_document(old)
+    results = [result for path in paths for result in read_document(path).results]
+    ctx.exit(print_comparison(earlier, results, tolerance, quiet=False))
 
 
 def _end(outcomes: Sequence[Outcome]) -> None:
