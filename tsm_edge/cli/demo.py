@@ -60,6 +60,7 @@ def command(model: str, checkpoint: Path | None, video: str | None, output: Path
         print_json(result)
         return
     summary, step = result.run, result.run.step
+    parts = f"decode, preprocess, network{'' if result.segments else ', annotated video'}"
     worst = max(check.error for check in result.verify.checks)
     labels = ", ".join(f"{name} ({count} frames)" for name, count in result.labels[:3])
     rows = [
@@ -72,7 +73,7 @@ def command(model: str, checkpoint: Path | None, video: str | None, output: Path
             "network",
             f"{step.median_ms:.1f} ms a frame (p90 {step.p90_ms:.1f} ms), {threads} thread(s)" if step else "-",
         ),
-        ("whole loop", f"{summary.frames_per_s:.1f} frames/s: decode, preprocess, network, annotated video"),
+        ("whole loop", f"{summary.frames_per_s:.1f} frames/s: {parts}"),
         ("annotated video", str(result.video)),
         ("time", f"{result.seconds:.0f} s"),
     ]

@@ -63,7 +63,7 @@ def command(
     from tsm_edge.training.train import TrainRequest, train
 
     card = _with_mode(load_model(model), temporal)
-    recipe = _recipe(data == "motion", start)
+    recipe = _recipe(data == "motion")
     recipe = dataclasses.replace(
         recipe,
         epochs=epochs or recipe.epochs,
@@ -112,10 +112,10 @@ def _with_mode(card: ModelCard, temporal: TemporalMode | None) -> ModelCard:
     return dataclasses.replace(card, network=dataclasses.replace(card.network, temporal_mode=temporal))
 
 
-def _recipe(generated: bool, start: str) -> Recipe:
+def _recipe(generated: bool) -> Recipe:
     from tsm_edge.training.recipe import FROM_SCRATCH, Recipe
 
-    return FROM_SCRATCH if generated and start == "none" else Recipe()
+    return FROM_SCRATCH if generated else Recipe()
 
 
 def _data(name: str, card: ModelCard, per_epoch: int, seed: int) -> Data:

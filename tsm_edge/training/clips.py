@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from tsm_edge.training.data import SEEN_AFTER, UNSEEN, Frames, Labels
@@ -71,7 +72,7 @@ class MotionClips:
     split: Split
     seed: int = 0
     frames: int = 12
-    size: int = 56
+    size: int = 48
     streamed: float = 0.0
 
     def clip(self, index: int) -> tuple[Frames, Labels]:
@@ -123,6 +124,8 @@ def draw_scene(parts: Bank, random: Random) -> Scene:
     background = _coloured(parts.textures[random.integers(len(parts.textures))], random)
     if random.random() < 0.4:
         background = _furnished(background, parts, random)
+    if random.random() < 0.7:  # out of focus, as behind a hand
+        background = _blurred(background, float(random.uniform(2, 6)))
     texture = _coloured(parts.textures[random.integers(len(parts.textures))], random)
     mask = parts.silhouettes[random.integers(len(parts.silhouettes))]
     size = mask.shape[0]
@@ -146,6 +149,10 @@ def _coloured(texture: Image, random: Random) -> Image:
     level, contrast = random.uniform(60, 195, 3), random.uniform(0.35, 1.0)
     table = np.clip((np.arange(256) - 128)[:, None] * contrast + level, 0, 255).astype(np.uint8)
     return np.stack([table[turned[..., channel], channel] for channel in range(3)], -1)
+
+
+def _blurred(background: Image, sigma_px: float) -> Image:
+    return np.asarray(cv2.GaussianBlur(background, (0, 0), sigma_px), np.uint8)
 
 
 def _furnished(background: Image, parts: Bank, random: Random) -> Image:

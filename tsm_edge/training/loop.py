@@ -141,12 +141,17 @@ class Loop:
         CheckpointError
             ``state`` is of another training, or damaged.
         TsmEdgeError
-            The loss is no number any more.
+            There is not one batch of clips, or the loss is no number any more.
         """
         recipe, now = self._recipe, self.progress
         if state is not None and state.exists():
             self._restore(state)
         per_epoch = clips.per_epoch // recipe.batch
+        if not per_epoch:
+            raise TsmEdgeError(
+                f"{clips.per_epoch} clips to train on, expected at least a batch of {recipe.batch}",
+                f"try: --batch {max(clips.per_epoch // recipe.workers, 1) * recipe.workers}, or give more clips",
+            )
         steps = per_epoch * recipe.epochs
         measured_at = {round(steps * (index + 1) / measure) for index in range(measure)}
         began_s, before_s, saved_s = time.monotonic(), now.seconds, time.monotonic()
@@ -218,8 +223,10 @@ class Loop:
         if not self._online:
             logits, truth = logits.unflatten(0, truth.shape).mean(1), truth[:, -1]
         loss = nn.functional.cross_entropy(
-            logits, truth.flatten(), ignore_index=UNSEEN, label_smoothing=self._recipe.smoothing
+            logits, truth.flatten(), ignore_index=UNSEEN, label_smoothing=self._recipe.smoothing, reduction="sum"
         )
+        # Of short pieces there may be none whose motion is seen yet.
+        loss = loss / max(int((truth != UNSEEN).sum()), 1)
         return loss.item(), torch.autograd.grad(loss, self._parameters)
 
     def tensor(self, frames: Frames) -> Tensor:

@@ -145,8 +145,8 @@ def _shaken(x: Values, y: Values, angle: Values, speeds: Speeds, random: Random)
 
 
 def _fade(frames: int, random: Random) -> Values:
-    """From 0 to 1; it may begin late and end early, by as much."""
-    begin, end = random.uniform(0, 0.2, 2) * (frames - 1)
+    """From 0 to 1 within half to four fifths of the frames; it begins as late as it ends early, on the whole."""
+    begin, end = random.uniform(0.1, 0.25, 2) * (frames - 1)
     fade: Values = np.clip((np.arange(frames) - begin) / (frames - 1 - end - begin), 0, 1).astype(np.float32)
     return fade
 

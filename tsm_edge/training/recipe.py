@@ -87,7 +87,7 @@ class Recipe:
 
 # From nothing, on generated clips that never repeat.
 FROM_SCRATCH = Recipe(
-    epochs=25, batch=16, optimizer="adamw", rate=3e-3, schedule="cosine", decay=0.02, dropout=0.1, clip_norm=5.0
+    epochs=20, batch=16, optimizer="adamw", rate=3e-3, schedule="cosine", decay=0.02, dropout=0.1, clip_norm=5.0
 )
 # A few clips of somebody's own, from weights that see motion already.
 TEACH = Recipe(batch=8, optimizer="adamw", rate=1e-3, schedule="cosine", decay=0.02, dropout=0.2, clip_norm=5.0)

@@ -17,6 +17,7 @@ from tsm_edge.training.textures import Random
 # Frames of a second of these videos, as the clips' motions are meant.
 FPS = 12.0
 _SHORTEST, _LONGEST = 14, 20  # frames of a motion
+_FADE = 12  # frames of one that appears or vanishes
 _HIDDEN = 0.04
 _DRAWS = 20  # of a motion, before another one is tried
 
@@ -90,7 +91,7 @@ def draw_stream(segments: int, seed: int = 0) -> Stream:
         first = made[-1].first + made[-1].frames if made else 0
         label, piece = _next(state, counts, made[-1].label if made else -1, frames, speeds, random)
         counts[label] += 1
-        made.append(Segment(label, first, frames))
+        made.append(Segment(label, first, len(piece)))
         pieces.append(piece)
         x, y, size, angle, opacity = (values[-1] for values in piece.columns())
         if opacity < 0.5:  # it comes back elsewhere
@@ -114,7 +115,8 @@ def _next(
         if label == before or (name == "appear") != hidden:
             continue
         for _ in range(_DRAWS):
-            piece = _continued(state, name, offsets(label, frames + 1, speeds, random))
+            count = _FADE if name in ("appear", "vanish") else frames
+            piece = _continued(state, name, offsets(label, count + 1, speeds, random))
             if _fits(piece):
                 return label, piece
     still = LABELS.index("appear" if hidden else "still")

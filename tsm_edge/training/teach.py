@@ -99,9 +99,8 @@ def teach(
     data = dataclasses.replace(data, repeats=max(1, 8 * TEACH.batch // len(data.splits[0])))
     epochs = max(1, round(_STEPS / (len(data.splits[0]) * data.repeats // TEACH.batch)))
     recipe = dataclasses.replace(TEACH, epochs=epochs, seed=request.seed)
-    start = card.weights_file
     trained = train(
-        TrainRequest(card, data, request.output, recipe, start, request.freeze),
+        TrainRequest(card, data, request.output, recipe, card.weights_file, request.freeze, request.name),
         lambda text, done: progress(text, _TRAINED * done),
         note,
     )

@@ -40,6 +40,8 @@ class TrainRequest:
         ``none``, ``motion``, ``imagenet`` or a checkpoint's path.
     freeze : int
         So many of the first parts of the network stay as they are; -1: all but the classifier.
+    name : str
+        Of the new model; empty: the folder's.
     """
 
     card: ModelCard
@@ -48,6 +50,7 @@ class TrainRequest:
     recipe: Recipe
     start: str = "none"
     freeze: int = 0
+    name: str = ""
 
 
 def train(
@@ -94,12 +97,12 @@ def train(
 
 
 def described(request: TrainRequest) -> ModelCard:
-    """The card of what will come out: the given one with the data's classes, under the folder's name."""
+    """The card of what will come out: the given one with the data's classes, under its new name."""
     labels = request.data.labels
     network = dataclasses.replace(request.card.network, classes=len(labels))
     return dataclasses.replace(
         request.card,
-        name=card_name(request.output),
+        name=request.name or card_name(request.output),
         network=network,
         labels=labels,
         labels_file=LABELS,
