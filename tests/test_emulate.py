@@ -18,6 +18,8 @@ from onnx_graphs import GraphBuilder, assert_nan_goes_through, small_network
 from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact
 from tsm_edge.artifact.golden import make_golden
 from tsm_edge.artifact.reference import Reference
+from tsm_edge.bench.plan import Plan
+from tsm_edge.bench.told import read_told
 from tsm_edge.cards import NetworkSpec, Preprocess, TargetCard, load_model, load_target
 from tsm_edge.cards.architecture import architecture
 from tsm_edge.cards.precision import precision_named
@@ -60,6 +62,23 @@ def test_mobilenet_on_a_board(name: str, small_mobilenet: Path, tmp_path: Path) 
     assert len(result.checks) == 12
     assert result.passed, result.checks
     assert all(check.magnitude > 0 for check in result.checks)
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "android-arm64"])
+def test_a_boards_runner_benches(name: str, tmp_path: Path) -> None:
+    """With the model beside it, and with the model inside; times of an emulator mean nothing."""
+    need_qemu(name)
+    artifact = compile_onnx(small_network(), tmp_path / "board", load_target(name), runner=True)
+    command = [*emulator_command(load_target(name)), str(artifact.path / RUNNER), "bench"]
+    options = ["--frames", "70", "--warmup", "0", "--threads", "2"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=True)
+    plan = Plan(frames=70, warmup_s=0, power="none")
+    result = read_told(done.stdout, "board", artifact, plan, threads=2, seconds=120.0)
+    assert result.latency_ms.p90 is not None
+    assert result.verification is not None
+    assert result.verification.passed
+    assert result.environment_before is not None
+    assert (result.environment_before.architecture, result.model.target) == ("aarch64", name)
 
 
 @pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-3-32bit"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from background import Background, served_at
 from power_fakes import FakeSensor
 
 from tsm_edge.artifact.folder import RUNNER, Artifact, load_artifact
@@ -24,12 +26,15 @@ from tsm_edge.bench.errand import Said
 from tsm_edge.bench.outside import measure_outside
 from tsm_edge.bench.plan import Plan
 from tsm_edge.bench.result import Document, Result, Samples, from_json, read_document, to_json
+from tsm_edge.bench.run import run
 from tsm_edge.bench.statistics import summary
+from tsm_edge.bench.subject import Subject, here, over_rpc
 from tsm_edge.deploy.adb import AdbDestination
 from tsm_edge.deploy.deploy import DeployRequest, deploy
 from tsm_edge.deploy.destination import parse_destination
 from tsm_edge.errors import BenchError
 from tsm_edge.power.registry import LiveMeter
+from tsm_edge.rpc.place import Place, parse_endpoint
 
 # The fixtures of this folder's conftest.py.
 Board = Any
@@ -360,3 +365,55 @@ def test_a_meter_that_is_read_from_here_knows_when_frames_ran(honest: str, artif
     assert result.power.net_j == pytest.approx(3.0 * frames_s, rel=0.15)
     assert min(sample.at_s for sample in result.watts) < -0.3
     assert max(sample.at_s for sample in result.watts) > frames_s + tail_s
+
+
+def test_all_ways_find_the_same_latency(
+    board: Board, adb: Adb, other_artifact: Artifact, start_server: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here, over RPC, ssh and adb: one machine. Turns are repeated until their fastest medians are near each other."""
+    for name, value in adb.environment.items():
+        monkeypatch.setenv(name, value)
+    artifact, plan = other_artifact, Plan(frames=2000, warmup_s=0, power="none", peak=False)
+    over_ssh = parse_destination("board", board.config)
+    deploy(DeployRequest(artifact.path, over_ssh, verify=False))
+    deploy(DeployRequest(artifact.path, AdbDestination(), verify=False))
+    address = start_server()
+
+    def on_board(destination: Any) -> Result:
+        return measure_on_board(artifact, destination, plan, 1, "it").result
+
+    def on_subject(subject: Subject) -> Result:
+        with contextlib.closing(subject):
+            return run(subject, plan, "it").result
+
+    ways: dict[str, Callable[[], Result]] = {
+        "local": lambda: on_subject(here(artifact, 1)),
+        "rpc": lambda: on_subject(over_rpc(artifact, Place(parse_endpoint(address)), 1)),
+        "ssh": lambda: on_board(over_ssh),
+        "adb": lambda: on_board(AdbDestination()),
+    }
+    medians = dict.fromkeys(ways, float("inf"))
+    for _ in range(6):
+        for name, way in ways.items():
+            result = way()
+            assert result.route == name
+            medians[name] = min(medians[name], result.latency_ms.p50 or float("inf"))
+        if max(medians.values()) < 1.25 * min(medians.values()):
+            return
+    raise AssertionError(f"medians differ by more than a quarter: {medians}")
+
+
+@pytest.fixture
+def start_server(tmp_path: Path, program_environment: dict[str, str]) -> Iterator[Callable[[], str]]:
+    """Start ``tsm-edge serve``; its address."""
+    servers: list[Background] = []
+
+    def start() -> str:
+        command = [sys.executable, "-m", "tsm_edge.cli", "serve", "--port", "0"]
+        environment = {**program_environment, "TSM_EDGE_THREADS": "1"}
+        servers.append(Background(command, tmp_path / "serve.log", environment))
+        return str(served_at(servers[-1]))
+
+    yield start
+    for server in servers:
+        server.kill()
