@@ -17,6 +17,7 @@ _PRIVATE = {
     # Into the temporary folder that takes an artifact's place when it is whole, or into a scratch folder.
     "compile/pipeline.py": {"compile_model", "_model_file", "_write_folder", "_keep"},
     "compile/package/output.py": {"writing_intermediates"},
+    "compile/machine_code.py": {"generate", "keep"},
     "compile/package/c_tables.py": {"write_sources", "write_constants", "write_weights"},
     "compile/package/device_tables.py": {"write_device_sources"},
     "compile/backends/cuda/nvrtc.py": {"_start", "_compile_here"},
