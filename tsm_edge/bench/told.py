@@ -60,7 +60,9 @@ def _parse(text: str, name: str) -> Result:
         document = from_json(json.loads(text), f"{name}: what tsm-runner printed")
         [result] = document.results
     except TsmEdgeError as error:
-        raise BenchError(error.problem, "deploy the model anew: its tsm-runner is of another version") from None
+        raise BenchError(
+            error.problem, "its tsm-runner is of another version; compile the model again: tsm-edge compile"
+        ) from None
     except (ValueError, RecursionError):
         raise BenchError(f"{name}: tsm-runner printed no document of one result", _AGAIN) from None
     return result
