@@ -90,6 +90,8 @@ def model_from_table(table: Any, where: str) -> ModelCard:
 def load_target(name: str | Path) -> TargetCard:
     """Read a target card by name or path; ``native`` comes back filled in with what this machine reports.
 
+    ``native-cuda`` keeps its placeholders, and ``detect``, where this machine has no GPU.
+
     Raises
     ------
     CardError
@@ -103,7 +105,16 @@ def load_target(name: str | Path) -> TargetCard:
         from tsm_edge.cards.detect import detect_cpu, detect_libc
 
         card = dataclasses.replace(card, cpu=detect_cpu(), libc=detect_libc())
-    return card
+    return _with_gpu(card) if card.detect and card.gpu is not None else card
+
+
+def _with_gpu(card: TargetCard) -> TargetCard:
+    from tsm_edge.cards.detect_gpu import detect_gpu
+
+    try:
+        return dataclasses.replace(card, gpu=detect_gpu(), detect=False)
+    except CardError:  # said again where it is compiled for
+        return card
 
 
 @functools.cache

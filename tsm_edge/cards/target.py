@@ -224,7 +224,7 @@ class TargetCard:
     gpu : GpuSpec or None
         Of a ``cuda`` target.
     detect : bool
-        The CPU fields are placeholders, to be replaced by what this machine reports (``native``).
+        The CPU and GPU fields are placeholders, to be replaced by what this machine reports (``native``).
     """
 
     name: str

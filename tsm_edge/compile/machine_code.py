@@ -148,9 +148,12 @@ class _Cuda:
     alignment: int = GPU_ALIGNMENT
 
     def check(self) -> None:
+        from tsm_edge.cards.detect_gpu import detect_gpu
         from tsm_edge.compile.backends.cuda.toolchain import check_toolchain
 
         check_toolchain()
+        if self.target.detect:  # what it should have found is not there
+            detect_gpu()
 
     def lower(self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision) -> Program:
         from tsm_edge.compile.backends.cuda.lower import lower

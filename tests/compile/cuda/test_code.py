@@ -23,7 +23,7 @@ from tsm_edge.compile.ir.layout import planes
 from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
 from tsm_edge.errors import CompileError, TsmEdgeError
 
-GPUS = {name: card.gpu for name in target_names() if name != "native" and (card := load_target(name)).gpu}
+GPUS = {name: card.gpu for name in target_names() if not name.startswith("native") and (card := load_target(name)).gpu}
 
 
 def copying() -> Program:
