@@ -25,6 +25,9 @@ ARM_FEATURES = {
     "bf16": "+bf16",
 }
 
+# The same of x86-64, beyond its levels.
+X86_FEATURES = {"avx512_vnni": "+avx512vnni", "avx_vnni": "+avxvnni"}
+
 # Levels of the x86-64 psABI, and what code for each traps without, as /proc/cpuinfo spells it (LZCNT is abm there).
 _X86_V2 = ("sse4_1", "sse4_2", "ssse3", "popcnt", "cx16", "lahf_lm")
 _X86_V3 = ("avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe", "xsave")
@@ -52,6 +55,7 @@ _NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 _NEEDS_OF_FEATURES: dict[str, dict[str, str]] = {
+    "x86_64": {feature: flag for flag, feature in X86_FEATURES.items()},
     "aarch64": {feature: flag for flag, feature in ARM_FEATURES.items()},
     "arm": {"+neon": "neon", "+vfp4": "vfpv4", "+crc": "crc32"},
 }

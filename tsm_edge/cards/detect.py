@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.cards import Ability, CpuSpec
-from tsm_edge.cards.architecture import ARM_FEATURES, X86_LEVELS, cpuinfo
+from tsm_edge.cards.architecture import ARM_FEATURES, X86_FEATURES, X86_LEVELS, cpuinfo
 from tsm_edge.errors import CardError
 
 
@@ -24,12 +24,13 @@ class _X86Level:
     lanes: int
     registers: int
     abilities: tuple[Ability, ...]
+    dot_product: str = ""  # the flag of /proc/cpuinfo for 8-bit dot products of its vectors
 
 
 _X86_BASE: tuple[Ability, ...] = ("memory-operands", "prefetch")
 _X86_LEVELS = (  # best first
-    _X86Level("x86-64-v4", 16, 32, (*_X86_BASE, "broadcast-operands", "broadcast-pairs")),
-    _X86Level("x86-64-v3", 8, 16, (*_X86_BASE, "broadcast-pairs")),
+    _X86Level("x86-64-v4", 16, 32, (*_X86_BASE, "broadcast-operands", "broadcast-pairs"), "avx512_vnni"),
+    _X86Level("x86-64-v3", 8, 16, (*_X86_BASE, "broadcast-pairs"), "avx_vnni"),
     _X86Level("x86-64-v2", 4, 16, _X86_BASE),
     _X86Level("x86-64", 4, 16, _X86_BASE),
 )
@@ -149,9 +150,12 @@ def _x86_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> C
     flags = set.intersection(*(set(processor.get("flags", "").split()) for processor in processors))
     level = next(level for level in _X86_LEVELS if flags.issuperset(X86_LEVELS[level.cpu]))
     caches = _caches(root, cpus)
+    dots = level.dot_product in flags
+    dot_product: tuple[Ability, ...] = ("dot-product",) if dots else ()
     return CpuSpec(
         triple="x86_64-unknown-linux-gnu",
         cpu=level.cpu,
+        features=(X86_FEATURES[level.dot_product],) if dots else (),
         vector_lanes=level.lanes,
         vector_registers=level.registers,
         # Where /sys is hidden (some containers): what the smallest common x86-64 cores have.
@@ -161,7 +165,7 @@ def _x86_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> C
         cores=_cores(root, cpus),
         clock_mhz=_clock_mhz(root, processors, cpus),
         fma_per_cycle=2.0 if level.lanes > 4 else 1.0,
-        abilities=level.abilities,
+        abilities=(*level.abilities, *dot_product),
     )
 
 

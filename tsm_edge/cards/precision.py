@@ -19,8 +19,8 @@ class Precision:
         Element type of activations, weights and shift caches.
     accumulator : str
         Element type of sums.
-    needs : str or None
-        What the target's instructions must be able to do.
+    needs : tuple of str
+        One of these the target's instructions must be able to do; empty: nothing in particular.
     tolerance : float
         Largest difference from the reference in verification, relative to the largest value of a tensor; 0: equality
         with a reference of the same integers.
@@ -30,7 +30,7 @@ class Precision:
     storage: str
     accumulator: str
     tolerance: float
-    needs: Ability | None = None
+    needs: tuple[Ability, ...] = ()
 
 
 # float32 sums in another order: a few units of rounding over a few hundred layers.
@@ -39,8 +39,8 @@ PRECISIONS = {
     precision.name: precision
     for precision in (
         FP32,
-        Precision("fp16", "float16", "float16", 3e-2, "fp16-arithmetic"),
-        Precision("int8", "int8", "int32", 0.0, "dot-product"),
+        Precision("fp16", "float16", "float16", 3e-2, ("fp16-arithmetic",)),
+        Precision("int8", "int8", "int32", 0.0, ("dot-product", "multiply-by-lane")),
     )
 }
 
