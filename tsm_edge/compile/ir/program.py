@@ -96,6 +96,15 @@ class WorkspaceBuffer:
         return self.image.bytes
 
 
+@dataclass(frozen=True)
+class StoredLevels:
+    """How bytes stand for values: ``((byte ^ flip) - zero) * step``."""
+
+    step: float
+    zero: int
+    flip: int
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """A whole step.
@@ -116,6 +125,8 @@ class Program:
         What the rules chose for each kernel, or were told to.
     byte_calls : tuple of KernelCall
         Run before ``calls`` where the frame comes as bytes: from ``frame_bytes`` to ``frame``.
+    cache_levels : tuple of StoredLevels
+        Of each shift cache, where caches are bytes; else empty.
     """
 
     calls: tuple[KernelCall, ...]
@@ -126,6 +137,7 @@ class Program:
     precision: Precision
     choices: Choices
     byte_calls: tuple[KernelCall, ...] = ()
+    cache_levels: tuple[StoredLevels, ...] = ()
 
     @property
     def scratch_bytes(self) -> int:
