@@ -8,9 +8,8 @@ from tsm_edge.cards import TargetCard
 from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.backends.cpu.lowering import Lowering
-from tsm_edge.compile.backends.cpu.plan import plan_units
-from tsm_edge.compile.backends.cpu.rules import RULES, rule_for
-from tsm_edge.compile.backends.cpu.unit import layers_of
+from tsm_edge.compile.backends.cpu.plan import layers_of, plan_units
+from tsm_edge.compile.backends.cpu.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
@@ -44,7 +43,7 @@ def lower(
     """
     choices = choices or Choices()
     core = Core(target.cpu, precision.storage)
-    units = plan_units(graph, layers, core, choices, RULES)
+    units = plan_units(graph, layers, core, choices)
     lowering = Lowering(graph, layers, units, core, choices)
     for unit in units:
         rule_for(unit).lower(lowering, unit)

@@ -8,11 +8,12 @@ from typing import TypeVar
 import numpy as np
 
 from tsm_edge.compile.backends.cpu.borders import NO_BORDER, needed_border, widest
+from tsm_edge.compile.backends.cpu.choose.winograd import WinogradConvolution
 from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.backends.cpu.kernels.copying import CopySpec
 from tsm_edge.compile.backends.cpu.placement import Placement, Tensor
+from tsm_edge.compile.backends.cpu.plan import Unit, layers_of
 from tsm_edge.compile.backends.cpu.shift_caches import ShiftCaches
-from tsm_edge.compile.backends.cpu.unit import Group, Unit, layers_of
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
@@ -59,8 +60,9 @@ class Lowering:
         self._given = choices
         self._names = ir.layer_names(graph, layers)
         self._kernel_names: dict[KernelSpec, str] = {}
-        groups = [unit for unit in units if isinstance(unit, Group)]
-        self._tile_sides = {layer.output: group.tile_side for group in groups for layer in group.layers}
+        self._winograd = {
+            unit.convolution.output: unit.tile.outputs for unit in units if isinstance(unit, WinogradConvolution)
+        }
         convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
         borders = widest((layer.source, self.border_of(layer)) for layer in convolutions)
         self.tensors = Placement(graph, core, borders, self.call)
@@ -106,7 +108,7 @@ class Lowering:
 
     def border_of(self, layer: ir.Convolution) -> Border:
         """Zeros a convolution reads around its source."""
-        return needed_border(layer, self.graph.shapes, self._tile_sides.get(layer.output, 0))
+        return needed_border(layer, self.graph.shapes, self._winograd.get(layer.output, 0))
 
     def read_later(self, tensor: str, output: str) -> bool:
         """Whether anybody reads ``tensor`` after ``output`` is made, a shift cache included."""

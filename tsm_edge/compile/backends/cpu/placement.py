@@ -61,8 +61,12 @@ class Placement:
 
     def new(self, tensor: str, image: Image) -> Tensor:
         """Room for a tensor in the workspace."""
-        self._images.append((tensor, image))
-        return self.put(tensor, Tensor(image, BufferRef("workspace", len(self._images) - 1)))
+        return self.put(tensor, Tensor(image, self.room(tensor, image)))
+
+    def room(self, name: str, image: Image) -> BufferRef:
+        """Room in the workspace for what is no tensor here; ``name`` is for people."""
+        self._images.append((name, image))
+        return BufferRef("workspace", len(self._images) - 1)
 
     def output(self, tensor: str) -> Tensor:
         """Room for a tensor a rule is about to make, as :meth:`output_image` says."""

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tsm_edge.compile.backends.cpu.choose.fusion import ExpandDepthwise, InvertedResidual, fused_blocks
+from tsm_edge.compile.backends.cpu.choose.winograd import (
+    WinogradConvolution,
+    WinogradSettings,
+    winograd_fits,
+    winograd_layers,
+)
 from tsm_edge.compile.backends.cpu.core import Core
-from tsm_edge.compile.backends.cpu.rule import Rule, Search
-from tsm_edge.compile.backends.cpu.unit import Unit, layers_of
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.errors import CompileError
 
-_AGAIN = "compile without these choices: the rules then decide"
+Unit = ir.Layer | ExpandDepthwise | InvertedResidual | WinogradConvolution
 
 
-def plan_units(
-    graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, choices: Choices, rules: Sequence[Rule]
-) -> tuple[Unit, ...]:
-    """Part the layers into units, in execution order; a unit of several layers stands where its last one stood.
+def layers_of(unit: Unit) -> tuple[ir.Layer, ...]:
+    """The layers a unit computes, in order."""
+    return unit.layers if isinstance(unit, ExpandDepthwise | InvertedResidual | WinogradConvolution) else (unit,)
 
-    First what was chosen, then what the rules find, one after the other; the rest are units of one layer.
+
+def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, choices: Choices) -> tuple[Unit, ...]:
+    """Part the layers into units, in execution order; a fused unit stands where its last layer stood.
 
     Raises
     ------
@@ -29,29 +35,45 @@ def plan_units(
     """
     names = ir.layer_names(graph, layers)
     by_name = {names[layer.output]: layer for layer in layers}
-    units = [_chosen(graph, by_name, choice, rules) for choice in choices]
-    chosen = {layer.output for unit in units for layer in layers_of(unit)}
-    taken = set(chosen)
-    for rule in rules:
-        free = [layer for layer in layers if layer.output not in taken]
-        found = rule.find(Search(graph, layers, frozenset(chosen), free, core)) if rule.find else ()
-        units += found
-        taken |= {layer.output for group in found for layer in group.layers}
-    units += [layer for layer in layers if layer.output not in taken]
+    chosen = [_chosen(graph, by_name, choice) for choice in choices]
+    decided = {layer.output for unit in chosen for layer in layers_of(unit)}
+    free = [layer for layer in layers if layer.output not in decided]
+    blocks = fused_blocks(graph, free, core)
+    in_blocks = {layer.output for block in blocks for layer in block.layers}
+    tiles = winograd_layers(graph, [layer for layer in free if layer.output not in in_blocks], core)
+    winograd = [
+        WinogradConvolution(layer, tiles[layer.output])
+        for layer in free
+        if isinstance(layer, ir.Convolution) and layer.output in tiles
+    ]
+    units: list[Unit] = [*chosen, *blocks, *winograd]
+    taken = {layer.output for unit in units for layer in layers_of(unit)}
+    units += [layer for layer in free if layer.output not in taken]
     position = {layer.output: index for index, layer in enumerate(layers)}
     return tuple(sorted(units, key=lambda unit: position[layers_of(unit)[-1].output]))
 
 
-def _chosen(graph: OnlineGraph, by_name: dict[str, ir.Layer], choice: Choice, rules: Sequence[Rule]) -> Unit:
-    missing = [name for name in choice.layers if name not in by_name]
-    if missing:
-        raise CompileError(f"choices: the model has no layer {missing[0]!r}", _AGAIN)
-    layers = tuple(by_name[name] for name in choice.layers)
-    rule = next((rule for rule in rules if rule.name == choice.rule), None)
-    unit: Unit | None = rule.group(graph, layers, choice.settings) if rule and rule.group else None
-    if unit is None and rule and not rule.group and len(layers) == 1:
-        unit = layers[0]
-    # The first rule that takes a unit is the one that lowers it.
-    if unit is None or next(rule for rule in rules if rule.takes(unit)) is not rule:
-        raise CompileError(f"choices: rule {choice.rule!r} cannot take the layers {', '.join(choice.layers)}", _AGAIN)
-    return unit
+def _chosen(graph: OnlineGraph, by_name: dict[str, ir.Layer], choice: Choice) -> Unit:
+    layers = [by_name.get(name) for name in choice.layers]
+    convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
+    if None in layers:
+        missing = choice.layers[layers.index(None)]
+        raise CompileError(
+            f"choices: the model has no layer {missing!r}", "compile without these choices: the rules then decide"
+        )
+    whole = len(convolutions) == len(layers)
+    if choice.rule == "inverted_residual" and whole and len(layers) == 3:
+        return InvertedResidual(*convolutions)
+    if choice.rule == "expand_depthwise" and whole and len(layers) == 2:
+        return ExpandDepthwise(*convolutions)
+    if choice.rule == "winograd" and whole and len(layers) == 1 and winograd_fits(graph, convolutions[0]):
+        settings = choice.settings
+        if isinstance(settings, WinogradSettings):
+            return WinogradConvolution(convolutions[0], settings.tile)
+    alone = layers[0]
+    if len(layers) != 1 or alone is None or choice.rule == "winograd":
+        raise CompileError(
+            f"choices: rule {choice.rule!r} cannot take the layers {', '.join(choice.layers)}",
+            "compile without these choices: the rules then decide",
+        )
+    return alone

@@ -1,6 +1,6 @@
 """The schedule rules of the CPU: one line each, the first that takes a unit turns it into calls.
 
-A new rule is a module of ``kernels`` with its spec (see ``ir/kernel.py``) and its ``RULE``, and a line here.
+A new rule is a module of ``schedules`` with its spec (see ``ir/kernel.py``) and its ``RULE``, and a line here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tsm_edge.compile.backends.cpu.kernels import (
     shift,
     winograd,
 )
+from tsm_edge.compile.backends.cpu.plan import Unit
 from tsm_edge.compile.backends.cpu.rule import Rule
-from tsm_edge.compile.backends.cpu.unit import Unit
 
 RULES: tuple[Rule, ...] = (
     inverted_residual.RULE,

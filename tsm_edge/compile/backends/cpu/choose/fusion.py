@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
 from tsm_edge.compile.backends.cpu.choose.tiles import gemm_tile
 from tsm_edge.compile.backends.cpu.core import Core
-from tsm_edge.compile.backends.cpu.unit import Group
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.graph import OnlineGraph
 
@@ -24,7 +23,7 @@ PANEL_L1_SHARE = 0.75
 
 
 @dataclass(frozen=True, eq=False)
-class ExpandDepthwise(Group):
+class ExpandDepthwise:
     """A convolution and the depthwise convolution after it, a panel of channels at a time."""
 
     expand: ir.Convolution
@@ -37,7 +36,7 @@ class ExpandDepthwise(Group):
 
 
 @dataclass(frozen=True, eq=False)
-class InvertedResidual(Group):
+class InvertedResidual:
     """A convolution, the depthwise convolution after it and the projection, a row at a time."""
 
     expand: ir.Convolution
@@ -53,25 +52,17 @@ class InvertedResidual(Group):
 Block = ExpandDepthwise | InvertedResidual
 
 
-def fused_blocks(
-    graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, taken: Collection[str] = ()
-) -> list[Block]:
-    """Groups of layers that are worth one kernel on this CPU, none of them in two groups, or making what is taken."""
+def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], core: Core) -> list[Block]:
+    """Groups of layers that are worth one kernel on this CPU, none of them in two groups."""
     readers = _readers(layers)
     blocks: list[Block] = []
     for expand, depthwise in _expanded(graph, layers, readers):
-        if expand.output in taken or depthwise.output in taken:
-            continue
         # The projection of one block may be the expansion of the next.
         if any(block.layers[-1] is expand for block in blocks):
             continue
         project = _only_reader(graph, readers, depthwise.output)
         large = core.bytes(math.prod(graph.shapes[expand.output])) > core.l2_bytes * LARGE_L2_SHARE
-        if (
-            _projects(project, depthwise)
-            and project.output not in taken
-            and (large or _weights_stay(expand, project, core))
-        ):
+        if _projects(project, depthwise) and (large or _weights_stay(expand, project, core)):
             whole = InvertedResidual(expand, depthwise, project)
         else:
             whole = None
@@ -95,7 +86,7 @@ def _rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convol
 
 
 def _expanded(
-    graph: OnlineGraph, layers: Sequence[ir.Layer], readers: dict[str, list[ir.Layer]]
+    graph: OnlineGraph, layers: list[ir.Layer], readers: dict[str, list[ir.Layer]]
 ) -> Iterator[tuple[ir.Convolution, ir.Convolution]]:
     """Convolutions whose result only a depthwise convolution reads, with it."""
     for expand in layers:
@@ -124,7 +115,7 @@ def _panel_bytes(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convo
     return core.bytes((height + top + bottom) * (width + left + right) * tile.vectors * core.lanes)
 
 
-def _readers(layers: Sequence[ir.Layer]) -> dict[str, list[ir.Layer]]:
+def _readers(layers: list[ir.Layer]) -> dict[str, list[ir.Layer]]:
     readers: dict[str, list[ir.Layer]] = {}
     for layer in layers:
         for source in ir.layer_sources(layer):

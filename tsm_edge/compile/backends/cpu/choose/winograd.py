@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from tsm_edge.compile.backends.cpu.choose.roofline import bytes_per_cycle, level
 from tsm_edge.compile.backends.cpu.choose.tiles import WinogradTile, gemm_tile, winograd_tile
 from tsm_edge.compile.backends.cpu.core import Core
-from tsm_edge.compile.backends.cpu.unit import Group
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.graph import OnlineGraph
 
@@ -35,7 +34,7 @@ class WinogradSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class WinogradConvolution(Group):
+class WinogradConvolution:
     """A convolution, and the tile of Winograd's algorithm that makes it faster."""
 
     convolution: ir.Convolution
@@ -45,11 +44,6 @@ class WinogradConvolution(Group):
     def layers(self) -> tuple[ir.Convolution, ...]:
         """The one layer."""
         return (self.convolution,)
-
-    @property
-    def tile_side(self) -> int:
-        """Of the tile."""
-        return self.tile.outputs
 
 
 def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], core: Core) -> dict[str, WinogradTile]:

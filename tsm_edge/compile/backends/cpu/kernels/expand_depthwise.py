@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tsm_edge.compile.backends.cpu.choose.fusion import ExpandDepthwise, fused_blocks
+from tsm_edge.compile.backends.cpu.choose.fusion import ExpandDepthwise
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import zero_whole_border
 from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
@@ -41,10 +41,8 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr, Kernel
 from tsm_edge.compile.backends.cpu.kernels.register_tile import for_panel, register_tile, tile_start
 from tsm_edge.compile.backends.cpu.lowering import Lowering
-from tsm_edge.compile.backends.cpu.rule import Rule, Search
-from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
-from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.ir.program import BufferRef
 
@@ -164,19 +162,7 @@ def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
     at.call(spec, buffers, at.label(unit.layers))
 
 
-def _find(at: Search) -> list[ExpandDepthwise]:
-    blocks = fused_blocks(at.graph, at.layers, at.core, at.chosen)
-    return [block for block in blocks if isinstance(block, ExpandDepthwise)]
-
-
-def _group(_graph: OnlineGraph, layers: tuple[ir.Layer, ...], _settings: object) -> ExpandDepthwise | None:
-    convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
-    return ExpandDepthwise(*convolutions) if len(layers) == len(convolutions) == 2 else None
-
-
-RULE = Rule(
-    "expand_depthwise", lambda unit: isinstance(unit, ExpandDepthwise), _lower, ExpandDepthwiseSettings, _find, _group
-)
+RULE = Rule("expand_depthwise", lambda unit: isinstance(unit, ExpandDepthwise), _lower, ExpandDepthwiseSettings)
 
 
 def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tsm_edge.compile.backends.cpu.choose.fusion import InvertedResidual, fused_blocks
+from tsm_edge.compile.backends.cpu.choose.fusion import InvertedResidual
 from tsm_edge.compile.backends.cpu.choose.tiles import worth_pairing
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import zero_border
@@ -45,10 +45,8 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.kernels.register_tile import for_panel, register_tile, tile_start
 from tsm_edge.compile.backends.cpu.lowering import Lowering
-from tsm_edge.compile.backends.cpu.rule import Rule, Search
-from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir.element import item_bytes
-from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.ir.layout import Border
 from tsm_edge.compile.ir.program import BufferRef
@@ -215,24 +213,7 @@ def _lower(at: Lowering, unit: InvertedResidual) -> None:
     at.call(spec, buffers, at.label(unit.layers))
 
 
-def _find(at: Search) -> list[InvertedResidual]:
-    blocks = fused_blocks(at.graph, at.layers, at.core, at.chosen)
-    return [block for block in blocks if isinstance(block, InvertedResidual)]
-
-
-def _group(_graph: OnlineGraph, layers: tuple[ir.Layer, ...], _settings: object) -> InvertedResidual | None:
-    convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
-    return InvertedResidual(*convolutions) if len(layers) == len(convolutions) == 3 else None
-
-
-RULE = Rule(
-    "inverted_residual",
-    lambda unit: isinstance(unit, InvertedResidual),
-    _lower,
-    InvertedResidualSettings,
-    _find,
-    _group,
-)
+RULE = Rule("inverted_residual", lambda unit: isinstance(unit, InvertedResidual), _lower, InvertedResidualSettings)
 
 
 def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:

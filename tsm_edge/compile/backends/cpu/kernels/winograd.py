@@ -19,12 +19,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.compile.backends.cpu.choose.tiles import k_loop
-from tsm_edge.compile.backends.cpu.choose.winograd import (
-    WinogradConvolution,
-    WinogradSettings,
-    winograd_fits,
-    winograd_layers,
-)
+from tsm_edge.compile.backends.cpu.choose.winograd import WinogradConvolution, WinogradSettings
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import zero_whole_border
 from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import far_operands
@@ -32,10 +27,8 @@ from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSp
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.kernels.register_tile import register_tile, tile_start
 from tsm_edge.compile.backends.cpu.lowering import Lowering
-from tsm_edge.compile.backends.cpu.rule import Rule, Search
-from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
-from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.ir.layout import Border, Image
 from tsm_edge.compile.ir.program import BufferRef
@@ -255,22 +248,7 @@ def _lower(at: Lowering, unit: WinogradConvolution) -> None:
     at.call(spec, buffers, at.label(unit.layers))
 
 
-def _find(at: Search) -> list[WinogradConvolution]:
-    tiles = winograd_layers(at.graph, at.free, at.core)
-    convolutions = [layer for layer in at.free if isinstance(layer, ir.Convolution)]
-    return [WinogradConvolution(layer, tiles[layer.output]) for layer in convolutions if layer.output in tiles]
-
-
-def _group(
-    graph: OnlineGraph, layers: tuple[ir.Layer, ...], settings: WinogradSettings | None
-) -> WinogradConvolution | None:
-    (layer, *others) = layers
-    if others or settings is None or not isinstance(layer, ir.Convolution) or not winograd_fits(graph, layer):
-        return None
-    return WinogradConvolution(layer, settings.tile)
-
-
-RULE = Rule("winograd", lambda unit: isinstance(unit, WinogradConvolution), _lower, WinogradSettings, _find, _group)
+RULE = Rule("winograd", lambda unit: isinstance(unit, WinogradConvolution), _lower, WinogradSettings)
 
 
 def winograd(name: str, spec: WinogradSpec) -> Any:

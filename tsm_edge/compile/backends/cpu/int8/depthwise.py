@@ -1,0 +1,255 @@
+"""3×3 depthwise convolution on quads: four neighbouring pixels of a channel are one lane of a dot product.
+
+There is no sum over channels, but one over columns. With a kernel row ``A = t0 t1 t2 0`` and ``B = 0 t0 t1 t2`` the
+dot products of A and B with a quad give its second and third output, and those with the four pixels in the middle of
+two quads the next two: four outputs cost four dot products, one shift and two loads a kernel row. At stride 2, B with
+the quad and with the middle give two outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tsm_edge.compile.backends.cpu.int8.convolution_spec import (
+    Requantised,
+    channel_order,
+    headers,
+)
+from tsm_edge.compile.backends.cpu.int8.epilogue import Rounding
+from tsm_edge.compile.backends.cpu.int8.images import ByteImage, load, pixel_at, store, stored_zero, word_of
+from tsm_edge.compile.backends.cpu.int8.instructions import Instructions, whole
+from tsm_edge.compile.backends.cpu.kernels import emit
+from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
+from tsm_edge.compile.ir.element import ceil_div
+from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
+from tsm_edge.compile.ir.quantisation import IntegerConvolution
+
+KERNEL = 3
+# Vectors of channels that are packed together.
+TOGETHER = 4
+
+
+@dataclass(frozen=True)
+class Output:
+    """One of the outputs between two quads.
+
+    Attributes
+    ----------
+    column : int
+        Counted from the first.
+    middle : bool
+        Of the pixels in the middle of the two quads, not of the first.
+    shifted : bool
+        With weights B.
+    """
+
+    column: int
+    middle: bool
+    shifted: bool
+
+
+OUTPUTS = {
+    1: (Output(0, False, False), Output(1, False, True), Output(2, True, False), Output(3, True, True)),
+    2: (Output(0, False, True), Output(1, True, True)),
+}
+
+
+@dataclass(frozen=True)
+class Int8DepthwiseSpec(KernelSpec):
+    """Everything a depthwise kernel's code depends on; ``source`` is in quads."""
+
+    instructions: Instructions
+    source: ByteImage
+    target: ByteImage
+    stride: int
+    made: Requantised
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of channels."""
+        return ceil_div(self.target.channels, self.instructions.lanes)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of :data:`TOGETHER` vectors, the last one narrower."""
+        return ceil_div(self.vectors, TOGETHER)
+
+    @property
+    def header_vectors(self) -> int:
+        """Vectors before a vector's weights."""
+        return 3 if self.made.magic else 2
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a vector's weights: A and B of every kernel row."""
+        return (self.header_vectors + 2 * KERNEL) * self.instructions.vector_bytes
+
+    @property
+    def rule(self) -> str:
+        """Of the rule."""
+        return "depthwise"
+
+    @property
+    def parallel(self) -> Items:
+        """(Block of channels, output row) pairs, the row running fastest."""
+        return Items(self.target.height * self.blocks)
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pointer arguments, in order; bytes, whatever lies in them."""
+        return (
+            Argument("source", "input", "uint8"),
+            Argument("weights", "weights", "uint8"),
+            Argument("target", "output", "uint8"),
+        )
+
+    @property
+    def flops(self) -> int:
+        """Two a multiply-add."""
+        return 2 * self.target.values * KERNEL * KERNEL
+
+    @property
+    def bytes(self) -> int:
+        """Image, weights and result."""
+        return self.source.value_bytes + self.target.channels * KERNEL * KERNEL + self.target.value_bytes
+
+    def describe(self) -> str:
+        """How pixels are taken."""
+        return f"int8 quads{', no conversion' if self.made.magic else ''}"
+
+    def write(self, name: str) -> Any:
+        """See :func:`depthwise`."""
+        return depthwise(name, self)
+
+
+def pack_depthwise(spec: Int8DepthwiseSpec, integers: IntegerConvolution) -> np.ndarray:
+    """Bytes of every vector: its header, then A and B of every kernel row."""
+    instructions, channels = spec.instructions, spec.target.channels
+    parts = []
+    for lanes in channel_order(spec.vectors, instructions.lanes):
+        inside = lanes < channels
+        at = np.where(inside, lanes, 0)
+        parts += headers(integers, instructions, at, inside)
+        taps = np.where(inside[:, None, None], integers.weight[at, 0], 0)  # [lane][row][column]
+        for row in range(KERNEL):
+            for first in (0, 1):
+                quad = np.zeros((instructions.lanes, 4), np.int8)
+                quad[:, first : first + KERNEL] = taps[:, row]
+                order = instructions.weight_order
+                parts.append(np.array([quad[lane, term] for lane, term in order], np.int8).tobytes())
+    return np.frombuffer(b"".join(parts), np.uint8)
+
+
+def depthwise(name: str, spec: Int8DepthwiseSpec) -> Any:
+    """Write the kernel; returns its PrimFunc."""
+    with emit.kernel(name, spec) as kernel, emit.loop(kernel.end, kernel.begin) as item:
+        height, tail, last = spec.target.height, spec.vectors % TOGETHER, spec.blocks - 1
+        block, y = emit.div(item, height), emit.mod(item, height)
+        if not tail:
+            _row(spec, kernel.buffers, block, y, TOGETHER)
+        elif spec.blocks == 1:
+            _row(spec, kernel.buffers, 0, y, tail)
+        else:
+            with emit.when(block < last):
+                _row(spec, kernel.buffers, block, y, TOGETHER)
+            with emit.when(block >= last):
+                _row(spec, kernel.buffers, last, y, tail)
+    return kernel.function
+
+
+def _row(spec: Int8DepthwiseSpec, buffers: Buffers, block: Expr, y: Expr, vectors: int) -> None:
+    """All columns of an output row; where all outputs between two quads are inside, in a loop."""
+    outputs, quads, width = OUTPUTS[spec.stride], ceil_div(spec.source.width, 4), spec.target.width
+    step = len(outputs)
+
+    def inside(quad: int) -> list[Output]:
+        return [output for output in outputs if 0 <= quad * step + 1 + output.column < width]
+
+    inner = [quad for quad in range(quads - 1) if len(inside(quad)) == step]
+    for quad in range(-1, quads):
+        if inner and quad == inner[0]:
+            with emit.loop(len(inner)) as index:
+                _between(spec, buffers, block, y, vectors, inner[0] + index, list(outputs))
+        if quad not in inner and inside(quad):
+            _between(spec, buffers, block, y, vectors, quad, inside(quad))
+
+
+def _between(
+    spec: Int8DepthwiseSpec, buffers: Buffers, block: Expr, y: Expr, vectors: int, quad: Expr, outputs: list[Output]
+) -> None:
+    """The outputs between a quad and the next, of a block of channels."""
+    instructions = spec.instructions
+    lanes, size = instructions.lanes, instructions.vector_bytes
+    sums = emit.Registers(len(outputs) * vectors, lanes, "int32")
+    weights = buffers["weights"]
+    for vector in range(vectors):
+        base = (block * TOGETHER + vector) * spec.vector_bytes
+        start = load(weights, base, "int32", lanes)
+        for index in range(len(outputs)):
+            sums.set(index * vectors + vector, start)
+        for row in range(KERNEL):
+            first, middle = _pixels(spec, buffers["source"], block * TOGETHER + vector, y, row, quad, outputs)
+            for index, output in enumerate(outputs):
+                which = spec.header_vectors + 2 * row + int(output.shifted)
+                weight = load(weights, base + which * size, "int8", size)
+                at = index * vectors + vector
+                sums.set(at, instructions.dot(sums.get(at), middle if output.middle else first, weight))
+    _store(spec, buffers, sums, block, y, vectors, quad, outputs)
+
+
+def _pixels(
+    spec: Int8DepthwiseSpec, source: Any, vector: Expr, y: Expr, row: int, quad: Expr, outputs: list[Output]
+) -> tuple[Expr, Expr]:
+    """A quad of a vector, and the middle of it and the next; beyond the row there is zero."""
+    instructions, image = spec.instructions, spec.source
+    lanes, quads = instructions.lanes, ceil_div(image.width, 4)
+    start = image.origin + (y * spec.stride - 1 + row) * image.row + vector * image.pixel
+    across = image.row // quads
+
+    def at(index: Expr) -> Expr:
+        if isinstance(index, int) and not 0 <= index < quads:
+            return whole(word_of(stored_zero(image, instructions)), lanes)
+        return load(source, start + index * across, "int32", lanes)
+
+    first = at(quad)
+    plain = instructions.arranged(first) if any(not output.middle for output in outputs) else None
+    if not any(output.middle for output in outputs):
+        return plain, None
+    return plain, instructions.arranged(instructions.middle(first, at(quad + 1)))
+
+
+def _store(
+    spec: Int8DepthwiseSpec,
+    buffers: Buffers,
+    sums: emit.Registers,
+    block: Expr,
+    y: Expr,
+    vectors: int,
+    quad: Expr,
+    outputs: list[Output],
+) -> None:
+    instructions, target = spec.instructions, spec.target
+    lanes, size = instructions.lanes, instructions.vector_bytes
+    rounding = Rounding(instructions, spec.made)
+
+    def header(vector: int, which: int) -> Expr:
+        at = (block * TOGETHER + vector) * spec.vector_bytes + which * size
+        return load(buffers["weights"], at, "float32", lanes)
+
+    for index, output in enumerate(outputs):
+        column = quad * len(OUTPUTS[spec.stride]) + 1 + output.column
+        at = pixel_at(target, y, column) + block * (TOGETHER * lanes)
+        levels = [
+            rounding.levels(
+                sums.get(index * vectors + vector), header(vector, 1), header(vector, 2) if spec.made.magic else None
+            )
+            for vector in range(vectors)
+        ]
+        if vectors == TOGETHER:
+            store(buffers["target"], at, instructions.pack(levels, rounding.biased), size)
+            continue
+        for vector, value in enumerate(levels):
+            store(buffers["target"], at + vector * lanes, instructions.narrow(value, rounding.biased), lanes)

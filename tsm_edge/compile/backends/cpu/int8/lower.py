@@ -1,0 +1,66 @@
+"""Fused layers in integers + target card → a program: the walk over the layers, each turned into calls by its rule.
+
+Layers without an integer form are those of the float32 rules, between conversions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tsm_edge.cards import TargetCard
+from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
+from tsm_edge.compile.backends.cpu.int8.rules import RULES
+from tsm_edge.compile.backends.cpu.rules import rule_for
+from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.choices import Choices
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.program import Program, StoredLevels
+from tsm_edge.compile.ir.quantisation import Quantisation, has_integer_form
+from tsm_edge.errors import CompileError
+
+
+def lower_int8(
+    graph: OnlineGraph,
+    layers: Sequence[ir.Layer],
+    target: TargetCard,
+    precision: Precision,
+    quantisation: Quantisation,
+) -> Program:
+    """Decide layouts and write down the calls of one step.
+
+    Raises
+    ------
+    CompileError
+        A layer no rule can compile, or a target without instructions for it.
+    """
+    at = ByteLowering(graph, layers, target, quantisation)
+    at.copy_caches(graph.frame)
+    for layer in layers:
+        if has_integer_form(layer):
+            RULES[type(layer)](at, layer)
+        else:
+            for source in ir.layer_sources(layer):
+                at.in_float32(source)
+            rule_for(layer).lower(at.floats, layer)
+        at.copy_caches(layer.output)
+    logits = at.in_float32(graph.logits).buffer
+    if logits.space != "workspace":
+        raise CompileError(
+            "the logits are a graph input: there is nothing to compile", "export the model with its classifier"
+        )
+    return Program(
+        calls=tuple(at.floats.calls),
+        workspace=at.floats.tensors.workspace(at.floats.calls, logits.index),
+        weights=tuple(at.floats.weights),
+        caches=at.caches,
+        logits=logits.index,
+        precision=precision,
+        choices=Choices(tuple(at.floats.choices)),
+        cache_levels=tuple(_stored(at, cache.input) for cache in graph.caches),
+    )
+
+
+def _stored(at: ByteLowering, cache: str) -> StoredLevels:
+    scale = at.scale(cache)
+    return StoredLevels(scale.step, scale.zero, flip=at.instructions.offset)
