@@ -26,6 +26,7 @@ INNER_ROOMS = (
     "compile.ir",
     "compile.package",
     "compile.passes",
+    "compile.quantize",
 )
 # Every room may import what everybody may, and its own modules.
 EVERYBODY = {"errors", "files", "redact", "progress", "extras", "__version__"}
@@ -64,6 +65,7 @@ ALLOWED = {
     "compile.backends.cpu": {"compile.backends.operators", "compile.ir", "compile.passes", "cards", "runtime"},
     "compile.backends.cuda": {"compile.backends.operators", "compile.ir", "compile.passes", "cards", "runtime"},
     "compile.package": {"compile.ir", "artifact", "cards", "runtime"},
+    "compile.quantize": {"compile.ir", "artifact", "cards"},
     "compile": {
         "compile.frontend",
         "compile.passes",
@@ -71,6 +73,7 @@ ALLOWED = {
         "compile.backends.cuda",
         "compile.ir",
         "compile.package",
+        "compile.quantize",
         "export",
         "artifact",
         "cards",
@@ -84,7 +87,7 @@ TOOLS = {
     "torch": {"networks", "export", "training"},
     "tvm": {"compile.backends.cpu", "compile.backends.cuda", "compile.backends.operators", "rpc"},
     "tvm_ffi": {"compile.backends.cpu", "compile.backends.cuda", "compile.backends.operators", "compile", "rpc"},
-    "onnx": {"export", "compile.frontend", "compile.backends.operators"},
+    "onnx": {"export", "compile.frontend", "compile.quantize", "compile.backends.operators"},
     "onnxruntime": {"artifact"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,8 @@ from tsm_edge.power.system import LocalSystem
 def test_files_and_a_shell_tell_the_same(name: str, tmp_path: Path) -> None:
     local = snapshot(build(tmp_path, BOARDS[name]()), 1.5)
     remote = snapshot(through_a_shell(tmp_path), 1.5)
-    # Faked trees have no uname and, most of them, no getconf; a real shell finds this machine's.
-    assert local == replace(remote, architecture=local.architecture, libc=local.libc)
+    # Faked trees have no uname; a real shell does.
+    assert local == Environment(**{**remote.__dict__, "architecture": local.architecture})
     moving = glance(LocalSystem(tmp_path), 1.5)
     for field in ("cores", "gpus", "firmware_mhz", "temperatures", "throttled_now", "events", "load_1min", "busy_s"):
         assert getattr(moving, field) == getattr(local, field), field
@@ -51,13 +50,6 @@ def test_what_a_board_is(name: str, tmp_path: Path) -> None:
     assert (found.memory_total_mb, found.memory_available_mb, found.swap_used_mb) == (3977.6, 3288.3, 0.0)
     assert found.boot_id
     assert found.virtual is False
-
-
-@pytest.mark.parametrize(
-    ("name", "libc"), [("pi-4", "glibc 2.36"), ("tx2", "musl"), ("phone", "bionic"), ("orin", None)]
-)
-def test_which_c_library(name: str, libc: str | None, tmp_path: Path) -> None:
-    assert snapshot(build(tmp_path, BOARDS[name]())).libc == libc
 
 
 def test_clocks_of_clusters_reach_their_cores(tmp_path: Path) -> None:
@@ -197,18 +189,6 @@ def test_a_process_and_its_own_helpers_are_no_other_runs(tmp_path: Path) -> None
         processes[f"/proc/{pid}/stat"] = f"{pid} (tsm edge) S {parent} 1 1"
     found = snapshot(build(tmp_path, {**pi_4(), **processes}))
     assert found.others == ("tsm-edge bench (process 4194302)",)
-
-
-def test_no_text_of_a_board_steers_a_terminal(tmp_path: Path) -> None:
-    liar = {
-        **pi_4(),
-        "/proc/device-tree/model": "Raspberry Pi 4\x1b[2J\x07\0",
-        "/proc/9/cmdline": "tsm-edge\0\x1b]0;x\x07run\0",
-        "/sys/class/thermal/thermal_zone0/type": "cpu\x1b[31m-thermal",
-    }
-    found = repr(snapshot(build(tmp_path, liar)))
-    assert "Raspberry Pi 4[2J" in found
-    assert "\\x" not in found, "repr shows what is not printable so"
 
 
 def test_garbage_is_not_believed(tmp_path: Path) -> None:

@@ -50,7 +50,6 @@ def test_json_holds_the_explanation_beside_the_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("precision", "message"),
     [
-        ("int8", "precision int8 is not supported yet, expected fp32 or fp16"),
         ("fp16", "target native has no fp16-arithmetic, which precision fp16 needs; leave --precision out, or choose"),
         ("fp23", "unknown precision 'fp23' (did you mean 'fp32'?): known are fp16, fp32, int8"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -87,21 +86,6 @@ def test_fusion_and_algorithm_are_choices_too(graph: OnlineGraph) -> None:
     for other in (plan, [table for table in tables(board) if table not in plan]):
         forced = compiled(graph, "x86-64-v4", read(other))
         assert {tuple(table["layers"]) for table in other} <= {choice.layers for choice in forced.choices}
-
-
-def test_what_a_chosen_kernel_reads_is_not_fused_away(tmp_path: Path) -> None:
-    """An expansion with two readers, one of them in a choice."""
-    builder = GraphBuilder(56, 56)
-    x = builder.relu(builder.conv(builder.frame, 32, 3, 2))
-    expanded = builder.relu(builder.conv(x, 192))
-    first = builder.conv(builder.relu(builder.depthwise(expanded)), 32)
-    second = builder.conv(expanded, 32)
-    onnx.save(builder.model(builder.head(builder.add(first, second), 5)), str(tmp_path / "model.onnx"))
-    graph = load_onnx(tmp_path / "model.onnx", {})
-    program = compiled(graph, "raspberry-pi-4")
-    for table in tables(program):
-        again = compiled(graph, "raspberry-pi-4", read([table]))
-        assert [call.spec for call in again.calls] == [call.spec for call in program.calls]
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,20 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx_graphs import GraphBuilder, small_network
 
 from tsm_edge.cards import TargetCard, load_target
 from tsm_edge.cards.precision import FP32, Precision, precision_named
+from tsm_edge.compile.backends.cpu.int8.lower import lower_int8
 from tsm_edge.compile.backends.cpu.lower import lower
 from tsm_edge.compile.frontend.onnx_reader import load_onnx
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.ir.program import Program
 from tsm_edge.compile.passes.fuse import fuse
+from tsm_edge.compile.quantize.calibrate import calibrate
 
 RULES = {
     "average_pool",
@@ -58,12 +61,21 @@ def programs(folder: Path, target: TargetCard, precision: Precision) -> Iterator
         yield lower(graph, fuse(graph), target, precision)
 
 
+def int8_programs(folder: Path, target: TargetCard) -> Iterator[Program]:
+    for name in ("small", "every"):
+        graph = load_onnx(folder / f"{name}.onnx", {})
+        layers = fuse(graph)
+        frames = np.random.default_rng(0).standard_normal((2, *graph.shapes[graph.frame][1:]), np.float32)
+        yield lower_int8(graph, layers, target, precision_named("int8"), calibrate(graph, layers, [frames], "noise"))
+
+
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory: pytest.TempPathFactory) -> list[KernelSpec]:
     folder = tmp_path_factory.mktemp("contract")
     half = precision_named("fp16")
     runs = (("x86-64-v4", FP32), ("raspberry-pi-4", FP32), ("raspberry-pi-5", half))
     made = [programs(folder, load_target(name), precision) for name, precision in runs]
+    made += [int8_programs(folder, load_target(name)) for name in ("x86-64-v4-vnni", "raspberry-pi-4")]
     return [call.spec for found in made for program in found for call in program.calls]
 
 

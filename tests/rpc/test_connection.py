@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from pathlib import Path
 
 import pytest
 from scripted_server import Script, scripted_server
@@ -22,7 +21,7 @@ from tsm_edge.rpc.handshake import (
     Greeting,
     write_greeting,
 )
-from tsm_edge.rpc.place import Endpoint, Place, TimeLimits, UnixEndpoint
+from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
 from tsm_edge.rpc.wire import RemoteTensor, copy_from_packet, copy_to_packet, find_packet
 
 SHORT = TimeLimits(connect_s=0.4, device_s=0.4, answer_s=0.4)
@@ -191,12 +190,6 @@ def test_a_value_instead_of_a_tensor() -> None:
         connection = connect(endpoint, "", 5)
         with pytest.raises(RpcError, match="answers with values of another encoding"):
             connection.exchange([copy_from_packet(RemoteTensor(1, (2,)), 8)], 5)
-
-
-def test_a_file_is_not_a_socket(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(RpcError, match=r"unix:.*/file is not a socket, expected one that tsm-edge serve has made"):
-        open_device(Place(UnixEndpoint(str(tmp_path / "file"))), SHORT)
 
 
 def test_nothing_listens() -> None:

@@ -25,11 +25,13 @@ LABELS = "labels.txt"
 MODEL_ONNX = "model.onnx"
 RUNNER = "tsm-runner"
 GOLDEN = "golden.bin"
+EXACT_ONNX = "model.exact.onnx"
+QUANTISATION = "quantisation.json"
 HEADER_FILE = "tsm_edge.h"
 OUTPUT_FOLDER = Path("out")
 # What a manifest lists besides itself. The reference model is known by the hash of what was compiled.
 _ALWAYS = (LIBRARY, HEADER_FILE)
-_SOMETIMES = (LABELS, RUNNER, GOLDEN)
+_SOMETIMES = (LABELS, RUNNER, GOLDEN, EXACT_ONNX, QUANTISATION)
 _LARGEST_MANIFEST = 16 << 20  # bytes
 _MAKE = "make one with: tsm-edge compile -o DIR"
 _AGAIN = "compile it again with: tsm-edge compile"
@@ -52,6 +54,11 @@ class Artifact:
     def library(self) -> Path:
         """The shared library."""
         return self.path / LIBRARY
+
+    @property
+    def reference(self) -> Path:
+        """The ONNX file that it is compared with: of the same integers, where it computes in integers."""
+        return self.path / (EXACT_ONNX if self.manifest.exact else MODEL_ONNX)
 
     @property
     def runner(self) -> Path | None:

@@ -20,6 +20,8 @@ READABLE = (1, 2)
 # What is said aloud of a network that was never trained.
 RANDOM_WEIGHTS = "random weights: predictions mean nothing"
 _AGAIN = "compile it again with: tsm-edge compile"
+# Of integers with float32 in between: a result that lies between two levels may become either.
+LEVEL_TOLERANCE = 3e-2
 
 Activation = Literal["", "softmax", "sigmoid"]
 
@@ -116,7 +118,8 @@ class Manifest:
     memory : MemoryInfo
     kernels : tuple of KernelInfo
     hashes : dict of str to str
-        SHA-256 of what went in: ``onnx``, and ``checkpoint`` where there was one.
+        SHA-256 of what went in: ``onnx``, and ``checkpoint`` where there was one; of a model in integers also
+        ``exact``, the ONNX file of the same integers.
     versions : dict of str to str
         ``tsm_edge``, ``tvm``, ``zig``, and ``abi`` (of ``tsm_edge.h``).
     created : str
@@ -177,9 +180,20 @@ class Manifest:
         return self.frame.shape
 
     @property
+    def exact(self) -> bool:
+        """Whether it computes in integers, and has a reference of the same integers."""
+        return "exact" in self.hashes
+
+    @property
+    def reference_sha256(self) -> str:
+        """Of the ONNX file that it is compared with."""
+        return self.hashes.get("exact", self.hashes.get("onnx", ""))
+
+    @property
     def tolerance(self) -> float:
         """Largest difference from the reference in verification, relative to the largest value of a tensor."""
-        return PRECISIONS[self.precision].tolerance
+        computes_floats = any(kernel.rule == "dequantise" for kernel in self.kernels)
+        return LEVEL_TOLERANCE if self.exact and computes_floats else PRECISIONS[self.precision].tolerance
 
     def to_json(self) -> str:
         """As JSON, indented, UTF-8."""

@@ -24,8 +24,9 @@ class Reference:
     Parameters
     ----------
     onnx : Path
+        What was compiled, or of a model in integers, the file of the same integers.
     manifest : Manifest
-        Of the artifact compiled from ``onnx``.
+        Of the artifact.
 
     Raises
     ------
@@ -40,7 +41,7 @@ class Reference:
             found = file_sha256(onnx)
         except OSError as error:
             raise ArtifactError(f"{onnx}: cannot be read ({error.strerror})", "check its permissions") from None
-        if found != manifest.hashes.get("onnx"):
+        if found not in (manifest.reference_sha256, manifest.hashes.get("onnx")):
             raise ArtifactError(
                 f"{onnx}: not the file {manifest.model} for {manifest.target.name} was compiled from",
                 "compile again with: tsm-edge compile",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,11 @@ from tsm_edge.files.paths import refuse_replacing_folder
 if TYPE_CHECKING:
     from tsm_edge.artifact.folder import Artifact
     from tsm_edge.artifact.manifest import CacheInfo
+    from tsm_edge.cards import Preprocess
     from tsm_edge.cli.explain import AnyExplanation
     from tsm_edge.compile.ir.device_code import DeviceCode
     from tsm_edge.compile.ir.program import Program
+    from tsm_edge.compile.quantised import Calibration
 
 
 def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -55,8 +57,22 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 )
 @weight_options
 @click.option("--mode", type=click.Choice(["online", "none"]), help="Temporal mode; by default the model card's.")
-@click.option("--precision", default="fp32", show_default=True, help="Of weights, activations and sums.")
+@click.option(
+    "--precision", default="fp32", show_default=True, help="Of weights, activations and sums: fp32, fp16, int8."
+)
 @click.option("--accumulate", type=click.Choice(["fp32"]), help="With --precision fp16 on a GPU: long sums in fp32.")
+@click.option(
+    "--calibrate",
+    "clips",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="For int8: a video file or a folder of pictures with what the model will see; repeatable.",
+)
+@click.option(
+    "--quantisation",
+    type=click.Path(path_type=Path),
+    help="For int8: the quantisation.json of the same model compiled before, instead of --calibrate.",
+)
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
 @click.option("--explain", is_flag=True, help="Show each kernel: rule, tile, FLOP, bytes, modelled time on the target.")
 @click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, which verifies and runs the model on a device.")
@@ -74,6 +90,8 @@ def command(
     seed: int | None,
     precision: str,
     accumulate: str | None,
+    clips: tuple[Path, ...],
+    quantisation: Path | None,
     keep_intermediates: bool,
     explain: bool,
     no_runner: bool,
@@ -115,6 +133,8 @@ def command(
         intermediates=Path(f"{folder}-intermediates") if keep_intermediates else None,
         runner=not no_runner,
         precision=_precision(precision, accumulate),
+        calibration=_calibration(clips),
+        quantisation=quantisation,
     )
     inspected: list[tuple[Program, DeviceCode | None]] = []
     with status(f"compiling {name} for {target_card.name}") as show:
@@ -146,6 +166,23 @@ def _precision(name: str, accumulate: str | None) -> Precision:
     if precision.storage != "float16":
         raise CompileError("--accumulate is for --precision fp16", "leave it out: sums of fp32 are fp32")
     return dataclasses.replace(precision, accumulator="float32")
+
+
+def _calibration(clips: tuple[Path, ...]) -> Callable[[Preprocess], Calibration] | None:
+    """How frames of these clips are read; clips that cannot be read are refused now."""
+    if not clips:
+        return None
+    from tsm_edge.compile.quantised import Calibration
+    from tsm_edge.video.places import frames_at_places, open_clip
+
+    for clip in clips:
+        open_clip(clip).close()
+
+    def read(preprocess: Preprocess) -> Calibration:
+        frames = [part for clip in clips for part in frames_at_places(clip, preprocess)]
+        return Calibration(tuple(frames), ", ".join(clip.name for clip in clips))
+
+    return read
 
 
 def _next_command(artifact: Artifact) -> str:

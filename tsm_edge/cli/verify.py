@@ -67,6 +67,7 @@ def command(
                 "threads": result.threads,
                 "passed": result.passed,
                 "tolerance": result.tolerance,
+                **({} if result.quality_db is None else {"signal_to_noise_db": round(result.quality_db, 2)}),
                 "checks": [
                     {"name": c.name, "shape": c.shape, "magnitude": c.magnitude, "error": c.error, "passed": c.passed}
                     for c in result.checks
@@ -83,6 +84,23 @@ def command(
             ],
         )
         verdict = "all outputs agree" if result.passed else "outputs DIFFER"
-        note(f"{verdict} (tolerance {result.tolerance:.0e} of the largest value)")
+        tolerance = f"tolerance {result.tolerance:.0e} of the largest value"
+        note(f"{verdict} ({tolerance if result.tolerance else 'bit for bit'})")
+        _print_quality(result.quality_db)
     if not result.passed:
         ctx.exit(1)
+
+
+def _print_quality(ratio_db: float | None) -> None:
+    """How far integers are from the float model."""
+    if ratio_db is None:
+        return
+    from tsm_edge.verify.quality import GOOD_DB, LEAST_DB
+
+    text = f"logits against the float model: {ratio_db:.1f} dB signal to noise"
+    if ratio_db < LEAST_DB:
+        warn(f"{text}, expected {LEAST_DB:.0f} or more: calibrate with other video, or compile in fp32")
+    elif ratio_db < GOOD_DB:
+        warn(f"{text}: {GOOD_DB:.0f} and more are usual; calibrate with video of what the model will see")
+    else:
+        note(text)

@@ -8,25 +8,29 @@ import importlib.metadata
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tsm_edge import __version__
 from tsm_edge.artifact.folder import (
+    EXACT_ONNX,
     GOLDEN,
     HEADER_FILE,
     LABELS,
     LIBRARY,
     MANIFEST,
     MODEL_ONNX,
+    QUANTISATION,
     RUNNER,
     Artifact,
     load_artifact,
 )
 from tsm_edge.artifact.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TensorInfo
 from tsm_edge.cards import (
+    Ability,
     Extent,
     ModelCard,
     Preprocess,
@@ -49,6 +53,7 @@ from tsm_edge.compile.ir.memory_plan import MemoryPlan, plan_memory
 from tsm_edge.compile.ir.program import KernelCall, Program
 from tsm_edge.compile.machine_code import MachineCode, backend_for
 from tsm_edge.compile.package.output import check_loads, writing_artifact, writing_intermediates
+from tsm_edge.compile.quantised import Calibration, integer_program, no_frames, noise, quantised
 from tsm_edge.errors import CompileError, ModelFileError
 from tsm_edge.export.metadata import OnnxMetadata, WeightSource, read_metadata
 from tsm_edge.files.atomic import file_sha256, scratch_folder
@@ -56,6 +61,9 @@ from tsm_edge.files.disk import Place, naming_full_disk, temporary_place
 from tsm_edge.files.paths import printable, refuse_replacing_folder
 from tsm_edge.progress import Progress, Stages, silent
 from tsm_edge.runtime import HEADER, abi_version
+
+if TYPE_CHECKING:
+    from tsm_edge.artifact.reference import Reference
 
 # CPU seconds of the stages of the default model on an x86-64 server: what is told of progress.
 _USUAL_S = {"preparing": 3.0, "exporting": 8.0, "lowering": 0.5, "generating": 11.0, "linking": 0.2, "runner": 0.5}
@@ -92,6 +100,10 @@ class CompileRequest:
         Also make ``tsm-runner``, a static program with the model inside, and its ``golden.bin``.
     precision : Precision
         Of activations, weights and sums.
+    calibration : callable or None
+        For integers: reads frames to calibrate with, preprocessed as it is told; None: of random weights noise.
+    quantisation : Path or None
+        For integers: a ``quantisation.json`` of the same model, instead.
     """
 
     target: TargetCard
@@ -107,6 +119,8 @@ class CompileRequest:
     intermediates: Path | None = None
     runner: bool = True
     precision: Precision = FP32
+    calibration: Callable[[Preprocess], Calibration] | None = None
+    quantisation: Path | None = None
 
     def __post_init__(self) -> None:
         if self.card is None and self.onnx is None:
@@ -122,21 +136,33 @@ class CompileRequest:
                 "an offline network looks at future frames and cannot run frame by frame",
                 "compile the online one with: tsm-edge compile --mode online",
             )
-        if self.precision.storage == "int8":
+        if self.precision.storage != "int8" and (self.calibration is not None or self.quantisation is not None):
             raise CompileError(
-                f"precision {self.precision.name} is not supported yet, expected fp32 or fp16",
-                "leave --precision out",
+                f"precision {self.precision.name} is not calibrated", "add --precision int8, or leave --calibrate out"
+            )
+        decided = self.calibration is not None or self.quantisation is not None
+        if self.precision.storage == "int8" and self.checkpoint is not None and not decided:
+            raise no_frames()
+        if self.calibration is not None and self.quantisation is not None:
+            raise CompileError(
+                "a quantisation.json has been calibrated already", "leave out --calibrate, or --quantisation"
             )
         if self.target.device == "cuda":
+            if self.precision.storage == "int8":
+                raise CompileError(
+                    f"target {self.target.name} is a GPU: precision int8 is for CPUs yet",
+                    "leave --precision out, or choose fp16",
+                )
             return
         if self.precision.name == "fp16" and self.precision.accumulator == "float32":
             raise CompileError(
                 f"target {self.target.name} is a CPU: --accumulate fp32 is for GPUs", "leave --accumulate out"
             )
-        if self.precision.needs not in (None, *self.target.cpu.abilities):
+        needs = self.precision.needs
+        if needs and not set(needs) & set(self.target.cpu.abilities):
             raise CompileError(
-                f"target {self.target.name} has no {self.precision.needs}, which precision {self.precision.name} needs",
-                f"leave --precision out, or choose another target of: {', '.join(_targets_with(self.precision.needs))}",
+                f"target {self.target.name} has no {' or '.join(needs)}, which precision {self.precision.name} needs",
+                f"leave --precision out, or choose another target of: {', '.join(_targets_with(needs))}",
             )
 
 
@@ -164,7 +190,6 @@ def compile_model(
         With the stage's own message; nothing is left behind.
     """
     from tsm_edge.artifact.golden import make_golden, write_golden
-    from tsm_edge.artifact.reference import Reference
     from tsm_edge.compile.package.link import link_library
     from tsm_edge.compile.package.runner import link_runner
     from tsm_edge.compile.package.zig import zig_cache
@@ -189,13 +214,21 @@ def compile_model(
         graph = load_onnx(onnx_file, request.cache_names)
         model = _described_model(request, metadata, graph)
         stages.begin("lowering", "lowering and scheduling")
-        program = backend.lower(graph, fuse(graph), request.precision)
+        layers = fuse(graph)
+        if request.precision.storage == "int8":
+            calibration = _calibration(request, metadata, model, graph, warn)
+            decided = quantised(graph, layers, calibration, request.quantisation)
+            program = integer_program(graph, layers, request.target, request.precision, decided, folder)
+        else:
+            program = backend.lower(graph, layers, request.precision)
         plan = plan_memory(program.workspace, backend.alignment)
         code = backend.generate(
             program, work, lambda count: stages.begin("generating", f"generating code for {count} kernels")
         )
         inspect(program, code.device)
-        manifest = _manifest(request, model, metadata, graph, program, plan, code, time.monotonic() - started)
+        hashes = _hashes(folder, metadata, graph)
+        seconds = time.monotonic() - started
+        manifest = _manifest(request, model, metadata, graph, program, plan, code, hashes, seconds)
         sources = code.write_sources(work, graph, program, plan, manifest)
         stages.begin("linking", f"linking for {request.target.name}")
         link_library(folder / LIBRARY, request.target, sources, code.objects, _tvm_ffi_includes())
@@ -203,7 +236,7 @@ def compile_model(
         if request.runner:
             stages.begin("runner", f"linking {RUNNER}")
             link_runner(folder / RUNNER, request.target, manifest, work, sources, code.objects)
-            write_golden(folder / GOLDEN, make_golden(Reference(folder / MODEL_ONNX, manifest), manifest))
+            write_golden(folder / GOLDEN, make_golden(_reference(folder, manifest), manifest))
         _write_folder(folder, manifest)
         check_loads(folder, request.output)
         if kept is not None:
@@ -211,9 +244,45 @@ def compile_model(
     return load_artifact(request.output)
 
 
-def _targets_with(ability: str | None) -> list[str]:
-    """Names of the cards that come with tsm-edge and have an ability."""
-    return [name for name in target_names() if ability in load_target(name).cpu.abilities]
+def _targets_with(abilities: Collection[Ability]) -> list[str]:
+    """Names of the cards that come with tsm-edge and have one of some abilities."""
+    return [name for name in target_names() if set(abilities) & set(load_target(name).cpu.abilities)]
+
+
+def _calibration(
+    request: CompileRequest,
+    metadata: OnnxMetadata | None,
+    model: ModelCard | _ForeignModel,
+    graph: OnlineGraph,
+    warn: Callable[[str], None],
+) -> Calibration | None:
+    """What to calibrate with: noise for weights that mean nothing."""
+    if request.quantisation is not None:
+        return None
+    if request.calibration is not None:
+        return request.calibration(model.preprocess)
+    if metadata is None or not metadata.weights.random:
+        return None
+    warn("calibrated with noise: the weights are random; give trained ones typical video with --calibrate CLIP")
+    _, _, height, width = graph.shapes[graph.frame]
+    return noise((height, width), model.preprocess)
+
+
+def _reference(folder: Path, manifest: Manifest) -> Reference:
+    """What golden frames are made with."""
+    from tsm_edge.artifact.reference import Reference
+
+    return Reference(Artifact(folder, manifest).reference, manifest)
+
+
+def _hashes(folder: Path, metadata: OnnxMetadata | None, graph: OnlineGraph) -> dict[str, str]:
+    """SHA-256 of what went in, and of the reference in integers, where there is one."""
+    found = {"onnx": graph.sha256}
+    if metadata and metadata.weights.sha256:
+        found["checkpoint"] = metadata.weights.sha256
+    if (folder / EXACT_ONNX).exists():
+        found["exact"] = file_sha256(folder / EXACT_ONNX)
+    return found
 
 
 def _stages(request: CompileRequest, progress: Progress) -> Stages:
@@ -254,6 +323,7 @@ def _manifest(
     program: Program,
     plan: MemoryPlan,
     code: MachineCode,
+    hashes: Mapping[str, str],
     seconds: float,
 ) -> Manifest:
     from tsm_edge.compile.package.c_tables import block_offsets, cache_bytes
@@ -261,9 +331,6 @@ def _manifest(
 
     alignment = backend_for(request.target).alignment
     weights = metadata.weights if metadata else WeightSource(printable(str(request.onnx)), graph.sha256)
-    hashes = {"onnx": graph.sha256}
-    if metadata and metadata.weights.sha256:
-        hashes["checkpoint"] = metadata.weights.sha256
     return Manifest(
         model=model.name,
         description=model.description,
@@ -361,7 +428,11 @@ def _write_folder(folder: Path, manifest: Manifest) -> None:
     """Labels, and the manifest last, with the hashes of everything beside it."""
     if manifest.labels:
         (folder / LABELS).write_text("".join(f"{label}\n" for label in manifest.labels), "utf-8")
-    names = [name for name in (LIBRARY, LABELS, HEADER_FILE, RUNNER, GOLDEN) if (folder / name).exists()]
+    names = [
+        name
+        for name in (LIBRARY, LABELS, HEADER_FILE, RUNNER, GOLDEN, EXACT_ONNX, QUANTISATION)
+        if (folder / name).exists()
+    ]
     files = {name: file_sha256(folder / name) for name in names}
     (folder / MANIFEST).write_text(dataclasses.replace(manifest, files=files).to_json(), "utf-8")
 

@@ -6,7 +6,6 @@ import errno
 import socket
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TypeAlias
 
 from tsm_edge.errors import RpcError
@@ -71,8 +70,6 @@ def open_socket(endpoint: Endpoint | UnixEndpoint, limit_s: float, hint: str) ->
             return _open_unix(endpoint, limit_s)
         return _open_tcp(endpoint, limit_s)
     except (ConnectionRefusedError, FileNotFoundError):
-        if isinstance(endpoint, UnixEndpoint) and Path(endpoint.path).exists() and not Path(endpoint.path).is_socket():
-            raise RpcError(f"{endpoint} is not a socket, expected one that tsm-edge serve has made", hint) from None
         raise RpcError(f"nothing listens on {endpoint}", hint) from None
     except TimeoutError:
         raise RpcError(

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MODEL_ONNX, Artifact, load_artifact
+from tsm_edge.artifact.folder import GOLDEN, LIBRARY, Artifact, load_artifact
 from tsm_edge.artifact.golden import network_input, read_golden
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.artifact.reference import Reference
 from tsm_edge.files.replacement import again_if_replaced
 from tsm_edge.session.base import Session
 from tsm_edge.session.open import open_session
+from tsm_edge.verify.quality import LEAST_DB, Step, quality_of
 
 if TYPE_CHECKING:
     from tsm_edge.rpc.place import Place
@@ -68,6 +69,8 @@ class VerifyResult:
         What was run, and where.
     against : str
         What it was compared with.
+    quality_db : float or None
+        Of a model in integers: signal-to-noise ratio of its logits against the float model's.
     """
 
     path: Path
@@ -77,11 +80,13 @@ class VerifyResult:
     tolerance: float
     ran: str = LIBRARY
     against: str = "ONNX Runtime"
+    quality_db: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every output agrees."""
-        return all(check.passed for check in self.checks)
+        """Whether every output agrees, and the integers are near enough to the float model."""
+        good = self.quality_db is None or self.quality_db >= LEAST_DB
+        return good and all(check.passed for check in self.checks)
 
 
 @again_if_replaced
@@ -121,26 +126,35 @@ def verify_artifact(
     """
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
     with open_session(artifact, place, threads, notify=notify) as session:
-        reference = Reference(onnx or artifact.path / MODEL_ONNX, artifact.manifest)
-        checks = _compare(session, reference, frames, seed)
+        reference = Reference(onnx or artifact.reference, artifact.manifest)
+        steps: list[Step] = []
+        checks = _compare(session, reference, frames, seed, steps)
     ran = f"{LIBRARY} on {place}" if place else LIBRARY
-    return VerifyResult(artifact.path, frames, threads, checks, artifact.manifest.tolerance, ran)
+    quality = quality_of(artifact, steps)
+    return VerifyResult(artifact.path, frames, threads, checks, artifact.manifest.tolerance, ran, quality_db=quality)
 
 
-def _compare(session: Session, reference: Reference, frames: int, seed: int) -> tuple[TensorCheck, ...]:
+def _compare(
+    session: Session, reference: Reference, frames: int, seed: int, steps: list[Step]
+) -> tuple[TensorCheck, ...]:
+    """Compare frame by frame; of a model in integers, note every step."""
     manifest = session.manifest
     gather = Gather(manifest)
     random = np.random.default_rng(seed)
     zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
     caches = zeros
     for index in range(frames):
+        begins = index in (0, frames // 2)
         if index == frames // 2:
             session.reset()
             reference.reset()
             caches = zeros
         frame = random.standard_normal(manifest.frame_shape, np.float32)
         explicit, caches = session.step_explicit(frame, caches)
-        gather.add([session.step(frame), explicit, *caches], reference.step(frame))
+        wanted = reference.step(frame)
+        gather.add([session.step(frame), explicit, *caches], wanted)
+        if manifest.exact:
+            steps.append((frame, wanted[0], begins))
     return gather.checks()
 
 

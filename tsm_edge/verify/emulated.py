@@ -11,14 +11,14 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact, load_artifact, read_listed
-from tsm_edge.artifact.golden import Golden, make_golden, write_golden
+from tsm_edge.artifact.folder import RUNNER, Artifact, load_artifact, read_listed
+from tsm_edge.artifact.golden import Golden, make_golden, network_input, write_golden
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.artifact.reference import Reference
 from tsm_edge.cards import TargetCard
@@ -27,6 +27,7 @@ from tsm_edge.errors import ArtifactError
 from tsm_edge.files.atomic import scratch_folder
 from tsm_edge.files.replacement import again_if_replaced
 from tsm_edge.verify.compare import Gather, VerifyResult
+from tsm_edge.verify.quality import Step, quality_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,13 +105,19 @@ def verify_emulated(
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
     manifest = artifact.manifest
     emulator = emulator_command(manifest.target)
-    golden = make_golden(Reference(onnx or artifact.path / MODEL_ONNX, manifest), manifest, frames, seed)
+    golden = make_golden(Reference(onnx or artifact.reference, manifest), manifest, frames, seed)
     gather = Gather(manifest)
     for found, wanted in zip(emulated_outputs(artifact, golden, threads), golden.outputs, strict=True):
         gather.add(found, wanted)
     name = Path(emulator[0]).name if emulator else "this machine"
     ran = f"{RUNNER} on {name}{' and a stand-in for its GPU' if manifest.target.device == 'cuda' else ''}"
-    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, ran)
+    quality = quality_of(artifact, _steps(golden, manifest))
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, ran, quality_db=quality)
+
+
+def _steps(golden: Golden, manifest: Manifest) -> Iterator[Step]:
+    for index, (picture, wanted) in enumerate(zip(golden.frames, golden.outputs, strict=True)):
+        yield network_input(picture, manifest.preprocess), wanted[0], index in (0, golden.reset)
 
 
 def emulated_outputs(artifact: Artifact, golden: Golden, threads: int = 1) -> list[list[NDArray[np.float32]]]:

@@ -79,8 +79,6 @@ class Board:
         Cores and their names.
     system : str
         Release of the kernel, and of the board's software where it has one.
-    libc : str
-        ``glibc 2.36``, ``musl`` or ``bionic``.
     virtual : bool
         Whether it is a virtual machine, as far as it shows.
     allowed : tuple of int
@@ -99,7 +97,6 @@ class Board:
     way: Way
     cpu: str
     system: str
-    libc: str
     virtual: bool
     allowed: tuple[int, ...]
     power_mode: str
@@ -135,7 +132,6 @@ def read_board(system: System, files: Files) -> Board:
         way=way,
         cpu=_cpu(text_of(files, "/proc/cpuinfo")),
         system=", ".join(filter(None, parts)),
-        libc=_libc(system, way),
         virtual=_virtual(files),
         allowed=to_cpus(allowed[1]) if allowed else (),
         power_mode=_power_mode(system, files, modes) if way == "jetson" else "",
@@ -188,15 +184,6 @@ def _core(fields: dict[str, str]) -> str:
     except (KeyError, ValueError):
         return " ".join(fields.get("model name", "unnamed CPU").split())[:60]
     return _CORES.get((implementer, part), f"Arm core {implementer:#04x}/{part:#05x}")
-
-
-def _libc(system: System, way: Way) -> str:
-    if way == "android":
-        return "bionic"
-    said = ask(system.run, "getconf", "GNU_LIBC_VERSION").strip()
-    if re.fullmatch(r"glibc \d+\.\d+", said):
-        return said
-    return "musl" if system.find("/lib/ld-musl-*") else ""
 
 
 def _virtual(files: Files) -> bool:

@@ -10,14 +10,9 @@ from collections.abc import Callable, Mapping
 Files = Mapping[str, str]
 
 
-def clean(text: str) -> str:
-    """What is printed to a terminal must not steer it; nor do NUL bytes, which end strings of a device tree, show."""
-    return "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
-
-
 def text_of(files: Files, path: str) -> str:
-    """A file's text; empty if there is none."""
-    return clean(files.get(path, "")).strip()
+    """A file's text without the NUL bytes that end strings of a device tree; empty if there is none."""
+    return files.get(path, "").replace("\0", "").strip()
 
 
 def number_of(files: Files, path: str) -> float | None:
@@ -55,7 +50,7 @@ def shown_cpus(cpus: tuple[int, ...]) -> str:
 def ask(run: Callable[..., str], program: str, *arguments: str) -> str:
     """What a program of the machine says; empty if it is not there, or fails."""
     with contextlib.suppress(OSError):
-        return clean(run(program, *arguments))
+        return run(program, *arguments)
     return ""
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tsm_edge.bench.environment.files import Files, clean, text_of
+from tsm_edge.bench.environment.files import Files, text_of
 from tsm_edge.power.system import System
 
 PATTERNS = (
@@ -84,7 +84,7 @@ def other_runs(system: System, files: Files, own: Collection[int]) -> tuple[str,
         match = re.fullmatch(r"/proc/(\d+)/cmdline", path)
         if match is None or int(match[1]) in own:
             continue
-        words = [clean(word) for word in text.split("\0") if word]
+        words = [word for word in text.split("\0") if word]
         start = next((index for index, word in enumerate(words[:4]) if _OURS.search(word)), None)
         if start is not None and not set(words[start + 1 : start + 2]) & set(_WAITING):
             found[int(match[1])] = _shown(words[start:])

@@ -62,7 +62,6 @@ def snapshot(system: System, at_s: float = 0.0) -> Environment:
         cpu_model=machine.cpu or None,
         architecture=ask(system.run, "uname", "-m").strip() or None,
         kernel=machine.system or None,
-        libc=machine.libc or None,
         kind=machine.way,
         virtual=machine.virtual,
         boot_id=machine.boot_id or None,

@@ -80,7 +80,7 @@ def _device(result: Result) -> Iterator[tuple[str, object]]:
     if found.cpu_model:
         yield "processor", found.cpu_model
     if found.kernel:
-        yield "system", " ".join(filter(None, (found.kernel, found.architecture, found.libc)))
+        yield "system", " ".join(filter(None, (found.kernel, found.architecture)))
     governors = sorted({core.governor for core in found.cores if core.governor})
     if governors:
         yield "governor", ", ".join(governors)

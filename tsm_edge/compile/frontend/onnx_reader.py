@@ -114,12 +114,6 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:
                 f"{error.filename or path}: cannot be read ({error.strerror})", _EXPORT_AGAIN
             ) from None
         onnx.checker.check_model(model)
-        newest = onnx.defs.onnx_opset_version()
-        if _opset(model) > newest:
-            raise ModelFileError(
-                f"{path}: its operators are of set {_opset(model)}, expected one up to {newest}",
-                f"export it again with opset_version={newest}, or update: pip install --upgrade onnx onnxruntime",
-            )
         converted = in_float32(model) | _with_scalars(model)
         _refuse_no_numbers(path, _constants(model))
         if converted or any(item.data_location == onnx.TensorProto.EXTERNAL for item in stored.graph.initializer):

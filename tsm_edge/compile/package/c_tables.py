@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.memory_plan import ALIGNMENT, MemoryPlan
-from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
+from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program, StoredLevels
 
 WEIGHTS_FILE = "weights.bin"
 MANIFEST_FILE = "embedded-manifest.json"
@@ -89,8 +90,11 @@ def model_lines(
     cache_offsets, cache_total = block_offsets([image.bytes for image in program.caches], alignment)
     caches = [
         f"    {{{c_string(pair.input)}, {c_string(pair.output)}, {image.channels}, {image.height}, {image.width}, "
-        f"{image.pixel}, {image.channel}, {offset}u, {_FORMS[image.dtype]}}},"
-        for pair, image, offset in zip(graph.caches, program.caches, cache_offsets, strict=True)
+        f"{image.pixel}, {image.channel}, {offset}u, {_FORMS[image.dtype]}, {c_float(levels.step)}, {levels.zero}, "
+        f"{levels.flip}}},"
+        for pair, image, offset, levels in zip(
+            graph.caches, program.caches, cache_offsets, program.cache_levels or repeat(_NO_LEVELS), strict=False
+        )
     ]
     logits_shape = graph.shapes[graph.logits]
     scale, offset = scale_and_offset(manifest.preprocess)
@@ -170,7 +174,8 @@ def _wrapper(call: KernelCall) -> str:
     return "\n".join(lines)
 
 
-_FORMS = {"float32": "TSM_FLOAT", "float16": "TSM_HALF"}
+_FORMS = {"float32": "TSM_FLOAT", "float16": "TSM_HALF", "uint8": "TSM_BYTE"}
+_NO_LEVELS = StoredLevels(0.0, 0, 0)
 _SPACES = {
     "frame": "TSM_FRAME",
     "workspace": "TSM_WORKSPACE",
