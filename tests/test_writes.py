@@ -16,7 +16,6 @@ _WRITERS = ("files/atomic.py", "files/folders.py", "files/stale.py")
 _PRIVATE = {
     # Into the temporary folder that takes an artifact's place when it is whole, or into a scratch folder.
     "compile/pipeline.py": {"compile_model", "_model_file", "_write_folder", "_keep"},
-    "compile/machine_code.py": {"generate", "keep"},
     "compile/quantised.py": {"write_quantised"},
     "compile/package/output.py": {"writing_intermediates"},
     "compile/machine_code.py": {"generate", "keep"},
