@@ -157,7 +157,7 @@ def measure(folder: Path, artifact: dict, clock: Clock) -> dict:
     for index in range(ROUNDS):
         for way in list(WAYS)[:: 1 if index % 2 == 0 else -1]:
             options = ["--frames", "400", "--warmup", "0.3", "--idle", "0"]
-            answer = execute([runner, "bench", *options, "--json", "/dev/stdout"], clock, 30, WAYS[way])
+            answer = execute([runner, "bench", *options], clock, 30, WAYS[way])
             document = _json(answer.get("output", ""))
             try:
                 medians[way].append(document["results"][0]["latency_ms"]["p50"])
