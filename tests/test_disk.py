@@ -15,6 +15,7 @@ from tsm_edge.compile.frontend.onnx_reader import load_onnx
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.files import disk
 from tsm_edge.files.atomic import scratch_folder
+from tsm_edge.rpc.uploads import Uploads
 
 
 def fill(monkeypatch: pytest.MonkeyPatch, full: Path) -> None:
@@ -45,6 +46,14 @@ def test_onnx_runtime_is_not_asked_to_write_to_a_full_disk(tmp_path: Path, monke
     fill(monkeypatch, tmp_path / "temporary")
     with pytest.raises(TsmEdgeError, match=r"/temporary: no room is left for temporary files .* TMPDIR=FOLDER"):
         load_onnx(source)
+
+
+def test_an_upload_to_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(monkeypatch, tmp_path)
+    (tmp_path / "model.so").symlink_to("/dev/full")
+    with pytest.raises(TsmEdgeError, match=rf"^{tmp_path}: no room is left for uploads .* TMPDIR=FOLDER$"):
+        Uploads(tmp_path, tmp_path).upload("model.so", bytes(8192))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

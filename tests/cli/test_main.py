@@ -194,9 +194,10 @@ def test_a_closed_or_broken_stream_does_not_change_how_a_command_ends(
     assert code("models >/dev/full") == 2
 
 
-def test_output_on_a_full_disk_is_one_line(program_environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_on_a_full_disk_is_one_line(program_environment: dict[str, str], unbuffered: str) -> None:
     command = [sys.executable, "-m", "tsm_edge.cli", "models"]
-    environment = {**program_environment, "PYTHONUNBUFFERED": ""}
+    environment = {**program_environment, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2

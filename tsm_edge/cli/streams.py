@@ -24,6 +24,8 @@ def prepare_streams() -> None:
     sys.stdout = sys.stdout or _writer(1)
     sys.stderr = sys.stderr or _writer(2)
     if isinstance(sys.stdout, io.TextIOWrapper):
+        if isinstance(sys.stdout.buffer, io.RawIOBase):  # PYTHONUNBUFFERED: what is not taken would be forgotten
+            sys.stdout = _writer(sys.stdout.fileno(), sys.stdout.encoding)
         sys.stdout.reconfigure(errors="replace")
 
 
@@ -68,8 +70,8 @@ def _redirect_to_nowhere(descriptor: int) -> None:
     os.close(nowhere)
 
 
-def _writer(descriptor: int) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)), "utf-8")
+def _writer(descriptor: int, encoding: str = "utf-8") -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)), encoding)
 
 
 def _open_nowhere() -> int:

@@ -52,8 +52,8 @@ def temporary_place() -> Place:
 
 
 @contextmanager
-def naming_full_disk(places: Sequence[Place]) -> Iterator[None]:
-    """Say which of some places is full where the system only says that one is.
+def naming_full_disk(places: Sequence[Place], needed: int = _FULL) -> Iterator[None]:
+    """Say which of some places is full where the system only says that one is; ``needed`` as for :func:`no_room`.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def naming_full_disk(places: Sequence[Place]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = no_room(places) if error.errno == errno.ENOSPC else None
+        full = no_room(places, needed) if error.errno == errno.ENOSPC else None
         if full is None:
             raise
         raise full from None

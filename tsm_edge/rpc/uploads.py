@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from tsm_edge.files.atomic import file_sha256
+from tsm_edge.files.disk import Place, naming_full_disk
 
 _KEPT_UPLOADS = 8
 
@@ -31,13 +32,23 @@ class Uploads:
         return str(self._folder / name)
 
     def upload(self, name: str, data: bytes) -> None:
-        """Write a file of the session, whole or not at all."""
+        """Write a file of the session, whole or not at all.
+
+        Raises
+        ------
+        OSError
+            It cannot be written.
+        TsmEdgeError
+            The disk is full.
+        """
         path = self._own_path(name)
-        try:
-            path.write_bytes(data)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
+        place = Place(self._folder, "uploads", "make room there, or serve with another folder: TMPDIR=FOLDER")
+        with naming_full_disk([place], len(data)):
+            try:
+                path.write_bytes(data)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
 
     def remove(self, name: str) -> None:
         """Remove a file of the session."""
