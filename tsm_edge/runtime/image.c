@@ -7,6 +7,9 @@
 #include "card.h"
 #include "input.h"
 
+/* As in input.c. */
+#pragma STDC FP_CONTRACT OFF
+
 /* Where one row or column of the crop reads the frame: between two of its rows or columns. */
 typedef struct {
   int32_t first, second;
