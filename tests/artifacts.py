@@ -165,3 +165,15 @@ def golden_artifact(
 
     folder = made_once(tmp_path_factory, "golden-artifact", make)
     return load_artifact(folder / "jester"), folder / "intermediates"
+
+
+@pytest.fixture(scope="session")
+def motion_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The shipped model with its weights, for this machine."""
+
+    def make(folder: Path) -> None:
+        from tsm_edge.compile.pipeline import CompileRequest, compile_model
+
+        compile_model(CompileRequest(native, folder / "motion", load_model("motion"), runner=False))
+
+    return load_artifact(made_once(tmp_path_factory, "motion-artifact", make) / "motion")

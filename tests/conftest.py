@@ -14,6 +14,7 @@ from artifacts import (  # noqa: F401
     artifact_with_runner,
     golden_artifact,
     golden_checkpoint,
+    motion_artifact,
     native,
     other_artifact,
     small_artifact,

@@ -21,7 +21,7 @@ from tsm_edge.errors import CardError, TextFileError, unknown_name
 from tsm_edge.files.atomic import read_text
 
 # The card that a command works on where none is named.
-DEFAULT_MODEL = "mobilenetv2-jester"
+DEFAULT_MODEL = "motion"
 
 
 def model_names() -> list[str]:

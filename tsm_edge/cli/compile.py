@@ -99,7 +99,7 @@ def command(
 ) -> None:
     """Compile MODEL for a target: a directory with model.so, manifest.json and labels.txt.
 
-    MODEL is a model card's name or path (default: mobilenetv2-jester). With --onnx it only lends its preprocessing
+    MODEL is a model card's name or path (default: motion). With --onnx it only lends its preprocessing
     and labels to a file that tsm-edge did not export.
     """
     started_s = time.monotonic()

@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Write MODEL as one ONNX file, its shift caches as inputs and outputs.
 
-    MODEL is a model card's name or path (default: mobilenetv2-jester).
+    MODEL is a model card's name or path (default: motion).
     """
     require("compile", "tsm-edge export")
     from tsm_edge.export.onnx import ExportRequest, export_onnx

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tsm_edge.training.clips import bank, draw_scene, speeds_of
+from tsm_edge.training.clips import bank, draw_scene
 from tsm_edge.training.motions import LABELS, Path, Speeds, offsets
 from tsm_edge.training.render import Camera, Frames, draw_camera, render
 from tsm_edge.training.textures import Random
 
 # Frames of a second of these videos, as the clips' motions are meant.
 FPS = 12.0
-_SHORTEST, _LONGEST = 14, 20  # frames of a motion
+_SHORTEST, _LONGEST = 12, 16  # frames of a motion
 _FADE = 12  # frames of one that appears or vanishes
 _HIDDEN = 0.04
+# Neither the slowest nor the fastest of the clips' motions.
+_SPEEDS = Speeds((0.030, 0.060), (0.040, 0.060), (0.14, 0.28), (0.07, 0.16), (5, 8.5))
 _DRAWS = 20  # of a motion, before another one is tried
 
 
@@ -80,7 +82,6 @@ def _part_of(camera: Camera, part: slice) -> Camera:
 def draw_stream(segments: int, seed: int = 0) -> Stream:
     """Draw motions that follow each other within the frame; every class comes about equally often."""
     random = np.random.default_rng([seed, 2])
-    speeds = speeds_of("test")
     counts = np.zeros(len(LABELS))
     state = (np.float32(0.5), np.float32(0.5), np.float32(0.0), np.float32(0.0), np.float32(_HIDDEN))
     made: list[Segment] = []
@@ -89,7 +90,7 @@ def draw_stream(segments: int, seed: int = 0) -> Stream:
     while len(made) < segments:
         frames = int(random.integers(_SHORTEST, _LONGEST + 1))
         first = made[-1].first + made[-1].frames if made else 0
-        label, piece = _next(state, counts, made[-1].label if made else -1, frames, speeds, random)
+        label, piece = _next(state, counts, made[-1].label if made else -1, frames, random)
         counts[label] += 1
         made.append(Segment(label, first, len(piece)))
         pieces.append(piece)
@@ -104,9 +105,7 @@ def draw_stream(segments: int, seed: int = 0) -> Stream:
 _State = tuple[np.float32, np.float32, np.float32, np.float32, np.float32]
 
 
-def _next(
-    state: _State, counts: npt.NDArray[np.float64], before: int, frames: int, speeds: Speeds, random: Random
-) -> tuple[int, Path]:
+def _next(state: _State, counts: npt.NDArray[np.float64], before: int, frames: int, random: Random) -> tuple[int, Path]:
     """The rarest motion so far that the object has room for."""
     hidden = state[4] < 0.5
     order = np.argsort(counts + random.random(len(counts)))
@@ -116,11 +115,11 @@ def _next(
             continue
         for _ in range(_DRAWS):
             count = _FADE if name in ("appear", "vanish") else frames
-            piece = _continued(state, name, offsets(label, count + 1, speeds, random))
+            piece = _continued(state, name, offsets(label, count + 1, _SPEEDS, random))
             if _fits(piece):
                 return label, piece
     still = LABELS.index("appear" if hidden else "still")
-    return still, _continued(state, LABELS[still], offsets(still, frames + 1, speeds, random))
+    return still, _continued(state, LABELS[still], offsets(still, frames + 1, _SPEEDS, random))
 
 
 def _continued(state: _State, name: str, motion: Path) -> Path:

@@ -27,7 +27,7 @@ from tsm_edge.video.writer import VideoFile
 
 # Frames of a piece: longer than the network remembers, so that its mean label is of a whole motion.
 _FRAMES = 20
-_STEPS = 400
+_STEPS = 300
 _TRAINED, _COMPILED = 0.8, 0.95
 
 

@@ -1,0 +1,144 @@
+"""Teaching: clips of people's own, found and split; and four motions the shipped model does not know."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsm_edge.cards import load_model
+from tsm_edge.cli.main import entry_point
+from tsm_edge.errors import TsmEdgeError, VideoError
+from tsm_edge.training.clips import bank, draw_scene
+from tsm_edge.training.data import UNSEEN, Frames
+from tsm_edge.training.evaluate import EvaluateRequest, evaluate
+from tsm_edge.training.motions import Path as ObjectPath
+from tsm_edge.training.render import draw_camera, render
+from tsm_edge.training.teach import TeachRequest, teach
+from tsm_edge.training.videos import Clip, Held, VideoData, find_clips, read_clip
+from tsm_edge.video.source import SourceInfo
+from tsm_edge.video.writer import VideoFile
+
+CARD = load_model("motion")
+TAUGHT = ("circle", "zigzag", "figure eight", "bounce")
+
+
+def write(path: Path, frames: Iterable[Frames], fps: float = 12.0) -> Path:
+    images = list(frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = SourceInfo("", False, images[0].shape[1], images[0].shape[0], fps, len(images))
+    with closing(VideoFile(path, info)) as file:
+        for index, image in enumerate(images):
+            file.write(image[..., ::-1], index / fps)
+    return path
+
+
+def path_of(label: str, random: np.random.Generator, frames: int = 28) -> ObjectPath:
+    """Where the object is: each motion takes 7 to 11 frames for a turn."""
+    phase = 2 * math.pi * np.arange(frames) / random.uniform(7, 11) + random.uniform(0, 6)
+    reach, (x, y) = random.uniform(0.14, 0.22), random.uniform(0.42, 0.58, 2)
+    if label == "circle":
+        dx, dy = np.cos(phase), np.sin(phase)
+    elif label == "zigzag":
+        dx, dy = 2 * np.abs((phase / math.pi / 4) % 2 - 1) - 1, 2 * np.abs((phase / math.pi) % 2 - 1) - 1
+    elif label == "figure eight":
+        dx, dy = np.sin(phase), np.sin(2 * phase) * 0.6
+    else:
+        dx, dy = np.zeros(frames), 1 - 2 * np.abs(np.sin(phase / 2))
+    rest = np.zeros(frames, np.float32)
+    return ObjectPath(
+        (x + reach * dx).astype(np.float32), (y + reach * dy).astype(np.float32), rest - 0.2, rest, rest + 1
+    )
+
+
+def draw(folder: Path, label: str, count: int, seed: int, frames: int = 28) -> None:
+    for number in range(count):
+        random = np.random.default_rng([seed, TAUGHT.index(label), number])
+        scene = draw_scene(bank("validation", 1), random)
+        images = render(scene, path_of(label, random, frames), draw_camera(frames, random), 96, 128, random)
+        write(folder / label / f"{number:02d}.mp4", images)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of three clips."""
+    folder = tmp_path_factory.mktemp("clips")
+    for label in TAUGHT[:2]:
+        draw(folder, label, 3, 0, frames=14)
+    return folder
+
+
+def test_a_folder_is_split_by_class_and_always_alike(small: Path) -> None:
+    data, again = (VideoData.of(small, CARD, 3) for _ in range(2))
+    assert data == again
+    assert data.labels == ("circle", "zigzag")
+    assert [len(part) for part in data.splits] == [2, 2, 2]
+    assert len({clip.path for part in data.splits for clip in part}) == 6
+
+
+def test_pieces_have_the_networks_size_and_labels(small: Path) -> None:
+    data = VideoData.of(small, CARD, 0)
+    frames, labels = data.train().training_batch(0, range(2))
+    assert frames.shape == (2, CARD.network.frames, 48, 48, 3)
+    assert sorted(labels[:, -1].tolist()) == [0, 1]
+    assert (labels[:, 0] == UNSEEN).all()
+    held = data.test()
+    assert (held.batch([0])[0] == Held(data, data.splits[2]).batch([0])[0]).all()
+
+
+def test_a_table_gives_parts_of_videos(tmp_path: Path) -> None:
+    shades = [np.full((48, 64, 3), 20 * index, np.uint8) for index in range(12)]
+    write(tmp_path / "film.mp4", shades)
+    rows = [f"film.mp4,{label},{start},{start + 0.25}" for label in "ab" for start in (0, 0.25, 0.5)]
+    (tmp_path / "parts.csv").write_text("path,label,start,end\n" + "\n".join(rows) + "\n")
+    clips = find_clips(tmp_path / "parts.csv")
+    assert len(clips) == 6
+    part = read_clip(clips[1], CARD.preprocess, 12)
+    assert part.shape == (3, 48, 48, 3)
+    assert part.mean((1, 2, 3)) == pytest.approx([60, 80, 100], abs=8)
+    assert len(read_clip(clips[1], CARD.preprocess, 4)) == 1
+    with pytest.raises(VideoError, match=r"film\.mp4: no frames from 9 s on"):
+        read_clip(Clip(tmp_path / "film.mp4", "a", 9.0), CARD.preprocess, 12)
+
+
+def test_mistakes_name_the_next_step(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "t.csv"
+    for text, message in [
+        ("file,class\n", "its first line is 'file,class', expected the columns path,label,start,end"),
+        ("path,label,start,end\na.mp4,x,soon,\n", "line 2: start and end are seconds"),
+        ("path,label,start,end\na.mp4,x,2,1\n", "line 2: expected a path, a label, and an end after its start"),
+        ("path,label\na.mp4,x\n", "has 1 classes of videos, expected at least 2"),
+        ("path,label\na.mp4,x\nb.mp4,y\n", "too few clips (x 1, y 1), expected at least 3 a class"),
+    ]:
+        table.write_text(text)
+        with pytest.raises(TsmEdgeError) as caught:
+            find_clips(table)
+        assert message in str(caught.value)
+    assert entry_point(["teach", "mine"]) == 2
+    assert entry_point(["teach", "mine", "--camera", "0", "--labels", "one"]) == 2
+    assert entry_point(["teach", "mine", "--clips", str(tmp_path / "none")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert ["expected either --clips DIR or --camera N" in lines[0], "at least two classes" in lines[1]] == [True, True]
+    assert "no such folder or CSV file" in lines[-1]
+    assert not (Path("out") / "mine").exists()
+
+
+@pytest.mark.slow
+def test_four_motions_are_taught_in_three_minutes(tmp_path: Path) -> None:
+    """12 clips each; measured on 10 more of each that teach never saw, beside those it holds out itself."""
+    for label in TAUGHT:
+        draw(tmp_path / "clips", label, 12, 0)
+        draw(tmp_path / "more", label, 10, 1)
+    began_s = time.process_time()
+    result = teach(TeachRequest("figures", tmp_path / "clips", tmp_path / "out"))
+    seconds = (time.process_time() - began_s) / 2  # of two cores with nothing else to do
+    assert result.verify.passed
+    found = evaluate(EvaluateRequest(result.artifact, str(tmp_path / "more"), frames=20)).measures
+    print(f"{seconds:.0f} s, {found.overall}")
+    assert found.overall.share >= 0.9
+    assert seconds < 180
