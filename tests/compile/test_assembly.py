@@ -11,6 +11,11 @@ import pytest
 from tsm_edge.cards import CpuSpec, load_target
 from tsm_edge.compile.backends.cpu.choose.tiles import depthwise_tile, gemm_tile, k_block, k_loop, run_of_tiles
 from tsm_edge.compile.backends.cpu.core import Core
+from tsm_edge.compile.backends.cpu.int8.convolution import convolution as int8_convolution
+from tsm_edge.compile.backends.cpu.int8.convolution_spec import Int8ConvolutionSpec, Int8Tile, Requantised
+from tsm_edge.compile.backends.cpu.int8.images import byte_image
+from tsm_edge.compile.backends.cpu.int8.instructions import instructions_of
+from tsm_edge.compile.backends.cpu.int8.tiles import register_tile
 from tsm_edge.compile.backends.cpu.kernels.convolution import convolution
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.backends.cpu.kernels.depthwise import DepthwiseSpec, depthwise
@@ -195,3 +200,44 @@ def test_every_block_of_the_k_loop_keeps_its_sums_in_registers(target: str) -> N
     for loop in k_loops:
         assert loop.count("vfmadd") % (spec.tile.rows * spec.tile.vectors) == 0
         assert not [line for line in loop.body if re.match(r"vmov\w+ %[xyz]mm\d+, ", line) and "(" in line], "spilled"
+
+
+# Of each target: the last instruction of a dot product, how many vectors of pixels may go to the stack in a turn of 64
+# of them (sums never), and what of the loop they are at least.
+INT8_TARGETS = [
+    ("x86-64-v4-vnni", r"vpdpbusd", 0, 0.45),
+    ("x86-64-v3-vnni", r"(\{vex\} )?vpdpbusd", 0, 0.45),
+    ("raspberry-pi-5", r"sdot\b", 0, 0.75),
+    ("raspberry-pi-4", r"sadalp\b", 2, 0.25),
+]
+
+
+@pytest.mark.parametrize(("name", "pattern", "stores", "share"), INT8_TARGETS)
+def test_the_k_loop_on_levels_is_dot_products_and_loads(name: str, pattern: str, stores: int, share: float) -> None:
+    """The expansion of a 14×14 block of MobileNet-V2."""
+    target = load_target(name)
+    instructions = instructions_of(target.cpu, name)
+    lanes = instructions.lanes
+    rows, vectors = register_tile(instructions, 1, 196, 384 // lanes, in_quads=False)
+    spec = Int8ConvolutionSpec(
+        instructions=instructions,
+        source=byte_image(1, 196, 64, 0, lanes),
+        target=byte_image(1, 196, 384, 0, lanes),
+        kernel=(1, 1),
+        strides=(1, 1),
+        pad_top=0,
+        pad_left=0,
+        channels=64,
+        outputs=384,
+        tile=Int8Tile(rows, vectors, 8, panels_outside=True),
+        made=Requantised(magic=True),
+    )
+    assembly = build_kernels({"kernel": int8_convolution("kernel", spec)}, target.cpu).inspect_source("asm")
+    loops = [block for block in blocks(assembly, "kernel") if block.loops and block.count(pattern)]
+    assert loops, "no loop multiplies"
+    for loop in loops:
+        dots = loop.count(pattern)
+        assert dots % (rows * vectors) == 0, "a dot product for each sum and step"
+        assert loop.count(STORE) <= stores, "sums are spilled"
+        assert not [line for line in loop.body if re.search(r"\((%rsp|%rbp)", line)], "sums are spilled"
+        assert dots >= share * len(loop.body)
