@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tsm_edge.artifact.folder import Artifact
     from tsm_edge.bench.boards import Destination
     from tsm_edge.bench.plan import Plan
+    from tsm_edge.bench.result import Result
     from tsm_edge.bench.run import Outcome
     from tsm_edge.bench.subject import Subject
     from tsm_edge.rpc.place import Place
@@ -114,16 +115,7 @@ def command(
         return
     if artifact is not None and target is not None:
         raise click.UsageError("--target is for a model that is compiled now: expected it or DIR", ctx)
-    plan = Plan(
-        frames=frames,
-        duration_s=duration,
-        warmup_s=warmup,
-        fps=fps,
-        video=video,
-        power=power,
-        idle_s=idle,
-        peak=not no_peak,
-    )
+    plan = Plan(frames, duration, warmup, fps=fps, video=video, power=power, idle_s=idle, peak=not no_peak)
     earlier = read_document(compare) if compare is not None else None
     json_path = None if json_file in (None, "-") else Path(str(json_file))
     quiet = json_file == "-"
@@ -141,13 +133,13 @@ def command(
             if isinstance(outcomes[-1].error, KeyboardInterrupt):
                 break
     _end(outcomes)
-    code = 0
-    if earlier is not None:
-        code = print_comparison(earlier, [outcome.result for outcome in outcomes], tolerance, quiet)
-    if any(one.result.verification is not None and not one.result.verification.passed for one in outcomes):
-        code = 1
-    if code:
-        ctx.exit(code)
+    results = [outcome.result for outcome in outcomes]
+    code = print_comparison(earlier, results, tolerance, quiet) if earlier is not None else 0
+    ctx.exit(1 if any(_is_wrong(result) for result in results) else code)
+
+
+def _is_wrong(result: Result) -> bool:
+    return result.verification is not None and not result.verification.passed
 
 
 def _only(paths: Sequence[Path], ctx: click.Context) -> Path | None:

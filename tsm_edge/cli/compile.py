@@ -106,13 +106,7 @@ def command(
     require("compile", "tsm-edge compile")
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
-    if model is not None and onnx is None and model.lower().endswith(".onnx"):
-        raise CompileError(
-            f"{model}: an ONNX file is not a model card",
-            f"compile it with: tsm-edge compile --onnx {shlex.quote(model)}",
-        )
-    if model is None and onnx is None:
-        model = DEFAULT_MODEL
+    model = _model(model, onnx)
     card = None if model is None else load_model(model)
     target_card = load_target(target)
     name = card.name if card else onnx.stem if onnx else ""
@@ -157,6 +151,18 @@ def command(
     if artifact.manifest.random_weights:
         warn(RANDOM_WEIGHTS)
     note(f"next: {_next_command(artifact)}")
+
+
+def _model(model: str | None, onnx: Path | None) -> str | None:
+    """The model card to use: the default where nothing is named, None where an ONNX file needs none."""
+    if onnx is not None:
+        return model
+    if model is not None and model.lower().endswith(".onnx"):
+        raise CompileError(
+            f"{model}: an ONNX file is not a model card",
+            f"compile it with: tsm-edge compile --onnx {shlex.quote(model)}",
+        )
+    return DEFAULT_MODEL if model is None else model
 
 
 def _precision(name: str, accumulate: str | None) -> Precision:
