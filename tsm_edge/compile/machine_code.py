@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tsm_edge.artifact.manifest import Manifest
-from tsm_edge.cards import GpuSpec, TargetCard
+from tsm_edge.cards import GpuSpec, Preprocess, TargetCard
 from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.ir.device_code import DeviceCode
 from tsm_edge.compile.ir.graph import OnlineGraph
@@ -58,7 +58,9 @@ class Backend(Protocol):
         """Refuse a target or an installation before any work."""
         ...
 
-    def lower(self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision) -> Program:
+    def lower(
+        self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision, preprocess: Preprocess
+    ) -> Program:
         """Choose layouts and kernels."""
         ...
 
@@ -107,7 +109,9 @@ class _Cpu:
 
         check_cpu(self.target)
 
-    def lower(self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision) -> Program:
+    def lower(
+        self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision, preprocess: Preprocess
+    ) -> Program:
         from tsm_edge.compile.backends.cpu.lower import lower
 
         return lower(graph, layers, self.target, precision)
@@ -155,10 +159,12 @@ class _Cuda:
         if self.target.detect:  # what it should have found is not there
             detect_gpu()
 
-    def lower(self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision) -> Program:
+    def lower(
+        self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision, preprocess: Preprocess
+    ) -> Program:
         from tsm_edge.compile.backends.cuda.lower import lower
 
-        return lower(graph, layers, self.target, precision)
+        return lower(graph, layers, self.target, precision, preprocess=preprocess)
 
     def generate(self, program: Program, folder: Path, progress: Callable[[int], None]) -> MachineCode:
         from tsm_edge.compile.backends.cuda.generate import generate

@@ -220,7 +220,7 @@ def compile_model(
             decided = quantised(graph, layers, calibration, request.quantisation)
             program = integer_program(graph, layers, request.target, request.precision, decided, folder)
         else:
-            program = backend.lower(graph, layers, request.precision)
+            program = backend.lower(graph, layers, request.precision, model.preprocess)
         plan = plan_memory(program.workspace, backend.alignment)
         code = backend.generate(
             program, work, lambda count: stages.begin("generating", f"generating code for {count} kernels")

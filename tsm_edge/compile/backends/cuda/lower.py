@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tsm_edge.cards import TargetCard
+from tsm_edge.cards import Preprocess, TargetCard
+from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.backends.cuda.kernels.frame_bytes import FrameBytesSpec
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
 from tsm_edge.errors import CompileError
 
 
@@ -21,6 +23,7 @@ def lower(
     target: TargetCard,
     precision: Precision,
     choices: Choices | None = None,
+    preprocess: Preprocess | None = None,
 ) -> Program:
     """Decide layouts and write down the launches of one step.
 
@@ -34,6 +37,8 @@ def lower(
     precision : Precision
     choices : Choices, optional
         Used instead of what the rules would choose, for the kernels that are in it.
+    preprocess : Preprocess, optional
+        How a camera's bytes become the frame; None: only floats are taken.
 
     Raises
     ------
@@ -59,4 +64,13 @@ def lower(
         logits=logits.index,
         precision=precision,
         choices=Choices(tuple(lowering.choices)),
+        byte_calls=() if preprocess is None else (_from_bytes(lowering, preprocess),),
     )
+
+
+def _from_bytes(lowering: Lowering, preprocess: Preprocess) -> KernelCall:
+    frame = lowering.tensors[lowering.graph.frame]
+    scale, offset = (tuple(map(float, values)) for values in scale_and_offset(preprocess))
+    spec = FrameBytesSpec(frame.image, scale, offset)
+    buffers = {"source": BufferRef("frame_bytes"), "target": frame.buffer}
+    return lowering.made_call(spec, buffers, lowering.graph.frame)
