@@ -24,7 +24,7 @@ from tsm_edge.session.open import open_session
 from tsm_edge.training.data import Frames
 from tsm_edge.training.evaluate import EvaluateRequest, evaluate, run_clips
 from tsm_edge.training.generated import held_out
-from tsm_edge.training.measures import accuracy, measure
+from tsm_edge.training.measures import accuracy, label_after, measure
 from tsm_edge.training.motions import LABELS
 from tsm_edge.training.train import clip_shift
 from tsm_edge.video.preprocess import Preprocessor
@@ -53,7 +53,11 @@ def test_the_compiled_model_says_what_pytorch_says_of_every_frame(motion_artifac
         expected = logits_of_pytorch(frames)
         found = compiled[start : start + 60]
         assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
-        assert (found.argmax(-1) == expected.argmax(-1)).all()
+        # A tie may go either way: one of 14 400 frames has its two largest logits 4e-6 apart.
+        best = np.sort(expected, -1)[..., -2:]
+        tied = best[..., 1] - best[..., 0] < 1e-5 * np.abs(expected).max()
+        assert ((found.argmax(-1) == expected.argmax(-1)) | tied).all()
+        assert (label_after(found, 12, True) == label_after(expected, 12, True)).all()
     if count >= 1200:
         assert measure(compiled, truth, LABELS).overall.share == pytest.approx(0.87, abs=0.005)
 
