@@ -1,5 +1,6 @@
 /* count_instructions.c - a QEMU plugin: how many instructions of the guest were executed, and how many of them were
- * vector multiply-adds (FMLA), on stderr at the end.
+ * multiply-adds of vectors, on stderr at the end: FMLA of floats of any size, SDOT and UDOT of bytes, and the widening
+ * multiplications (SMULL, SMLAL, UMULL, UMLAL) that integers take where there are no dot products.
  *
  * Blocks are counted when they begin, by their length. The declarations are of QEMU's plugin interface, whose version
  * (API) differs between QEMU's releases. */
@@ -32,6 +33,17 @@ static uint64_t instructions, multiply_adds;
 /* A block's two lengths in one word. */
 static const int HALF = 32;
 
+/* Encodings, from the Arm Architecture Reference Manual: of vectors, and of a vector by an element. */
+static const struct {
+  uint32_t mask, value;
+} multiplications[] = {
+    {0xBFA0FC00, 0x0E20CC00}, {0xBF80F400, 0x0F801000}, /* FMLA, single and double precision */
+    {0xBFE0FC00, 0x0E400C00}, {0xBFC0F400, 0x0F001000}, /* FMLA, half precision */
+    {0x9FE0FC00, 0x0E809400}, {0x9FC0F400, 0x0F80E000}, /* SDOT, UDOT */
+    {0x9F20FC00, 0x0E20C000}, {0x9F00F400, 0x0F00A000}, /* SMULL, UMULL */
+    {0x9F20FC00, 0x0E208000}, {0x9F00F400, 0x0F002000}, /* SMLAL, UMLAL */
+};
+
 static int is_multiply_add(const instruction *found) {
   uint32_t word = 0;
 #if API < 3
@@ -39,8 +51,10 @@ static int is_multiply_add(const instruction *found) {
 #else
   qemu_plugin_insn_data(found, &word, sizeof word);
 #endif
-  /* FMLA of single or double precision, by vector and by element. */
-  return (word & 0xBFA0FC00) == 0x0E20CC00 || (word & 0xBF80F400) == 0x0F801000;
+  for (size_t index = 0; index < sizeof multiplications / sizeof *multiplications; ++index)
+    if ((word & multiplications[index].mask) == multiplications[index].value)
+      return 1;
+  return 0;
 }
 
 static void executed(unsigned cpu, void *lengths) {
