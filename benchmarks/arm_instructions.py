@@ -1,6 +1,7 @@
 """Instructions a frame on 64-bit Arm, under QEMU: tsm-edge beside other engines' own aarch64 wheels, one thread.
 
 python benchmarks/arm_instructions.py --target raspberry-pi-4 --json arm.json
+python benchmarks/arm_instructions.py --target raspberry-pi-5 --precision int8
 
 QEMU's times say nothing about a device, but the instructions it executes are those a device would. Each program is
 run with a few frames and with more; the difference is what a frame takes. Needs Debian (apt-get fetches an Arm Python
@@ -23,16 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import MODULES, load_engine
+from engines import MODULES, PRECISIONS, load_engine
 from engines.base import OnlineModel, read_model
-from peers import US, prepare_engines
+from peers import US, Contender, contenders_of, not_in, prepare_engines
 from report import machine_info, table, write_json
 from stages import StageError
 from streams import reference_logits, relative_error, video
-from worker import ERROR_LIMIT
+from worker import ERROR_LIMITS
 
 from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact
 from tsm_edge.cards import CpuSpec, load_model, load_target
+from tsm_edge.cards.precision import precision_named
 from tsm_edge.compile.package.zig import zig_command
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import TsmEdgeError
@@ -59,7 +61,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Executed:
-    """Instructions, and how many of them were vector multiply-adds (FMLA): what every engine has to execute."""
+    """Instructions, and how many of them multiply vectors (see ``count_instructions.c``): what has to be executed."""
 
     instructions: int
     multiply_adds: int
@@ -145,11 +147,13 @@ def count_ours(emulator: Emulator, artifact: Artifact) -> Count:
     Raises
     ------
     StageError
-        It computes something else.
+        It computes something else than its reference: for int8, the same integers in ONNX Runtime.
     """
-    error = max(check.error for check in verify_emulated(artifact).checks)
-    if not error <= ERROR_LIMIT:
-        raise StageError(f"{US} differs from ONNX Runtime by {error:.1e}")
+    result = verify_emulated(artifact)
+    error = max(check.error for check in result.checks)
+    if not result.passed:
+        quality = "" if result.quality_db is None else f", {result.quality_db:.0f} dB to the float model"
+        raise StageError(f"{US} differs from ONNX Runtime by {error:.1e}{quality}")
 
     def bench(frames: int) -> Executed:
         program = str(artifact.path / RUNNER)
@@ -249,42 +253,44 @@ class ArmPython:
 def count_peer(
     emulator: Emulator,
     python: ArmPython,
-    model: OnlineModel,
-    engine: str,
+    contender: Contender,
     work: Path,
     reference: np.ndarray,
     absent: dict[str, str],
 ) -> Count | None:
     """Count every variant of an engine; return the best that computes the same, and add the others to ``absent``."""
+    engine, limit = contender.engine, ERROR_LIMITS[contender.precision]
+    model = read_model(contender.model)
     site = python.fetch_wheels(engine, emulator.qemu)
     found = []
-    for variant in load_engine(engine).variants:
+    for variant in load_engine(engine, contender.precision).variants:
         executed = []
         try:
             for frames in (WARM_UP, WARM_UP + MEASURED):
                 job = work / f"{engine}-{variant}-{frames}.json"
-                job.write_text(json.dumps(_job(model, engine, variant, work, frames)))
+                job.write_text(json.dumps(_job(model, contender, variant, work, frames)))
                 worker = [*python.command([HERE, site]), str(HERE / "arm_worker.py"), str(job)]
                 executed.append(emulator.count(worker))
         except StageError as error:
             absent[f"{engine} ({variant})"] = str(error)
             continue
         difference = relative_error(np.load(work / "logits.npy"), reference)
-        if difference > ERROR_LIMIT:
+        if difference > limit:
             absent[f"{engine} ({variant})"] = f"differs from ONNX Runtime by {difference:.1e}"
         else:
             found.append(per_frame(variant, executed[0], executed[1], difference))
     return min(found, key=lambda count: count.instructions, default=None)
 
 
-def _job(model: OnlineModel, engine: str, variant: str, work: Path, frames: int) -> dict[str, Any]:
+def _job(model: OnlineModel, contender: Contender, variant: str, work: Path, frames: int) -> dict[str, Any]:
     plain = dataclasses.asdict(model) | {"path": str(model.path)}
     files = {"frames_file": str(work / "frames.npy"), "logits_file": str(work / "logits.npy")}
     return {
         "model": plain,
-        "engine": engine,
+        "engine": contender.engine,
+        "precision": contender.precision,
         "variant": variant,
-        "folder": str(work / engine),
+        "folder": str(work / contender.engine),
         "frames": frames,
     } | files
 
@@ -294,6 +300,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", default="mobilenetv2-jester", help="model card, with random weights (%(default)s)")
     add("--target", default="raspberry-pi-4", help="a 64-bit Arm target; QEMU is told to be its CPU (%(default)s)")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of every engine that has it (%(default)s)")
     add("--engines", nargs="*", choices=PEERS, default=PEERS, metavar="NAME", help=", ".join(PEERS))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsm-edge" / "arm-python"
     add("--work", type=Path, default=cache, help="keep the Arm Python and converted models here (%(default)s)")
@@ -302,26 +309,29 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
-    work = options.work.resolve() / f"{options.model}-{options.target}"
+    work = options.work.resolve() / f"{options.model}-{options.target}-{options.precision}"
     work.mkdir(parents=True, exist_ok=True)
     target = load_target(options.target)
-    artifact = compile_model(CompileRequest(target, work / US, load_model(options.model)))
+    precision = precision_named(options.precision)
+    artifact = compile_model(CompileRequest(target, work / US, load_model(options.model), precision=precision))
     emulator = open_emulator(artifact, work)
     model = read_model(artifact.path / MODEL_ONNX)
     frames = video(model.frame_shape, WARM_UP + MEASURED)
     np.save(work / "frames.npy", np.stack(frames))
     reference = reference_logits(model, frames)
-    absent: dict[str, str] = {}
-    ready = prepare_engines(model, list(options.engines), work, None, absent)
+    absent = not_in(precision.name, options.engines)
+    contenders = contenders_of(options.engines, model, precision.name, work)
+    ready = prepare_engines(contenders, work, None, absent)
     counts = {US: count_ours(emulator, artifact)}
     python = ArmPython(options.work.resolve())
     if ready:
         python.fetch()
         python.describe_cpu(emulator.cpu, target.cpu)
-    for engine in ready:
+    for contender in ready:
+        engine = contender.engine
         print(f"{engine}: counting", file=sys.stderr, flush=True)
         try:
-            best = count_peer(emulator, python, model, engine, work, reference, absent)
+            best = count_peer(emulator, python, contender, work, reference, absent)
         except subprocess.CalledProcessError as error:
             absent[engine] = str(error)
             continue
@@ -332,7 +342,8 @@ def _run(options: argparse.Namespace) -> None:
     _print(options, counts, absent, machine)
     if options.json:
         entries = {name: dataclasses.asdict(count) for name, count in counts.items()}
-        data = {"benchmark": "arm_instructions", "model": options.model, "target": options.target, "machine": machine}
+        data = {"benchmark": "arm_instructions", "model": options.model, "target": options.target}
+        data |= {"precision": options.precision, "machine": machine}
         write_json(options.json, data | {"instructions_per_frame": entries, "not_measured": absent})
 
 
@@ -350,8 +361,9 @@ def _print(
         )
         for name, count in sorted(counts.items(), key=lambda item: item[1].instructions)
     ]
-    print(f"{options.model} on {options.target}, float32, one thread, one online step with cache feedback, under QEMU")
-    print(table(("engine", "million instructions", "of these FMLA", f"x {US}", "error"), rows))
+    what = f"{options.model} on {options.target}, {options.precision}, one thread"
+    print(f"{what}, one online step with cache feedback, under QEMU")
+    print(table(("engine", "million instructions", "multiply-adds", f"x {US}", "error"), rows))
     for name, reason in absent.items():
         print(f"not measured: {name}: {reason}")
     versions = {US: machine["versions"][US], "qemu": machine["versions"]["qemu"]}

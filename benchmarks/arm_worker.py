@@ -21,7 +21,7 @@ def main(job_file: str) -> None:
     caches = tuple(CacheTensor(cache["input"], cache["output"], tuple(cache["shape"])) for cache in model["caches"])
     path, shape = Path(model["path"]), tuple(model["frame_shape"])
     online = OnlineModel(path, model["frame"], model["logits"], shape, model["classes"], caches)
-    stepper = load_engine(job["engine"]).open(online, Path(job["folder"]), 1, job["variant"])
+    stepper = load_engine(job["engine"], job["precision"]).open(online, Path(job["folder"]), 1, job["variant"])
     frames = np.load(job["frames_file"])[: job["frames"]]
     stepper.reset()
     logits = [np.array(stepper.step(np.ascontiguousarray(frame))) for frame in frames]

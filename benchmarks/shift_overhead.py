@@ -108,6 +108,7 @@ def compile_cases(card: ModelCard, work: Path) -> dict[str, dict[str, Any]]:
             entries[f"{case.name} {copy}"] = {
                 "case": case.name,
                 "engine": "tsm-edge",
+                "precision": "fp32",
                 "variant": "session",
                 "model": str(onnx),
                 "folder": str(folder / str(copy) if copy else folder),

@@ -29,10 +29,13 @@ class Place:
         It may use these logical CPUs only, and as many threads; empty: any.
     nice : int
         Niceness; below 0 takes the CPUs from other processes, as root only.
+    onednn_isa : str
+        The most that oneDNN, which OpenVINO computes with, may use of the CPU, in its words; empty: everything.
     """
 
     cpus: tuple[int, ...] = ()
     nice: int = 0
+    onednn_isa: str = ""
 
 
 ANYWHERE = Place()
@@ -51,6 +54,8 @@ def run_stage(job: dict[str, Any], place: Place, scratch: Path, timeout: float |
     result_file.unlink(missing_ok=True)
     command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(job_file), str(result_file)]
     environment = os.environ | {"OMP_NUM_THREADS": str(len(place.cpus) or 1), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if place.onednn_isa:
+        environment["ONEDNN_MAX_CPU_ISA"] = place.onednn_isa
     quiet = job["stage"] != "measure" or not sys.stderr.isatty()
     with log.open("w") as output:
         try:

@@ -14,6 +14,11 @@ def video(shape: Sequence[int], count: int, seed: int = 0) -> list[Floats]:
     return [generator.standard_normal(shape, np.float32) for _ in range(count)]
 
 
+def clips(shape: Sequence[int]) -> list[list[Floats]]:
+    """Return the streams of noise that models in integers are calibrated with, other than those they are run with."""
+    return [video(shape, 4, seed) for seed in (1, 2)]
+
+
 def run(stepper: Stepper, frames: Sequence[Floats]) -> Floats:
     """Return the logits [frames, classes] of a stream that starts with the first frame."""
     stepper.reset()

@@ -21,22 +21,23 @@ from tsm_edge.bench.interleave import Samples, Schedule, race
 
 FRAMES = 8
 """Different frames a race goes round; all are checked before."""
-ERROR_LIMIT = 1e-3
-"""Largest relative error: above Winograd's rounding (about 1e-5), below what bfloat16 leaves (about 1e-2)."""
+ERROR_LIMITS = {"fp32": 1e-3, "fp16": 3e-2, "int8": 0.15}
+"""Largest errors relative to ONNX Runtime on the float model. For float32 above Winograd's rounding (about 1e-5), below
+what bfloat16 leaves (about 1e-2). For int8 about what a signal-to-noise ratio of 20 dB is: of quantisers, not bugs."""
 
 
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
     """Convert the model for one engine."""
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    load_engine(job["engine"]).prepare(read_model(Path(job["model"])), folder)
+    load_engine(job["engine"], job["precision"]).prepare(read_model(Path(job["model"])), folder)
     return {}
 
 
 def probe(job: dict[str, Any]) -> dict[str, Any]:
     """Check every variant of one engine and find the fastest: {"errors": {...}, "failed": {...}, "variant": ...}."""
     model = read_model(Path(job["model"]))
-    engine = load_engine(job["engine"])
+    engine, limit = load_engine(job["engine"], job["precision"]), ERROR_LIMITS[job["precision"]]
     steppers: dict[str, Stepper] = {}
     errors, failed = {}, {}
     for variant in engine.variants:
@@ -47,8 +48,8 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001
             failed[variant] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             continue
-        if errors[variant] > ERROR_LIMIT:
-            failed[variant] = f"differs from ONNX Runtime by {errors[variant]:.1e}, allowed {ERROR_LIMIT:.0e}"
+        if errors[variant] > limit:
+            failed[variant] = f"differs from ONNX Runtime by {errors[variant]:.1e}, allowed {limit:.0e}"
         else:
             steppers[variant] = stepper
     samples = race(steppers, video(model.frame_shape, FRAMES), _schedule(job)) if steppers else {}
@@ -60,12 +61,10 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Race the job's entries: name -> {"seconds": [[...]], "cores": x, "error": x}."""
     models = {name: read_model(Path(entry["model"])) for name, entry in job["entries"].items()}
-    steppers = {
-        name: load_engine(entry["engine"]).open(models[name], Path(entry["folder"]), job["threads"], entry["variant"])
-        for name, entry in job["entries"].items()
-    }
+    steppers = {name: _open(entry, models[name], job["threads"]) for name, entry in job["entries"].items()}
     errors = {name: _error(stepper, models[name], job["entries"][name]) for name, stepper in steppers.items()}
-    wrong = {name: error for name, error in errors.items() if error > ERROR_LIMIT}
+    limits = {name: ERROR_LIMITS[entry["precision"]] for name, entry in job["entries"].items()}
+    wrong = {name: error for name, error in errors.items() if error > limits[name]}
     if wrong:
         raise RuntimeError(f"outputs differ from ONNX Runtime in the common process: {wrong}")
     (shape,) = {model.frame_shape for model in models.values()}
@@ -73,6 +72,12 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     results = race(steppers, video(shape, FRAMES), _schedule(job), lambda turn: _progress(f"round {turn} of {rounds}"))
     _progress("")
     return {name: _plain(samples) | {"error": errors[name]} for name, samples in results.items()}
+
+
+def _open(entry: dict[str, Any], model: OnlineModel, threads: int) -> Stepper:
+    return load_engine(entry["engine"], entry["precision"]).open(
+        model, Path(entry["folder"]), threads, entry["variant"]
+    )
 
 
 def _error(stepper: Stepper, model: OnlineModel, entry: dict[str, Any]) -> float:

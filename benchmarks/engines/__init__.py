@@ -6,7 +6,8 @@ import importlib
 
 from engines.base import Engine
 
-# Name -> module with a class ``ENGINE``; imported only when asked for, since each pulls in its own runtime.
+PRECISIONS = ("fp32", "fp16", "int8")
+# Name -> module with ``ENGINES``, one for each precision it has. Imported when asked for: each pulls in a runtime.
 MODULES = {
     "tsm-edge": "engines.tsm_edge_artifact",
     "onnxruntime": "engines.ort",
@@ -18,7 +19,12 @@ MODULES = {
 }
 
 
-def load_engine(name: str) -> Engine:
+def precisions_of(name: str) -> tuple[str, ...]:
+    """Return the precisions that an engine of this name is measured in."""
+    return tuple(importlib.import_module(MODULES[name]).ENGINES)
+
+
+def load_engine(name: str, precision: str = "fp32") -> Engine:
     """Return the engine of this name; its own packages are not imported yet."""
-    engine: Engine = importlib.import_module(MODULES[name]).ENGINE
+    engine: Engine = importlib.import_module(MODULES[name]).ENGINES[precision]
     return engine

@@ -91,4 +91,4 @@ def _with_buffers(network: Any, model: OnlineModel) -> Any:
     return WithBuffers().eval()
 
 
-ENGINE: Engine = _ExecuTorch()
+ENGINES: dict[str, Engine] = {"fp32": _ExecuTorch()}

@@ -109,4 +109,4 @@ class _LiteRt:
         return _CompiledStepper(model, folder, threads)
 
 
-ENGINE: Engine = _LiteRt()
+ENGINES: dict[str, Engine] = {"fp32": _LiteRt()}

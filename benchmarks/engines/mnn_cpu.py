@@ -94,4 +94,4 @@ class _Mnn:
         return _ModuleStepper(model, folder, threads)
 
 
-ENGINE: Engine = _Mnn()
+ENGINES: dict[str, Engine] = {"fp32": _Mnn()}

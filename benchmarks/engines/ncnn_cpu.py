@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from engines.base import Engine, Floats, OnlineModel, Stepper
 
 
 class _NcnnStepper:
-    def __init__(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> None:
+    def __init__(self, model: OnlineModel, folder: Path, threads: int, variant: str, half: bool) -> None:
         import ncnn
 
         self._ncnn = ncnn
@@ -23,8 +24,8 @@ class _NcnnStepper:
         options = self._net.opt
         options.num_threads = threads
         options.use_winograd_convolution = variant != "no-winograd"
-        # 16-bit storage would not be float32.
-        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+        # 16-bit storage would not be float32; bfloat16 has three bits less than half precision.
+        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = half
         options.use_bf16_storage = options.use_bf16_packed = False
         for load, name in ((self._net.load_param, "model.ncnn.param"), (self._net.load_model, "model.ncnn.bin")):
             if load(str(folder / name)):
@@ -46,7 +47,9 @@ class _NcnnStepper:
         return np.array(logits, np.float32).reshape(1, -1)
 
 
+@dataclass(frozen=True)
 class _Ncnn:
+    half: bool
     packages = ("ncnn", "pnnx")
     distributions = ("ncnn", "pnnx")
     variants = ("winograd", "no-winograd")
@@ -60,7 +63,7 @@ class _Ncnn:
             raise RuntimeError(f"pnnx wrote no model: {(done.stderr or done.stdout)[-300:]}")
 
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
-        return _NcnnStepper(model, folder, threads, variant)
+        return _NcnnStepper(model, folder, threads, variant, self.half)
 
 
-ENGINE: Engine = _Ncnn()
+ENGINES: dict[str, Engine] = {"fp32": _Ncnn(half=False), "fp16": _Ncnn(half=True)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.base import Engine, Floats, OnlineModel, Stepper
 
 
-def _compile(model: OnlineModel, threads: int, stateful: bool) -> Any:
+def _compile(model: OnlineModel, threads: int, hint: str, stateful: bool) -> Any:
     import openvino
 
     core = openvino.Core()
@@ -22,17 +23,17 @@ def _compile(model: OnlineModel, threads: int, stateful: bool) -> Any:
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": str(threads),
         # Its default is bfloat16 where the CPU has it.
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": hint,
     }
     return core.compile_model(network, "CPU", settings)
 
 
 class _SwappedStepper:
-    def __init__(self, model: OnlineModel, threads: int) -> None:
+    def __init__(self, model: OnlineModel, threads: int, hint: str) -> None:
         import openvino
 
         self._model = model
-        compiled = _compile(model, threads, stateful=False)
+        compiled = _compile(model, threads, hint, stateful=False)
         self._caches = [[openvino.Tensor(cache.zeros) for cache in model.caches] for _ in range(2)]
         # Two requests with fixed tensors, so that nothing but the frame is set in a step.
         self._requests = [compiled.create_infer_request() for _ in range(2)]
@@ -58,9 +59,9 @@ class _SwappedStepper:
 
 
 class _StatefulStepper:
-    def __init__(self, model: OnlineModel, threads: int) -> None:
+    def __init__(self, model: OnlineModel, threads: int, hint: str) -> None:
         self._model = model
-        self._request = _compile(model, threads, stateful=True).create_infer_request()
+        self._request = _compile(model, threads, hint, stateful=True).create_infer_request()
 
     def reset(self) -> None:
         self._request.reset_state()
@@ -74,7 +75,9 @@ class _StatefulStepper:
         return result
 
 
+@dataclass(frozen=True)
 class _OpenVino:
+    hint: str
     packages = ("openvino",)
     distributions = ("openvino",)
     variants = ("swapped", "stateful")
@@ -83,7 +86,9 @@ class _OpenVino:
         """Nothing to convert: it reads ONNX."""
 
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
-        return _SwappedStepper(model, threads) if variant == "swapped" else _StatefulStepper(model, threads)
+        make = _SwappedStepper if variant == "swapped" else _StatefulStepper
+        return make(model, threads, self.hint)
 
 
-ENGINE: Engine = _OpenVino()
+# Of int8 it is given a quantised file: what is quantised there is computed in integers, whatever the hint.
+ENGINES: dict[str, Engine] = {"fp32": _OpenVino("f32"), "fp16": _OpenVino("f16"), "int8": _OpenVino("f32")}

@@ -93,4 +93,5 @@ class _OnnxRuntime:
         return RunStepper(model, threads) if variant == "run" else _BindingStepper(model, threads)
 
 
-ENGINE: Engine = _OnnxRuntime()
+# Of int8 it is given a quantised file.
+ENGINES: dict[str, Engine] = {"fp32": _OnnxRuntime(), "int8": _OnnxRuntime()}
