@@ -125,6 +125,20 @@ def test_a_clock_that_jumps_ends_the_run(subject: Subject, jump_ns: int) -> None
     assert found.result.samples.start_s == tuple(sorted(found.result.samples.start_s))
 
 
+def test_a_paced_run_ends_when_its_time_is_over(subject: Subject) -> None:
+    """A camera's frame takes its period, however fast the step is."""
+    calls: list[int] = []
+
+    def alter(call: int, timings: Timings) -> Timings:
+        calls.append(call)
+        return timings
+
+    found = run(altered(subject, alter), Plan(duration_s=0.55, fps=50.0, power="none", **FAST), "tsm-edge bench")
+    assert found.error is None
+    assert found.result.latency_ms.count <= 28
+    assert len(calls) < 20
+
+
 def test_a_lost_device_keeps_what_was_measured(subject: Subject) -> None:
     def alter(call: int, timings: Timings) -> Timings:
         if call > 4:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsm_edge.bench.clocks import ClockWatch
 from tsm_edge.bench.environment import glance
 from tsm_edge.bench.plan import Plan
 from tsm_edge.bench.result import Deadlines, Environment, Samples
@@ -27,8 +28,6 @@ HEAD = 2
 """Untimed frames at the head of each stretch: they bring weights and code back into the caches."""
 STRETCH_S = 0.5
 _MOST_IN_STRETCH = 10_000
-# Between two stretches: how far the measured machine's clock may be off this one's.
-_CLOCK_OFF_S, _CLOCK_OFF = 0.25, 0.05
 _LOOK_S = 1.0  # between two looks at the machine
 
 
@@ -64,7 +63,7 @@ class Recording:
     error: TsmEdgeError | None = None
     steps: int = 0
     began_s: float | None = None
-    _clocks: tuple[float, float] | None = None
+    _clocks: ClockWatch = field(default_factory=ClockWatch)
 
     def run(self) -> None:
         """Measure until the plan is done. What goes wrong ends it, and is kept.
@@ -92,7 +91,7 @@ class Recording:
     @property
     def seconds(self) -> float:
         """How long they took, the time between stretches left out."""
-        return sum(_span_s(stretch) for stretch in self.stretches)
+        return sum(_span_s(stretch, self.plan.period_ns) for stretch in self.stretches)
 
     @property
     def fps(self) -> float | None:
@@ -133,7 +132,7 @@ class Recording:
         count = max(1, min(left, round(STRETCH_S / step_s), _MOST_IN_STRETCH))
         asked_s = host_now()
         whole = self.subject.session.measure(self.frames, self.steps, HEAD + count, period)
-        self._check_clock(asked_s, int(whole.start_ns[0]) * 1e-9)
+        self._check_clock(asked_s, host_now(), whole)
         self.steps += HEAD + count
         if self.began_s is None:
             self.began_s = asked_s
@@ -141,15 +140,15 @@ class Recording:
         self.step_s = float(np.median(self.stretches[-1].duration_ns)) * 1e-9
         self._look()
 
-    def _check_clock(self, host_s: float, device_s: float) -> None:
+    def _check_clock(self, asked_s: float, answered_s: float, whole: Timings) -> None:
         """Refuse what a clock timed that does not go as fast as this machine's."""
-        before, self._clocks = self._clocks, (host_s, device_s)
-        if before is None:
-            return
-        passed, there = host_s - before[0], device_s - before[1]
-        if abs(there - passed) > _CLOCK_OFF_S + _CLOCK_OFF * passed:
+        first_s = int(whole.start_ns[0]) * 1e-9
+        last_s = (int(whole.start_ns[-1]) + int(whole.duration_ns[-1])) * 1e-9
+        jump_s = self._clocks.jump_s(asked_s, answered_s, first_s, last_s)
+        if jump_s is not None:
+            way = "ahead of" if jump_s > 0 else "behind"
             raise BenchError(
-                f"{self.subject.name}: its clock went {there:+.2f} s while {passed:.2f} s passed here: it jumped, or a "
+                f"{self.subject.name}: its clock went {abs(jump_s):.2f} s {way} this machine's: it jumped, or a "
                 "machine slept",
                 "measure again",
             )
@@ -167,6 +166,8 @@ def _without_head(whole: Timings) -> Timings:
     )
 
 
-def _span_s(stretch: Timings) -> float:
+def _span_s(stretch: Timings, period_ns: int) -> float:
+    """From the first frame to the last one's end; with a camera, at least until the next one is due."""
     end = int(stretch.start_ns[-1]) + int(stretch.duration_ns[-1])
-    return (end - int(stretch.start_ns[0])) * 1e-9
+    due = int(stretch.due_ns[-1]) - int(stretch.due_ns[0]) + period_ns if period_ns else 0
+    return max(end - int(stretch.start_ns[0]), due) * 1e-9
