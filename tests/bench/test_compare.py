@@ -77,3 +77,10 @@ def test_a_disturbed_machine_tells_nothing_of_the_model() -> None:
     found = compare(a_run(0), shared, 5.0)
     assert (found.finding, found.is_regression, found.disturbed) == ("not distinguishable", False, ("shared",))
     assert "disturbed (shared): measure again" in found.text()
+
+
+def test_a_fast_wrong_answer_is_not_called_faster() -> None:
+    wrong = replace(a_run(1, 0.5), verdicts=(Verdict("verified", "bad", "the answers differ"),))
+    found = compare(a_run(0), wrong, 5.0)
+    assert found.finding == "not distinguishable"
+    assert "wrong answers" in found.text()

@@ -13,8 +13,9 @@ from tsm_edge.bench.result import Result
 from tsm_edge.bench.statistics import BATCHES, CONFIDENCE, batch_medians, student_t
 from tsm_edge.errors import BenchError
 
-# Verdicts on the machine, not on the model.
-_DISTURBANCES = ("shared", "throttled", "clock", "gpu", "memory", "rebooted", "partial")
+# Verdicts after which a time says nothing of the model; the last one is on its answers, all others on the machine.
+_WRONG = "verified"
+_DISTURBANCES = ("shared", "throttled", "clock", "gpu", "memory", "rebooted", "partial", _WRONG)
 
 Finding = Literal["faster", "slower", "not distinguishable"]
 
@@ -34,7 +35,7 @@ class Comparison:
         while it measures gives a wide one; what only changes from run to run is not.
     tolerance_percent : float
     disturbed : tuple of str
-        What happened to the machine during one of the runs (names of verdicts): then nothing can be told of the model.
+        What happened during one of the runs (names of verdicts): then nothing can be told of the model's speed.
     remarks : tuple of str
         What else differs.
     """
@@ -68,10 +69,14 @@ class Comparison:
         interval = f"99 % interval {self.low_percent:+.1f} to {self.high_percent:+.1f} %"
         medians = f"{self.old_ms:.3f} ms then, {self.new_ms:.3f} ms now"
         if self.finding == "not distinguishable":
-            why = f"; a run was disturbed ({', '.join(self.disturbed)}): measure again" if self.disturbed else ""
-            return f"not distinguishable: {self.change_percent:+.1f} % ({interval}; {medians}){why}"
+            return f"not distinguishable: {self.change_percent:+.1f} % ({interval}; {medians}){self._why()}"
         end = f", more than {self.tolerance_percent:g} %: a regression" if self.is_regression else ""
         return f"{self.finding} by {abs(self.change_percent):.1f} % ({interval}; {medians}){end}"
+
+    def _why(self) -> str:
+        if _WRONG in self.disturbed:
+            return "; a run gave wrong answers, so its time means nothing: tsm-edge verify"
+        return f"; a run was disturbed ({', '.join(self.disturbed)}): measure again" if self.disturbed else ""
 
 
 def compare(old: Result, new: Result, tolerance_percent: float) -> Comparison:
@@ -146,6 +151,7 @@ def _remarks(old: Result, new: Result) -> tuple[str, ...]:
         ("target", old.model.target, new.model.target),
         ("precision", old.model.precision, new.model.precision),
         ("threads", old.settings.threads, new.settings.threads),
+        ("frame", old.model.frame_shape, new.model.frame_shape),
         ("fps", old.settings.fps, new.settings.fps),
         ("CPU", *(look.cpu_model if look else None for look in looks)),
     ]
