@@ -213,6 +213,21 @@ def test_what_bounds_a_run(change: Callable[[Result], Result], text: str) -> Non
     assert text in verdict.text
 
 
+def test_on_a_disturbed_machine_nothing_is_said_to_bound_a_run() -> None:
+    """Step, kernels and peak are timed one after the other: others may take the cores from one of them only."""
+    shared = changed(QUIET, kernels_ms=None, kernels=QUIET.kernels[:3], after={"stolen_s": 3.0})
+    assert said(shared, "shared")[0].level == "bad"
+    (verdict,) = said(shared, "bound")
+    assert verdict.level == "note"
+    assert "cannot be told" in verdict.text
+
+
+def test_many_other_runs_are_counted_not_listed() -> None:
+    runs = tuple(f"tsm_edge.cli run (process {number})" for number in range(9))
+    (verdict, *_) = said(changed(QUIET, before={"others": runs}), "shared")
+    assert verdict.text.endswith("(process 1) and 7 more")
+
+
 @pytest.mark.parametrize(("own", "level"), [(4.0, "good"), (2.0, "bad")])
 def test_the_cpu_time_of_a_run_is_not_taken_for_that_of_others(own: float, level: str) -> None:
     """Where the process that looks is the one that computes, its own time is known, not guessed."""

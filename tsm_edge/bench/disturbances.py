@@ -15,6 +15,7 @@ _BUSY_BEFORE = 0.5  # of a core, in the minute before
 _SWAPPED_MB = 1.0
 # A process that computes a frame uses at least so much of its time; one that only looks on uses none.
 _OWN_SHARE = 0.5
+_NAMED = 2  # of many other runs
 _SHORTEST_S = 0.2  # CPU time is counted in steps of 10 ms
 
 
@@ -169,7 +170,8 @@ def _shared(before: Environment, last: Environment, result: Result) -> Iterator[
 def _sharing(before: Environment, last: Environment, result: Result) -> Iterator[str]:
     others = list(dict.fromkeys((*before.others, *last.others)))
     if others:
-        yield f"another run of this project was there: {', '.join(others)}"
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        yield f"another run of this project was there: {', '.join(others[:_NAMED])}{more}"
     seconds = last.at_s - before.at_s
     stolen = _grown(before.stolen_s, last.stolen_s) / seconds if seconds > 0 else 0.0
     if stolen > _STOLEN:

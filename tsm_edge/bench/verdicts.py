@@ -179,6 +179,10 @@ def _bound(result: Result) -> Iterator[Verdict]:
     step, kernels = result.latency_ms.p50, _p50(result.kernels_ms) or sum(item.time_us for item in result.kernels) / 1e3
     if not step or not kernels:
         return
+    if any(verdict.level == "bad" for verdict in machine_verdicts(result)):
+        # The step, its kernels and the peak are timed one after the other.
+        yield Verdict("bound", "note", "what bounds it cannot be told: the machine was disturbed between its parts")
+        return
     outside = max(0.0, 1 - kernels / step)
     if outside > _MUCH_OUTSIDE:
         text = f"{100 * outside:.0f} % of a step is not in its {len(result.kernels) or ''} kernels"
