@@ -11,7 +11,7 @@ import pytest
 from terminal import run_on_terminal
 
 from tsm_edge.cards import load_model
-from tsm_edge.cli.output import print_json, print_json_line, print_table, status, to_plain, warn
+from tsm_edge.cli.output import print_entry, print_json, print_json_line, print_table, status, to_plain, warn
 from tsm_edge.cli.table import Table
 
 
@@ -57,6 +57,25 @@ def test_table_on_a_terminal_wraps_its_widest_column_to_fit(program_environment:
     assert lines[-1] == "b         12  -"
     assert max(map(len, lines)) <= 48
     assert text.count("word") == 30
+
+
+LONG_ENTRY = """
+from tsm_edge.cli.output import print_entry
+print_entry("note", "word " * 30)
+"""
+
+
+def test_an_entry_is_wrapped_under_itself_on_a_terminal_only(
+    program_environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = run_on_terminal(LONG_ENTRY, {**program_environment, "COLUMNS": "48", "TERM": "xterm"})
+    first, *others = text.replace("\r", "").splitlines()
+    assert first.startswith("note  word ")
+    assert all(line.startswith("      word") for line in others)
+    assert len(others) > 1
+    assert max(map(len, (first, *others))) <= 48
+    print_entry("note", "word " * 30)
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_table_on_a_narrow_terminal_is_a_block_a_row(program_environment: dict[str, str]) -> None:

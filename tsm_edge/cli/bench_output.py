@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.cli.output import note, print_json, print_table, warn
+from tsm_edge.cli.output import note, print_entry, print_json, print_table, warn
 
 if TYPE_CHECKING:
     from tsm_edge.bench.result import Document, Latency, Result
@@ -115,9 +115,10 @@ def print_result(result: Result) -> None:
     click.echo(_startup(result))
     for verdict in result.verdicts:
         mark = {"good": "  ok", "note": "note", "bad": " BAD"}[verdict.level]
-        click.echo(f"{mark}  {verdict.text}")
+        print_entry(mark, verdict.text)
     for entry in result.unavailable:
-        click.echo(f"  no  {entry.key}: {entry.reason}")
+        if not any(verdict.text.endswith(entry.reason) for verdict in result.verdicts):
+            print_entry("  no", f"{entry.key}: {entry.reason}")
     (warn if any(verdict.level == "bad" for verdict in result.verdicts) else note)(headline(result))
 
 

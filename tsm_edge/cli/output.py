@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import PurePath
@@ -56,6 +57,17 @@ def print_table(
     table = Table.of(columns, rows)
     lines = table.fitted(shutil.get_terminal_size().columns, optional) if sys.stdout.isatty() else table.plain()
     click.echo("\n".join([title, *lines] if title else lines))
+
+
+def print_entry(mark: str, text: str) -> None:
+    """Print a text with a mark before it to stdout; on a terminal it is wrapped under itself at the window's width."""
+    head = f"{mark}  "
+    if not sys.stdout.isatty():
+        click.echo(head + text)
+        return
+    width = max(len(head) + 20, shutil.get_terminal_size().columns)
+    indent = " " * len(head)
+    click.echo(textwrap.fill(text, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def print_json(obj: object) -> None:
