@@ -9,7 +9,7 @@ import pytest
 
 from tsm_edge.artifact.onnx_runtime import open_session
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def test_nothing_else_imports_it() -> None:
