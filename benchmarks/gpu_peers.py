@@ -6,6 +6,7 @@ Caches stay on the device; batch 1; the frame goes there and the logits come bac
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -29,6 +30,7 @@ def timed(step: Callable[[], Any]) -> float:
 
 def onnx_runtime(path: str) -> float:
     """ONNX Runtime's CUDA provider with bound inputs and outputs, the caches on the device."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tsm-edge's module that sees to this may not be here
     import numpy as np
     import onnxruntime as ort
 
