@@ -16,6 +16,9 @@ def write_quantised(model: OnlineModel, path: Path) -> None:
     Weights are int8 with a scale for each output channel, activations uint8: what the file's readers are fastest with.
     It is calibrated with the frames that tsm-edge is, the shift caches fed back.
     """
+    from tsm_edge.artifact.onnx_runtime import import_onnxruntime
+
+    import_onnxruntime()  # first: its telemetry off
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
