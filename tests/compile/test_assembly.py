@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
 
 import pytest
+from assembly import STORE, blocks
 
 from tsm_edge.cards import CpuSpec, load_target
 from tsm_edge.compile.backends.cpu.choose.tiles import depthwise_tile, gemm_tile, k_block, k_loop, run_of_tiles
@@ -23,44 +23,7 @@ from tsm_edge.compile.backends.cpu.llvm import build_kernels
 from tsm_edge.compile.ir.layout import Border, nhwc
 
 FMA = r"(fmla|vfma\.f32)\b"
-STORE = r"(st[rpu1]|vst|str|push)"
 BOARDS = ["raspberry-pi-4", "raspberry-pi-3", "raspberry-pi-5", "raspberry-pi-3-32bit"]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A run of instructions that is entered and left as a whole."""
-
-    label: str
-    body: tuple[str, ...]
-
-    def count(self, pattern: str) -> int:
-        """Instructions whose text begins with a match."""
-        return sum(bool(re.match(pattern, line)) for line in self.body)
-
-    @property
-    def loops(self) -> bool:
-        """Whether it ends by jumping to its own beginning: an innermost loop."""
-        return bool(self.body) and bool(re.match(rf"(b\.?\w+|cbn?z \w+,|j\w+) {re.escape(self.label)}$", self.body[-1]))
-
-
-def blocks(assembly: str, function: str) -> list[Block]:
-    """The basic blocks of a function, comments and directives left out."""
-    lines = [" ".join(re.split(r"//|@ ", line)[0].split()) for line in assembly.splitlines()]
-    start = lines.index(f"{function}:")
-    end = next(index for index in range(start, len(lines)) if lines[index].startswith(".size"))
-    found, label, body = [], function, []
-    for line in lines[start + 1 : end]:
-        begins = re.match(r"^(\.LBB\w+):$", line)  # other labels are the debugger's
-        if begins:
-            found.append(Block(label, tuple(body)))
-            label, body = begins[1], []
-        elif line and not line.startswith(".") and not line.endswith(":"):
-            body.append(line)
-            if re.match(r"b(\.?(eq|ne|l[eost]|g[et]|h[is]|mi|pl|cc|cs))? \.L|cbn?z|tbn?z|j\w+ \.L", line):
-                found.append(Block(label, tuple(body)))
-                label, body = "", []
-    return [*found, Block(label, tuple(body))]
 
 
 def pointwise(
