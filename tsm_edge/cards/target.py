@@ -238,6 +238,11 @@ class TargetCard:
     detect: bool = False
 
     @property
+    def android(self) -> bool:
+        """Whether it runs Android: reached by adb, and its C library is bionic."""
+        return self.libc == "bionic"
+
+    @property
     def static_runner(self) -> bool:
         """Whether ``tsm-runner`` is a static program there, with the model inside.
 

@@ -196,7 +196,7 @@ def _next_command(artifact: Artifact) -> str:
     path = shlex.quote(str(artifact.path))
     if runs_here(artifact.manifest.target):
         return f"tsm-edge verify {path}"
-    deploy = f"tsm-edge deploy {path} {'--adb' if 'android' in artifact.manifest.target.cpu.triple else 'USER@HOST'}"
+    deploy = f"tsm-edge deploy {path} {'--adb' if artifact.manifest.target.android else 'USER@HOST'}"
     emulate = f"tsm-edge verify {path} --emulate, or on the device: "
     return f"{emulate if (artifact.path / RUNNER).exists() else ''}{deploy}"
 

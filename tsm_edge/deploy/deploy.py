@@ -235,7 +235,7 @@ def _check_machine(name: str, answers: dict[str, str], target: TargetCard) -> st
     if machine != wanted:
         raise DeployError(f"{name} is {machine}, the model is compiled for {target.name} ({wanted})", hint)
     android = answers.get("android") == "yes"
-    if android != ("android" in target.cpu.triple):
+    if android != target.android:
         system = "Android" if android else "not Android"
         raise DeployError(f"{name} is {system}, the model is compiled for {target.name}", hint)
     lacking = missing_features(target, answers.get("flags", "").partition(":")[2].split(), answers["machine"])
