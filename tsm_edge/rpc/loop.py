@@ -79,7 +79,7 @@ class RemoteLoop:
         fetched = [samples, self._logits, *([] if times is None else [times])]
         packets = [
             call_packet(self._measure, self._frames, first, period_ns, False, samples, self._logits, times),
-            *(copy_from_packet(tensor, _size(tensor)) for tensor in fetched),
+            *(copy_from_packet(tensor, tensor.nbytes) for tensor in fetched),
         ]
         began, *answers = self._device.connection.exchange(packets, limit_s + count * period_ns * 1e-9)
         arrays = [
@@ -98,7 +98,3 @@ class RemoteLoop:
         if shape not in self._outputs:
             self._outputs[shape] = self._device.tensor(shape)
         return self._outputs[shape]
-
-
-def _size(tensor: RemoteTensor) -> int:
-    return int(np.prod(tensor.shape)) * 4

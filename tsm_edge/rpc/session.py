@@ -272,7 +272,7 @@ class _Link:
             copy_to_packet(self._frame, _bytes(frame)),
             *(copy_to_packet(tensor, _bytes(cache)) for tensor, cache in zip(before, caches, strict=False)),
             call_packet(self._step, self._frame, *before, self._logits, *after),
-            *(copy_from_packet(tensor, _size(tensor)) for tensor in fetched),
+            *(copy_from_packet(tensor, tensor.nbytes) for tensor in fetched),
         ]
         logits, *following = self._exchange(packets, fetched)
         return logits, following
@@ -325,15 +325,11 @@ class _StreamLink(_Link):
             *([call_packet(self._stream_reset)] if self._is_new else []),
             copy_to_packet(self._frame, _bytes(frame)),
             call_packet(self._stream_step, self._frame, self._logits),
-            copy_from_packet(self._logits, _size(self._logits)),
+            copy_from_packet(self._logits, self._logits.nbytes),
         ]
         (logits,) = self._exchange(packets, [self._logits])
         self._is_new = False
         return logits
-
-
-def _size(tensor: RemoteTensor) -> int:
-    return int(np.prod(tensor.shape)) * 4
 
 
 def _bytes(array: NDArray[np.float32]) -> memoryview:

@@ -8,6 +8,7 @@ in the handshake.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class RemoteTensor:
 
     handle: int
     shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the values."""
+        return math.prod(self.shape) * 4
 
     def description(self) -> bytes:
         """As the protocol writes a ``DLTensor``."""
