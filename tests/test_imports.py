@@ -42,6 +42,7 @@ ALLOWED = {
     "video": {"cards"},
     "live": {"video", "artifact", "session", "cards"},
     "power": set(),
+    "machine": set(),
     "verify": {"session", "artifact", "cards", "compile.package"},
     "bench": {
         "compile",
@@ -53,6 +54,7 @@ ALLOWED = {
         "artifact",
         "cards",
         "power",
+        "machine",
         "compile.backends.cpu",
         "compile.ir",
         "compile.package",
@@ -95,7 +97,7 @@ TOOLS = {
     "cv2": {"video", "live", "training"},
 }
 # What runs on a device, where none of these is installed; the server speaks TVM's RPC with TVM's own runtime.
-ON_A_DEVICE = ("session", "artifact", "live", "video", "power", "rpc", "deploy")
+ON_A_DEVICE = ("session", "artifact", "live", "video", "power", "machine", "rpc", "deploy")
 NOT_ON_A_DEVICE = ("compile", "networks", "export", "training")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tsm_edge.bench.environment.files import Files, ask, folders, number_of, text_of
+from tsm_edge.machine.files import Files, ask, folders, number_of, text_of
 from tsm_edge.power.system import System
 
 PATTERNS = (

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tsm_edge.bench.environment.alarms import Way
-from tsm_edge.bench.environment.files import Files, ask, number_of, text_of, to_cpus
+from tsm_edge.machine.files import Files, ask, number_of, text_of, to_cpus
 from tsm_edge.power.system import System
 
 # What tells whose files and programs there are.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tsm_edge.bench.environment.files import Files, text_of
+from tsm_edge.machine.files import Files, text_of
 from tsm_edge.power.system import System
 
 PATTERNS = (

@@ -7,14 +7,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tsm_edge.bench.environment import alarms, board, clocks, heat, load
+from tsm_edge.bench.environment import alarms, board, load
 from tsm_edge.bench.environment.alarms import Alarm, Way, ask_alarms, read_alarms
 from tsm_edge.bench.environment.board import read_board, way_of
-from tsm_edge.bench.environment.clocks import read_cores, read_gpus, read_residency
-from tsm_edge.bench.environment.files import Files, ask, number_of, text_of
-from tsm_edge.bench.environment.heat import read_temperatures
 from tsm_edge.bench.environment.load import other_runs, read_load
 from tsm_edge.bench.result import Environment, Event, Refused
+from tsm_edge.machine import clocks, heat
+from tsm_edge.machine.clocks import read_cores, read_gpus, read_residency
+from tsm_edge.machine.files import Files, ask, number_of, text_of
+from tsm_edge.machine.heat import read_temperatures
 from tsm_edge.power.system import System
 
 _SUPPLY = (

@@ -5,42 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tsm_edge.bench.result.latency import Refused
-
-
-@dataclass(frozen=True)
-class Core:
-    """One CPU core.
-
-    Attributes
-    ----------
-    number : int
-    online : bool
-    governor : str or None
-    min_mhz, current_mhz, max_mhz : float or None
-        What the governor may choose from, and what it runs at now.
-    limit_mhz : float or None
-        What the hardware can at most.
-    """
-
-    number: int
-    online: bool
-    governor: str | None = None
-    min_mhz: float | None = None
-    current_mhz: float | None = None
-    max_mhz: float | None = None
-    limit_mhz: float | None = None
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """The clock of a GPU, as of a :class:`Core`."""
-
-    name: str
-    governor: str | None = None
-    min_mhz: float | None = None
-    current_mhz: float | None = None
-    max_mhz: float | None = None
-    limit_mhz: float | None = None
+from tsm_edge.machine.clocks import Core, Gpu, Residency
+from tsm_edge.machine.heat import Temperature
 
 
 @dataclass(frozen=True)
@@ -49,23 +15,6 @@ class Event:
 
     name: str
     count: int
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """A thermal zone, °C."""
-
-    zone: str
-    value_c: float
-
-
-@dataclass(frozen=True)
-class Residency:
-    """How long a core, or all of one clock, ran at a frequency since it started (``time_in_state``)."""
-
-    cores: str
-    clock_mhz: float
-    time_s: float
 
 
 @dataclass(frozen=True)

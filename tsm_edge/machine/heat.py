@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tsm_edge.bench.environment.files import Files, folders, number_of, text_of
-from tsm_edge.bench.result import Temperature
+from dataclasses import dataclass
+
+from tsm_edge.machine.files import Files, folders, number_of, text_of
 
 PATTERNS = (
     "/sys/class/thermal/thermal_zone*/type",
@@ -17,6 +18,14 @@ _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 # Tegra's is a constant 100 °C, not a measurement.
 _CONSTANT = ("PMIC-Die",)
 _COLDEST_C, _HOTTEST_C = -40.0, 150.0
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A thermal zone, °C."""
+
+    zone: str
+    value_c: float
 
 
 def read_temperatures(files: Files) -> tuple[Temperature, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from tsm_edge.bench.environment.files import Files, folders, number_of, shown_cpus, text_of, to_cpus, to_number
-from tsm_edge.bench.result import Core, Gpu, Residency
+from tsm_edge.machine.files import Files, folders, number_of, shown_cpus, text_of, to_cpus, to_number
 
 _POLICY = "/sys/devices/system/cpu/cpufreq/policy"
 # Adreno's older drivers do not show it below /sys/class/devfreq.
@@ -29,6 +29,51 @@ PATTERNS = (*MOVING, f"{_POLICY}*/stats/time_in_state")
 _GPU = re.compile(r"gpu|gp10b|gv11b|ga10b|kgsl|mali|adreno|\bg3d\b", re.IGNORECASE)
 _TICK_S = 0.01  # USER_HZ, which time_in_state counts in
 _KHZ, _HZ = 1e-3, 1e-6
+
+
+@dataclass(frozen=True)
+class Core:
+    """One CPU core.
+
+    Attributes
+    ----------
+    number : int
+    online : bool
+    governor : str or None
+    min_mhz, current_mhz, max_mhz : float or None
+        What the governor may choose from, and what it runs at now.
+    limit_mhz : float or None
+        What the hardware can at most.
+    """
+
+    number: int
+    online: bool
+    governor: str | None = None
+    min_mhz: float | None = None
+    current_mhz: float | None = None
+    max_mhz: float | None = None
+    limit_mhz: float | None = None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The clock of a GPU, as of a :class:`Core`."""
+
+    name: str
+    governor: str | None = None
+    min_mhz: float | None = None
+    current_mhz: float | None = None
+    max_mhz: float | None = None
+    limit_mhz: float | None = None
+
+
+@dataclass(frozen=True)
+class Residency:
+    """How long a core, or all of one clock, ran at a frequency since it started (``time_in_state``)."""
+
+    cores: str
+    clock_mhz: float
+    time_s: float
 
 
 def read_cores(files: Files) -> tuple[Core, ...]:
