@@ -411,6 +411,7 @@ _WRITERS: dict[str, Callable[[_Instruction], str]] = {
     "prmt": _bits("standin_permute"),
     "lop3": _bits("standin_lop3"),
     "bfe": _bits("standin_extract"),
+    "bfi": _bits("standin_insert"),
     "shf": _funnel,
     "popc": _bits("(uint32_t)__builtin_popcount"),
     "clz": lambda i: i.write(f"{i.read(1, 'u32')} ? __builtin_clz({i.read(1, 'u32')}) : 32", "u32"),

@@ -164,6 +164,13 @@ static inline uint32_t standin_extract(uint32_t value, uint32_t at, uint32_t len
   at &= 255, length &= 255;
   return at > 31 || !length ? 0 : value >> at & (length > 31 ? ~0u : (1u << length) - 1);
 }
+/* bfi: the lowest `length` bits of a, put into b from bit `at`. */
+static inline uint32_t standin_insert(uint32_t a, uint32_t b, uint32_t at, uint32_t length) {
+  at &= 255, length &= 255;
+  if (at > 31 || !length) return b;
+  uint32_t mask = (length > 31 ? ~0u : (1u << length) - 1) << at;
+  return (b & ~mask) | (a << at & mask);
+}
 static inline uint32_t standin_funnel(uint32_t low, uint32_t high, uint32_t by, int left) {
   uint64_t both = (uint64_t)high << 32 | low;
   return left ? (uint32_t)(both << (by & 31) >> 32) : (uint32_t)(both >> (by & 31));
