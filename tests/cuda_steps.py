@@ -11,7 +11,7 @@ import onnx
 from onnx_graphs import Floats
 from standin_device import run_kernel
 
-from tsm_edge.cards import GpuSpec, load_target
+from tsm_edge.cards import GpuSpec, Preprocess, load_target
 from tsm_edge.cards.precision import FP32, Precision
 from tsm_edge.compile.backends.cuda.codegen import cuda_source
 from tsm_edge.compile.backends.cuda.lower import lower
@@ -31,12 +31,18 @@ class Lowered:
     program: Program
 
 
-def lowered(model: onnx.ModelProto, folder: Path, target: str = "jetson-nano", precision: Precision = FP32) -> Lowered:
+def lowered(
+    model: onnx.ModelProto,
+    folder: Path,
+    target: str = "jetson-nano",
+    precision: Precision = FP32,
+    preprocess: Preprocess | None = None,
+) -> Lowered:
     """Lower a model for a target's GPU."""
     path = folder / "model.onnx"
     onnx.save(model, str(path))
     graph = load_onnx(path)
-    return Lowered(graph, lower(graph, fuse(graph), load_target(target), precision))
+    return Lowered(graph, lower(graph, fuse(graph), load_target(target), precision, preprocess=preprocess))
 
 
 def compiled(networks: Mapping[str, Lowered], gpu: GpuSpec) -> str:
@@ -63,13 +69,23 @@ class Step:
 
     def __call__(self, frame: Floats, caches: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
         """Logits and next caches of one frame, in ONNX's layout."""
+        self._frame, self._bytes = np.ascontiguousarray(frame.reshape(-1)), np.empty(0, np.uint8)
+        return self._run(self._program.calls, caches)
+
+    def from_bytes(self, frame: np.ndarray, caches: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
+        """The same of a frame as a camera gives it: uint8 [H][W][RGB]."""
+        program = self._program
+        self._frame = np.full(frame.size, np.nan, np.float32)
+        self._bytes = np.ascontiguousarray(frame.reshape(-1))
+        return self._run((*program.byte_calls, *program.calls[program.replaced_calls :]), caches)
+
+    def _run(self, calls: Sequence[KernelCall], caches: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
         program = self._program
         for memory, buffer in zip(self._workspace, program.workspace, strict=True):
             memory[:] = _nan(buffer.image)
-        self._frame = np.ascontiguousarray(frame.reshape(-1))
         self._caches = [to_device(values, image) for values, image in zip(caches, program.caches, strict=True)]
         self._next = [_nan(image) for image in program.caches]
-        for call in program.calls:
+        for call in calls:
             self._launch(call)
         logits = self._workspace[program.logits][: np.prod(self._graph.shapes[self._graph.logits])]
         return (
@@ -84,8 +100,8 @@ class Step:
 
     def _memory(self, ref: BufferRef) -> np.ndarray:
         spaces = {"workspace": self._workspace, "weights": self._weights, "cache": self._caches}
-        if ref.space == "frame":
-            return self._frame
+        if ref.space in ("frame", "frame_bytes"):
+            return self._frame if ref.space == "frame" else self._bytes
         return self._next[ref.index] if ref.space == "next_cache" else spaces[ref.space][ref.index]
 
 

@@ -9,19 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from cuda_steps import Lowered, Step, compiled, lowered
 from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
-from standin_device import run_kernel
 
-from tsm_edge.cards import Preprocess, load_target
-from tsm_edge.cards.precision import FP32
-from tsm_edge.compile.backends.cuda.codegen import cuda_source
-from tsm_edge.compile.backends.cuda.lower import lower
-from tsm_edge.compile.backends.cuda.nvrtc import compile_ptx
-from tsm_edge.compile.frontend.onnx_reader import load_onnx
-from tsm_edge.compile.passes.fuse import fuse
+from tsm_edge.cards import load_target
 
 NANO = "jetson-nano"
 
@@ -131,22 +123,6 @@ def test_a_kernel_computes_what_onnx_runtime_does(
 ) -> None:
     found, expected, ends = values
     assert_close(found[ends[case]], expected[ends[case]])
-
-
-def test_a_cameras_bytes_become_the_frame(tmp_path: Path) -> None:
-    target, preprocess = load_target(NANO), Preprocess(16, 16)
-    graph = Branches(5, 9)
-    onnx.save(graph.model(graph.head(graph.source(4), 3)), str(tmp_path / "model.onnx"))
-    made = load_onnx(tmp_path / "model.onnx")
-    program = lower(made, fuse(made), target, FP32, preprocess=preprocess)
-    (call,) = program.byte_calls
-    assert target.gpu is not None
-    ptx = compile_ptx(cuda_source({call.kernel: call.spec.write(call.kernel)}, target.gpu), target.gpu)
-    frame = np.random.default_rng(0).integers(0, 256, (5, 9, 3), np.uint8)
-    found = np.full((3, 5, 9), np.nan, np.float32)
-    run_kernel(ptx, call.kernel, call.grid.blocks, call.grid.threads[0], [frame, found])
-    mean, std = (np.array(values, np.float64) for values in (preprocess.mean, preprocess.std))
-    assert_close(found, ((frame / 255 - mean) / std).transpose(2, 0, 1), 1e-6)
 
 
 def test_shift_caches_and_logits(values: tuple[dict[str, Floats], dict[str, Floats], dict[str, str]]) -> None:

@@ -124,7 +124,9 @@ class Program:
     choices : Choices
         What the rules chose for each kernel, or were told to.
     byte_calls : tuple of KernelCall
-        Run before ``calls`` where the frame comes as bytes: from ``frame_bytes`` to ``frame``.
+        What a step begins with where the frame comes as bytes: they read ``frame_bytes``.
+    replaced_calls : int
+        So many of ``calls``, from the first on, are left out then.
     cache_levels : tuple of StoredLevels
         Of each shift cache, where caches are bytes; else empty.
     """
@@ -137,6 +139,7 @@ class Program:
     precision: Precision
     choices: Choices
     byte_calls: tuple[KernelCall, ...] = ()
+    replaced_calls: int = 0
     cache_levels: tuple[StoredLevels, ...] = ()
 
     @property

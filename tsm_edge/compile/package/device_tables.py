@@ -108,6 +108,7 @@ def _program_lines(
         f"    .n_kernels = {len(names)},",
         f"    .n_launches = {len(launches)},",
         f"    .n_byte_launches = {len(byte_launches)},",
+        f"    .n_replaced = {program.replaced_calls},",
         "    .launches = launches,",
         "    .byte_launches = byte_launches,",
         f"    .weight_bytes = {weight_bytes}u,",

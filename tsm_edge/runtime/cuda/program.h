@@ -23,7 +23,8 @@ typedef struct {
   const char *const *kernels;
   int32_t n_kernels, n_launches, n_byte_launches;
   const tsm_launch *launches;
-  const tsm_launch *byte_launches; /* run before the others when the frame came as bytes */
+  const tsm_launch *byte_launches; /* what a step begins with when the frame came as bytes */
+  int32_t n_replaced;              /* so many of the launches are left out then */
   size_t weight_bytes;
 } tsm_device_program;
 

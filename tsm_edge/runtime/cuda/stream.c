@@ -110,7 +110,7 @@ static int32_t launch_all(tsm_stream *stream, const run *how) {
   int32_t code = TSM_OK;
   for (int32_t i = 0; how->from_bytes && i < program->n_byte_launches && code == TSM_OK; ++i)
     code = launch(stream, &program->byte_launches[i], how);
-  for (int32_t i = 0; i < program->n_launches && code == TSM_OK; ++i) {
+  for (int32_t i = how->from_bytes ? program->n_replaced : 0; i < program->n_launches && code == TSM_OK; ++i) {
     if (how->timed) TSM_TRY(tsm_cu.event_record(stream->events[i], stream->stream), "cuEventRecord", NULL);
     code = launch(stream, &program->launches[i], how);
   }

@@ -8,6 +8,7 @@ from tsm_edge.cards import Preprocess, TargetCard
 from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.backends.cuda.kernels.frame_bytes import FrameBytesSpec
+from tsm_edge.compile.backends.cuda.kernels.stem import StemSpec, reading_bytes
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
@@ -56,6 +57,7 @@ def lower(
         raise CompileError(
             "the logits are a graph input: there is nothing to compile", "export the model with its classifier"
         )
+    byte_calls, replaced = _from_bytes(lowering, layers, preprocess)
     return Program(
         calls=tuple(lowering.calls),
         workspace=lowering.tensors.workspace(lowering.calls, logits.index),
@@ -64,13 +66,26 @@ def lower(
         logits=logits.index,
         precision=precision,
         choices=Choices(tuple(lowering.choices)),
-        byte_calls=() if preprocess is None else (_from_bytes(lowering, preprocess),),
+        byte_calls=byte_calls,
+        replaced_calls=replaced,
     )
 
 
-def _from_bytes(lowering: Lowering, preprocess: Preprocess) -> KernelCall:
+def _from_bytes(
+    lowering: Lowering, layers: Sequence[ir.Layer], preprocess: Preprocess | None
+) -> tuple[tuple[KernelCall, ...], int]:
+    """What begins a step whose frame comes as bytes, and how many of the other calls it stands for.
+
+    The stem reads them itself, where it is first and alone in reading the frame; else they are made floats before.
+    """
+    if preprocess is None:
+        return (), 0
     frame = lowering.tensors[lowering.graph.frame]
+    first = lowering.calls[0]
+    readers = [call for call in lowering.calls if frame.buffer in call.buffers]
+    if isinstance(first.spec, StemSpec) and isinstance(layers[0], ir.Convolution) and readers == [first]:
+        return (reading_bytes(lowering, layers[0], first, preprocess),), 1
     scale, offset = (tuple(map(float, values)) for values in scale_and_offset(preprocess))
     spec = FrameBytesSpec(frame.image, scale, offset)
     buffers = {"source": BufferRef("frame_bytes"), "target": frame.buffer}
-    return lowering.made_call(spec, buffers, lowering.graph.frame)
+    return (lowering.made_call(spec, buffers, lowering.graph.frame),), 0

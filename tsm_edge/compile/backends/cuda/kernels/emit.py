@@ -119,10 +119,19 @@ def every(*conditions: Expr) -> Expr:
     return tirx.all(*conditions) if len(conditions) > 1 else conditions[0]
 
 
-def choose(conditions: Sequence[Expr], value: Expr, lanes: int = 1) -> Expr:
-    """``value`` where all conditions hold (it is not evaluated elsewhere), else zero."""
+def choose(conditions: Sequence[Expr], value: Expr, lanes: int = 1, outside: Expr = None) -> Expr:
+    """``value`` where all conditions hold (it is not evaluated elsewhere), else zero or what is ``outside``."""
     unsure = [condition for condition in conditions if condition is not True]
-    return tirx.if_then_else(every(*unsure), value, splat(0.0, lanes)) if unsure else value
+    otherwise = splat(0.0, lanes) if outside is None else outside
+    return tirx.if_then_else(every(*unsure), value, otherwise) if unsure else value
+
+
+def one_of(values: Sequence[float], index: Expr) -> Expr:
+    """The number at an index that is known on the device only."""
+    first, *others = map(splat, values)
+    for count, value in enumerate(others, 1):
+        first = either(index < count, first, value)
+    return first
 
 
 def either(condition: Expr, yes: Expr, no: Expr) -> Expr:

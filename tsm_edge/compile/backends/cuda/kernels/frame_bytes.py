@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
-from tvm.tirx.script.builder import ir as T
 
 from tsm_edge.compile.backends.cuda.kernels import emit
 from tsm_edge.compile.backends.cuda.kernels.elements import ElementGrid, store_float
@@ -67,14 +66,6 @@ def frame_bytes(name: str, spec: FrameBytesSpec) -> Any:
     image = spec.target
     with emit.kernel(name, spec) as kernel, ElementGrid(image).element(kernel) as (channel, y, x):
         byte = kernel.buffers["source"][(y * image.width + x) * _CHANNELS + channel]
-        value = tirx.Cast("float32", byte) * _of(spec.scale, channel) + _of(spec.offset, channel)
+        value = tirx.Cast("float32", byte) * emit.one_of(spec.scale, channel) + emit.one_of(spec.offset, channel)
         store_float(kernel.buffers["target"], image, channel, y, x, value)
     return kernel.function
-
-
-def _of(values: tuple[float, ...], channel: Any) -> Any:
-    """The channel's own number."""
-    first, *others = (T.float32(value) for value in values)
-    for index, value in enumerate(others, 1):
-        first = emit.either(channel < index, first, value)
-    return first

@@ -6,11 +6,14 @@ through the L1 cache, where a neighbour's loads have brought them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 
+from tsm_edge.cards import Preprocess
+from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.compile.backends.cuda.kernels import emit
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
 from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of
@@ -20,7 +23,7 @@ from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 from tsm_edge.compile.ir.layout import Image
-from tsm_edge.compile.ir.program import BufferRef
+from tsm_edge.compile.ir.program import BufferRef, KernelCall
 
 MOST_CHANNELS = 4
 _THREAD_CHANNELS = 8
@@ -37,7 +40,7 @@ class StemSpec(KernelSpec):
     Attributes
     ----------
     source : Image
-        The frame: planes without gaps, float32.
+        The frame: planes without gaps, float32; or a camera's bytes, [H][W][RGB].
     target : Image
         Planes.
     size, strides, pads : (int, int)
@@ -46,6 +49,8 @@ class StemSpec(KernelSpec):
         See :func:`emit.activate`; ``low`` and ``high`` are of ``clamp``.
     tap : int
         Target channels that are also the next value of a shift cache.
+    outside : tuple of float
+        What lies around each channel of the source; empty: zeros.
     """
 
     source: Image
@@ -57,11 +62,12 @@ class StemSpec(KernelSpec):
     low: float = 0.0
     high: float = 0.0
     tap: int = 0
+    outside: tuple[float, ...] = ()
 
     @property
     def rule(self) -> str:
-        """Of the rule."""
-        return "stem"
+        """Of the rule, or of what it reads."""
+        return "stem_bytes" if self.source.dtype == "uint8" else "stem"
 
     @property
     def across(self) -> int:
@@ -119,7 +125,7 @@ class StemSpec(KernelSpec):
         """The pointer arguments, in order."""
         stored = "uint32" if item_bytes(self.target.dtype) == 2 and self.vectors else self.single
         return (
-            Argument("source", "input"),
+            Argument("source", "input", self.source.dtype),
             Argument("weights", "weights"),
             Argument("target", "output", stored),
             *((Argument("tap", "next_cache", stored),) if self.tap else ()),
@@ -178,22 +184,59 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     cache = at.take_cache(layer.output)
     spec = _spec(at, layer, target.image, at.caches[cache].channels if cache is not None else 0)
     at.chose(spec.rule, layer)
-    weights = np.zeros((spec.padded_channels, spec.taps + 1), np.float64)
-    channels = target.image.channels
-    weights[:channels, :-1] = layer.weight.reshape(channels, spec.taps) * (source.scale / scale)
-    weights[:channels, -1] = layer.bias / scale
-    groups = weights.reshape(-1, _THREAD_CHANNELS, spec.taps + 1).transpose(0, 2, 1)
-    buffers = {"source": source.buffer, "weights": at.add_weights(groups.astype(np.float32)), "target": target.buffer}
+    packed = _packed(spec, layer.weight * (source.scale / scale), layer.bias / scale)
+    buffers = {"source": source.buffer, "weights": at.add_weights(packed), "target": target.buffer}
     if cache is not None:
         buffers["tap"] = BufferRef("next_cache", cache)
     at.call(spec, buffers, at.label(layer))
+
+
+def _packed(spec: StemSpec, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """[channel group][tap, bias last][channel] of [output][input][row][column] and [output]."""
+    weights = np.zeros((spec.padded_channels, spec.taps + 1), np.float64)
+    channels = spec.target.channels
+    weights[:channels, :-1] = weight.reshape(channels, spec.taps)
+    weights[:channels, -1] = bias
+    return weights.reshape(-1, _THREAD_CHANNELS, spec.taps + 1).transpose(0, 2, 1).astype(np.float32)
+
+
+def reading_bytes(at: Lowering, layer: ir.Convolution, call: KernelCall, preprocess: Preprocess) -> KernelCall:
+    """The call of a stem for frames that come as bytes: the normalisation is in its weights.
+
+    ``Σ w (b s + o) + bias = Σ (w s) b + (bias + Σ w o)``, and a pad of the normalised frame, 0, is the byte ``-o / s``.
+
+    Parameters
+    ----------
+    at : Lowering
+    layer : Convolution
+    call : KernelCall
+        Of the same layer, for frames of floats.
+    preprocess : Preprocess
+    """
+    if not isinstance(call.spec, StemSpec):
+        raise TypeError(f"{call.kernel} is no stem")
+    factor, offset = (values.astype(np.float64) for values in scale_and_offset(preprocess))
+    image = call.spec.source
+    spec = replace(
+        call.spec,
+        source=Image(
+            image.height, image.width, image.channels, image.channels, image.width * image.channels, dtype="uint8"
+        ),
+        outside=tuple(map(float, -offset / factor)),
+    )
+    scale = at.scale_of(layer)
+    weight = layer.weight.astype(np.float64) / scale
+    bias = layer.bias / scale + np.einsum("oiyx,i->o", weight, offset)
+    packed = at.add_weights(_packed(spec, weight * factor[:, None, None], bias))
+    buffers = dict(zip((argument.name for argument in call.spec.arguments), call.buffers, strict=True))
+    return at.made_call(spec, buffers | {"source": BufferRef("frame_bytes"), "weights": packed}, call.layer)
 
 
 RULE = Rule("stem", _takes, _lower)
 
 
 def stem(name: str, spec: StemSpec) -> Any:
-    """Write the kernel of a stem; returns its PrimFunc. Weights lie [channel group][tap, bias last][channel]."""
+    """Write the kernel of a stem; returns its PrimFunc. For how its weights lie see :func:`_packed`."""
     with emit.kernel(name, spec) as kernel:
         memory = emit.shared((spec.taps + 1) * spec.block_channels)
         words = (spec.taps + 1) * spec.block_channels
@@ -251,8 +294,8 @@ def _sums(kernel: emit.Kernel, spec: StemSpec, memory: Any, y: Expr, x: Expr, gr
                     at >= 0 if column < spec.pads[1] else True,
                     at < image.width if last_x + column >= image.width else True,
                 ]
-                value = kernel.buffers["source"][channel * image.channel + iy * image.row + at]
-                emit.store(row, column, emit.choose(conditions, value))
+                value = _value(kernel, spec, channel, iy, at)
+                emit.store(row, column, emit.choose(conditions, value, outside=_outside(spec, channel)))
             for kx in range(columns):
                 load_weights((channel * rows + ky) * columns + kx)
                 _multiply(spec, sums, row, weights, kx)
@@ -264,6 +307,20 @@ def _sums(kernel: emit.Kernel, spec: StemSpec, memory: Any, y: Expr, x: Expr, gr
         with emit.loop(image.channels) as index:
             add_channel(index)
     return sums
+
+
+def _value(kernel: emit.Kernel, spec: StemSpec, channel: Expr, y: Expr, x: Expr) -> Expr:
+    """An element of the source."""
+    image = spec.source
+    found = kernel.buffers["source"][channel * image.channel + y * image.row + x * image.pixel]
+    return found if image.dtype == "float32" else tirx.Cast("float32", found)
+
+
+def _outside(spec: StemSpec, channel: Expr) -> Expr:
+    """What lies around a channel."""
+    if not spec.outside:
+        return emit.splat(0.0)
+    return emit.splat(spec.outside[channel]) if isinstance(channel, int) else emit.one_of(spec.outside, channel)
 
 
 def _multiply(spec: StemSpec, sums: Any, row: Any, weights: Any, kx: int) -> None:
