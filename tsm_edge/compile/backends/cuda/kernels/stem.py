@@ -197,7 +197,8 @@ def _packed(spec: StemSpec, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     channels = spec.target.channels
     weights[:channels, :-1] = weight.reshape(channels, spec.taps)
     weights[:channels, -1] = bias
-    return weights.reshape(-1, _THREAD_CHANNELS, spec.taps + 1).transpose(0, 2, 1).astype(np.float32)
+    packed: np.ndarray = weights.reshape(-1, _THREAD_CHANNELS, spec.taps + 1).transpose(0, 2, 1).astype(np.float32)
+    return packed
 
 
 def reading_bytes(at: Lowering, layer: ir.Convolution, call: KernelCall, preprocess: Preprocess) -> KernelCall:
