@@ -19,6 +19,7 @@ PACKAGE = PROJECT / "tsm_edge"
 
 # Rooms inside other rooms; the others are the folders and modules right below the package.
 INNER_ROOMS = (
+    "compile.backends.common",
     "compile.backends.cpu",
     "compile.backends.cuda",
     "compile.backends.operators",
@@ -64,8 +65,9 @@ ALLOWED = {
     "compile.passes": {"compile.ir"},
     "compile.frontend": {"compile.ir", "artifact"},
     "compile.backends.operators": {"compile.ir", "runtime"},
-    "compile.backends.cpu": {"compile.backends.operators", "compile.ir", "cards", "runtime"},
-    "compile.backends.cuda": {"compile.backends.operators", "compile.ir", "cards"},
+    "compile.backends.common": {"compile.backends.operators", "compile.ir", "cards"},
+    "compile.backends.cpu": {"compile.backends.common", "compile.ir", "cards", "runtime"},
+    "compile.backends.cuda": {"compile.backends.common", "compile.backends.operators", "compile.ir", "cards"},
     "compile.package": {"compile.ir", "artifact", "cards", "runtime"},
     "compile.quantize": {"compile.ir", "artifact"},
     "compile": {
@@ -87,7 +89,13 @@ ALLOWED = {
 # Programs and libraries that only some rooms may touch.
 TOOLS = {
     "torch": {"networks", "export", "training"},
-    "tvm": {"compile.backends.cpu", "compile.backends.cuda", "compile.backends.operators", "rpc"},
+    "tvm": {
+        "compile.backends.common",
+        "compile.backends.cpu",
+        "compile.backends.cuda",
+        "compile.backends.operators",
+        "rpc",
+    },
     "tvm_ffi": {"compile.backends.cpu", "compile.backends.cuda", "compile.backends.operators", "compile", "rpc"},
     "onnx": {"export", "compile.frontend", "compile.quantize", "compile.backends.operators"},
     "onnxruntime": {"artifact"},

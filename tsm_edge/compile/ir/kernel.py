@@ -112,6 +112,11 @@ class KernelSpec(Protocol):
         return sum(stage.flops for stage in self.stages)
 
     @property
+    def warp_slots(self) -> float:
+        """Instruction issue slots of one warp of a GPU kernel, where its rule models them; 0: it does not."""
+        return 0
+
+    @property
     def bytes(self) -> int:
         """Bytes of a call's inputs, weights and outputs, each moved once."""
         ...

@@ -14,7 +14,6 @@ from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.program import Program
-from tsm_edge.errors import CompileError
 
 
 def lower(
@@ -50,16 +49,4 @@ def lower(
         lowering.copy_caches(layers_of(unit)[-1].output)
     placed = lowering.tensors[graph.logits]
     logits = placed.buffer if placed.image.dtype == "float32" else lowering.tensors.dense(graph.logits)
-    if logits.space != "workspace":
-        raise CompileError(
-            "the logits are a graph input: there is nothing to compile", "export the model with its classifier"
-        )
-    return Program(
-        calls=tuple(lowering.calls),
-        workspace=lowering.tensors.workspace(lowering.calls, logits.index),
-        weights=tuple(lowering.weights),
-        caches=lowering.caches.images,
-        logits=logits.index,
-        precision=precision,
-        choices=Choices(tuple(lowering.choices)),
-    )
+    return lowering.program(logits, lowering.caches.images, precision)

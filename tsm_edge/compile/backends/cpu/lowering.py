@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-import numpy as np
-
+from tsm_edge.compile.backends.common.shift_caches import ShiftCaches
+from tsm_edge.compile.backends.common.step import Step
+from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.borders import NO_BORDER, needed_border, widest
 from tsm_edge.compile.backends.cpu.choose.winograd import WinogradConvolution
 from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.backends.cpu.kernels.copying import CopySpec
-from tsm_edge.compile.backends.cpu.placement import Placement, Tensor
+from tsm_edge.compile.backends.cpu.placement import Placement
 from tsm_edge.compile.backends.cpu.plan import Unit, layers_of
-from tsm_edge.compile.backends.cpu.shift_caches import ShiftCaches
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.choices import Choice, Choices
+from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.ir.layout import Border, Image, nhwc, planar
-from tsm_edge.compile.ir.program import BufferRef, KernelCall
-
-_Settings = TypeVar("_Settings")
+from tsm_edge.compile.ir.program import BufferRef
 
 
-class Lowering:
+class Lowering(Step):
     """A step while it is written down.
 
     Attributes
     ----------
-    graph : OnlineGraph
     core : Core
         Of the target, in the element type that is stored.
     caches : ShiftCaches
     tensors : Placement
     weight_bytes : int
         Of all convolutions of the network.
-    calls, weights, choices
-        What came out of it so far.
     """
 
     def __init__(
@@ -48,24 +41,17 @@ class Lowering:
         core: Core,
         choices: Choices,
     ) -> None:
-        self.graph = graph
+        super().__init__(graph, layers, choices)
         self.core = core
         self.lanes = core.lanes
-        self.calls: list[KernelCall] = []
-        self.weights: list[np.ndarray] = []
-        self.choices: list[Choice] = []
         self.weight_bytes = core.bytes(sum(layer.weight.size for layer in layers if isinstance(layer, ir.Convolution)))
-        self.caches = ShiftCaches(graph, layers, core.dtype)
-        self._layers = layers
-        self._given = choices
-        self._names = ir.layer_names(graph, layers)
-        self._kernel_names: dict[KernelSpec, str] = {}
+        self.caches = ShiftCaches(graph, layers, self._cache_image)
         self._winograd = {
             unit.convolution.output: unit.tile.outputs for unit in units if isinstance(unit, WinogradConvolution)
         }
         convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
         borders = widest((layer.source, self.border_of(layer)) for layer in convolutions)
-        self.tensors = Placement(graph, core, borders, self.call)
+        self.tensors = Placement(graph, core, borders, self.workspace, self.call)
         # A unit reads everything when it ends.
         self._position = {layer.output: index for index, unit in enumerate(units) for layer in layers_of(unit)}
         self._last_read = self._last_reads(len(units))
@@ -74,37 +60,13 @@ class Lowering:
         for index, cache in enumerate(graph.caches):
             self.tensors.put(cache.input, Tensor(self.caches.images[index], BufferRef("cache", index)))
 
-    def call(self, spec: KernelSpec, buffers: Mapping[str, BufferRef], layer: str) -> None:
-        """Add a call; ``buffers`` by the names of the kernel's arguments, more than it has are allowed.
-
-        ``layer`` is for people: a :meth:`label`, or the tensor that a copy makes.
-        """
-        name = self._kernel_names.setdefault(spec, f"tsm_k{len(self._kernel_names)}_{spec.rule}")
-        refs = tuple(buffers[argument.name] for argument in spec.arguments)
-        self.calls.append(KernelCall(name, spec, refs, layer))
-
     def nhwc(self, height: int, width: int, channels: int, border: Border = NO_BORDER) -> Image:
         """Layout of an image that a kernel keeps to itself, in the element type that is stored."""
         return nhwc(height, width, channels, self.lanes, border, self.core.dtype)
 
-    def add_weights(self, packed: np.ndarray) -> BufferRef:
-        """Keep packed weights in the model."""
-        self.weights.append(packed)
-        return BufferRef("weights", len(self.weights) - 1)
-
-    def given(self, layers: Sequence[ir.Layer], kind: type[_Settings]) -> _Settings | None:
-        """The settings a rule was told to use for these layers; None: it chooses."""
-        return self._given.settings(self._names[layers[-1].output], kind)
-
-    def chose(self, rule: str, layers: Sequence[ir.Layer], settings: object = None) -> None:
-        """Write down what was chosen."""
-        self.choices.append(Choice(rule, tuple(self._names[layer.output] for layer in layers), settings))
-
-    def label(self, layers: Sequence[ir.Layer]) -> str:
-        """The network's own names of the layers, for people: ``features.3`` where they are parts of one block."""
-        names = [self._names[layer.output] for layer in layers]
-        blocks = list(dict.fromkeys(name.split(" ")[0] for name in names))
-        return names[0] if len(names) == 1 else " + ".join(blocks)
+    def _cache_image(self, height: int, width: int, channels: int) -> Image:
+        """A cache without gaps between pixels: few channels rounded up to vectors would be mostly air."""
+        return Image(height, width, channels, channels, width * channels, dtype=self.core.dtype)
 
     def border_of(self, layer: ir.Convolution) -> Border:
         """Zeros a convolution reads around its source."""
@@ -113,10 +75,6 @@ class Lowering:
     def read_later(self, tensor: str, output: str) -> bool:
         """Whether anybody reads ``tensor`` after ``output`` is made, a shift cache included."""
         return self._last_read.get(tensor, 0) > self._position[output] or self.caches.wait_for(tensor)
-
-    def readers(self, tensor: str) -> set[type]:
-        """Kinds of the layers that read a tensor."""
-        return {type(layer) for layer in self._layers if tensor in ir.layer_sources(layer)}
 
     def copy_caches(self, tensor: str) -> None:
         """Write the caches cut from ``tensor`` that its kernel did not write on the way."""

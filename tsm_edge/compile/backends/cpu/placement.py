@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
+from tsm_edge.compile.backends.common.workspace import Tensor, Workspace
 from tsm_edge.compile.backends.cpu.borders import NO_BORDER, fits
 from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.backends.cpu.kernels.copying import CopySpec
 from tsm_edge.compile.ir.graph import OnlineGraph, Shape
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.ir.layout import Border, Image, nhwc, planar
-from tsm_edge.compile.ir.program import BufferRef, KernelCall, WorkspaceBuffer
+from tsm_edge.compile.ir.program import BufferRef
 from tsm_edge.errors import CompileError
 
 # Spec, buffers by argument name, the tensor made.
 EmitCall = Callable[[KernelSpec, Mapping[str, BufferRef], str], None]
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """Where a tensor is and how it lies there."""
-
-    image: Image
-    buffer: BufferRef
 
 
 class Placement:
@@ -35,18 +27,26 @@ class Placement:
     core : Core
     borders : dict of str to Border
         The border each tensor is made with.
+    workspace : Workspace
     emit_call : callable
         Takes the calls of the copies.
     """
 
-    def __init__(self, graph: OnlineGraph, core: Core, borders: Mapping[str, Border], emit_call: EmitCall) -> None:
+    def __init__(
+        self,
+        graph: OnlineGraph,
+        core: Core,
+        borders: Mapping[str, Border],
+        workspace: Workspace,
+        emit_call: EmitCall,
+    ) -> None:
         self._shapes: Mapping[str, Shape] = graph.shapes
         self._lanes, self._dtype = core.lanes, core.dtype
         self._borders = borders
         self._emit_call = emit_call
         self._tensors: dict[str, Tensor] = {}
         self._dense: dict[str, BufferRef] = {}  # tensors that also lie there without gaps, in ONNX's own layout
-        self._images: list[tuple[str, Image]] = []
+        self._workspace = workspace
 
     def __contains__(self, tensor: str) -> bool:
         return tensor in self._tensors
@@ -61,12 +61,7 @@ class Placement:
 
     def new(self, tensor: str, image: Image) -> Tensor:
         """Room for a tensor in the workspace."""
-        return self.put(tensor, Tensor(image, self.room(tensor, image)))
-
-    def room(self, name: str, image: Image) -> BufferRef:
-        """Room in the workspace for what is no tensor here; ``name`` is for people."""
-        self._images.append((name, image))
-        return BufferRef("workspace", len(self._images) - 1)
+        return self.put(tensor, Tensor(image, self._workspace.room(tensor, image)))
 
     def output(self, tensor: str) -> Tensor:
         """Room for a tensor a rule is about to make, as :meth:`output_image` says."""
@@ -150,19 +145,6 @@ class Placement:
     def sharing(self, buffer: BufferRef) -> list[str]:
         """Names of all tensors that lie in a buffer."""
         return [name for name, tensor in self._tensors.items() if tensor.buffer == buffer]
-
-    def workspace(self, calls: Sequence[KernelCall], logits: int) -> tuple[WorkspaceBuffer, ...]:
-        """Every workspace buffer, from the call that writes it to the last one that reads it; logits to the end."""
-        first: dict[int, int] = {}
-        last: dict[int, int] = {logits: len(calls)}
-        for position, call in enumerate(calls):
-            for ref in call.buffers:
-                if ref.space == "workspace":
-                    first.setdefault(ref.index, position)
-                    last[ref.index] = max(last.get(ref.index, 0), position)
-        return tuple(
-            WorkspaceBuffer(name, image, first[index], last[index]) for index, (name, image) in enumerate(self._images)
-        )
 
     def _copy(self, source: Tensor, target: Tensor, made: str) -> None:
         spec = CopySpec(source.image, target.image, self._lanes)

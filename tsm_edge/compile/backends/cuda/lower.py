@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tsm_edge.cards import Preprocess, TargetCard
 from tsm_edge.cards.normalisation import scale_and_offset
@@ -53,22 +54,9 @@ def lower(
         rule_for(lowering, layer).lower(lowering, layer)
         lowering.copy_caches(layer.output)
     logits = lowering.tensors[graph.logits].buffer
-    if logits.space != "workspace":
-        raise CompileError(
-            "the logits are a graph input: there is nothing to compile", "export the model with its classifier"
-        )
     byte_calls, replaced = _from_bytes(lowering, layers, preprocess)
-    return Program(
-        calls=tuple(lowering.calls),
-        workspace=lowering.tensors.workspace(lowering.calls, logits.index),
-        weights=tuple(lowering.weights),
-        caches=lowering.caches,
-        logits=logits.index,
-        precision=precision,
-        choices=Choices(tuple(lowering.choices)),
-        byte_calls=byte_calls,
-        replaced_calls=replaced,
-    )
+    program = lowering.program(logits, lowering.caches.images, precision)
+    return replace(program, byte_calls=byte_calls, replaced_calls=replaced)
 
 
 def _from_bytes(

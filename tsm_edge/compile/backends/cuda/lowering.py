@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from tsm_edge.cards import GpuSpec
 from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.backends.common.shift_caches import ShiftCaches
+from tsm_edge.compile.backends.common.step import Step
 from tsm_edge.compile.backends.cuda.kernels.copying import CopySpec
-from tsm_edge.compile.backends.cuda.tensors import Tensor, Tensors
+from tsm_edge.compile.backends.cuda.tensors import Planes, Tensors
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.choices import Choice, Choices
-from tsm_edge.compile.ir.graph import CachePair, OnlineGraph, Shape
-from tsm_edge.compile.ir.kernel import KernelSpec
-from tsm_edge.compile.ir.layout import Image, planes
-from tsm_edge.compile.ir.program import BufferRef, KernelCall
+from tsm_edge.compile.ir.choices import Choices
+from tsm_edge.compile.ir.graph import OnlineGraph, Shape
+from tsm_edge.compile.ir.program import BufferRef
 from tsm_edge.errors import CompileError
 
 # Products that are summed in halfs before the sum goes to fp32.
@@ -24,21 +22,17 @@ FLUSH = 64
 SATURATED = ir.Clamp(0.0, 6.0)
 
 
-class Lowering:
+class Lowering(Step):
     """A step while it is written down.
 
     Attributes
     ----------
-    graph : OnlineGraph
     gpu : GpuSpec
     precision : Precision
     tensors : Tensors
-    caches : tuple of Image
-        Layout of each shift cache, in the graph's order.
+    caches : ShiftCaches
     flush : int
         Products of halfs that are summed before the sum goes to fp32; 0: a slice's whole reduction.
-    calls, weights, choices
-        What came out of it so far.
     """
 
     def __init__(
@@ -49,55 +43,16 @@ class Lowering:
         precision: Precision,
         choices: Choices,
     ) -> None:
-        self.graph, self.gpu, self.precision, self.given = graph, gpu, precision, choices
-        self.tensors = Tensors(graph, precision.storage)
-        self.calls: list[KernelCall] = []
-        self.weights: list[np.ndarray] = []
-        self.choices: list[Choice] = []
+        super().__init__(graph, layers, choices)
+        self.gpu, self.precision = gpu, precision
+        self.tensors = Tensors(graph, precision.storage, self.workspace)
         half = precision.storage == "float16"
         self.flush = FLUSH if half and precision.accumulator == "float32" else 0
-        self._layers = layers
-        self._node_names = {name: node.name for node in graph.nodes for name in node.outputs}
-        self._kernel_names: dict[KernelSpec, str] = {}
-        self.caches = tuple(map(self._cache_image, graph.caches))
+        self.caches = ShiftCaches(graph, layers, self.tensors.image)
         for index, cache in enumerate(graph.caches):
-            self.tensors.put(cache.input, Tensor(self.caches[index], BufferRef("cache", index)))
-        self._waiting = _waiting_caches(graph, layers)
+            self.tensors.put(cache.input, Planes(self.caches.images[index], BufferRef("cache", index)))
 
-    def _cache_image(self, cache: CachePair) -> Image:
-        if len(cache.shape) != 4 or cache.shape[0] != 1:
-            raise CompileError(
-                f"cache {cache.input!r} is {list(cache.shape)}: expected [1, channels, height, width]",
-                "export the caches as images, one a shifted block",
-            )
-        _, channels, height, width = cache.shape
-        return planes(height, width, channels, "float32" if height * width == 1 else self.precision.storage)
-
-    def call(self, spec: KernelSpec, buffers: Mapping[str, BufferRef], layer: str) -> None:
-        """Add a call; ``buffers`` by the names of the kernel's arguments, more than it has are allowed."""
-        self.calls.append(self.made_call(spec, buffers, layer))
-
-    def made_call(self, spec: KernelSpec, buffers: Mapping[str, BufferRef], layer: str) -> KernelCall:
-        """A call that is not added yet."""
-        name = self._kernel_names.setdefault(spec, f"tsm_k{len(self._kernel_names)}_{spec.rule}")
-        refs = tuple(buffers[argument.name] for argument in spec.arguments)
-        return KernelCall(name, spec, refs, layer)
-
-    def add_weights(self, packed: np.ndarray) -> BufferRef:
-        """Keep packed weights in the model."""
-        self.weights.append(np.ascontiguousarray(packed).ravel())
-        return BufferRef("weights", len(self.weights) - 1)
-
-    def chose(self, rule: str, layer: ir.Layer, settings: object = None) -> None:
-        """Write down what was chosen."""
-        self.choices.append(Choice(rule, (layer.output,), settings))
-
-    def label(self, layer: ir.Layer) -> str:
-        """The network's own name of a layer, for people."""
-        named = layer.name if isinstance(layer, ir.Convolution) else self._node_names.get(layer.output, "")
-        return named or layer.output
-
-    def plain(self, tensor: str) -> Tensor:
+    def plain(self, tensor: str) -> Planes:
         """A tensor whose stored values are its values.
 
         Raises
@@ -114,12 +69,8 @@ class Lowering:
         """6 where ReLU6 can be saturation: all readers take the factor into their weights."""
         return 6.0 if layer.clamp == SATURATED and self._readers_scale(layer.output) else 1.0
 
-    def readers(self, tensor: str) -> set[type]:
-        """Kinds of the layers that read a tensor."""
-        return {type(layer) for layer in self._layers if tensor in ir.layer_sources(layer)}
-
     def _readers_scale(self, tensor: str) -> bool:
-        if tensor == self.graph.logits or tensor in self._waiting:
+        if tensor == self.graph.logits or self.caches.is_source(tensor):
             return False
         for reader in self._layers:
             if tensor not in ir.layer_sources(reader):
@@ -132,20 +83,15 @@ class Lowering:
                 return False
         return True
 
-    def take_cache(self, tensor: str) -> int | None:
-        """A cache that the kernel that makes ``tensor`` can write on the way; None: none is left."""
-        waiting = self._waiting.get(tensor)
-        return waiting.pop() if waiting else None
-
     def copy_caches(self, tensor: str) -> None:
         """Write the caches cut from ``tensor`` that its kernel did not write on the way."""
         if tensor not in self.tensors:
             return
-        for index in self._waiting.pop(tensor, []):
+        for index in self.caches.take_all(tensor):
             found = self.plain(tensor)
-            spec = CopySpec(found.image, self.caches[index])
+            spec = CopySpec(found.image, self.caches.images[index])
             buffers = {"source": found.buffer, "target": BufferRef("next_cache", index)}
-            self.call(spec, buffers, self.graph.caches[index].output)
+            self.call(spec, buffers, self.caches.name(index))
 
 
 def keeps_scale(shapes: Mapping[str, Shape], layer: ir.View) -> bool:
@@ -153,13 +99,3 @@ def keeps_scale(shapes: Mapping[str, Shape], layer: ir.View) -> bool:
     new = shapes[layer.output]
     vector = len(new) in (2, 4) and new[0] == 1 and all(size == 1 for size in new[2:])
     return vector or shapes[layer.source] == new
-
-
-def _waiting_caches(graph: OnlineGraph, layers: Sequence[ir.Layer]) -> dict[str, list[int]]:
-    """Tensor → the caches whose next value is cut from it."""
-    index = {cache.output: position for position, cache in enumerate(graph.caches)}
-    waiting: dict[str, list[int]] = {}
-    taps = {layer.output: layer.source for layer in layers if isinstance(layer, ir.CacheTap)}
-    for name, position in index.items():
-        waiting.setdefault(taps.get(name, name), []).append(position)
-    return waiting

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tsm_edge.compile.backends.common.workspace import Tensor, Workspace
 from tsm_edge.compile.ir.graph import OnlineGraph, Shape
 from tsm_edge.compile.ir.layout import Image, planar, planes
-from tsm_edge.compile.ir.program import BufferRef, KernelCall, WorkspaceBuffer
+from tsm_edge.compile.ir.program import BufferRef
 from tsm_edge.errors import CompileError
 
 
 @dataclass(frozen=True)
-class Tensor:
+class Planes(Tensor):
     """Where a tensor is and how it lies there.
 
     Attributes
     ----------
-    image : Image
-    buffer : BufferRef
     scale : float
         Its values are ``scale`` times what is stored: 6 for what was clamped to [0, 6] by saturation.
     """
 
-    image: Image
-    buffer: BufferRef
     scale: float = 1.0
 
 
@@ -36,33 +33,33 @@ class Tensors:
     graph : OnlineGraph
     dtype : str
         Of the planes that are stored.
+    workspace : Workspace
     """
 
-    def __init__(self, graph: OnlineGraph, dtype: str) -> None:
+    def __init__(self, graph: OnlineGraph, dtype: str, workspace: Workspace) -> None:
         self._shapes: Mapping[str, Shape] = graph.shapes
         self._dtype = dtype
-        self._tensors: dict[str, Tensor] = {}
-        self._images: list[tuple[str, Image]] = []
+        self._tensors: dict[str, Planes] = {}
+        self._workspace = workspace
         _, channels, height, width = graph.shapes[graph.frame]
-        self.put(graph.frame, Tensor(planar(height, width, channels), BufferRef("frame")))
+        self.put(graph.frame, Planes(planar(height, width, channels), BufferRef("frame")))
 
     def __contains__(self, tensor: str) -> bool:
         return tensor in self._tensors
 
-    def __getitem__(self, tensor: str) -> Tensor:
+    def __getitem__(self, tensor: str) -> Planes:
         return self._tensors[tensor]
 
-    def put(self, tensor: str, at: Tensor) -> Tensor:
+    def put(self, tensor: str, at: Planes) -> Planes:
         """Note that a tensor lies somewhere already."""
         self._tensors[tensor] = at
         return at
 
-    def new(self, tensor: str, image: Image, scale: float = 1.0) -> Tensor:
+    def new(self, tensor: str, image: Image, scale: float = 1.0) -> Planes:
         """Room for a tensor in the workspace."""
-        self._images.append((tensor, image))
-        return self.put(tensor, Tensor(image, BufferRef("workspace", len(self._images) - 1), scale))
+        return self.put(tensor, Planes(image, self._workspace.room(tensor, image), scale))
 
-    def output(self, tensor: str, scale: float = 1.0) -> Tensor:
+    def output(self, tensor: str, scale: float = 1.0) -> Planes:
         """Room for a tensor a rule is about to make: planes."""
         return self.new(tensor, self.planes_of(tensor), scale)
 
@@ -81,17 +78,8 @@ class Tensors:
                 "export the model with batch 1 and without reshapes between its convolutions",
             )
         _, channels, height, width = (*shape, 1, 1)[:4]
-        return planes(height, width, channels, "float32" if height * width == 1 else self._dtype)
+        return self.image(height, width, channels)
 
-    def workspace(self, calls: Sequence[KernelCall], logits: int) -> tuple[WorkspaceBuffer, ...]:
-        """Every workspace buffer, from the call that writes it to the last one that reads it; logits to the end."""
-        first: dict[int, int] = {}
-        last: dict[int, int] = {logits: len(calls)}
-        for position, call in enumerate(calls):
-            for ref in call.buffers:
-                if ref.space == "workspace":
-                    first.setdefault(ref.index, position)
-                    last[ref.index] = max(last.get(ref.index, 0), position)
-        return tuple(
-            WorkspaceBuffer(name, image, first[index], last[index]) for index, (name, image) in enumerate(self._images)
-        )
+    def image(self, height: int, width: int, channels: int) -> Image:
+        """Planes in the element type that is stored; one pixel is a vector of float32."""
+        return planes(height, width, channels, "float32" if height * width == 1 else self._dtype)

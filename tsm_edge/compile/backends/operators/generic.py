@@ -63,6 +63,11 @@ class GenericSpec:
         return FALLBACK_RULE
 
     @property
+    def warp_slots(self) -> float:
+        """Not modelled."""
+        return 0
+
+    @property
     def scratch_bytes(self) -> int:
         """None: what it needs is on the stack."""
         return 0

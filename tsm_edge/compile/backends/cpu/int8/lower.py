@@ -6,6 +6,7 @@ Layers without an integer form are those of the float32 rules, between conversio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tsm_edge.cards import TargetCard
 from tsm_edge.cards.precision import Precision
@@ -13,11 +14,9 @@ from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
 from tsm_edge.compile.backends.cpu.int8.rules import RULES
 from tsm_edge.compile.backends.cpu.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.program import Program, StoredLevels
 from tsm_edge.compile.ir.quantisation import Quantisation, has_integer_form
-from tsm_edge.errors import CompileError
 
 
 def lower_int8(
@@ -45,20 +44,8 @@ def lower_int8(
             rule_for(layer).lower(at.floats, layer)
         at.copy_caches(layer.output)
     logits = at.in_float32(graph.logits).buffer
-    if logits.space != "workspace":
-        raise CompileError(
-            "the logits are a graph input: there is nothing to compile", "export the model with its classifier"
-        )
-    return Program(
-        calls=tuple(at.floats.calls),
-        workspace=at.floats.tensors.workspace(at.floats.calls, logits.index),
-        weights=tuple(at.floats.weights),
-        caches=at.caches,
-        logits=logits.index,
-        precision=precision,
-        choices=Choices(tuple(at.floats.choices)),
-        cache_levels=tuple(_stored(at, cache.input) for cache in graph.caches),
-    )
+    levels = tuple(_stored(at, cache.input) for cache in graph.caches)
+    return replace(at.floats.program(logits, at.caches, precision), cache_levels=levels)
 
 
 def _stored(at: ByteLowering, cache: str) -> StoredLevels:

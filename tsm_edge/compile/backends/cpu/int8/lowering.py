@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tsm_edge.cards import TargetCard
+from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.borders import NO_BORDER, fits, needed_border, widest
 from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.backends.cpu.int8.conversion import DequantiseSpec, QuantiseSpec
@@ -15,7 +16,6 @@ from tsm_edge.compile.backends.cpu.int8.copying import CopyLevelsSpec
 from tsm_edge.compile.backends.cpu.int8.images import ByteImage, byte_image
 from tsm_edge.compile.backends.cpu.int8.instructions import instructions_of
 from tsm_edge.compile.backends.cpu.lowering import Lowering
-from tsm_edge.compile.backends.cpu.placement import Tensor
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import CachePair, OnlineGraph, Shape
@@ -102,7 +102,7 @@ class ByteLowering:
 
     def make(self, tensor: str, image: ByteImage) -> BufferRef:
         """Room for levels a rule is about to make."""
-        buffer = self.floats.tensors.room(tensor, image)
+        buffer = self.floats.workspace.room(tensor, image)
         self._levels[tensor] = Levels(image, buffer)
         return buffer
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import zero_border
 from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
@@ -38,7 +39,6 @@ from tsm_edge.compile.backends.cpu.kernels.convolution_spec import (
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr, Kernel
 from tsm_edge.compile.backends.cpu.kernels.register_tile import for_panel, register_tile, tile_start
 from tsm_edge.compile.backends.cpu.lowering import Lowering
-from tsm_edge.compile.backends.cpu.placement import Tensor
 from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.element import ceil_div

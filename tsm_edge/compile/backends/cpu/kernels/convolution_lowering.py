@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.borders import NO_BORDER
 from tsm_edge.compile.backends.cpu.choose.tiles import GemmTile, gemm_tile, k_block, k_loop, run_of_tiles
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.backends.cpu.lowering import Lowering
-from tsm_edge.compile.backends.cpu.placement import Tensor
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.layout import Image

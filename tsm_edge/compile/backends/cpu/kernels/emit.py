@@ -19,13 +19,18 @@ from tvm import DataType, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from tsm_edge.compile.backends.common.expressions import MAX_ELEMENTS
+from tsm_edge.compile.backends.common.expressions import Buffers as Buffers
+from tsm_edge.compile.backends.common.expressions import Expr as Expr
+from tsm_edge.compile.backends.common.expressions import div as div
+from tsm_edge.compile.backends.common.expressions import larger as larger
+from tsm_edge.compile.backends.common.expressions import load as load
+from tsm_edge.compile.backends.common.expressions import mod as mod
+from tsm_edge.compile.backends.common.expressions import smaller as smaller
+from tsm_edge.compile.backends.common.expressions import store as store
+from tsm_edge.compile.backends.common.expressions import when_all as when_all
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
-
-Expr = Any  # a TIR expression or a Python int
-Buffers = dict[str, Any]  # a kernel's buffers by name
-MAX_ELEMENTS = 2**31 - 1
-
 
 # Kernels being written, the innermost last.
 _open: list[Kernel] = []
@@ -114,35 +119,6 @@ def tile_start(extent: int, tile: int, step: Expr) -> Expr:
     return smaller(start, extent - tile) if extent % tile else start
 
 
-def div(value: Expr, by: int) -> Expr:
-    """``value // by`` of a non-negative value."""
-    if isinstance(value, int):
-        return value // by
-    return value if by == 1 else tirx.truncdiv(value, by)
-
-
-def mod(value: Expr, by: int) -> Expr:
-    """``value % by`` of a non-negative value."""
-    if isinstance(value, int):
-        return value % by
-    return 0 if by == 1 else tirx.truncmod(value, by)
-
-
-def smaller(a: Expr, b: Expr) -> Expr:
-    """The smaller of two indices."""
-    return min(a, b) if isinstance(a, int) and isinstance(b, int) else T.min(a, b)
-
-
-def larger(a: Expr, b: Expr) -> Expr:
-    """The larger of two indices."""
-    return max(a, b) if isinstance(a, int) and isinstance(b, int) else T.max(a, b)
-
-
-def load(buffer: Any, index: Expr, lanes: int = 1) -> Expr:
-    """``lanes`` consecutive values from ``index``."""
-    return buffer[index] if lanes == 1 else buffer[T.ramp(index, 1, lanes)]
-
-
 def splat(value: Expr, lanes: int, dtype: str = "float32") -> Expr:
     """One value in every lane; ``dtype`` is that of a number."""
     value = tirx.const(value, dtype) if isinstance(value, (int, float)) else value
@@ -185,11 +161,6 @@ def interleave(first: Expr, second: Expr, lanes: int) -> list[Expr]:
 def one_of_pairs(low: Expr, high: Expr, which: int, lanes: int) -> Expr:
     """The first (0) or second (1) of every pair of lanes of two vectors."""
     return shuffle((low, high), range(which, 2 * lanes, 2))
-
-
-def store(buffer: Any, index: Expr, value: Expr, lanes: int = 1) -> None:
-    """Write ``lanes`` consecutive values from ``index``."""
-    T.buffer_store(buffer, value, [index if lanes == 1 else T.ramp(index, 1, lanes)])
 
 
 def prefetch(buffer: Any, index: Expr, to_write: bool = False) -> None:
@@ -276,12 +247,4 @@ def when(condition: Expr) -> Iterator[None]:
 def when_unsure(condition: Expr) -> Iterator[None]:
     """``if condition:``, or nothing at all where Python knows already that it holds."""
     with contextlib.nullcontext() if condition is True else when(condition):
-        yield
-
-
-@contextlib.contextmanager
-def when_all(*conditions: Expr) -> Iterator[None]:
-    """``if`` all of them hold; no ``if`` at all where Python knows already that they do."""
-    unsure = [condition for condition in conditions if condition is not True]
-    with contextlib.nullcontext() if not unsure else when(tirx.all(*unsure)):
         yield

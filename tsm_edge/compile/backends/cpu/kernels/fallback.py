@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 
+from tsm_edge.compile.backends.common.fallback import as_image, call_operator, no_image
+from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.lowering import Lowering
-from tsm_edge.compile.backends.cpu.placement import Tensor
 from tsm_edge.compile.backends.cpu.rule import Rule
-from tsm_edge.compile.backends.operators.legalize import legalize
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.layout import Image, planar
+from tsm_edge.compile.ir.layout import planar
 from tsm_edge.compile.ir.program import BufferRef
-from tsm_edge.errors import CompileError
-
-# On a dense tensor these change the shape and nothing else.
-RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def made_dense(at: Lowering, tensor: str, buffer: BufferRef) -> None:
@@ -26,40 +22,20 @@ def made_dense(at: Lowering, tensor: str, buffer: BufferRef) -> None:
         A rule will read it, but it is no image.
     """
     at.tensors.put_dense(tensor, buffer)
-    shape = at.graph.shapes[tensor]
-    is_image = len(shape) in (2, 4) and shape[0] == 1
-    _, channels, height, width = (*shape, 1, 1)[:4] if is_image else (1, math.prod(shape), 1, 1)
+    size = as_image(at.graph.shapes[tensor])
+    channels, height, width = size or (math.prod(at.graph.shapes[tensor]), 1, 1)
     plain = Tensor(planar(height, width, channels), buffer)
     readers = at.readers(tensor) - {ir.Generic}
-    if is_image and readers:
+    if size and readers:
         at.tensors.to_nhwc(tensor, plain)
     elif readers - {ir.View}:
-        raise CompileError(
-            f"tensor {tensor!r} is {list(shape)}: expected [1, channels, height, width]",
-            "export the model without reshapes between its convolutions",
-        )
-    elif is_image or tensor == at.graph.logits:
+        raise no_image(tensor, at.graph.shapes[tensor])
+    elif size or tensor == at.graph.logits:
         at.tensors.put(tensor, plain)
 
 
 def _lower(at: Lowering, layer: ir.Generic) -> None:
-    node = layer.node
-    if node.op in RESHAPES:
-        made_dense(at, layer.output, at.tensors.dense(node.inputs[0]))
-        return
-    made = legalize(node, at.graph.shapes, at.graph.constants, at.graph.opset)
-    parts = {name: at.tensors.dense(name) for name in layer.sources}
-    parts |= {name: at.add_weights(value) for name, value in made.constants.items()}
-    parts |= {name: at.tensors.new(name, _room(size)).buffer for name, size in made.temporaries.items()}
-    for step in made.steps:
-        named = zip(step.spec.arguments, step.arguments, strict=True)
-        at.call(step.spec, {argument.name: parts[name] for argument, name in named}, at.label((layer,)))
-    made_dense(at, layer.output, parts[made.result])
-
-
-def _room(size: int) -> Image:
-    """For ``size`` bytes."""
-    return planar(1, size, 1, dtype="uint8")
+    made_dense(at, layer.output, call_operator(at, layer, at.tensors.dense))
 
 
 RULE = Rule("generic", lambda unit: isinstance(unit, ir.Generic), _lower)

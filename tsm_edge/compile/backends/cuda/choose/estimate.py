@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tsm_edge.cards import GpuSpec
+from tsm_edge.compile.backends.cuda.choose.cycles import modelled_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import WARP, resident_blocks
-from tsm_edge.compile.backends.cuda.choose.tiles import modelled_cycles
-from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
 from tsm_edge.compile.ir.device_code import KernelResources
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.program import KernelCall
 
-# Of a kernel without tiles: the share of the peak that its arithmetic reaches between loads, stores and addresses.
+# Where nobody counted the issue slots: the share of the peak that arithmetic reaches between loads and addresses.
 _SHARE_OF_PEAK = 0.5
 # Arithmetic and memory hide each other but for this share of the shorter.
 _NOT_HIDDEN = 0.3
@@ -43,8 +42,8 @@ def estimate(call: KernelCall, used: KernelResources, gpu: GpuSpec) -> Estimate:
     """Model a call."""
     spec, threads = call.spec, call.grid.threads[0]
     blocks = resident_blocks(gpu, used.registers, used.shared_bytes, threads)
-    if isinstance(spec, GemmSpec):
-        cycles = modelled_cycles(gpu, spec, used.registers)
+    if spec.warp_slots:
+        cycles = modelled_cycles(gpu, call.grid, spec.warp_slots, blocks)
     else:
         cycles = spec.flops / 2 / (gpu.lanes * gpu.multiprocessors) / _SHARE_OF_PEAK
     arithmetic, memory = cycles / gpu.clock_mhz, spec.bytes / gpu.memory_gb_s / 1e3

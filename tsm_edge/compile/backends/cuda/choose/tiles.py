@@ -1,9 +1,4 @@
-"""The tile of a matrix product, by the card's numbers alone: every candidate's time is modelled, the least wins.
-
-The model counts the issue slots of a block's warps, how many warps a multiprocessor holds at a time (the fewer, the
-more of their latency shows), and the waves in which the blocks run. Its constants are fitted to a cycle-level model of
-ptxas's code for sm_53 (``benchmarks/jetson_model.py``).
-"""
+"""The tile of a matrix product, by the card's numbers alone: every candidate's time is modelled, the least wins."""
 
 from __future__ import annotations
 
@@ -12,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tsm_edge.cards import GpuSpec
-from tsm_edge.compile.backends.cuda.choose.occupancy import WARP, resident_blocks
+from tsm_edge.compile.backends.cuda.choose.cycles import modelled_cycles
+from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import WORD_BYTES, GemmSpec, GemmTile
-from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.errors import CompileError
 
 _CHANNELS = (8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 128, 160)
@@ -33,11 +28,6 @@ _MOST_SHARED_BYTES = 40_000
 _SHORT_REDUCTION = 64
 # More for the addresses of a gathered convolution, and for a residual.
 _EXTRA_REGISTERS = 8
-# Issue slots a multiply-add with what stands around it, of a sum at the end, and of a warp at its start.
-_SLOTS_MULTIPLY, _SLOTS_SUM, _SLOTS_START = 1.12, 3, 300
-_WARPS_TO_HIDE = 2.5  # a scheduler's, for its pipeline to be full
-_PEAK = 0.9
-_WAVE_CYCLES = 900  # latency at a wave's start and end
 
 
 @dataclass(frozen=True)
@@ -127,28 +117,5 @@ def _cycles(gpu: GpuSpec, spec: GemmSpec) -> float:
     registers = registers_of(spec)
     if registers > most_registers(gpu, spec.tile.threads):
         return float("inf")
-    return modelled_cycles(gpu, spec, registers)
-
-
-def modelled_cycles(gpu: GpuSpec, spec: GemmSpec, registers: int) -> float:
-    """Cycles of a matrix product's instructions on the whole GPU; infinite where no block fits."""
-    tile = spec.tile
-    resident = resident_blocks(gpu, registers, spec.shared_words * WORD_BYTES, tile.threads)
-    if not resident:
-        return float("inf")
-    warps = ceil_div(tile.threads, WARP)
-    sums = tile.thread_channels * tile.thread_pixels
-    products = spec.steps * tile.depth * sums / spec.word_elements
-    slots = (products * _SLOTS_MULTIPLY + _SLOTS_SUM * sums + _SLOTS_START) * warps
-    across, down, groups = spec.parallel.blocks
-    schedulers = gpu.lanes // WARP
-    left, cycles = across * down * groups, 0.0
-    while left > 0:
-        whole = left // (resident * gpu.multiprocessors)
-        blocks = resident * gpu.multiprocessors if whole else left
-        waves = max(whole, 1)
-        filled = blocks * warps / gpu.multiprocessors / schedulers
-        rate = min(1.0, filled / _WARPS_TO_HIDE) * _PEAK
-        cycles += waves * (slots * ceil_div(blocks, gpu.multiprocessors) / schedulers / rate + _WAVE_CYCLES)
-        left -= blocks * waves
-    return cycles
+    resident = resident_blocks(gpu, registers, spec.shared_words * WORD_BYTES, spec.tile.threads)
+    return modelled_cycles(gpu, spec.parallel, spec.warp_slots, resident)

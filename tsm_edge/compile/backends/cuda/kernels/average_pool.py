@@ -64,7 +64,7 @@ def _lower(at: Lowering, layer: ir.GlobalAveragePool) -> None:
     source = at.tensors[layer.source]
     target = at.tensors.output(layer.output, source.scale)
     spec = AveragePoolSpec(source.image, target.image)
-    at.call(spec, {"source": source.buffer, "target": target.buffer}, at.label(layer))
+    at.call(spec, {"source": source.buffer, "target": target.buffer}, at.label((layer,)))
 
 
 RULE = Rule("average_pool", lambda at, layer: isinstance(layer, ir.GlobalAveragePool), _lower)
@@ -80,15 +80,15 @@ def average_pool(name: str, spec: AveragePoolSpec) -> Any:
         part = mod(kernel.thread, _PLANE_THREADS)
         has_plane = (channel < image.channels) if image.channels % spec.planes else True
         emit.store(total, 0, emit.splat(0.0))
-        with emit.when(has_plane), emit.loop(ceil_div(pixels, _PLANE_THREADS)) as turn:
+        with emit.when_all(has_plane), emit.loop(ceil_div(pixels, _PLANE_THREADS)) as turn:
             pixel = turn * _PLANE_THREADS + part
-            with emit.when((pixel < pixels) if pixels % _PLANE_THREADS else True):
+            with emit.when_all((pixel < pixels) if pixels % _PLANE_THREADS else True):
                 y, x = div(pixel, image.width), mod(pixel, image.width)
                 value = elements.load_float(kernel.buffers["source"], image, channel, y, x)
                 emit.store(total, 0, total[0] + value)
         emit.store(parts, kernel.thread, total[0])
         emit.barrier()
-        with emit.when(part < 1, has_plane):
+        with emit.when_all(part < 1, has_plane):
             for other in range(1, _PLANE_THREADS):
                 emit.store(total, 0, total[0] + parts[kernel.thread + other])
             emit.store(kernel.buffers["target"], channel, total[0] * emit.splat(1.0 / pixels))

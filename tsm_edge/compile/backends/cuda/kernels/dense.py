@@ -97,7 +97,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     }
     if layer.residual is not None:
         buffers["residual"] = at.plain(layer.residual).buffer
-    at.call(spec, buffers, at.label(layer))
+    at.call(spec, buffers, at.label((layer,)))
 
 
 RULE = Rule("dense", _takes, _lower)
@@ -112,18 +112,18 @@ def dense(name: str, spec: DenseSpec) -> Any:
         emit.store(total, 0, emit.splat(0.0))
         with emit.loop(ceil_div(spec.inputs, _THREADS)) as turn:
             index = turn * _THREADS + thread
-            with emit.when((index < spec.inputs) if spec.inputs % _THREADS else True):
+            with emit.when_all((index < spec.inputs) if spec.inputs % _THREADS else True):
                 product = buffers["source"][index] * buffers["weights"][output * spec.inputs + index]
                 emit.store(total, 0, total[0] + product)
         emit.store(parts, thread, total[0])
         emit.barrier()
         half = _THREADS // 2
         while half:
-            with emit.when(thread < half):
+            with emit.when_all(thread < half):
                 emit.store(parts, thread, parts[thread] + parts[thread + half])
             emit.barrier()
             half //= 2
-        with emit.when(thread < 1):
+        with emit.when_all(thread < 1):
             value = parts[0] + buffers["bias"][output]
             if spec.residual:
                 value = value + buffers["residual"][output]

@@ -183,7 +183,7 @@ def depthwise_tile(source: Image, target: Image, size: tuple[int, int], strides:
 
 def _spec(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSpec:
     source, size = at.tensors[layer.source].image, layer.weight.shape[2:]
-    tile = at.given.settings(layer.output, DepthwiseTile) or depthwise_tile(source, target, size, layer.strides)
+    tile = at.given((layer,), DepthwiseTile) or depthwise_tile(source, target, size, layer.strides)
     activation, low, high = activation_of(layer, at.scale_of(layer))
     return DepthwiseSpec(source, target, size, layer.strides, layer.pads[:2], tile, activation, low, high)
 
@@ -205,13 +205,13 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     source, scale = at.tensors[layer.source], at.scale_of(layer)
     target = at.tensors.output(layer.output, scale)
     spec = _spec(at, layer, target.image)
-    at.chose(spec.rule, layer, spec.tile)
+    at.chose(spec.rule, (layer,), spec.tile)
     weights = np.zeros((target.image.channels, spec.weight_row), np.float32)
     weights[:, 0] = layer.bias / scale
     taps = spec.size[0] * spec.size[1]
     weights[:, 1 : 1 + taps] = layer.weight.reshape(-1, taps).astype(np.float64) * source.scale / scale
     buffers = {"source": source.buffer, "weights": at.add_weights(weights), "target": target.buffer}
-    at.call(spec, buffers, at.label(layer))
+    at.call(spec, buffers, at.label((layer,)))
 
 
 RULE = Rule("depthwise", _takes, _lower, DepthwiseTile)
@@ -226,7 +226,7 @@ def depthwise(name: str, spec: DepthwiseSpec) -> Any:
         channels = spec.target.channels
         has_channel = (writer.channel < channels) if channels % spec.tile.planes else True
         has_work = (kernel.thread < spec.items) if spec.items % 32 else True
-        with emit.when(has_work, has_channel):
+        with emit.when_all(has_work, has_channel):
             writer.slide()
     return kernel.function
 
@@ -261,7 +261,7 @@ class _Depthwise:
             if spec.target.channels % spec.tile.planes:
                 channel = emit.smaller(channel, spec.target.channels - 1)
             at = channel * spec.source.channel + self.first_row * spec.source.width + mod(index, vectors) * elements
-            with emit.when(inside):
+            with emit.when_all(inside):
                 if not half:
                     value = emit.load(kernel.buffers["source"], at, VECTOR)
                     emit.store(self.memory, _MARGIN + index * VECTOR, value, VECTOR)
@@ -336,7 +336,7 @@ class _Depthwise:
         values = [emit.activate(sums[index], spec.activation, spec.low, spec.high) for index in range(tile.run)]
         at = self.channel * spec.target.channel + (self.y + row) * spec.target.width + self.x
         inside = (self.y + row < spec.target.height) if spec.bands * tile.band > spec.target.height else True
-        with emit.when(inside):
+        with emit.when_all(inside):
             if item_bytes(spec.target.dtype) == 4:
                 for index, value in enumerate(values):
                     emit.store(sums, index, value)

@@ -110,7 +110,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
         low=low,
         high=high,
     )
-    at.chose(spec.rule, layer)
+    at.chose(spec.rule, (layer,))
     buffers = {
         "source": source.buffer,
         "weights": at.add_weights((layer.weight.astype(np.float64) * source.scale / scale).astype(np.float32)),
@@ -119,7 +119,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     }
     buffers |= {"cache": cache.buffer} if cache else {}
     buffers |= {"residual": residual.buffer} if residual else {}
-    at.call(spec, buffers, at.label(layer))
+    at.call(spec, buffers, at.label((layer,)))
 
 
 RULE = Rule("direct", lambda at, layer: isinstance(layer, ir.Convolution), _lower)
@@ -136,7 +136,7 @@ def direct(name: str, spec: DirectSpec) -> Any:
         with emit.loop(spec.inputs) as index, emit.loop(rows) as ky, emit.loop(columns) as kx:
             channel = group * spec.inputs + index
             iy, ix = y * spec.strides[0] + ky - spec.pads[0], x * spec.strides[1] + kx - spec.pads[1]
-            with emit.when(iy >= 0, iy < image.height, ix >= 0, ix < image.width):
+            with emit.when_all(iy >= 0, iy < image.height, ix >= 0, ix < image.width):
                 value = elements.load_float(buffers["source"], image, channel, iy, ix)
                 if spec.cache:
                     cached = elements.load_float(buffers["cache"], spec.cache, channel, iy, ix)

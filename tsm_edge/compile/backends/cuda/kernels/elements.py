@@ -36,11 +36,11 @@ class ElementGrid:
         image = self.image
         index = kernel.block[0] * THREADS + kernel.thread
         if image.height * image.width == 1:
-            with emit.when((index < image.channels) if image.channels % THREADS else True):
+            with emit.when_all((index < image.channels) if image.channels % THREADS else True):
                 yield index, 0, 0
         else:
             pixels = image.height * image.width
-            with emit.when((index < pixels) if pixels % THREADS else True):
+            with emit.when_all((index < pixels) if pixels % THREADS else True):
                 yield kernel.block[1], div(index, image.width), mod(index, image.width)
 
 

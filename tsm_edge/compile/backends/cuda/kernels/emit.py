@@ -15,11 +15,18 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from tsm_edge.compile.backends.common.expressions import MAX_ELEMENTS, Buffers
+from tsm_edge.compile.backends.common.expressions import Expr as Expr
+from tsm_edge.compile.backends.common.expressions import div as div
+from tsm_edge.compile.backends.common.expressions import larger as larger
+from tsm_edge.compile.backends.common.expressions import load as load
+from tsm_edge.compile.backends.common.expressions import mod as mod
+from tsm_edge.compile.backends.common.expressions import smaller as smaller
+from tsm_edge.compile.backends.common.expressions import store as store
+from tsm_edge.compile.backends.common.expressions import when_all as when_all
+from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Grid, KernelSpec
 
-Expr = Any  # a TIR expression or a Python int
-Buffers = dict[str, Any]  # a kernel's buffers by name
-MAX_ELEMENTS = 2**31 - 1
 VECTOR = 4  # words of the widest load
 
 
@@ -73,16 +80,6 @@ def barrier() -> None:
     T.evaluate(T.tvm_storage_sync("shared"))
 
 
-def load(buffer: Any, index: Expr, lanes: int = 1) -> Expr:
-    """``lanes`` consecutive elements from ``index``, which is a multiple of ``lanes``."""
-    return buffer[index] if lanes == 1 else buffer[T.ramp(index, 1, lanes)]
-
-
-def store(buffer: Any, index: Expr, value: Expr, lanes: int = 1) -> None:
-    """Write ``lanes`` consecutive elements from ``index``, which is a multiple of ``lanes``."""
-    T.buffer_store(buffer, value, [index if lanes == 1 else T.ramp(index, 1, lanes)])
-
-
 def fill(buffer: Any, count: int, value: Expr) -> None:
     """Set the first ``count`` registers."""
     for index in range(count):
@@ -98,20 +95,9 @@ def loop(stop: Expr) -> Iterator[Expr]:
 
 def shares(count: int, threads: int, thread: Expr) -> Iterator[tuple[int, Expr, Expr]]:
     """Deal ``count`` pieces out to threads: rounds of (round, the thread's piece, whether there is one)."""
-    for turn in range(-(-count // threads)):
+    for turn in range(ceil_div(count, threads)):
         index = thread + turn * threads
         yield turn, index, (index < count) if (turn + 1) * threads > count else True
-
-
-@contextlib.contextmanager
-def when(*conditions: Expr) -> Iterator[None]:
-    """``if`` all of them hold; no ``if`` where Python knows already that they do."""
-    unsure = [condition for condition in conditions if condition is not True]
-    if not unsure:
-        yield
-        return
-    with T.If(every(*unsure)), T.Then():
-        yield
 
 
 def every(*conditions: Expr) -> Expr:
@@ -142,30 +128,6 @@ def either(condition: Expr, yes: Expr, no: Expr) -> Expr:
 def splat(value: float, lanes: int = 1) -> Expr:
     """One number in every lane."""
     return T.float32(value) if lanes == 1 else T.Broadcast(T.float32(value), lanes)
-
-
-def div(value: Expr, by: int) -> Expr:
-    """``value // by`` of a non-negative value."""
-    if isinstance(value, int):
-        return value // by
-    return value if by == 1 else tirx.truncdiv(value, by)
-
-
-def mod(value: Expr, by: int) -> Expr:
-    """``value % by`` of a non-negative value."""
-    if isinstance(value, int):
-        return value % by
-    return 0 if by == 1 else tirx.truncmod(value, by)
-
-
-def smaller(a: Expr, b: Expr) -> Expr:
-    """The smaller of two values."""
-    return min(a, b) if isinstance(a, int) and isinstance(b, int) else tirx.min(a, b)
-
-
-def larger(a: Expr, b: Expr) -> Expr:
-    """The larger of two values."""
-    return max(a, b) if isinstance(a, int) and isinstance(b, int) else tirx.max(a, b)
 
 
 def call(name: str, *arguments: Expr, dtype: str = "float32") -> Expr:

@@ -9,22 +9,19 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from tsm_edge.compile.backends.common.fallback import as_image, call_operator, no_image
 from tsm_edge.compile.backends.cuda.kernels.copying import CopySpec
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
-from tsm_edge.compile.backends.cuda.tensors import Tensor
+from tsm_edge.compile.backends.cuda.tensors import Planes
 from tsm_edge.compile.backends.operators.generic import GenericSpec
-from tsm_edge.compile.backends.operators.legalize import legalize
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Grid, Items, KernelSpec
 from tsm_edge.compile.ir.layout import Image, planar
 from tsm_edge.compile.ir.program import BufferRef
-from tsm_edge.errors import CompileError
 
 _THREADS = 128
-# On a dense tensor these change the shape and nothing else.
-_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -115,37 +112,21 @@ def made_dense(at: Lowering, tensor: str, buffer: BufferRef) -> None:
     CompileError
         A rule will read it, but it is no image.
     """
-    shape = at.graph.shapes[tensor]
-    is_image = len(shape) in (2, 4) and shape[0] == 1
-    _, channels, height, width = (*shape, 1, 1)[:4] if is_image else (1, math.prod(shape), 1, 1)
+    size = as_image(at.graph.shapes[tensor])
+    channels, height, width = size or (math.prod(at.graph.shapes[tensor]), 1, 1)
     plain = planar(height, width, channels) if height * width > 1 else Image(1, 1, channels, channels, channels)
     readers = at.readers(tensor) - {ir.Generic, ir.View}
-    if readers and not is_image:
-        raise CompileError(
-            f"tensor {tensor!r} is {list(shape)}: expected [1, channels, height, width]",
-            "export the model without reshapes between its convolutions",
-        )
-    at.tensors.put(tensor, Tensor(plain, buffer))
+    if readers and not size:
+        raise no_image(tensor, at.graph.shapes[tensor])
+    at.tensors.put(tensor, Planes(plain, buffer))
     if readers and (planes := at.tensors.planes_of(tensor)) != plain:
         target = at.tensors.output(tensor)
         at.call(CopySpec(plain, planes), {"source": buffer, "target": target.buffer}, tensor)
 
 
 def _lower(at: Lowering, layer: ir.Generic) -> None:
-    node = layer.node
-    if node.op in _RESHAPES:
-        made_dense(at, layer.output, dense(at, node.inputs[0]))
-        return
-    made = legalize(node, at.graph.shapes, at.graph.constants, at.graph.opset, "elements")
-    parts = {name: dense(at, name) for name in layer.sources}
-    parts |= {name: at.add_weights(value) for name, value in made.constants.items()}
-    parts |= {
-        name: at.tensors.new(name, planar(1, size, 1, dtype="uint8")).buffer for name, size in made.temporaries.items()
-    }
-    for step in made.steps:
-        named = zip(step.spec.arguments, step.arguments, strict=True)
-        at.call(FallbackSpec(step.spec), {argument.name: parts[name] for argument, name in named}, at.label(layer))
-    made_dense(at, layer.output, parts[made.result])
+    result = call_operator(at, layer, lambda tensor: dense(at, tensor), "elements", FallbackSpec)
+    made_dense(at, layer.output, result)
 
 
 RULE = Rule("generic", lambda at, layer: isinstance(layer, ir.Generic), _lower)

@@ -193,10 +193,10 @@ class _Product:
         for index, channel in enumerate(channels):
             emit.store(bias, index, self.kernel.buffers["bias"][self.group * spec.padded_outputs + channel])
         for index, channel in enumerate(channels):
-            with emit.when(self._has_channel(channel)):
+            with emit.when_all(self._has_channel(channel)):
                 for word in range(0, self.thread_words, self.pixel_vector):
                     at = self.first_word + self.pixel_word(word)
-                    with emit.when(self._has_pixel(at)):
+                    with emit.when_all(self._has_pixel(at)):
                         values = [
                             self._sum(index, word * self.per_word + element) + bias[index]
                             for element in range(self.pixel_vector * self.per_word)
@@ -222,7 +222,7 @@ class _Product:
         count = size // run
         with emit.loop(ceil_div(count, tile.threads)) as turn:
             item = self.kernel.thread + turn * tile.threads
-            with emit.when((item < count) if count % tile.threads else True):
+            with emit.when_all((item < count) if count % tile.threads else True):
                 row, column = div(item, tile.pixels // run), mod(item, tile.pixels // run)
                 index = piece * channels + mod(row, channels)
                 channel = self.first_channel + self.channel(index, div(row, channels))
@@ -239,7 +239,7 @@ class _Product:
                 for element in range(VECTOR):
                     emit.store(sums, quad + element, sums[quad + element] + more[element])
         at = self.first_word + column * VECTOR
-        with emit.when(self._has_channel(channel), self._has_pixel(at)):
+        with emit.when_all(self._has_channel(channel), self._has_pixel(at)):
             bias = self.kernel.buffers["bias"][self.group * self.spec.padded_outputs + channel]
             self._finish(channel, at, [sums[element] + bias for element in range(run)], VECTOR)
 
@@ -259,7 +259,7 @@ class _Product:
             emit.store(made, index, emit.call("tsm_pack", *pair, dtype="uint32") if self.half else pair[0])
         emit.store(buffers["target"], at, emit.load(made, 0, words), words)
         if spec.tap:
-            with emit.when(whole < spec.tap):
+            with emit.when_all(whole < spec.tap):
                 emit.store(buffers["tap"], at, emit.load(made, 0, words), words)
 
     def _element(self, words: Any, index: int) -> Expr:

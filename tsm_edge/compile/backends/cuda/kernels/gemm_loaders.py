@@ -52,12 +52,12 @@ class _Vectors:
     def load(self, step: Expr) -> None:
         for turn, index, inside in emit.shares(self.count, self.spec.tile.threads, self.kernel.thread):
             row, column = div(index, self.row_vectors), mod(index, self.row_vectors)
-            with emit.when(inside):
+            with emit.when_all(inside):
                 emit.store(self.values, turn * VECTOR, self.value(step * self.spec.tile.rows + row, column), VECTOR)
 
     def keep(self, parity: Expr) -> None:
         for turn, index, inside in emit.shares(self.count, self.spec.tile.threads, self.kernel.thread):
-            with emit.when(inside):
+            with emit.when_all(inside):
                 at = self.first + parity * self.tile_words + index * VECTOR
                 emit.store(self.memory, at, emit.load(self.values, turn * VECTOR, VECTOR), VECTOR)
 

@@ -14,6 +14,8 @@ from tsm_edge.compile.ir.layout import Image
 
 WORD_BYTES = 4
 _LEAST_SUM_BYTES = 16384
+# Issue slots a multiply-add with what stands around it, of a sum at the end, and of a warp at its start.
+_SLOTS_MULTIPLY, _SLOTS_SUM, _SLOTS_START = 1.12, 3, 300
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,13 @@ class GemmSpec(KernelSpec):
     def flops(self) -> int:
         """Two a multiply-add."""
         return 2 * self.pixels * self.target.channels * self.inputs * self.positions
+
+    @property
+    def warp_slots(self) -> float:
+        """Multiply-adds, sums and what a warp does before its loop."""
+        sums = self.tile.thread_channels * self.tile.thread_pixels
+        products = self.steps * self.tile.depth * sums / self.word_elements
+        return products * _SLOTS_MULTIPLY + _SLOTS_SUM * sums + _SLOTS_START
 
     @property
     def bytes(self) -> int:

@@ -64,7 +64,7 @@ class MaxPoolSpec(KernelSpec):
 def _lower(at: Lowering, layer: ir.MaxPool) -> None:
     source, target = at.plain(layer.source), at.tensors.output(layer.output)
     spec = MaxPoolSpec(source.image, target.image, layer.kernel, layer.strides, layer.pads[:2])
-    at.call(spec, {"source": source.buffer, "target": target.buffer}, at.label(layer))
+    at.call(spec, {"source": source.buffer, "target": target.buffer}, at.label((layer,)))
 
 
 RULE = Rule("max_pool", lambda at, layer: isinstance(layer, ir.MaxPool), _lower)

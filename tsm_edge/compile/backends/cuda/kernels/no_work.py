@@ -19,7 +19,7 @@ def _view(at: Lowering, layer: ir.View) -> None:
     target = at.tensors.output(layer.output, source.scale)
     plain = planar(image.height, image.width, image.channels, dtype=target.image.dtype)
     spec = CopySpec(image, plain)
-    at.call(spec, {"source": source.buffer, "target": target.buffer}, at.label(layer))
+    at.call(spec, {"source": source.buffer, "target": target.buffer}, at.label((layer,)))
 
 
 def _is_view(at: Lowering, layer: ir.Layer) -> bool:

@@ -10,7 +10,7 @@ from tsm_edge.compile.backends.cuda.choose.tiles import MOST_HALF_PRODUCTS, gemm
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile, Window
 from tsm_edge.compile.backends.cuda.lowering import FLUSH, Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
-from tsm_edge.compile.backends.cuda.tensors import Tensor
+from tsm_edge.compile.backends.cuda.tensors import Planes
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.layout import Image
 from tsm_edge.compile.ir.program import BufferRef
@@ -38,7 +38,7 @@ def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) ->
     scale = at.scale_of(layer)
     target = at.tensors.output(layer.output, scale)
     activation, low, high = activation_of(layer, scale)
-    cache = at.take_cache(layer.output)
+    cache = at.caches.take(layer.output)
     plain = GemmSpec(
         source=source.image,
         target=target.image,
@@ -49,12 +49,12 @@ def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) ->
         high=high,
         shift=layer.shift.channels if layer.shift else 0,
         residual=layer.residual is not None,
-        tap=at.caches[cache].channels if cache is not None else 0,
+        tap=at.caches.images[cache].channels if cache is not None else 0,
         flush=_flush(at, layer),
     )
-    tile = at.given.settings(layer.output, GemmTile) or gemm_tile(at.gpu, plain)
+    tile = at.given((layer,), GemmTile) or gemm_tile(at.gpu, plain)
     spec = replace(plain, tile=tile)
-    at.chose(spec.rule, layer, tile)
+    at.chose(spec.rule, (layer,), tile)
     weight = layer.weight.astype(np.float64) * source.scale / scale
     buffers = {
         "source": source.buffer,
@@ -68,7 +68,7 @@ def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) ->
         buffers["residual"] = at.plain(layer.residual).buffer
     if cache is not None:
         buffers["tap"] = BufferRef("next_cache", cache)
-    at.call(spec, buffers, at.label(layer))
+    at.call(spec, buffers, at.label((layer,)))
 
 
 def _flush(at: Lowering, layer: ir.Convolution) -> int:
@@ -106,7 +106,7 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
     )
 
 
-def _is_planes(source: Tensor, layer: ir.Convolution, at: Lowering) -> bool:
+def _is_planes(source: Planes, layer: ir.Convolution, at: Lowering) -> bool:
     """Not the camera frame, and not a vector."""
     return is_aligned(source.image) and source.image.dtype == at.precision.storage
 

@@ -57,7 +57,7 @@ def _lower(at: Lowering, layer: ir.ShiftConcat) -> None:
     target = at.tensors.output(layer.output)
     spec = ShiftSpec(source.image, cache.image, target.image)
     buffers = {"source": source.buffer, "cache": cache.buffer, "target": target.buffer}
-    at.call(spec, buffers, at.label(layer))
+    at.call(spec, buffers, at.label((layer,)))
 
 
 RULE = Rule("shift", lambda at, layer: isinstance(layer, ir.ShiftConcat), _lower)

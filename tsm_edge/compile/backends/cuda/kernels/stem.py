@@ -181,14 +181,14 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
 def _lower(at: Lowering, layer: ir.Convolution) -> None:
     source, scale = at.tensors[layer.source], at.scale_of(layer)
     target = at.tensors.output(layer.output, scale)
-    cache = at.take_cache(layer.output)
-    spec = _spec(at, layer, target.image, at.caches[cache].channels if cache is not None else 0)
-    at.chose(spec.rule, layer)
+    cache = at.caches.take(layer.output)
+    spec = _spec(at, layer, target.image, at.caches.images[cache].channels if cache is not None else 0)
+    at.chose(spec.rule, (layer,))
     packed = _packed(spec, layer.weight * (source.scale / scale), layer.bias / scale)
     buffers = {"source": source.buffer, "weights": at.add_weights(packed), "target": target.buffer}
     if cache is not None:
         buffers["tap"] = BufferRef("next_cache", cache)
-    at.call(spec, buffers, at.label(layer))
+    at.call(spec, buffers, at.label((layer,)))
 
 
 def _packed(spec: StemSpec, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -243,7 +243,7 @@ def stem(name: str, spec: StemSpec) -> Any:
         words = (spec.taps + 1) * spec.block_channels
         origin = kernel.block[2] * words
         for _, index, inside in emit.shares(words // VECTOR, spec.parallel.threads[0], kernel.thread):
-            with emit.when(inside):
+            with emit.when_all(inside):
                 value = emit.load(kernel.buffers["weights"], origin + index * VECTOR, VECTOR)
                 emit.store(memory, index * VECTOR, value, VECTOR)
         emit.barrier()
@@ -255,7 +255,7 @@ def stem(name: str, spec: StemSpec) -> Any:
             (y < spec.target.height) if spec.target.height % spec.rows else True,
             (x < spec.target.width) if spec.across % spec.row_threads else True,
         ]
-        with emit.when(*inside):
+        with emit.when_all(*inside):
             sums = _sums(kernel, spec, memory, y, x, group)
             _finish(kernel, spec, sums, y, x, kernel.block[2] * spec.channel_groups + group)
     return kernel.function
@@ -339,10 +339,10 @@ def _finish(kernel: emit.Kernel, spec: StemSpec, sums: Any, y: Expr, x: Expr, gr
             emit.activate(sums[output * _THREAD_PIXELS + pixel], spec.activation, spec.low, spec.high)
             for pixel in range(_THREAD_PIXELS)
         ]
-        with emit.when((channel < spec.target.channels) if spec.padded_channels != spec.target.channels else True):
+        with emit.when_all((channel < spec.target.channels) if spec.padded_channels != spec.target.channels else True):
             _store(kernel.buffers["target"], spec, channel, y, x, values)
             if spec.tap:
-                with emit.when(channel < spec.tap):
+                with emit.when_all(channel < spec.tap):
                     _store(kernel.buffers["tap"], spec, channel, y, x, values)
 
 
@@ -352,7 +352,7 @@ def _store(buffer: Any, spec: StemSpec, channel: Expr, y: Expr, x: Expr, values:
     half = item_bytes(image.dtype) == 2
     if not spec.vectors:
         for pixel, value in enumerate(values):
-            with emit.when(x + pixel < image.width):
+            with emit.when_all(x + pixel < image.width):
                 emit.store(buffer, at + pixel, emit.call("tsm_half", value, dtype="uint16") if half else value)
         return
     words = emit.registers(_THREAD_PIXELS // 2 if half else _THREAD_PIXELS, "uint32" if half else "float32")

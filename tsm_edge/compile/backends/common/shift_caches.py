@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.graph import CachePair, OnlineGraph
 from tsm_edge.compile.ir.layout import Image
 from tsm_edge.errors import CompileError
 
+# Height, width, channels → image.
+Layout = Callable[[int, int, int], Image]
+
 
 class ShiftCaches:
     """Each cache is taken once: by the kernel that makes the tensor it is cut from, or by a copy after it.
+
+    Parameters
+    ----------
+    graph : OnlineGraph
+    layers : sequence of Layer
+    layout : callable
+        Height, width, channels → how the backend's caches lie.
 
     Attributes
     ----------
@@ -24,8 +34,8 @@ class ShiftCaches:
         A cache is no image of batch 1.
     """
 
-    def __init__(self, graph: OnlineGraph, layers: Sequence[ir.Layer], dtype: str) -> None:
-        self.images = tuple(_cache_image(cache, dtype) for cache in graph.caches)
+    def __init__(self, graph: OnlineGraph, layers: Sequence[ir.Layer], layout: Layout) -> None:
+        self.images = tuple(layout(*_size(cache)) for cache in graph.caches)
         self._names = tuple(cache.output for cache in graph.caches)
         index = {name: position for position, name in enumerate(self._names)}
         self._waiting: dict[str, list[int]] = {}
@@ -36,10 +46,15 @@ class ShiftCaches:
         for name, position in index.items():
             if name not in tapped:  # the whole tensor is the next cache
                 self._waiting.setdefault(name, []).append(position)
+        self._sources = frozenset(self._waiting)
 
     def name(self, index: int) -> str:
         """The graph output that is a cache's next value."""
         return self._names[index]
+
+    def is_source(self, tensor: str) -> bool:
+        """Whether a cache is cut from ``tensor``, taken or not."""
+        return tensor in self._sources
 
     def take(self, tensor: str) -> int | None:
         """A cache that the kernel that makes ``tensor`` can write itself; None: none is left."""
@@ -55,12 +70,12 @@ class ShiftCaches:
         return bool(self._waiting.get(tensor))
 
 
-def _cache_image(cache: CachePair, dtype: str) -> Image:
-    """A cache without gaps between pixels: few channels rounded up to vectors would be mostly air."""
+def _size(cache: CachePair) -> tuple[int, int, int]:
+    """Height, width, channels."""
     if len(cache.shape) != 4 or cache.shape[0] != 1:
         raise CompileError(
             f"cache {cache.input!r} is {list(cache.shape)}: expected [1, channels, height, width]",
             "export the caches as images, one a shifted block",
         )
     _, channels, height, width = cache.shape
-    return Image(height, width, channels, channels, width * channels, dtype=dtype)
+    return height, width, channels

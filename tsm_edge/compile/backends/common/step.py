@@ -1,0 +1,106 @@
+"""A step while it is written down: its calls, weights and choices, and the names of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.backends.common.workspace import Workspace
+from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.choices import Choice, Choices
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.kernel import KernelSpec
+from tsm_edge.compile.ir.layout import Image
+from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
+from tsm_edge.errors import CompileError
+
+_Settings = TypeVar("_Settings")
+
+
+class Step:
+    """What came out of a backend's lowering so far.
+
+    Parameters
+    ----------
+    graph : OnlineGraph
+    layers : sequence of Layer
+    choices : Choices
+        Used instead of what the rules would choose, for the kernels that are in it.
+
+    Attributes
+    ----------
+    workspace : Workspace
+    calls : list of KernelCall
+    """
+
+    def __init__(self, graph: OnlineGraph, layers: Sequence[ir.Layer], choices: Choices) -> None:
+        self.graph = graph
+        self.workspace = Workspace()
+        self.calls: list[KernelCall] = []
+        self._layers = layers
+        self._given = choices
+        self._weights: list[np.ndarray] = []
+        self._choices: list[Choice] = []
+        self._names = ir.layer_names(graph, layers)
+        self._kernel_names: dict[KernelSpec, str] = {}
+
+    def call(self, spec: KernelSpec, buffers: Mapping[str, BufferRef], layer: str) -> None:
+        """Add a call; ``buffers`` by the names of the kernel's arguments, more than it has are allowed.
+
+        ``layer`` is for people: a :meth:`label`, or the tensor that a copy makes.
+        """
+        self.calls.append(self.made_call(spec, buffers, layer))
+
+    def made_call(self, spec: KernelSpec, buffers: Mapping[str, BufferRef], layer: str) -> KernelCall:
+        """A call that is not added yet."""
+        name = self._kernel_names.setdefault(spec, f"tsm_k{len(self._kernel_names)}_{spec.rule}")
+        refs = tuple(buffers[argument.name] for argument in spec.arguments)
+        return KernelCall(name, spec, refs, layer)
+
+    def add_weights(self, packed: np.ndarray) -> BufferRef:
+        """Keep packed weights in the model."""
+        self._weights.append(np.ascontiguousarray(packed).ravel())
+        return BufferRef("weights", len(self._weights) - 1)
+
+    def given(self, layers: Sequence[ir.Layer], kind: type[_Settings]) -> _Settings | None:
+        """The settings a rule was told to use for these layers; None: it chooses."""
+        return self._given.settings(self._names[layers[-1].output], kind)
+
+    def chose(self, rule: str, layers: Sequence[ir.Layer], settings: object = None) -> None:
+        """Write down what was chosen."""
+        self._choices.append(Choice(rule, tuple(self._names[layer.output] for layer in layers), settings))
+
+    def label(self, layers: Sequence[ir.Layer]) -> str:
+        """The network's own names of the layers, for people: ``features.3`` where they are parts of one block."""
+        names = [self._names[layer.output] for layer in layers]
+        blocks = list(dict.fromkeys(name.split(" ")[0] for name in names))
+        return names[0] if len(names) == 1 else " + ".join(blocks)
+
+    def readers(self, tensor: str) -> set[type]:
+        """Kinds of the layers that read a tensor."""
+        return {type(layer) for layer in self._layers if tensor in ir.layer_sources(layer)}
+
+    def program(self, logits: BufferRef, caches: tuple[Image, ...], precision: Precision) -> Program:
+        """The whole step; see :class:`~tsm_edge.compile.ir.program.Program`.
+
+        Raises
+        ------
+        CompileError
+            Nothing is computed.
+        """
+        if logits.space != "workspace":
+            raise CompileError(
+                "the logits are a graph input: there is nothing to compile", "export the model with its classifier"
+            )
+        return Program(
+            calls=tuple(self.calls),
+            workspace=self.workspace.buffers(self.calls, logits.index),
+            weights=tuple(self._weights),
+            caches=caches,
+            logits=logits.index,
+            precision=precision,
+            choices=Choices(tuple(self._choices)),
+        )

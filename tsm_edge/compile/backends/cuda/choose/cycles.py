@@ -1,0 +1,48 @@
+"""How long the instructions of a kernel take on the whole GPU.
+
+The model counts the issue slots of a block's warps, how many warps a multiprocessor holds at a time (the fewer, the
+more of their latency shows), and the waves in which the blocks run. Its constants are fitted to a cycle-level model of
+ptxas's code for sm_53 (``benchmarks/jetson_model.py``).
+"""
+
+from __future__ import annotations
+
+import math
+
+from tsm_edge.cards import GpuSpec
+from tsm_edge.compile.backends.cuda.choose.occupancy import WARP
+from tsm_edge.compile.ir.element import ceil_div
+from tsm_edge.compile.ir.kernel import Grid
+
+_WARPS_TO_HIDE = 2.5  # a scheduler's, for its pipeline to be full
+_PEAK = 0.9
+_WAVE_CYCLES = 900  # latency at a wave's start and end
+
+
+def modelled_cycles(gpu: GpuSpec, grid: Grid, warp_slots: float, resident: int) -> float:
+    """Cycles of a kernel's instructions; infinite where no block fits.
+
+    Parameters
+    ----------
+    gpu : GpuSpec
+    grid : Grid
+    warp_slots : float
+        Issue slots of a warp.
+    resident : int
+        Thread blocks of a multiprocessor at a time.
+    """
+    if not resident:
+        return float("inf")
+    warps = ceil_div(math.prod(grid.threads), WARP)
+    slots = warp_slots * warps
+    schedulers = gpu.lanes // WARP
+    left, cycles = math.prod(grid.blocks), 0.0
+    while left > 0:
+        whole = left // (resident * gpu.multiprocessors)
+        blocks = resident * gpu.multiprocessors if whole else left
+        waves = max(whole, 1)
+        filled = blocks * warps / gpu.multiprocessors / schedulers
+        rate = min(1.0, filled / _WARPS_TO_HIDE) * _PEAK
+        cycles += waves * (slots * ceil_div(blocks, gpu.multiprocessors) / schedulers / rate + _WAVE_CYCLES)
+        left -= blocks * waves
+    return cycles
