@@ -35,12 +35,13 @@ class Precision:
 
 # float32 sums in another order: a few units of rounding over a few hundred layers.
 FP32 = Precision("fp32", "float32", "float32", 1e-4)
+INT8 = Precision("int8", "int8", "int32", 0.0, ("dot-product", "multiply-by-lane"))
 PRECISIONS = {
     precision.name: precision
     for precision in (
         FP32,
         Precision("fp16", "float16", "float16", 3e-2, ("fp16-arithmetic",)),
-        Precision("int8", "int8", "int32", 0.0, ("dot-product", "multiply-by-lane")),
+        INT8,
     )
 }
 

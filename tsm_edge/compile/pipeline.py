@@ -43,7 +43,7 @@ from tsm_edge.cards import (
     load_target,
     target_names,
 )
-from tsm_edge.cards.precision import FP32, Precision
+from tsm_edge.cards.precision import FP32, INT8, Precision
 from tsm_edge.compile.frontend.activation import output_activation
 from tsm_edge.compile.frontend.onnx_reader import load_onnx, read_onnx
 from tsm_edge.compile.ir.device_code import DeviceCode
@@ -212,12 +212,13 @@ def compile_model(
         stages = _stages(request, progress)
         onnx_file, metadata = _model_file(request, folder, stages)
         graph = load_onnx(onnx_file, request.cache_names)
+        request = as_the_file_is(request, graph)
         model = _described_model(request, metadata, graph)
         stages.begin("lowering", "lowering and scheduling")
         layers = fuse(graph)
         if request.precision.storage == "int8":
             calibration = _calibration(request, metadata, model, graph, warn)
-            decided = quantised(graph, layers, calibration, request.quantisation)
+            decided = quantised(graph, layers, calibration, request.quantisation, warn)
             program = integer_program(graph, layers, request.target, request.precision, decided, folder)
         else:
             program = backend.lower(graph, layers, request.precision, model.preprocess)
@@ -244,6 +245,43 @@ def compile_model(
     return load_artifact(request.output)
 
 
+def as_the_file_is(request: CompileRequest, graph: OnlineGraph) -> CompileRequest:
+    """The request with the precision of a file that was quantised before.
+
+    Raises
+    ------
+    CompileError
+        Something else was asked for, or the target cannot compute in it.
+    """
+    if graph.scales is None:
+        return request
+    wanted = request.precision.name
+    asked = next(
+        (
+            option
+            for option, given in (
+                ("--calibrate", request.calibration is not None),
+                ("--quantisation", request.quantisation is not None),
+                (f"--precision {wanted}", wanted not in (FP32.name, INT8.name)),
+            )
+            if given
+        ),
+        None,
+    )
+    if asked:
+        raise CompileError(
+            f"{request.onnx}: is quantised already, its own scales hold: {asked} cannot be given with it",
+            f"leave {asked} out, or compile the float model it was made from",
+        )
+    try:
+        return dataclasses.replace(request, precision=INT8)
+    except CompileError as error:
+        raise CompileError(
+            f"{request.onnx}: is quantised, and {error.problem}",
+            "choose another target (see: tsm-edge targets), or compile the float model it was made from",
+        ) from None
+
+
 def _targets_with(abilities: Collection[Ability]) -> list[str]:
     """Names of the cards that come with tsm-edge and have one of some abilities."""
     return [name for name in target_names() if set(abilities) & set(load_target(name).cpu.abilities)]
@@ -257,7 +295,7 @@ def _calibration(
     warn: Callable[[str], None],
 ) -> Calibration | None:
     """What to calibrate with: noise for weights that mean nothing."""
-    if request.quantisation is not None:
+    if request.quantisation is not None or graph.scales is not None:
         return None
     if request.calibration is not None:
         return request.calibration(model.preprocess)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +75,13 @@ def check_frames(calibration: Calibration, graph: OnlineGraph) -> None:
 
 
 def quantised(
-    graph: OnlineGraph, layers: Sequence[ir.Layer], calibration: Calibration | None, file: Path | None
+    graph: OnlineGraph,
+    layers: Sequence[ir.Layer],
+    calibration: Calibration | None,
+    file: Path | None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Quantisation:
-    """Calibrate, or read what was decided before.
+    """Calibrate, or read what was decided before: in the model's file, or in a ``quantisation.json``.
 
     Raises
     ------
@@ -85,8 +89,11 @@ def quantised(
         There is neither; or they do not fit the model.
     """
     from tsm_edge.compile.quantize.calibrate import calibrate
+    from tsm_edge.compile.quantize.from_file import file_quantisation
     from tsm_edge.compile.quantize.store import read_quantisation
 
+    if graph.scales is not None:
+        return file_quantisation(graph, layers, warn)
     if file is not None:
         return read_quantisation(file, graph, layers)
     if calibration is None:

@@ -189,7 +189,10 @@ def scratch_folder() -> Iterator[Path]:
             folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
         except OSError as error:
             raise TsmEdgeError(f"{place.folder}: no folder can be made there ({error.strerror})", place.hint) from None
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # another process took it for one that a dead process left
+            continue
         if hold(folder, descriptor):
             break
         os.close(descriptor)

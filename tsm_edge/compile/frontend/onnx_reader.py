@@ -19,6 +19,7 @@ import numpy as np
 from tsm_edge.artifact.onnx_runtime import import_onnxruntime, open_session, session_options
 from tsm_edge.compile.frontend.cache_pairs import pair_caches
 from tsm_edge.compile.frontend.convolutions import check_convolutions
+from tsm_edge.compile.frontend.qdq import AS_PAIRS, settled, without_pairs
 from tsm_edge.compile.frontend.rewrite import SCALAR_INPUTS, rewritten
 from tsm_edge.compile.ir.graph import OLDEST_OPSET, CachePair, Node, OnlineGraph, Shape
 from tsm_edge.errors import ModelFileError, TsmEdgeError
@@ -80,7 +81,7 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
     _refuse_infinite(path, graph)
     _refuse_constant_outputs(path, graph)
     check_convolutions(path, graph)
-    return rewritten(path, graph)
+    return settled(path, rewritten(path, without_pairs(path, graph)))
 
 
 def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:
@@ -316,7 +317,9 @@ def _nodes(path: Path, model: onnx.ModelProto) -> list[Node]:
         if node.domain not in STANDARD:
             raise ModelFileError(
                 f"{path}: operator {node.domain}.{node.op_type} ({node.output[0]!r}) is not a standard ONNX operator",
-                "export the model again, and leave out any optimisation of the file for one runtime",
+                AS_PAIRS
+                if node.op_type.startswith("QLinear")
+                else "export the model again, and leave out any optimisation of the file for one runtime",
             )
     return [
         Node(

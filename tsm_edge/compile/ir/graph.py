@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tsm_edge.compile.ir.quantisation import Scale
 
 Shape = tuple[int, ...]
 # The first in which everything read here takes the form it has now.
@@ -51,6 +54,21 @@ class Node:
     result: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class FileScales:
+    """What a quantised ONNX file says of its precision, without the nodes that said it.
+
+    Attributes
+    ----------
+    tensors : mapping of str to Scale
+    weight_steps : mapping of str to numpy.ndarray
+        float64 [out channels]: what one level stands for, by the constant that holds the weights.
+    """
+
+    tensors: Mapping[str, Scale]
+    weight_steps: Mapping[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class OnlineGraph:
     """An online TSM network: one frame and the caches in, logits and the next caches out.
@@ -70,6 +88,8 @@ class OnlineGraph:
         Of the ONNX file.
     opset : int
         ONNX operator set the nodes are written in.
+    scales : FileScales or None
+        Of a file that was quantised before.
     """
 
     nodes: tuple[Node, ...]
@@ -80,6 +100,7 @@ class OnlineGraph:
     caches: tuple[CachePair, ...]
     sha256: str
     opset: int
+    scales: FileScales | None = None
 
     def is_output(self, tensor: str) -> bool:
         """Whether ``tensor`` is the logits or a next cache."""

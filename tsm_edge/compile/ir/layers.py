@@ -48,6 +48,10 @@ class Convolution:
         Top, left, bottom, right, pixels.
     name : str
         The network's own, for people.
+    weight_step : numpy.ndarray or None
+        float64 [out], of a file that was quantised before: what one level of its weights stands for.
+    quantisable : bool
+        False: the file leaves it in float32.
     """
 
     source: str
@@ -61,6 +65,8 @@ class Convolution:
     residual: str | None = None
     shift: Shift | None = None
     name: str = ""
+    weight_step: np.ndarray | None = None
+    quantisable: bool = True
 
     @property
     def depthwise(self) -> bool:
@@ -81,10 +87,11 @@ class MaxPool:
 
 @dataclass(frozen=True, eq=False)
 class GlobalAveragePool:
-    """Mean over height and width."""
+    """Mean over height and width; ``quantisable`` as of a convolution."""
 
     source: str
     output: str
+    quantisable: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,6 +141,8 @@ class Quantisation:
 
 def has_integer_form(layer: ir.Layer) -> bool:
     """Whether a layer computes on levels; others read float32 values of them, and theirs are made levels again."""
+    if isinstance(layer, ir.Convolution | ir.GlobalAveragePool) and not layer.quantisable:
+        return False
     if isinstance(layer, ir.Convolution):
         return layer.groups == 1 or _by_quads(layer)
     return not isinstance(layer, ir.Elementwise | ir.Generic)
@@ -153,15 +155,16 @@ def _by_quads(layer: ir.Convolution) -> bool:
 
 
 def float_results(graph: OnlineGraph, layers: Sequence[ir.Layer]) -> frozenset[str]:
-    """Tensors that nobody reads as levels, made by convolutions: those stay float32."""
+    """Tensors that nobody reads as levels, made by convolutions: those stay float32, unless the file says otherwise."""
     readers: dict[str, list[ir.Layer]] = {}
     for layer in layers:
         for source in ir.layer_sources(layer):
             readers.setdefault(source, []).append(layer)
     caches = {cache.output for cache in graph.caches}
+    given = graph.scales.tensors if graph.scales else {}
 
     def in_float(tensor: str) -> bool:
-        if tensor in caches:
+        if tensor in caches or tensor in given:
             return False
         for reader in readers.get(tensor, []):
             if isinstance(reader, ir.View):

@@ -50,11 +50,21 @@ def _layer(graph: OnlineGraph, node: Node) -> Layer:
     read = _READERS.get(node.op)
     layer = read(graph, node) if read else None
     if isinstance(layer, Convolution):
-        return replace(layer, name=node.name)
+        return _as_the_file_has_it(graph, node, replace(layer, name=node.name))
+    if isinstance(layer, GlobalAveragePool) and graph.scales is not None:
+        return replace(layer, quantisable=all(name in graph.scales.tensors for name in (layer.source, layer.output)))
     if layer is not None:
         return layer
     sources = tuple(name for name in node.inputs if name and name not in graph.constants)
     return Generic(node, sources, node.outputs[0])
+
+
+def _as_the_file_has_it(graph: OnlineGraph, node: Node, layer: Convolution) -> Convolution:
+    """Of a file that was quantised before: in integers where both what it reads and its weights are."""
+    if graph.scales is None:
+        return layer
+    step = graph.scales.weight_steps.get(node.inputs[1])
+    return replace(layer, weight_step=step, quantisable=step is not None and layer.source in graph.scales.tensors)
 
 
 def _read_conv(graph: OnlineGraph, node: Node) -> Layer | None:

@@ -238,7 +238,9 @@ class _Writer:
         made = self._node("Conv", source, *weights, strides=layer.strides, pads=layer.pads, group=layer.groups)
         if layer.residual is not None:
             made = self._node("Add", made, self._as_values(layer.residual))
-        return self._node("Clip", made, *self._float_bounds(layer.clamp))
+        made = self._node("Clip", made, *self._float_bounds(layer.clamp))
+        shape = self.graph.shapes[layer.output]
+        return made if len(shape) == 4 else self._node("Reshape", made, self._constant(shape, np.int64))
 
     def _elementwise(self, layer: ir.Elementwise) -> str:
         images = len(self.graph.shapes[layer.output]) == 4

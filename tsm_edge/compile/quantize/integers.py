@@ -58,7 +58,8 @@ def quantise_convolution(
     outputs = layer.weight.shape[0]
     weight, bias = layer.weight.astype(np.float64), bias.astype(np.float64)
     largest = np.abs(weight).reshape(outputs, -1).max(1, initial=0.0)
-    step = np.maximum(largest / LARGEST_WEIGHT, np.abs(bias) / (source.step * LARGEST_BIAS))
+    chosen = largest / LARGEST_WEIGHT if layer.weight_step is None else layer.weight_step
+    step = np.maximum(chosen, np.abs(bias) / (source.step * LARGEST_BIAS))
     made = 1.0 if target is None else target.step
     if target is None:
         multiplier = np.maximum(source.step * step, np.finfo(np.float32).tiny).astype(np.float32)
