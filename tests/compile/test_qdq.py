@@ -135,7 +135,7 @@ def test_weights_and_scales_are_the_files(quantised_file: Path) -> None:
         for node in model.graph.node
         if node.op_type == "DequantizeLinear" and constants.get(node.input[0], np.zeros(0)).dtype == np.int8
     ]
-    of_the_file = sorted((levels if levels.ndim == 4 else levels.T).tobytes() for levels in stored)
+    of_the_file = sorted(levels.tobytes() for levels in stored)
     assert sorted(made.weight.tobytes() for made in found.convolutions.values()) == of_the_file
     steps_of_file = {float(value) for value in constants.values() if value.dtype == np.float32 and value.size == 1}
     assert {scale.step for scale in found.tensors.values()} <= steps_of_file
