@@ -17,7 +17,8 @@ from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import CheckFailed, VideoError
 from tsm_edge.files.atomic import check_writable
 from tsm_edge.files.paths import refuse_replacing
-from tsm_edge.live.run import RunRequest, RunSummary, run
+from tsm_edge.live.result import RunSummary
+from tsm_edge.live.run import RunRequest, run
 from tsm_edge.live.timeline import Timeline
 from tsm_edge.progress import Progress, silent
 from tsm_edge.session.open import open_session

@@ -15,7 +15,8 @@ from mjpeg_server import MjpegServer, Send, serving, steady
 from tsm_edge.cards import Smoothing
 from tsm_edge.errors import RpcError, TsmEdgeError, VideoError
 from tsm_edge.live.annotate import annotate
-from tsm_edge.live.run import FrameResult, Run, RunRequest, RunSummary, run
+from tsm_edge.live.result import FrameResult, RunSummary
+from tsm_edge.live.run import Run, RunRequest, run
 from tsm_edge.video.capture import SourceOptions
 from tsm_edge.video.preprocess import Preprocessor
 from tsm_edge.video.source import FileSource, open_source

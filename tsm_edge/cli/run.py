@@ -15,7 +15,8 @@ from tsm_edge.files.paths import refuse_replacing
 
 if TYPE_CHECKING:
     from tsm_edge.artifact.manifest import Manifest
-    from tsm_edge.live.run import FrameResult, RunRequest, RunSummary
+    from tsm_edge.live.result import FrameResult, RunSummary
+    from tsm_edge.live.run import RunRequest
     from tsm_edge.rpc.place import Place
     from tsm_edge.session.base import Session
     from tsm_edge.video.capture import SourceOptions

@@ -9,10 +9,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ import numpy.typing as npt
 from tsm_edge.cards import Smoothing
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.live.annotate import annotate
+from tsm_edge.live.observer import Observer, Snapshot, Totals
+from tsm_edge.live.result import CacheReset, FrameResult, Reset, RunSummary, Timing
 from tsm_edge.live.smoothing import Smoother
 from tsm_edge.live.window import Window
 from tsm_edge.session.base import Session
@@ -27,9 +29,6 @@ from tsm_edge.video.capture import Image
 from tsm_edge.video.preprocess import Preprocessor
 from tsm_edge.video.source import Break, Frame, VideoSource
 from tsm_edge.video.writer import VideoFile, check_place
-
-Floats = npt.NDArray[np.float32]
-Reset = Break | Literal["new connection"]
 
 # Statistics cover this many latest predictions, so that a run of weeks does not fill the memory (an hour at 30/s).
 _KEPT_TIMINGS = 108_000
@@ -72,113 +71,6 @@ class RunRequest:
             check_place(self.out)
 
 
-@dataclass(frozen=True)
-class FrameResult:
-    """The prediction on one frame.
-
-    Attributes
-    ----------
-    index : int
-        Of the frame in its source, from 0.
-    time_s : float
-        Of the frame in its source, seconds.
-    label : str
-        Of the class shown.
-    class_index : int
-        The class shown: with smoothing it may differ from the largest of ``logits``.
-    probability : float
-        0..1, softmax of the logits, or what the model made of them itself; of a smoothed label over the window
-        (:class:`tsm_edge.live.smoothing.Shown`).
-    decode_ms, preprocess_ms, step_ms : float
-        Decoding and conversion to RGB; resizing and normalising; the network with its caches. Milliseconds.
-    latency_ms : float
-        From the arrival of the frame to its label, milliseconds; of a live source with the time it waited.
-    reset : str
-        Empty, or why the caches were reset before this frame: ``start``, ``seek``, ``gap``, ``new size``,
-        ``new stream``, or ``new connection`` to the device they are on.
-    logits : ndarray
-        float32 ``[classes]``: the model's output on this frame alone.
-    """
-
-    index: int
-    time_s: float
-    label: str
-    class_index: int
-    probability: float
-    decode_ms: float
-    preprocess_ms: float
-    step_ms: float
-    latency_ms: float
-    reset: Reset
-    logits: Floats = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Median and 90th percentile of the latest predictions (up to 108 000), milliseconds."""
-
-    median_ms: float
-    p90_ms: float
-
-
-@dataclass(frozen=True)
-class CacheReset:
-    """Caches were reset before frame ``index`` because of ``reason``."""
-
-    index: int
-    reason: Reset
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run came to.
-
-    Attributes
-    ----------
-    source : str
-        What was run on.
-    frames, predictions, dropped : int
-        Frames read; frames predicted; frames a live source passed over to stay up to date.
-    frames_stated : int or None
-        Frames the file says it has: a hint, often wrong.
-    resets : int
-        Times the caches were reset in the middle; ``reset_log`` tells of the first 1000.
-    reset_log : tuple of CacheReset
-        Where and why.
-    wall_s, frames_per_s : float
-        Time of the whole loop, with everything the caller did in it, and frames read over it.
-    decode, preprocess, step, latency : Timing or None
-        As in :class:`FrameResult`; None without a prediction.
-    ended : str
-        How it ended, in words.
-    complete : bool
-        False when fewer frames could be decoded than the file says it has, or the source or the session's device was
-        lost.
-    random_weights : bool
-        Predictions mean nothing.
-    out : Path or None
-        The annotated video, if one was written.
-    """
-
-    source: str
-    frames: int
-    predictions: int
-    dropped: int
-    frames_stated: int | None
-    resets: int
-    reset_log: tuple[CacheReset, ...]
-    wall_s: float
-    frames_per_s: float
-    decode: Timing | None
-    preprocess: Timing | None
-    step: Timing | None
-    latency: Timing | None
-    ended: str
-    complete: bool
-    random_weights: bool
-    out: Path | None
-
-
 class _Sink(Protocol):
     """Takes annotated frames, uint8 BGR ``[H, W, 3]``."""
 
@@ -195,11 +87,15 @@ class Run:
     Leaving the context finishes the annotated video, whatever the reason: the end, an error, Ctrl-C.
     """
 
-    def __init__(self, session: Session, source: VideoSource, request: RunRequest) -> None:
+    def __init__(
+        self, session: Session, source: VideoSource, request: RunRequest, observers: Sequence[Observer] = ()
+    ) -> None:
         manifest = session.manifest
         self._session = session
         self._source = source
         self._request = request
+        self._observers = tuple(observers)
+        source.on_wait = self._idle
         self._labels = manifest.labels
         self._random_weights = manifest.random_weights
         self._preprocess = Preprocessor(manifest.preprocess)
@@ -252,6 +148,7 @@ class Run:
             self._frames += 1
             if due:
                 result = self._predict(frame)
+                self._tell(frame, result)
             self._show(frame, result)
             self._ended_s = time.perf_counter()
             if due and result is not None:
@@ -350,6 +247,18 @@ class Run:
         if len(self._reset_log) < _KEPT_RESETS:
             self._reset_log.append(CacheReset(index, reason))
 
+    def _tell(self, frame: Frame, result: FrameResult) -> None:
+        if not self._observers:
+            return
+        totals = Totals(self._frames, self._predictions, self._source.dropped, self._resets)
+        snapshot = Snapshot(frame.image, result, totals, time.time(), time.monotonic())
+        for observer in self._observers:
+            observer.see(snapshot)
+
+    def _idle(self) -> None:
+        for observer in self._observers:
+            observer.idle()
+
     def _show(self, frame: Frame, result: FrameResult | None) -> None:
         if not self._sinks:
             return
@@ -358,7 +267,9 @@ class Run:
             sink.write(image, frame.time_s)
 
 
-def run(session: Session, source: VideoSource, request: RunRequest | None = None) -> Run:
+def run(
+    session: Session, source: VideoSource, request: RunRequest | None = None, observers: Sequence[Observer] = ()
+) -> Run:
     """Predict on a source.
 
     Parameters
@@ -370,6 +281,8 @@ def run(session: Session, source: VideoSource, request: RunRequest | None = None
         From :func:`tsm_edge.video.source.open_source`; stays open.
     request : RunRequest, optional
         Which frames, smoothing, and where annotated frames go.
+    observers : sequence of Observer, optional
+        Who is shown each prediction; they stay open.
 
     Returns
     -------
@@ -381,7 +294,7 @@ def run(session: Session, source: VideoSource, request: RunRequest | None = None
     VideoError
         The annotated video cannot be written where asked, or there is no screen for a window.
     """
-    return Run(session, source, request or RunRequest())
+    return Run(session, source, request or RunRequest(), observers)
 
 
 def _caption(result: FrameResult | None, random_weights: bool) -> tuple[str, str]:

@@ -79,10 +79,11 @@ class Grabber:
         with self._arrival:
             return self._grabbed - self._taken - (self._newest is not None)
 
-    def take(self) -> Grabbed | None:
+    def take(self, meanwhile: Callable[[], None] = lambda: None) -> Grabbed | None:
         """Wait for a frame that was not taken yet and return the newest; None when the stream has ended.
 
-        The waiting is bounded by the source's own read timeout and ``reconnect_s``.
+        The waiting is bounded by the source's own read timeout and ``reconnect_s``. In it, ``meanwhile`` is called
+        several times a second.
 
         Raises
         ------
@@ -90,7 +91,7 @@ class Grabber:
             The source went away.
         """
         with self._arrival:
-            newest = self._wait()
+            newest = self._wait(meanwhile)
             if newest is not None:
                 self._newest = None
                 self._taken += 1
@@ -99,16 +100,17 @@ class Grabber:
     def peek(self) -> Grabbed | None:
         """Do as :meth:`take`, but leave the frame to be taken."""
         with self._arrival:
-            return self._wait()
+            return self._wait(lambda: None)
 
     def close(self) -> None:
         """Stop the thread; if it is held up in a read, it ends by itself when the read's timeout is over."""
         self._stopping.set()
         self._thread.join(_JOIN_S)
 
-    def _wait(self) -> Grabbed | None:
+    def _wait(self, meanwhile: Callable[[], None]) -> Grabbed | None:
         while self._newest is None and not self._finished:
-            self._arrival.wait(_POLL_S)
+            if not self._arrival.wait(_POLL_S):
+                meanwhile()
         if self._newest is None and self._error is not None:
             raise self._error
         return self._newest
@@ -251,7 +253,7 @@ class LiveSource(VideoSource):
         """Return the newest frame, waiting for one if need be; None when the sender has ended the stream."""
         if self.ended:
             return None
-        grabbed = self._grabber.take()
+        grabbed = self._grabber.take(self.on_wait)
         self.dropped = self._grabber.dropped
         if grabbed is None:
             self.ended = "the sender closed the stream"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +86,10 @@ class Frame:
     discontinuity: Break
 
 
+def _nothing() -> None:
+    """What a source does while it waits if nobody asks for more."""
+
+
 class VideoSource(ABC):
     """Frames from somewhere; iterate, or call :meth:`read`. A context manager.
 
@@ -99,12 +103,15 @@ class VideoSource(ABC):
         Empty while it runs; then how it ended, in words.
     complete : bool
         False when some frames could not be decoded, or the source is cut off.
+    on_wait : callable
+        Called several times a second while :meth:`read` waits for a live source, by the thread that waits.
     """
 
     info: SourceInfo
     dropped: int = 0
     ended: str = ""
     complete: bool = True
+    on_wait: Callable[[], None] = staticmethod(_nothing)
 
     @abstractmethod
     def read(self) -> Frame | None:
