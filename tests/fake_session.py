@@ -24,6 +24,7 @@ class FakeManifest:
         default_factory=lambda: Preprocess(short_side=40, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     )
     smoothing: Smoothing = field(default_factory=Smoothing)
+    model: str = "levels"
     labels: tuple[str, ...] = tuple(f"level {index}" for index in range(CLASSES))
     classes: int = CLASSES
     random_weights: bool = False

@@ -42,6 +42,7 @@ ALLOWED = {
     "rpc": {"artifact", "cards", "power", "session"},
     "video": {"cards"},
     "live": {"video", "artifact", "session", "cards"},
+    "page": {"live", "video", "artifact", "power", "machine"},
     "power": set(),
     "machine": set(),
     "verify": {"session", "artifact", "cards", "compile.package"},
@@ -102,10 +103,11 @@ TOOLS = {
     "click": {"cli"},
     "rich": {"cli"},
     "av": {"video"},
+    "tornado": {"page"},
     "cv2": {"video", "live", "training"},
 }
 # What runs on a device, where none of these is installed; the server speaks TVM's RPC with TVM's own runtime.
-ON_A_DEVICE = ("session", "artifact", "live", "video", "power", "machine", "rpc", "deploy")
+ON_A_DEVICE = ("session", "artifact", "live", "video", "page", "power", "machine", "rpc", "deploy")
 NOT_ON_A_DEVICE = ("compile", "networks", "export", "training")
 
 

@@ -76,6 +76,18 @@ class BenchError(TsmEdgeError):
     """A measurement cannot begin, or cannot be believed."""
 
 
+class PageError(TsmEdgeError):
+    """The page cannot be served where asked."""
+
+
+class EventError(TsmEdgeError):
+    """Rules of events cannot be used, or events cannot go where they were asked to."""
+
+
+class ServiceError(TsmEdgeError):
+    """The system's service cannot be written or removed."""
+
+
 class CheckFailed(TsmEdgeError):
     """A comparison the user asked for found a mismatch (exit code 1)."""
 

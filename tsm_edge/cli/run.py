@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,21 +12,24 @@ from tsm_edge.artifact.folder import files_of_artifact
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
 from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
+from tsm_edge.cli.watching import Watching, watched, watching_options
 from tsm_edge.files.paths import refuse_replacing
 
 if TYPE_CHECKING:
     from tsm_edge.artifact.manifest import Manifest
+    from tsm_edge.live.observer import Observer
     from tsm_edge.live.result import FrameResult, RunSummary
     from tsm_edge.live.run import RunRequest
     from tsm_edge.rpc.place import Place
     from tsm_edge.session.base import Session
-    from tsm_edge.video.capture import SourceOptions
+    from tsm_edge.video.source import VideoSource
 
 
 @click.command("run")
 @artifact_argument
 @click.option("--video", metavar="FILE|URL", help="A video file, a folder of pictures, a stream, or a pipeline.")
-@click.option("--camera", metavar="N", type=click.IntRange(min=0), help="A camera, by its number.")
+@click.option("--camera", metavar="N|URL|FILE", help="A camera, by its number or address; or a file in its place.")
+@click.option("--loop", is_flag=True, help="Play a file again and again, at its own pace.")
 @click.option("--out", metavar="FILE.mp4", type=click.Path(path_type=Path), help="Write the annotated video here.")
 @json_option
 @click.option("--every", metavar="K", type=click.IntRange(min=1), default=1, help="Predict on each K-th frame.")
@@ -35,13 +39,16 @@ if TYPE_CHECKING:
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--gap", metavar="S", type=float, default=1.0, help="Reset the caches after a gap of S seconds.")
 @click.option("--reconnect", metavar="S", type=float, default=0.0, help="Try a lost live source again for S seconds.")
+@click.option("--quiet", is_flag=True, help="Print no line a frame.")
+@watching_options
 @rpc_options
 @click.pass_context
 def command(
     ctx: click.Context,
     artifact: Path | None,
     video: str | None,
-    camera: int | None,
+    camera: str | None,
+    loop: bool,
     out: Path | None,
     as_json: bool,
     every: int,
@@ -51,6 +58,8 @@ def command(
     limit: int | None,
     gap: float,
     reconnect: float,
+    quiet: bool,
+    watching: Watching,
     device: Place | None,
 ) -> None:
     """Predict on every frame of a video with the compiled model in DIR, and say how long each part took.
@@ -59,9 +68,13 @@ def command(
     annotated video is finished first. With --rpc or --tracker the network runs on another machine: decoding stays
     here, and step times include the network.
     """
-    place = video if camera is None else camera
-    if place is None or (video is not None and camera is not None):
-        raise click.UsageError("expected either --video FILE|URL or --camera N", ctx)
+    if (video is None) == (camera is None):
+        raise click.UsageError("expected either --video FILE|URL or --camera N|URL|FILE", ctx)
+    from tsm_edge.video.source import chosen_source, open_looped, open_source
+
+    place = chosen_source(video, camera)
+    if loop and isinstance(place, int):
+        raise click.UsageError("--loop plays a file again, and a camera is none", ctx)
     from tsm_edge.live.run import RunRequest
     from tsm_edge.session.open import open_session
     from tsm_edge.video.capture import SourceOptions
@@ -73,35 +86,48 @@ def command(
     if out is not None:
         refuse_replacing(out, files_of_artifact(path), "--out FILE.mp4")
     with open_session(path, device, threads, notify=warn) as session:
-        _run(session, place, options, request, as_json, "step, with network" if device else "step")
+        source = open_looped(place, options) if loop else open_source(place, options)
+        with source, watched(watching, session.manifest, source.info) as observers:
+            output = Output(as_json, quiet, "step, with network" if device else "step")
+            _run(session, source, request, observers, output)
 
 
-def _run(
-    session: Session,
-    place: str | int,
-    options: SourceOptions,
-    request: RunRequest,
-    as_json: bool,
-    step: str,
-) -> None:
+@dataclass(frozen=True)
+class Output:
+    """How a run is printed.
+
+    Attributes
+    ----------
+    as_json : bool
+    quiet : bool
+        No line a frame.
+    step : str
+        What is timed as a step.
+    """
+
+    as_json: bool
+    quiet: bool
+    step: str
+
+
+def _run(session: Session, source: VideoSource, request: RunRequest, observers: list[Observer], output: Output) -> None:
     from tsm_edge.live.run import run
-    from tsm_edge.video.source import open_source
 
-    with open_source(place, options) as source:
-        if session.manifest.random_weights:
-            warn(RANDOM_WEIGHTS)
-        width = _label_width(session.manifest)
-        results = run(session, source, request)
-        try:
-            with results:
-                for result in results:
-                    _print_frame(result, width, as_json)
-        finally:
-            # Also after Ctrl-C or a lost camera: what was done until then counts.
-            summary = results.summary()
-            _print_summary(summary, as_json, step)
-        if not summary.complete:
-            warn(f"{summary.source}: {summary.ended}")
+    if session.manifest.random_weights:
+        warn(RANDOM_WEIGHTS)
+    width = _label_width(session.manifest)
+    results = run(session, source, request, observers)
+    try:
+        with results:
+            for result in results:
+                if not output.quiet:
+                    _print_frame(result, width, output.as_json)
+    finally:
+        # Also after Ctrl-C or a lost camera: what was done until then counts.
+        summary = results.summary()
+        _print_summary(summary, output.as_json, output.step)
+    if not summary.complete:
+        warn(f"{summary.source}: {summary.ended}")
 
 
 def _label_width(manifest: Manifest) -> int:

@@ -51,6 +51,15 @@ class Shown:
     probability: float
 
 
+def probabilities(output: npt.NDArray[np.float32], activation: Activation) -> Scores:
+    """The probability of each class, of a model's output ``[classes]`` on one frame."""
+    if activation:
+        return np.asarray(output, np.float64)
+    exponentials: Scores = np.exp(output.astype(np.float64) - output.max())
+    exponentials /= exponentials.sum()
+    return exponentials
+
+
 class Smoother:
     """Applies a card's smoothing to one stream. With the default card it is plain arg max and softmax.
 

@@ -305,3 +305,31 @@ def open_source(place: str | Path | int, options: SourceOptions | None = None) -
         return FileSource(capture, f"video {redacted(text)}", options)
     name = f"stream {redacted(text)}"
     return LiveSource(lambda: open_url(text, options), name, options, may_end=True, opened=capture)
+
+
+def open_looped(place: str | Path | int, options: SourceOptions | None = None) -> VideoSource:
+    """Open a file to be played again and again, at its own pace.
+
+    Raises
+    ------
+    VideoError
+        As for :func:`open_source`, or it is no file, or cannot go back to its beginning.
+    """
+    from tsm_edge.video.loop import LoopedSource
+
+    source = open_source(place, options)
+    if not isinstance(source, FileSource):
+        source.close()
+        raise VideoError(f"{source.info.name}: has no end, so it cannot be played again", "leave out --loop")
+    try:
+        return LoopedSource(source)
+    except BaseException:
+        source.close()
+        raise
+
+
+def chosen_source(video: str | None, camera: str | None) -> str | int:
+    """What ``--video`` or ``--camera`` names: of these only a camera can be a number."""
+    if camera is None:
+        return video or ""
+    return int(camera) if camera.isascii() and camera.isdigit() and len(camera) <= 4 else camera

@@ -1,0 +1,102 @@
+"""The page's process, seen from the run: started, fed, and started again when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from tsm_edge.page.wire import WITH_PICTURE, pack
+
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from tsm_edge.page.process import main; main()"
+# For the page to take a message, and to end by itself.
+_SEND_S, _END_S = 10.0, 3.0
+
+
+class Child:
+    """A process that serves the page; it ends when its pipe does, whatever became of the run.
+
+    Parameters
+    ----------
+    listener : socket
+        Where it serves; stays open.
+    about : dict
+        What it is told first (:class:`tsm_edge.page.state.About`).
+
+    Attributes
+    ----------
+    ready : bool
+        It has asked for a message and not got one.
+    wants_picture : bool
+        Somebody looks.
+
+    Raises
+    ------
+    OSError
+        There is no memory or file for it.
+    """
+
+    def __init__(self, listener: socket.socket, about: dict[str, Any]) -> None:
+        self.ready = self.wants_picture = False
+        self._stream, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, json.dumps(sys.path), str(listener.fileno()), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(listener.fileno(), theirs.fileno()),
+            )
+        except OSError:
+            self._stream.close()
+            raise
+        finally:
+            theirs.close()
+        self._stream.settimeout(_SEND_S)
+        self._stream.sendall(pack(about))
+
+    def listen(self) -> None:
+        """Take what it has said; does not wait.
+
+        Raises
+        ------
+        OSError
+            It has gone.
+        """
+        try:
+            said = self._stream.recv(4096, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        if not said:
+            raise ConnectionError("the page's process ended")
+        self.ready = True
+        self.wants_picture = said.endswith(WITH_PICTURE)
+
+    def send(self, document: dict[str, Any], picture: bytes) -> None:
+        """Send a message.
+
+        Raises
+        ------
+        OSError
+            It has gone, or does not take it.
+        """
+        self.ready = False
+        self._stream.sendall(pack(document, picture))
+
+    def close(self) -> None:
+        """End it."""
+        self._stream.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+        self._process.kill()
+        self._process.wait()
+
+
+def be_last() -> None:
+    """Let everything else go first: this thread, or a process that has only this one, computes in what is left over."""
+    if sys.platform.startswith("linux"):  # elsewhere this would slow the whole process
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, 19)
