@@ -74,6 +74,13 @@ class Tab:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=url)
+        self.wait_for("document.readyState === 'complete' && location.protocol !== 'about:'")
+
+    def leave(self) -> None:
+        """Go nowhere, and forget what was complained of."""
+        self.call("Page.navigate", url="about:blank")
+        self.wait_for("location.protocol === 'about:'")
+        self.complaints.clear()
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression, or of the promise it gives."""

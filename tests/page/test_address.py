@@ -63,7 +63,7 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
         with pytest.raises(PageError, match=f"--page 127.0.0.1:{port}: cannot listen there") as error:
             open_door(Address("127.0.0.1", port))
     assert f"--page {port + 1}" in error.value.hint
-    with pytest.raises(PageError, match="no-such-host.invalid is not an address"):
+    with pytest.raises(PageError, match=r"no-such-host\.invalid is not an address"):
         open_door(Address("no-such-host.invalid", 0))
 
 
