@@ -12,7 +12,7 @@ import pytest
 import tsm_edge
 
 PROJECT = Path(__file__).resolve().parents[1]
-SOURCE_SUFFIXES = {".py", ".c", ".h", ".map", ".typed"}
+SOURCE_SUFFIXES = {".py", ".c", ".h", ".map", ".typed", ".html", ".css", ".js", ".svg"}
 
 
 def pip(*arguments: str | Path) -> None:

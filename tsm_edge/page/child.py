@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -56,6 +57,8 @@ class Child:
         finally:
             theirs.close()
         self._stream.settimeout(_SEND_S)
+        self._poller = select.poll()
+        self._poller.register(self._stream, select.POLLIN)
         self._stream.sendall(pack(about))
 
     def listen(self) -> None:
@@ -66,10 +69,10 @@ class Child:
         OSError
             It has gone.
         """
-        try:
-            said = self._stream.recv(4096, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        # MSG_DONTWAIT alone would wait: Python looks at the socket's timeout first.
+        if not self._poller.poll(0):
             return
+        said = self._stream.recv(4096)
         if not said:
             raise ConnectionError("the page's process ended")
         self.ready = True
