@@ -1,28 +1,59 @@
-"""Does ``tsm-edge bench`` find the same latency here and over loopback RPC? Measured in turns.
+"""Does ``tsm-edge bench`` find the same latency here, over loopback RPC and by ``tsm-runner``? Measured in turns.
 
 python -m benchmarks.bench_routes DIR [--rounds 200] [--threads 1]: starts ``tsm-edge serve`` and TVM's own server, and
-times short stretches by each way, one after the other, in an order that turns. Prints the median ratio of
-each way to the local loop and its 95 % interval (bootstrap over rounds).
+times short stretches by each way, one after the other, in a random order; ``tsm-runner`` is started for each of
+its own. Before and after each the yardstick in model.so is read. Prints the median ratio of each way to the local loop
+and its 95 % interval (bootstrap): of all rounds, and of the turns in which the machine had one speed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsm_edge.artifact.folder import load_artifact
+from tsm_edge.artifact.folder import RUNNER, Artifact, load_artifact
 from tsm_edge.bench.paired import paired_ratio
+from tsm_edge.bench.result import Yardstick, from_json
+from tsm_edge.bench.speed import Stretch, at_one_speed, stretch_between
 from tsm_edge.bench.subject import Subject, here, over_rpc
 from tsm_edge.rpc.place import Place, parse_endpoint
+from tsm_edge.session.timings import Speed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _HEAD = 2
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Frames of a way, seconds, between two looks at the machine's speed."""
+
+    seconds: NDArray[np.float64]
+    speeds: tuple[Speed, ...]
+
+    def stretch(self) -> Stretch:
+        """As a comparison of runs has it."""
+        pauses = [Yardstick(0.0, one.arithmetic_ns * 1e-6, one.memory_ns * 1e-6) for one in self.speeds]
+        return stretch_between(self.seconds * 1e3, pauses[0], pauses[-1])
+
+
+Way = Callable[[int, int], Turn]
+"""Times so many frames from a number on."""
 
 
 def main() -> None:
@@ -38,33 +69,68 @@ def main() -> None:
         ours = _started(stack, ["tsm_edge.cli", "serve", "--port", "0"], r"serving on (\S+?):? ", arguments.threads)
         command = ["tvm.exec.rpc_server", "--host", "127.0.0.1", "--port", "9500", "--port-end", "9599"]
         stock = _started(stack, command, r"bind to (\S+)", arguments.threads)
-        ways = {
+        subjects = {
             "local": here(artifact, arguments.threads),
             "tsm-edge serve": over_rpc(artifact, Place(parse_endpoint(ours)), arguments.threads),
             "TVM's own server": over_rpc(artifact, Place(parse_endpoint(stock)), None),
         }
-        for subject in ways.values():
+        for subject in subjects.values():
             stack.callback(subject.close)
-        seconds = _race(ways, frames, arguments.rounds)
-    for name, samples in seconds.items():
-        ratio = paired_ratio(samples, seconds["local"])
-        print(
-            f"{name:18s} p50 {1e3 * np.median(samples):7.3f} ms, over local {ratio.value:.3f} "
-            f"[{ratio.low:.3f}, {ratio.high:.3f}]"
-        )
+        ways = {name: partial(_by_session, subject, frames) for name, subject in subjects.items()}
+        ways["tsm-runner"] = partial(_by_runner, artifact, arguments.threads)
+        turns = _race(ways, arguments.rounds)
+    _print(turns)
 
 
-def _race(ways: dict[str, Subject], frames: np.ndarray, rounds: int) -> dict[str, np.ndarray]:
+def _print(turns: Mapping[str, Sequence[Turn]]) -> None:
+    local = turns["local"]
+    for name, own in turns.items():
+        everything = np.array([turn.seconds for turn in own])
+        ratio = paired_ratio(everything, np.array([turn.seconds for turn in local]))
+        line = f"{name:17s} p50 {1e3 * np.median(everything):.3f} ms"
+        print(f"{line}, over local {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]; {_at_one_speed(local, own)}")
+
+
+def _at_one_speed(local: Sequence[Turn], own: Sequence[Turn]) -> str:
+    """The ratio of the turns in which the machine had one speed, whichever rounds they are of."""
+    chosen = at_one_speed([turn.stretch() for turn in local], [turn.stretch() for turn in own])
+    if chosen is None:
+        return "no turns at one speed"
+    base, values = (np.array([one.log_ms for one in some]) for some in chosen)
+    random = np.random.default_rng(0)
+    picks = [np.median(random.choice(part, (_RESAMPLES, len(part))), axis=1) for part in (values, base)]
+    low, high = np.exp(np.percentile(picks[0] - picks[1], [2.5, 97.5]))
+    middle = math.exp(np.median(values) - np.median(base))
+    return f"at one speed ({len(values)} and {len(base)} turns) {middle:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _race(ways: Mapping[str, Way], rounds: int) -> dict[str, list[Turn]]:
     names = list(ways)
-    step_ns = float(np.median(ways["local"].session.measure(frames, 0, 20).duration_ns))
-    count = max(5, int(0.05e9 / step_ns))
-    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    step_s = float(np.median(ways["local"](0, 20).seconds))
+    count = max(5, int(0.05 / step_s))
+    found: dict[str, list[Turn]] = {name: [] for name in names}
+    random = np.random.default_rng(0)
     for turn in range(rounds):
-        order = names[turn % len(names) :] + names[: turn % len(names)]
-        for name in order[::-1] if turn % 2 else order:
-            timings = ways[name].session.measure(frames, turn * count, _HEAD + count)
-            found[name].append(timings.duration_ns[_HEAD:] * 1e-9)
-    return {name: np.array(values) for name, values in found.items()}
+        for name in random.permutation(names):
+            found[name].append(ways[name](turn * count, count))
+    return found
+
+
+def _by_session(subject: Subject, frames: NDArray[np.float32], first: int, count: int) -> Turn:
+    session = subject.session
+    before = session.machine_speed()
+    timings = session.measure(frames, first, _HEAD + count)
+    after = session.machine_speed()
+    speeds = tuple(speed for speed in (before, after) if speed is not None)
+    return Turn(timings.duration_ns[_HEAD:] * 1e-9, speeds)
+
+
+def _by_runner(artifact: Artifact, threads: int, first: int, count: int) -> Turn:
+    program = [artifact.path / RUNNER, "bench", "--frames", str(count), "--warmup", "0", "--threads", str(threads)]
+    printed = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    [result] = from_json(json.loads(printed), RUNNER).results
+    speeds = [Speed(round(1e6 * one.arithmetic_ms), round(1e6 * one.memory_ms)) for one in result.yardstick]
+    return Turn(np.array(result.samples.step_ms) * 1e-3, tuple(speeds))
 
 
 def _started(stack: ExitStack, command: list[str], pattern: str, threads: int) -> str:

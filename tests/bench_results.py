@@ -50,10 +50,23 @@ def a_result(
             result.Watts(float(at), float(3.1 + (2.7 if 0 <= at <= seconds else 0) + 0.08 * random.standard_normal()))
             for at in np.arange(-2.0, seconds + 2.0, 0.05)
         ),
+        yardstick=yardstick(seconds, random),
         kernels=kernels(ms),
         peak_gflops=94.0,
         verification=result.Verification(True, 8, "ONNX Runtime's golden frames", 4.1e-7, 1e-4),
     )
+
+
+def yardstick(
+    seconds: float, random: np.random.Generator, slow: tuple[float, float] = (1.0, 1.0), since_s: float = 0.0
+) -> tuple[result.Yardstick, ...]:
+    """The machine's speed every half second; from ``since_s`` on it is so much slower."""
+    found = []
+    for at in np.arange(-0.025, seconds + 0.25, 0.5):
+        noise = 1 + 0.005 * random.standard_normal(2)
+        factors = slow if at >= since_s else (1.0, 1.0)
+        found.append(result.Yardstick(float(at), 0.4 * factors[0] * noise[0], 1.9 * factors[1] * noise[1]))
+    return tuple(found)
 
 
 def look(at_s: float, celsius: float, mhz: float, busy_s: float = 100.0, **changes: object) -> Environment:

@@ -6,21 +6,34 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench_results import a_result
+from bench_results import a_result, yardstick
 
 from tsm_edge.bench.compare import compare, pairs
 from tsm_edge.bench.result import Result, Samples, Verdict
 from tsm_edge.errors import BenchError
 
 
-def a_run(seed: int, factor: float = 1.0, count: int = 700, name: str = "here") -> Result:
-    """Steps of about 10 ms: noise with a long tail, and a machine that wanders by 2 %."""
+def a_run(
+    seed: int,
+    factor: float = 1.0,
+    count: int = 700,
+    name: str = "here",
+    machine: float = 1.0,
+    since_s: float = 0.0,
+    seen: tuple[float, float] = (1.0, 1.0),
+) -> Result:
+    """Steps of about 10 ms: noise with a long tail, and a machine that wanders by 2 %.
+
+    From ``since_s`` on the machine makes each step ``machine`` times as long, and the yardstick ``seen`` times.
+    """
     random = np.random.default_rng(seed)
     wander = 1 + 0.02 * np.sin(np.arange(count) / 60 + random.uniform(0, 6))
     steps = factor * wander * (10 + random.gamma(2.0, 0.3, count))
-    result = a_result()
-    samples = Samples(tuple(np.cumsum(steps) * 1e-3), tuple(steps.tolist()))
-    return replace(result, name=name, samples=samples, verdicts=())
+    start = np.cumsum(steps) * 1e-3
+    steps[start >= since_s] *= machine
+    readings = yardstick(float(start[-1]), random, seen, since_s)
+    samples = Samples(tuple(start.tolist()), tuple(steps.tolist()))
+    return replace(a_result(), name=name, samples=samples, yardstick=readings, verdicts=())
 
 
 def test_two_runs_of_the_same_are_no_regression_in_ten_repetitions() -> None:
@@ -72,11 +85,54 @@ def test_results_are_paired_by_name() -> None:
         pairs(old, [a_run(0, name="c"), *new])
 
 
+def test_a_machine_at_another_speed_is_no_change_of_the_model() -> None:
+    """As a second program on the same core makes it: arithmetic 1.5 times, memory 1.25 times, a frame 1.31 times."""
+    for machine, seen in ((1.31, (1.5, 1.25)), (0.76, (0.67, 0.8))):
+        found = compare(a_run(0), a_run(1, machine=machine, seen=seen), 5.0)
+        assert (found.finding, found.is_regression) == ("not distinguishable", False)
+        assert "the machine itself ran at another speed (fixed work took ×" in found.text()
+    assert "×0.67, reading memory ×0.80" in found.text()
+
+
+def test_ten_percent_are_found_although_the_machine_changed_its_speed() -> None:
+    """Half of each run was at one speed."""
+    old = a_run(0, machine=1.31, since_s=4.0, seen=(1.5, 1.25))
+    same = [compare(old, a_run(s, machine=1.45, since_s=3.5, seen=(1.6, 1.3)), 5.0) for s in range(1, 11)]
+    assert not any(one.finding == "slower" or one.finding == "faster" for one in same)
+    slower = [compare(old, a_run(s, 1.1, machine=1.31, since_s=3.5, seen=(1.5, 1.25)), 5.0) for s in range(1, 11)]
+    assert all(one.is_regression for one in slower)
+    assert " of 15 stretches and " in slower[0].basis
+
+
+def test_what_the_yardstick_differs_by_may_be_the_machines() -> None:
+    """A machine 1.5 % slower, and a model 1.5 % slower: nobody can tell these from each other."""
+    quiet = [replace(a_run(seed), yardstick=a_run(9).yardstick) for seed in (0, 1)]
+    found = compare(quiet[0], quiet[1], 5.0)
+    slower = replace(
+        quiet[1],
+        yardstick=tuple(replace(one, arithmetic_ms=1.015 * one.arithmetic_ms) for one in quiet[1].yardstick),
+    )
+    wider = compare(quiet[0], slower, 5.0)
+    assert wider.low_percent == pytest.approx(found.low_percent - 1.5, abs=0.2)
+    assert wider.high_percent == pytest.approx(found.high_percent)
+
+
+def test_without_a_yardstick_nothing_is_blamed_on_the_model() -> None:
+    found = compare(replace(a_run(0), yardstick=()), a_run(1, 1.5), 5.0)
+    assert found.finding == "not distinguishable"
+    assert "the machine's own speed was not measured (then)" in found.text()
+
+
 def test_a_disturbed_machine_tells_nothing_of_the_model() -> None:
-    shared = replace(a_run(1, 1.5), verdicts=(Verdict("shared", "bad", "others used 1.2 of 2 cores"),))
-    found = compare(a_run(0), shared, 5.0)
-    assert (found.finding, found.is_regression, found.disturbed) == ("not distinguishable", False, ("shared",))
-    assert "disturbed (shared): measure again" in found.text()
+    throttled = replace(a_run(1, 1.5), verdicts=(Verdict("throttled", "bad", "under-voltage"),))
+    found = compare(a_run(0), throttled, 5.0)
+    assert (found.finding, found.is_regression) == ("not distinguishable", False)
+    assert "disturbed (throttled): measure again" in found.text()
+
+
+def test_others_on_the_cores_are_no_hindrance_where_the_yardstick_kept_its_speed() -> None:
+    shared = replace(a_run(1, 1.1), verdicts=(Verdict("shared", "bad", "others used 1.2 of 2 cores"),))
+    assert compare(a_run(0), shared, 5.0).is_regression
 
 
 def test_a_fast_wrong_answer_is_not_called_faster() -> None:

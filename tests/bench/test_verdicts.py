@@ -22,7 +22,7 @@ def said(result: Result, name: str) -> list[Verdict]:
 def test_nothing_speaks_against_a_quiet_run() -> None:
     found = verdicts(QUIET)
     assert {verdict.level for verdict in found} == {"good"}
-    names = {"verified", "throttled", "clock", "shared", "stationary", "variation", "power", "bound"}
+    names = {"verified", "throttled", "clock", "shared", "speed", "stationary", "variation", "power", "bound"}
     assert {verdict.name for verdict in found} == names
     (judged,) = document(QUIET).results
     assert (
@@ -64,6 +64,17 @@ DISTURBED: dict[str, tuple[str, Result, str]] = {
         "clock",
         changed(QUIET, during={"firmware_mhz": 600.0}),
         "the clock moved between 600 and 1500 MHz",
+    ),
+    "a machine that gets slower by itself": (
+        "speed",
+        changed(
+            QUIET,
+            yardstick=tuple(
+                dataclasses.replace(one, arithmetic_ms=one.arithmetic_ms * (1.5 if index % 2 else 1.0))
+                for index, one in enumerate(QUIET.yardstick)
+            ),
+        ),
+        "the machine's own speed changed during the run: fixed work within 5",
     ),
     "a GPU below its maximum": (
         "gpu",

@@ -39,8 +39,8 @@ GLIBC = [name for name in TARGETS if load_target(name).libc.startswith("glibc")]
 ANDROID = [name for name in TARGETS if load_target(name).libc == "bionic"]
 ABI = {
     *("tsm_abi_version", "tsm_manifest", "tsm_open", "tsm_reset", "tsm_step", "tsm_step_explicit"),
-    *("tsm_step_u8", "tsm_step_profiled", "tsm_measure", "tsm_close", "tsm_last_error"),
-    *("__tvm_ffi_step", "__tvm_ffi_stream_step", "__tvm_ffi_stream_reset", "__tvm_ffi_measure"),
+    *("tsm_step_u8", "tsm_step_profiled", "tsm_measure", "tsm_yardstick", "tsm_close", "tsm_last_error"),
+    *("__tvm_ffi_step", "__tvm_ffi_stream_step", "__tvm_ffi_stream_reset", "__tvm_ffi_measure", "__tvm_ffi_yardstick"),
 }
 
 

@@ -57,6 +57,16 @@ def test_the_loop_feeds_caches_back_and_is_timed_there(
         assert (one.kernels_ns.sum(axis=1) <= one.duration_ns + 1000).all()
 
 
+@pytest.mark.parametrize("server", ["ours", "stock"])
+def test_the_yardstick_is_the_same_there(server: str, small_artifact: Artifact, request: pytest.FixtureRequest) -> None:
+    place = request.getfixturevalue(server)
+    with OnlineSession(small_artifact) as here, RemoteSession(small_artifact, place) as there:
+        speeds = [(here.machine_speed(), there.machine_speed()) for _ in range(7)]
+    for key in ("arithmetic_ns", "memory_ns"):
+        own, other = (min(getattr(pair[index], key) for pair in speeds) for index in range(2))
+        assert other == pytest.approx(own, rel=2.0)  # one machine, whatever else it does
+
+
 def test_a_camera_paces_the_loop(session: RemoteSession, frames: Any) -> None:
     due = session.measure(frames, 0, 5, period_ns=5_000_000).due_ns.astype(np.int64)
     assert (np.diff(due) >= 5_000_000 - 1000).all()

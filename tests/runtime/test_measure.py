@@ -90,3 +90,18 @@ def test_a_library_of_an_earlier_version_says_so(small_artifact: Artifact, frame
         pytest.raises(ArtifactError, match="by an earlier tsm-edge"),
     ):
         session.measure(frames, 0, 1)
+
+
+def test_the_yardstick_is_fixed_work(small_artifact: Artifact, frames: Any) -> None:
+    """Some 16 million floats from cache and one million from memory: no machine is a hundred times off."""
+    with OnlineSession(small_artifact) as session:
+        before = session.measure(frames, 0, 3).logits
+        speeds = [session.machine_speed() for _ in range(5)]
+        again = session.measure(frames, 3, 3).logits
+        session.reset()
+        np.testing.assert_array_equal(session.measure(frames, 0, 3).logits, before)
+        np.testing.assert_array_equal(session.measure(frames, 3, 3).logits, again)
+    arithmetic = min(speed.arithmetic_ns for speed in speeds if speed is not None)
+    memory = min(speed.memory_ns for speed in speeds if speed is not None)
+    assert 20_000 < arithmetic < 20_000_000
+    assert 10_000 < memory < 100_000_000

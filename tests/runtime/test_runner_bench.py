@@ -87,7 +87,7 @@ def test_frames_change_and_caches_are_fed_back(bench: Bench) -> None:
     done = bench("--frames", "30", *QUICK)
     result = result_of(done.stdout)
     # The first, 10 to warm up, 30, and 2 after each look at the machine.
-    steps = 41 + 2 * len(result.environment_during)
+    steps = 41 + 2 * (len(result.yardstick) - 1)
     assert done.stderr.decode() == f"{steps} steps, 16 different frames, fed back: 1\n"
     assert result.settings.different_frames == 16
     assert result.environment_during
@@ -102,9 +102,22 @@ def test_samples_are_the_time_of_each_step(bench: Bench) -> None:
     assert starts[0] == 0
     assert (np.diff(starts) >= steps[:-1] - 1e-9).all()
     assert starts[-1] + steps[-1] < took_s
-    assert result.fps == pytest.approx(40 / (starts[-1] + steps[-1]), rel=1e-9)
+    assert result.fps is not None  # what pauses took is not in it
+    assert 40 / (starts[-1] + steps[-1]) <= result.fps * (1 + 1e-9) <= (1 + 2e-9) / steps.mean()
     assert result.startup.first_frame_ms is not None
     assert result.startup.first_frame_ms >= 4
+
+
+def test_the_machines_speed_is_measured_in_pauses(bench: Bench) -> None:
+    result = result_of(bench("--duration", "1.2", *QUICK, step_us=5000).stdout)
+    at = [pause.at_s for pause in result.yardstick]
+    assert len(at) >= 3
+    assert at[0] < 0 < at[1]
+    ends = np.array(result.samples.start_s) + np.array(result.samples.step_ms) / 1e3
+    for pause in at:  # no frame runs meanwhile
+        assert not ((np.array(result.samples.start_s) < pause) & (pause < ends - 1e-6)).any()
+    assert at[-1] >= ends[-1] - 1e-6
+    assert all(pause.arithmetic_ms > 0 and pause.memory_ms > 0 for pause in result.yardstick)
 
 
 def test_a_duration_and_both_kinds_of_warming_up_are_kept(bench: Bench) -> None:

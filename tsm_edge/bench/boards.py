@@ -18,7 +18,7 @@ from tsm_edge.bench.errand import Errand
 from tsm_edge.bench.outside import Chosen, choose_meter, measure_outside
 from tsm_edge.bench.plan import Plan
 from tsm_edge.bench.result import Environment, Refused, Result, Route
-from tsm_edge.bench.run import Outcome, Show, model_of
+from tsm_edge.bench.run import Outcome, Show, model_of, no_yardstick
 from tsm_edge.bench.told import read_told
 from tsm_edge.bench.verdicts import verdicts
 from tsm_edge.cards import TargetCard
@@ -180,6 +180,9 @@ def _completed(result: Result, board: _Board, before: Environment, after: Enviro
     unavailable = [entry for entry in result.unavailable if entry.key != "verdicts"]
     if board.plan.video is not None:
         unavailable.append(Refused("camera_to_label", "tsm-runner decodes no video"))
+    yardstick = result.yardstick if board.artifact.manifest.target.device == "cpu" else ()
+    if not yardstick:
+        unavailable.append(Refused("yardstick", no_yardstick(board.artifact)))
     return replace(
         result,
         name=board.name,
@@ -192,6 +195,7 @@ def _completed(result: Result, board: _Board, before: Environment, after: Enviro
         startup=replace(result.startup, upload_ms=None if board.visit.copy_s is None else 1e3 * board.visit.copy_s),
         environment_before=_merged(before, result.environment_before),
         environment_after=result.environment_after if after is None else _merged(after, result.environment_after),
+        yardstick=yardstick,
         unavailable=tuple(unavailable),
     )
 

@@ -1,21 +1,32 @@
-"""Two runs, one after the other: faster, slower, or not to be told apart."""
+"""Two runs, one after the other: faster, slower, or not to be told apart.
+
+What a machine does between two runs must not be called a change of the model. So only stretches of both runs are
+compared during which the machine had one speed (:mod:`tsm_edge.bench.speed`).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from tsm_edge.bench.result import Result
-from tsm_edge.bench.statistics import BATCHES, CONFIDENCE, batch_medians, student_t
+from tsm_edge.bench.speed import FEWEST_STRETCHES, Stretch, at_one_speed, speed_ratio, stretches
+from tsm_edge.bench.statistics import BATCHES, CONFIDENCE, student_t
 from tsm_edge.errors import BenchError
 
-# Verdicts after which a time says nothing of the model; the last one is on its answers, all others on the machine.
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Verdicts after which a time says nothing of the model; the last one is on its answers, all others on the machine. Not
+# among them is what slows down the yardstick, too: a moving clock, and others on the cores.
 _WRONG = "verified"
-_DISTURBANCES = ("shared", "throttled", "clock", "gpu", "memory", "rebooted", "partial", _WRONG)
+_DISTURBANCES = ("throttled", "gpu", "memory", "rebooted", "partial", _WRONG)
+_CLOCKS = ("shared", "clock", "speed")  # where there is no yardstick, these are disturbances, too
+_FEWEST_FRAMES = 40
 
 Finding = Literal["faster", "slower", "not distinguishable"]
 
@@ -29,13 +40,15 @@ class Comparison:
     name : str
         Of the newer result.
     old_ms, new_ms : float
-        Medians.
+        Medians, of the stretches that are compared.
     change_percent, low_percent, high_percent : float
         Of the median, and its 99 % interval. What the runs' parts differ by is in it, so that a machine that wanders
-        while it measures gives a wide one; what only changes from run to run is not.
+        while it measures gives a wide one; and what the yardstick differs by.
     tolerance_percent : float
-    disturbed : tuple of str
-        What happened during one of the runs (names of verdicts): then nothing can be told of the model's speed.
+    reason : str
+        Why nothing can be told of the model's speed; empty: something can.
+    basis : str
+        What was compared, in words.
     remarks : tuple of str
         What else differs.
     """
@@ -47,13 +60,14 @@ class Comparison:
     low_percent: float
     high_percent: float
     tolerance_percent: float
-    disturbed: tuple[str, ...] = ()
+    reason: str = ""
+    basis: str = ""
     remarks: tuple[str, ...] = ()
 
     @property
     def finding(self) -> Finding:
         """Whether the interval, or what happened to the machine, leaves a doubt."""
-        if self.disturbed:
+        if self.reason:
             return "not distinguishable"
         if self.low_percent > 0:
             return "slower"
@@ -68,15 +82,13 @@ class Comparison:
         """In a line."""
         interval = f"99 % interval {self.low_percent:+.1f} to {self.high_percent:+.1f} %"
         medians = f"{self.old_ms:.3f} ms then, {self.new_ms:.3f} ms now"
+        if self.reason:
+            return f"not distinguishable: {self.reason} ({self.change_percent:+.1f} %; {medians})"
+        basis = f"; {self.basis}" if self.basis else ""
         if self.finding == "not distinguishable":
-            return f"not distinguishable: {self.change_percent:+.1f} % ({interval}; {medians}){self._why()}"
+            return f"not distinguishable: {self.change_percent:+.1f} % ({interval}; {medians}{basis})"
         end = f", more than {self.tolerance_percent:g} %: a regression" if self.is_regression else ""
-        return f"{self.finding} by {abs(self.change_percent):.1f} % ({interval}; {medians}){end}"
-
-    def _why(self) -> str:
-        if _WRONG in self.disturbed:
-            return "; a run gave wrong answers, so its time means nothing: tsm-edge verify"
-        return f"; a run was disturbed ({', '.join(self.disturbed)}): measure again" if self.disturbed else ""
+        return f"{self.finding} by {abs(self.change_percent):.1f} % ({interval}; {medians}{basis}){end}"
 
 
 def compare(old: Result, new: Result, tolerance_percent: float) -> Comparison:
@@ -93,21 +105,90 @@ def compare(old: Result, new: Result, tolerance_percent: float) -> Comparison:
             f"{new.model.device}",
             "compare runs of one model",
         )
-    parts = [batch_medians(result.samples.step_ms) for result in (old, new)]
-    for result, medians in zip((old, new), parts, strict=True):
-        if not len(medians) or not (medians > 0).all():
+    for result in (old, new):
+        if len(result.samples.step_ms) < _FEWEST_FRAMES or min(result.samples.step_ms) <= 0:
             raise BenchError(
-                f"{result.name}: {len(result.samples.step_ms)} frames are too few to compare, expected 40",
+                f"{result.name}: {len(result.samples.step_ms)} frames are too few to compare, expected "
+                f"{_FEWEST_FRAMES}",
                 "measure longer: --duration 10",
             )
-    logs = [np.log(medians) for medians in parts]
-    errors = [float(values.var(ddof=1)) / BATCHES for values in logs]
-    reach = student_t((1 + CONFIDENCE) / 2, _freedom(errors)) * math.sqrt(sum(errors))
-    old_ms, new_ms = (float(np.median(result.samples.step_ms)) for result in (old, new))
-    change = math.log(new_ms / old_ms)
-    percent, low, high = (100 * math.expm1(value) for value in (change, change - reach, change + reach))
+    if old.model.device == "cpu" and old.yardstick and new.yardstick:
+        return _by_stretches(old, new, tolerance_percent)
+    reason = _disturbed(old, new, (*_DISTURBANCES, *_CLOCKS))
+    if not reason and old.model.device == "cpu":
+        missing = " and ".join(word for word, run in (("then", old), ("now", new)) if not run.yardstick)
+        reason = f"the machine's own speed was not measured ({missing}): measure again with this version"
+    logs = [np.log(result.samples.step_ms) for result in (old, new)]
+    return _comparison(old, new, [_batched(values) for values in logs], tolerance_percent, reason)
+
+
+def _by_stretches(old: Result, new: Result, tolerance_percent: float) -> Comparison:
+    """Compare where the machine had one speed."""
+    runs = [stretches(result) for result in (old, new)]
+    reason = _disturbed(old, new, _DISTURBANCES)
+    chosen = at_one_speed(runs[0], runs[1])
+    if chosen is None:
+        logs = [np.log(result.samples.step_ms) for result in (old, new)]
+        return _comparison(
+            old, new, [_batched(values) for values in logs], tolerance_percent, reason or _no_one_speed(old, new, runs)
+        )
+    basis = "at one speed of the machine, in " + " and ".join(
+        f"{len(some)} of {len(run)} stretches" for some, run in zip(chosen, runs, strict=True)
+    )
+    parts = [_batched(np.array([one.log_ms for one in some])) for some in chosen]
+    off = [float(np.mean([getattr(one, key) for one in some])) for key in ("arithmetic", "memory") for some in chosen]
+    return _comparison(old, new, parts, tolerance_percent, reason, basis, (off[1] - off[0], off[3] - off[2]))
+
+
+def _no_one_speed(old: Result, new: Result, runs: Sequence[Sequence[Stretch]]) -> str:
+    """Why two runs have no stretches to compare."""
+    if any(len(run) < FEWEST_STRETCHES for run in runs):
+        return f"fewer than {FEWEST_STRETCHES} stretches of half a second: measure longer"
+    arithmetic, memory = speed_ratio(old, new)
+    if max(abs(math.log(arithmetic)), abs(math.log(memory))) < 0.05:
+        return "the machine's own speed changed all the time: measure longer, or on a machine that others leave alone"
+    return (
+        f"the machine itself ran at another speed (fixed work took ×{arithmetic:.2f}, reading memory ×{memory:.2f}): "
+        "measure both again, one right after the other"
+    )
+
+
+def _batched(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Medians of consecutive parts, so that what lasts longer than a frame counts once."""
+    return np.array([np.median(part) for part in np.array_split(values, min(BATCHES, len(values)))])
+
+
+def _comparison(
+    old: Result,
+    new: Result,
+    parts: Sequence[NDArray[np.float64]],
+    tolerance_percent: float,
+    reason: str,
+    basis: str = "",
+    machine: tuple[float, ...] = (),
+) -> Comparison:
+    """The change of the mean of parts (logarithms), with its interval.
+
+    ``machine``: by how much the yardstick differs, in logarithms. That much of the change may be the machine's.
+    """
+    errors = [float(values.var(ddof=1)) / len(values) for values in parts]
+    reach = student_t((1 + CONFIDENCE) / 2, _freedom(errors, [len(values) for values in parts])) * math.sqrt(
+        sum(errors)
+    )
+    centres = [float(values.mean()) for values in parts]
+    change = centres[1] - centres[0]
+    low, high = change - reach - max((0.0, *machine)), change + reach - min((0.0, *machine))
     return Comparison(
-        new.name, old_ms, new_ms, percent, low, high, tolerance_percent, _disturbed(old, new), _remarks(old, new)
+        new.name,
+        math.exp(centres[0]),
+        math.exp(centres[1]),
+        100 * math.expm1(change),
+        100 * math.expm1(low),
+        100 * math.expm1(high),
+        tolerance_percent,
+        reason,
+        basis,
+        _remarks(old, new),
     )
 
 
@@ -131,16 +212,21 @@ def pairs(old: Sequence[Result], new: Sequence[Result]) -> list[tuple[Result, Re
     return [(named[result.name], result) for result in new]
 
 
-def _freedom(errors: Sequence[float]) -> int:
+def _freedom(errors: Sequence[float], counts: Sequence[int]) -> int:
     """Degrees of freedom of a difference (Welch, Satterthwaite)."""
     total = sum(errors)
-    parts = sum(error**2 / (BATCHES - 1) for error in errors)
-    return max(BATCHES - 1, int(total**2 / parts)) if parts else BATCHES - 1
+    parts = sum(error**2 / (count - 1) for error, count in zip(errors, counts, strict=True))
+    least = min(counts) - 1
+    return max(least, int(total**2 / parts)) if parts else least
 
 
-def _disturbed(old: Result, new: Result) -> tuple[str, ...]:
+def _disturbed(old: Result, new: Result, names: Sequence[str]) -> str:
+    """What happened during one of the runs; empty: nothing that matters."""
     bad = (verdict.name for result in (old, new) for verdict in result.verdicts if verdict.level == "bad")
-    return tuple(dict.fromkeys(name for name in bad if name in _DISTURBANCES))
+    found = list(dict.fromkeys(name for name in bad if name in names))
+    if _WRONG in found:
+        return "a run gave wrong answers, so its time means nothing: tsm-edge verify"
+    return f"a run was disturbed ({', '.join(found)}): measure again" if found else ""
 
 
 def _remarks(old: Result, new: Result) -> tuple[str, ...]:

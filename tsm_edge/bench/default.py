@@ -9,15 +9,20 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import tsm_edge
 from tsm_edge import __version__
 from tsm_edge.artifact.folder import Artifact, load_artifact
 from tsm_edge.bench.detected import detected_target
-from tsm_edge.cards import DEFAULT_MODEL, TargetCard, load_model, load_target
+from tsm_edge.cards import DEFAULT_MODEL, ModelCard, TargetCard, load_model, load_target
+from tsm_edge.cards.precision import FP32, Precision
 from tsm_edge.errors import BenchError, TsmEdgeError
+from tsm_edge.files.atomic import file_sha256
 from tsm_edge.progress import Progress
 from tsm_edge.rpc.device import open_device
 from tsm_edge.rpc.machine import RemoteSystem
 from tsm_edge.rpc.place import Place, TimeLimits
+
+_MAKERS = ("compile", "runtime", "export", "networks", "artifact")  # rooms: what they do is in an artifact
 
 
 def target_for(place: Place | None, named: str | None) -> TargetCard:
@@ -64,12 +69,12 @@ def default_artifact(target: TargetCard, progress: Progress) -> Artifact:
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
     card = load_model(DEFAULT_MODEL)
-    folder = cache_folder() / f"{card.name}-{target.name}-{_fingerprint(target)}"
+    folder = cache_folder() / f"{card.name}-{target.name}-{fingerprint(card, target, FP32)}"
     try:
         return load_artifact(folder)
     except TsmEdgeError:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return compile_model(CompileRequest(target=target, output=folder, card=card), progress)
+        return compile_model(CompileRequest(target=target, output=folder, card=card, precision=FP32), progress)
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -87,7 +92,34 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
         raise BenchError("there is no home folder (HOME) to keep a compiled model in", "name one: DIR") from None
 
 
-def _fingerprint(target: TargetCard) -> str:
-    """Of all that decides what is compiled: another CPU, C library or version gives another artifact."""
-    text = json.dumps([__version__, dataclasses.asdict(target)], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def fingerprint(card: ModelCard, target: TargetCard, precision: Precision) -> str:
+    """Of all that decides what is compiled.
+
+    That is the model card with its weights, the target card, the precision, and the program: its version, and the
+    sources of the compiler and the runtime, which change between two versions, too.
+
+    Raises
+    ------
+    BenchError
+        The card's weights cannot be read.
+    """
+    try:
+        weights = file_sha256(Path(card.weights_file)) if card.weights_file else ""
+    except OSError as error:
+        raise BenchError(
+            f"the weights of {card.name} cannot be read: {card.weights_file} ({error.strerror})",
+            "name a compiled model: DIR",
+        ) from None
+    parts = [__version__, _sources(), weights, *(dataclasses.asdict(part) for part in (card, target, precision))]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _sources() -> str:
+    """Of what makes an artifact."""
+    package = Path(tsm_edge.__file__).parent
+    digest = hashlib.sha256()
+    for room in _MAKERS:
+        for path in sorted((package / room).rglob("*.[pch]*")):
+            if path.suffix in (".py", ".c", ".h"):
+                digest.update(f"{path.relative_to(package)}\0{file_sha256(path)}\0".encode())
+    return digest.hexdigest()

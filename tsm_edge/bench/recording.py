@@ -1,7 +1,7 @@
 """The measured frames of a run, as they come: in stretches of half a second, each one call of the loop in model.so.
 
-Between two stretches the machine is looked at, Ctrl-C is heard, and a device that died is noticed. What was measured
-until then is kept.
+Between two stretches the machine is looked at and its speed measured, Ctrl-C is heard, and a device that died is
+noticed. What was measured until then is kept.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from tsm_edge.bench.clocks import ClockWatch
 from tsm_edge.bench.environment import glance
 from tsm_edge.bench.plan import Plan
-from tsm_edge.bench.result import Deadlines, Environment, Samples
+from tsm_edge.bench.result import Deadlines, Environment, Samples, Yardstick
 from tsm_edge.bench.subject import Subject
 from tsm_edge.errors import BenchError, TsmEdgeError
-from tsm_edge.session.timings import Timings
+from tsm_edge.session.timings import Speed, Timings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,10 +59,12 @@ class Recording:
     show: Callable[[float], None] = lambda done: None
     stretches: list[Timings] = field(default_factory=list)
     looks: list[Environment] = field(default_factory=list)
+    speeds: list[Speed] = field(default_factory=list)
     partial: str | None = None
     error: TsmEdgeError | None = None
     steps: int = 0
     began_s: float | None = None
+    _head_ns: int = 0  # when the first untimed frame began
     _clocks: ClockWatch = field(default_factory=ClockWatch)
 
     def run(self) -> None:
@@ -74,6 +76,7 @@ class Recording:
             After what was measured is kept.
         """
         try:
+            self._measure_speed()
             while not self.plan.is_done(self.count, self.seconds):
                 self._stretch()
                 self.show(self.plan.share_done(self.count, self.seconds))
@@ -111,6 +114,17 @@ class Recording:
         since = (start - start[0]).astype(np.float64)
         return Samples(tuple(np.round(since * 1e-9, 9).tolist()), tuple(np.round(duration * 1e-6, 6).tolist()))
 
+    def yardstick(self) -> tuple[Yardstick, ...]:
+        """The machine's speed before the first stretch and after each; empty: the library cannot tell."""
+        if not self.stretches:
+            return ()
+        zero = int(self.stretches[0].start_ns[0])
+        pauses = [self._head_ns, *(int(one.start_ns[-1]) + int(one.duration_ns[-1]) for one in self.stretches)]
+        return tuple(
+            Yardstick(round((pause - zero) * 1e-9, 9), speed.arithmetic_ns * 1e-6, speed.memory_ns * 1e-6)
+            for pause, speed in zip(pauses, self.speeds, strict=False)
+        )
+
     def deadlines(self) -> Deadlines | None:
         """Of a paced run."""
         period = self.plan.period_ns
@@ -135,10 +149,18 @@ class Recording:
         self._check_clock(asked_s, host_now(), whole)
         self.steps += HEAD + count
         if self.began_s is None:
-            self.began_s = asked_s
+            self.began_s, self._head_ns = asked_s, int(whole.start_ns[0])
         self.stretches.append(_without_head(whole))
         self.step_s = float(np.median(self.stretches[-1].duration_ns)) * 1e-9
+        self._measure_speed()
         self._look()
+
+    def _measure_speed(self) -> None:
+        if self.subject.artifact.manifest.target.device != "cpu":
+            return
+        speed = self.subject.session.machine_speed()
+        if speed is not None:
+            self.speeds.append(speed)
 
     def _check_clock(self, asked_s: float, answered_s: float, whole: Timings) -> None:
         """Refuse what a clock timed that does not go as fast as this machine's."""

@@ -99,6 +99,8 @@ def run(subject: Subject, plan: Plan, command: str, show: Show = lambda text, do
         before = _snapshot(subject, -1e-3)
         measured, error = _measure(recording, meter, plan)
     rest = _Rest() if error is not None else _rest(subject, plan, frames, recording, unavailable)
+    if not recording.speeds:
+        unavailable.append(Refused("yardstick", no_yardstick(subject.artifact)))
     power, problem = _power(measured, recording, no_meter, unavailable, plan)
     result = Result(
         name=subject.name,
@@ -127,6 +129,7 @@ def run(subject: Subject, plan: Plan, command: str, show: Show = lambda text, do
         environment_after=rest.environment,
         environment_during=tuple(recording.looks),
         watts=tuple(Watts(at_s, watts) for at_s, watts in measured.watts),
+        yardstick=recording.yardstick(),
         kernels=rest.kernels.kernels,
         peak_gflops=rest.kernels.peak_gflops,
         verification=verification,
@@ -186,6 +189,13 @@ def _verification(subject: Subject, unavailable: list[Refused]) -> Verification 
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def no_yardstick(artifact: Artifact) -> str:
+    """Why the machine's speed was not measured."""
+    if artifact.manifest.target.device != "cpu":
+        return "it is of a CPU, whose speed says nothing of the GPU that runs the model"
+    return "the model was compiled by an earlier tsm-edge: compile it again with: tsm-edge compile"
 
 
 def _open_meter(subject: Subject, plan: Plan) -> tuple[Meter | None, str]:

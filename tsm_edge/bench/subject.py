@@ -18,7 +18,7 @@ from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.session import RemoteSession
 from tsm_edge.session.base import Session
 from tsm_edge.session.local import OnlineSession
-from tsm_edge.session.timings import Timings
+from tsm_edge.session.timings import Speed, Timings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +36,9 @@ class TimedSession(Session, Protocol):
         self, frames: NDArray[np.float32], first: int, count: int, period_ns: int = 0, kernels: bool = False
     ) -> Timings:
         """See :meth:`tsm_edge.session.local.OnlineSession.measure`."""
+
+    def machine_speed(self) -> Speed | None:
+        """See :meth:`tsm_edge.session.local.OnlineSession.machine_speed`."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def read_told(text: str, name: str, artifact: Artifact, plan: Plan, threads: int
     _check_model(result, artifact, name)
     _check_settings(result, plan, threads, name)
     _check_samples(result, seconds, name)
+    _check_yardstick(result, seconds, name)
     latency = summary(result.samples.step_ms)
     _check_latency(result.latency_ms, latency, name)
     _check_verification(result, artifact, name)
@@ -110,6 +111,16 @@ def _check_samples(result: Result, seconds: float, name: str) -> None:
         )
 
 
+def _check_yardstick(result: Result, seconds: float, name: str) -> None:
+    """Pauses follow each other, and what was done in them fits into the time that passed here."""
+    at = [pause.at_s for pause in result.yardstick]
+    times = [value for pause in result.yardstick for value in (pause.arithmetic_ms, pause.memory_ms)]
+    if not all(math.isfinite(value) for value in (*at, *times)) or at != sorted(at) or not all(v > 0 for v in times):
+        raise _wrong(name, "the machine's speed has times that are none")
+    if sum(times) * 1e-3 > seconds * (1 + _CLOCK_OFF) + _SLACK_S:
+        raise _wrong(name, "measuring the machine's speed took longer than the whole run")
+
+
 def _check_latency(told: Latency, found: Latency, name: str) -> None:
     for field in fields(Latency):
         said, is_so = getattr(told, field.name), getattr(found, field.name)
@@ -137,7 +148,7 @@ def _check_power(power: Power, watts: tuple[Watts, ...], result: Result, name: s
     took_s = result.samples.start_s[-1] + result.samples.step_ms[-1] * 1e-3
     inside = [sample.power_w for sample in watts if 0 <= sample.at_s <= took_s]
     mean = math.fsum(inside) / len(inside) if inside else math.nan
-    frames = result.latency_ms.count
+    frames = power.frames
     follows = (
         (power.duration_s, took_s),
         (power.idle_w, (power.idle_before_w + power.idle_after_w) / 2),
@@ -146,8 +157,9 @@ def _check_power(power: Power, watts: tuple[Watts, ...], result: Result, name: s
         (power.net_j, power.net_w * power.duration_s),
         (power.gross_j_per_frame, power.gross_j / frames),
         (power.net_j_per_frame, power.net_j / frames),
-        (float(power.frames), float(frames)),
     )
+    if frames < result.latency_ms.count:
+        raise _wrong(name, f"it has the energy of {frames} frames, and {result.latency_ms.count} were timed")
     if not all(math.isclose(told, found, rel_tol=1e-5, abs_tol=1e-6) for told, found in follows):
         raise _wrong(name, "its energies do not follow from its powers")
     if not math.isclose(power.gross_w, mean, rel_tol=_LIKE_W):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from tsm_edge.bench.disturbances import machine_verdicts
 from tsm_edge.bench.result import Latency, Level, Result, Verdict
+from tsm_edge.bench.speed import spread
 from tsm_edge.bench.statistics import trend
 
 # Coefficient of variation, percent. trtexec warns from 1 % on, which hardly any CPU keeps.
@@ -15,6 +16,8 @@ _MUCH_OUTSIDE, _NEAR_PEAK = 0.25, 0.5
 _MANY_MISSED = 0.01
 # Of the interval of a drift, percent of the median: within a wider one much could hide.
 _WIDE_PERCENT = 20.0
+# How far the yardstick's readings of a run may lie apart, percent: arithmetic, memory.
+_SAME_SPEED, _OTHER_SPEED = (4.0, 8.0), (10.0, 25.0)
 _HOW_TO_HOLD = "tsm-edge bench --fix-clocks prints how to hold the clocks"
 
 
@@ -24,6 +27,7 @@ def verdicts(result: Result) -> tuple[Verdict, ...]:
         _partial,
         _verified,
         machine_verdicts,
+        _speed,
         _stationary,
         _variation,
         _deadlines,
@@ -72,6 +76,7 @@ _WORDS = {
     "clock": "the clock moved",
     "gpu": "the GPU was not at its clock",
     "shared": "others used the cores",
+    "speed": "the machine's speed changed",
     "rebooted": "the board restarted",
     "memory": "it swapped",
     "stationary": "it drifted",
@@ -98,6 +103,24 @@ def _verified(result: Result) -> Iterator[Verdict]:
         yield Verdict("verified", "good", f"{check.frames} frames agree with {check.against}{error}")
     else:
         yield Verdict("verified", "bad", f"the answers differ from {check.against}{error}: the times mean nothing")
+
+
+def _speed(result: Result) -> Iterator[Verdict]:
+    """Whether fixed work always took the same time."""
+    if not result.yardstick:
+        return
+    found = spread(result)
+    if found is None:
+        text = f"{len(result.yardstick)} looks at the machine's speed are too few to tell whether it changed"
+        yield Verdict("speed", "note", text)
+        return
+    both = (found.arithmetic_percent, found.memory_percent)
+    figures = f"fixed work within {both[0]:.1f} %, reading memory within {both[1]:.1f} %"
+    if all(value <= most for value, most in zip(both, _SAME_SPEED, strict=True)):
+        yield Verdict("speed", "good", f"the machine kept its speed: {figures}")
+        return
+    level: Level = "bad" if any(value > most for value, most in zip(both, _OTHER_SPEED, strict=True)) else "note"
+    yield Verdict("speed", level, f"the machine's own speed changed during the run: {figures}")
 
 
 def _stationary(result: Result) -> Iterator[Verdict]:

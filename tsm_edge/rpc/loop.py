@@ -1,4 +1,7 @@
-"""The timed loop of ``model.so`` on a device: the packed function ``measure``, which TVM's own server can call, too."""
+"""The timed loop of ``model.so`` on a device, and its yardstick.
+
+Both are packed functions, which TVM's own server can call, too.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from tsm_edge.artifact.folder import Artifact
 from tsm_edge.errors import RpcError
 from tsm_edge.rpc.device import Device
 from tsm_edge.rpc.wire import RemoteModule, RemoteTensor, call_packet, copy_from_packet, copy_to_packet
-from tsm_edge.session.timings import Timings, cannot_measure
+from tsm_edge.session.timings import Speed, Timings, cannot_measure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,3 +101,39 @@ class RemoteLoop:
         if shape not in self._outputs:
             self._outputs[shape] = self._device.tensor(shape)
         return self._outputs[shape]
+
+
+class RemoteYardstick:
+    """The yardstick in a loaded ``model.so`` on a device.
+
+    Parameters
+    ----------
+    device : Device
+    module : RemoteModule
+    """
+
+    def __init__(self, device: Device, module: RemoteModule) -> None:
+        self._device = device
+        self._yardstick = device.function(module, "yardstick")
+        self._times = None if self._yardstick is None else device.tensor((2,))
+
+    def is_of(self, device: Device) -> bool:
+        """Whether it is on this device."""
+        return device is self._device
+
+    def measure(self, limit_s: float) -> Speed | None:
+        """How fast the device is now; None: the library is of an earlier version.
+
+        Raises
+        ------
+        RpcError
+            The device fails, or what it answers cannot be.
+        """
+        if self._yardstick is None or self._times is None:
+            return None
+        packets = [call_packet(self._yardstick, self._times), copy_from_packet(self._times, self._times.nbytes)]
+        _, answer = self._device.connection.exchange(packets, limit_s)
+        times = np.frombuffer(answer, _WIRE_FLOAT).astype(np.float64) * 1e3
+        if not (np.isfinite(times).all() and (times > 0).all() and (times < 1e12).all()):
+            raise RpcError(f"{self._device.name}: measured times that cannot be", "look at the server's output")
+        return Speed(round(float(times[0])), round(float(times[1])))

@@ -17,11 +17,11 @@ from tsm_edge.errors import RpcError
 from tsm_edge.files.replacement import again_if_replaced
 from tsm_edge.rpc.connection import ConnectionLost
 from tsm_edge.rpc.device import Device, DeviceInfo, open_device
-from tsm_edge.rpc.loop import RemoteLoop
+from tsm_edge.rpc.loop import RemoteLoop, RemoteYardstick
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.wire import Packet, RemoteFunction, RemoteTensor, call_packet, copy_from_packet, copy_to_packet
 from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
-from tsm_edge.session.timings import Timings, checked_frames
+from tsm_edge.session.timings import Speed, Timings, checked_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,6 +76,7 @@ class RemoteSession:
         self._limits = limits or TimeLimits()
         self._notify = notify
         self._loop: RemoteLoop | None = None
+        self._yardstick: RemoteYardstick | None = None
         self._link: _Link | None
         self.artifact, self._link = _begin(model, self._connect)
         if threads is not None and not self._link.threads_set:
@@ -173,6 +174,22 @@ class RemoteSession:
             if self._loop is None or not self._loop.is_of(link.device, frames):
                 self._loop = RemoteLoop(link.device, link.module, self.artifact, frames, values)
             return self._loop.run(first, count, period_ns, kernels, self._limits.answer_s)
+
+    def machine_speed(self) -> Speed | None:
+        """See :meth:`tsm_edge.session.local.OnlineSession.machine_speed`: of that machine.
+
+        Raises
+        ------
+        ArtifactError
+            The session is closed.
+        RpcError
+            The device fails, does not answer in time, or is lost.
+        """
+        with self._lock:
+            link = self._open()
+            if self._yardstick is None or not self._yardstick.is_of(link.device):
+                self._yardstick = RemoteYardstick(link.device, link.module)
+            return self._yardstick.measure(self._limits.answer_s)
 
     @property
     def connection(self) -> Device:

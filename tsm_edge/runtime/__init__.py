@@ -9,11 +9,11 @@ from pathlib import Path
 RUNTIME_FOLDER = Path(__file__).resolve().parent
 HEADER = RUNTIME_FOLDER / "tsm_edge.h"
 _TABLES = RUNTIME_FOLDER / "model.h"
-_SHARED = ("stream.c", "caches.c", "input.c", "measure.c", "error.c", "pool.c")
+_SHARED = ("stream.c", "caches.c", "input.c", "measure.c", "yardstick.c", "error.c", "pool.c")
 SOURCES = tuple(RUNTIME_FOLDER / name for name in (*_SHARED, "packed.c"))
 _CUDA = ("cuda/stream.c", "cuda/device.c", "cuda/driver.c", "cuda/jit.c")
 CUDA_SOURCES = tuple(
-    RUNTIME_FOLDER / name for name in (*_CUDA, "caches.c", "input.c", "measure.c", "error.c", "packed.c")
+    RUNTIME_FOLDER / name for name in (*_CUDA, "caches.c", "input.c", "measure.c", "yardstick.c", "error.c", "packed.c")
 )
 _RUNNER = (
     *(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c")),

@@ -17,6 +17,7 @@ static struct {
   int32_t (*step_explicit)(tsm_stream *stream, const float *frame, const float *const *shift, float *logits,
                            float *const *shift_next);
   int32_t (*measure)(tsm_stream *stream, const tsm_run *run, tsm_sample *samples, float *logits, uint64_t *kernels);
+  int32_t (*yardstick)(tsm_speed *speed);
   void (*close)(tsm_stream *stream);
   const char *(*last_error)(void);
 } model;
@@ -28,6 +29,7 @@ static const struct {
     {"tsm_abi_version", &model.abi_version},     {"tsm_manifest", &model.manifest},     {"tsm_open", &model.open},
     {"tsm_reset", &model.reset},                 {"tsm_step", &model.step},             {"tsm_measure", &model.measure},
     {"tsm_step_explicit", &model.step_explicit}, {"tsm_last_error", &model.last_error}, {"tsm_close", &model.close},
+    {"tsm_yardstick", &model.yardstick},
 };
 
 int32_t tsm_abi_version(void) { return model.abi_version(); }
@@ -48,6 +50,8 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
 int32_t tsm_measure(tsm_stream *stream, const tsm_run *run, tsm_sample *samples, float *logits, uint64_t *kernels) {
   return model.measure(stream, run, samples, logits, kernels);
 }
+
+int32_t tsm_yardstick(tsm_speed *speed) { return model.yardstick(speed); }
 
 void tsm_close(tsm_stream *stream) { model.close(stream); }
 

@@ -4,6 +4,7 @@
  *     step(frame, shift_0 ..., logits, shift_0_next ...)
  *     stream_step(frame, logits), stream_reset(): tsm_step and tsm_reset, on a stream of its own
  *     measure(frames, first, period, reset, samples, logits, kernels): tsm_measure, on that stream, too
+ *     yardstick(microseconds): tsm_yardstick, arithmetic and memory
  *
  * Needs only TVM's public C interface (tvm/ffi/c_api.h). Its one symbol is weak: without TVM in the process the
  * library loads all the same. */
@@ -243,6 +244,21 @@ int __tvm_ffi_measure(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIA
   result->type_index = kTVMFFIInt;
   result->v_int64 = began;
   return began < 0 ? -1 : 0;
+}
+
+int __tvm_ffi_yardstick(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny *result) {
+  (void)self;
+  const int64_t shape[] = {2};
+  tsm_speed speed;
+  result->type_index = kTVMFFINone;
+  result->v_int64 = 0;
+  if (n_args != 1) return raise_error("TypeError", "yardstick: expected 1 argument: microseconds");
+  float *into = data_of("yardstick", args, 0, "microseconds", shape, 1);
+  if (!into) return -1;
+  if (tsm_yardstick(&speed) != TSM_OK) return raise_error("RuntimeError", tsm_last_error());
+  into[0] = microseconds(speed.arithmetic);
+  into[1] = microseconds(speed.memory);
+  return 0;
 }
 
 /* The workers must be gone before their code is: dlclose and exit end here. */

@@ -95,6 +95,15 @@ typedef struct {
  * tsm_step_profiled writes; then the steps have the reading of those clocks in them. */
 int32_t tsm_measure(tsm_stream *stream, const tsm_run *run, tsm_sample *samples, float *logits, uint64_t *kernels);
 
+/* How fast the machine is at the moment: nanoseconds of fixed work in one thread, whatever the model. */
+typedef struct {
+  uint64_t arithmetic; /* multiply-adds over what a second-level cache holds */
+  uint64_t memory;     /* a pass over what none holds */
+} tsm_speed;
+
+/* Measure it, in some milliseconds; what a benchmark calls between frames. A model slows down with its machine. */
+int32_t tsm_yardstick(tsm_speed *speed);
+
 /* Free a stream, once; null is allowed. A call that another thread is in ends before. */
 void tsm_close(tsm_stream *stream);
 

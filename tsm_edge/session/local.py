@@ -19,7 +19,7 @@ from tsm_edge.cards.architecture import check_threads
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files.replacement import again_if_replaced
 from tsm_edge.session.base import checked_caches, checked_frame, checked_picture, session_is_closed
-from tsm_edge.session.timings import Timings, cannot_measure, checked_frames
+from tsm_edge.session.timings import Speed, Timings, cannot_measure, checked_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 _MEASURE = "tsm_measure"
 _STEP_BYTES = "tsm_step_u8"
+_YARDSTICK = "tsm_yardstick"
 _MOST_STEPS = 2**31 - 1
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 _NANOSECONDS = ctypes.POINTER(ctypes.c_uint64)
@@ -121,6 +122,8 @@ def _declare(c: ctypes.CDLL) -> None:
         )
     if hasattr(c, _STEP_BYTES):  # the same
         signatures[_STEP_BYTES] = (ctypes.c_int32, [stream, _BYTES, _FLOATS])
+    if hasattr(c, _YARDSTICK):
+        signatures[_YARDSTICK] = (ctypes.c_int32, [_NANOSECONDS])
     for name, (result, arguments) in signatures.items():
         function = getattr(c, name)
         function.restype, function.argtypes = result, arguments
@@ -360,6 +363,21 @@ class OnlineSession:
         )
         due, start, duration = samples.T.copy()
         return Timings(due, start, duration, logits, times)
+
+    def machine_speed(self) -> Speed | None:
+        """Measure how fast the machine is now, with the library's yardstick; None: it is of an earlier version.
+
+        Raises
+        ------
+        ArtifactError
+            There is no memory for it.
+        """
+        if not hasattr(self.library, _YARDSTICK):
+            return None
+        times = np.zeros(2, np.uint64)
+        if self.library.tsm_yardstick(times.ctypes.data_as(_NANOSECONDS)):
+            raise self.library.failure("free some memory")
+        return Speed(int(times[0]), int(times[1]))
 
     def step_explicit(
         self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]

@@ -40,6 +40,22 @@ class Timings:
     kernels_ns: NDArray[np.uint64] | None
 
 
+@dataclass(frozen=True)
+class Speed:
+    """How fast a machine is at a moment, whatever the model: what fixed work of one thread took there.
+
+    Attributes
+    ----------
+    arithmetic_ns : int
+        Multiply-adds over what a second-level cache holds.
+    memory_ns : int
+        A pass over more than that.
+    """
+
+    arithmetic_ns: int
+    memory_ns: int
+
+
 def checked_frames(frames: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:
     """Return frames with their values contiguous.
 

@@ -7,7 +7,7 @@ unit (``_ms``, ``_s``, ``_w``, ``_j``, ``_mhz``, ``_c``, ``_mb``). What is not k
 from tsm_edge.bench.result.document import SCHEMA, Document, from_json, read_document, to_json, write_document
 from tsm_edge.bench.result.environment import Environment, Event
 from tsm_edge.bench.result.kernels import KernelFigures, StageFigures
-from tsm_edge.bench.result.latency import CameraToLabel, Deadlines, Latency, Refused, Samples, Startup
+from tsm_edge.bench.result.latency import CameraToLabel, Deadlines, Latency, Refused, Samples, Startup, Yardstick
 from tsm_edge.bench.result.power import Power, RailFigures, Watts
 from tsm_edge.bench.result.whole import Level, Model, Result, Route, Settings, Verdict, Verification
 from tsm_edge.machine.clocks import Core, Gpu, Residency
@@ -40,6 +40,7 @@ __all__ = [
     "Verdict",
     "Verification",
     "Watts",
+    "Yardstick",
     "from_json",
     "read_document",
     "to_json",

@@ -76,6 +76,25 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Yardstick:
+    """How fast the machine was at a pause between frames, whatever the model: what fixed work took, in one thread.
+
+    Attributes
+    ----------
+    at_s : float
+        Seconds since the first measured frame began; negative: before.
+    arithmetic_ms : float
+        Multiply-adds over 256 KiB, which a second-level cache holds.
+    memory_ms : float
+        A pass over 4 MiB.
+    """
+
+    at_s: float
+    arithmetic_ms: float
+    memory_ms: float
+
+
+@dataclass(frozen=True)
 class Startup:
     """What happens once, milliseconds; None: not measured, or not to be seen over this way.
 

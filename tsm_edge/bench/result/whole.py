@@ -7,7 +7,7 @@ from typing import Literal
 
 from tsm_edge.bench.result.environment import Environment
 from tsm_edge.bench.result.kernels import KernelFigures
-from tsm_edge.bench.result.latency import CameraToLabel, Deadlines, Latency, Refused, Samples, Startup
+from tsm_edge.bench.result.latency import CameraToLabel, Deadlines, Latency, Refused, Samples, Startup, Yardstick
 from tsm_edge.bench.result.power import Power, Watts
 
 Route = Literal["local", "rpc", "ssh", "adb"]
@@ -155,6 +155,8 @@ class Result:
     environment_before, environment_after : Environment or None
     environment_during : tuple of Environment
     watts : tuple of Watts
+    yardstick : tuple of Yardstick
+        The machine's speed before, between and after the frames. Empty: not measured.
     kernels : tuple of KernelFigures
         Empty: not timed.
     peak_gflops : float or None
@@ -188,6 +190,7 @@ class Result:
     environment_after: Environment | None = None
     environment_during: tuple[Environment, ...] = ()
     watts: tuple[Watts, ...] = ()
+    yardstick: tuple[Yardstick, ...] = ()
     kernels: tuple[KernelFigures, ...] = ()
     peak_gflops: float | None = None
     verification: Verification | None = None

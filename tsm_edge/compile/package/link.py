@@ -21,7 +21,7 @@ BIONIC = {
     "libc.so": (
         *("malloc", "calloc", "realloc", "posix_memalign", "free", "memcpy", "memmove", "memset", "memcmp", "strlen"),
         *("getenv", "strtol", "snprintf", "vsnprintf", "clock_gettime", "nanosleep", "syscall"),
-        *("clock_nanosleep", "sched_getaffinity", "sched_yield", "getpid"),
+        *("mmap", "munmap", "clock_nanosleep", "sched_getaffinity", "sched_yield", "getpid"),
         *("pthread_create", "pthread_join", "pthread_self"),
         *("pthread_key_create", "pthread_key_delete", "pthread_getspecific", "pthread_setspecific"),
         *("pthread_mutex_init", "pthread_mutex_destroy", "pthread_mutex_lock", "pthread_mutex_unlock"),

@@ -24,6 +24,30 @@ static double measured_seconds(const tsm_bench_run *run) {
   return at(run, last->start + last->duration);
 }
 
+static uint64_t period_of(const tsm_bench_run *run) {
+  return run->options.fps > 0 ? (uint64_t)(1e9 / run->options.fps) : 0;
+}
+
+/* Walks over the pauses with the samples: whether there was one right before sample `i`. */
+static int paused_before(const tsm_bench_run *run, size_t i, size_t *next) {
+  int paused = 0;
+  for (; *next < run->n_pauses && run->pauses[*next].count <= i; ++*next) paused |= run->pauses[*next].count == i;
+  return paused;
+}
+
+/* How long the frames took, the pauses between them left out. */
+static double working_seconds(const tsm_bench_run *run) {
+  const uint64_t period = period_of(run);
+  uint64_t sum = run->samples[run->count - 1].duration;
+  size_t next = 0;
+  for (size_t i = 1; i < run->count; ++i) {
+    const tsm_sample *before = &run->samples[i - 1];
+    const uint64_t alone = before->duration > period ? before->duration : period;
+    sum += paused_before(run, i, &next) ? alone : before[1].start - before->start;
+  }
+  return tsm_seconds(0, sum);
+}
+
 /* What was measured, and how --------------------------------------------------------------------------------------- */
 
 static void write_command(tsm_json *json, const tsm_bench_run *run) {
@@ -112,12 +136,14 @@ static void write_deadlines(tsm_json *json, const tsm_bench_run *run) {
     tsm_json_null(json, "deadlines");
     return;
   }
-  const uint64_t period = (uint64_t)(1e9 / run->options.fps);
+  const uint64_t period = period_of(run);
   uint64_t latest = 0, late = 0, lost = 0;
+  size_t next = 0;
   for (size_t i = 0; i < run->count; ++i) {
     const tsm_sample *sample = &run->samples[i];
     late += sample->start + sample->duration > sample->due + period;
-    if (i) lost += (sample->due - sample[-1].due + period / 2) / period - 1;
+    const int paused = paused_before(run, i, &next);
+    if (i && !paused) lost += (sample->due - sample[-1].due + period / 2) / period - 1;
     if (sample->start - sample->due > latest) latest = sample->start - sample->due;
   }
   tsm_json_open(json, "deadlines", '{');
@@ -193,7 +219,8 @@ static void write_remarks(tsm_json *json, const energies *found, double idle, do
 static void write_energies(tsm_json *json, const tsm_bench_run *run, const energies *found) {
   const tsm_sensor *sensor = &run->sensor;
   const double idle = (found->before.watts + found->after.watts) / 2, net = found->work.watts - idle;
-  const double seconds = found->work.seconds, frames = (double)run->count;
+  const size_t steps = run->count + run->untimed;
+  const double seconds = found->work.seconds, frames = (double)steps;
   tsm_json_open(json, "power", '{');
   tsm_json_text(json, "sensor", sensor->name);
   tsm_json_text(json, "boundary", sensor->boundary);
@@ -207,7 +234,7 @@ static void write_energies(tsm_json *json, const tsm_bench_run *run, const energ
   tsm_json_number(json, "net_j", net * seconds);
   tsm_json_number(json, "gross_j_per_frame", found->work.joules / frames);
   tsm_json_number(json, "net_j_per_frame", net * seconds / frames);
-  tsm_json_integer(json, "frames", (long long)run->count);
+  tsm_json_integer(json, "frames", (long long)steps);
   tsm_json_number(json, "duration_s", seconds);
   write_rails(json, sensor, found);
   tsm_json_null(json, "uncertainty_percent");
@@ -234,6 +261,20 @@ static void write_watts(tsm_json *json, const tsm_bench_run *run) {
     tsm_json_open(json, NULL, '{');
     tsm_json_fixed(json, "at_s", trace->seconds[i] + at(run, run->origin), 6);
     tsm_json_number(json, "power_w", watts);
+    tsm_json_close(json, '}');
+  }
+  tsm_json_close(json, ']');
+}
+
+/* The machine's speed at the pauses. */
+static void write_yardstick(tsm_json *json, const tsm_bench_run *run) {
+  tsm_json_open(json, "yardstick", '[');
+  for (size_t i = 0; i < run->n_pauses; ++i) {
+    const tsm_pause *pause = &run->pauses[i];
+    tsm_json_open(json, NULL, '{');
+    tsm_json_fixed(json, "at_s", at(run, pause->moment), 6);
+    tsm_json_fixed(json, "arithmetic_ms", milliseconds(pause->speed.arithmetic), 6);
+    tsm_json_fixed(json, "memory_ms", milliseconds(pause->speed.memory), 6);
     tsm_json_close(json, '}');
   }
   tsm_json_close(json, ']');
@@ -309,7 +350,7 @@ static void write_result(tsm_json *json, const tsm_bench_run *run) {
   write_settings(json, &run->options, run->n_frames);
   write_startup(json, run);
   write_latency(json, run);
-  tsm_json_number(json, "fps", (double)run->count / measured_seconds(run));
+  tsm_json_number(json, "fps", (double)run->count / working_seconds(run));
   write_deadlines(json, run);
   if (powered) write_energies(json, run, &found);
   write_environments(json, run);
@@ -317,6 +358,7 @@ static void write_result(tsm_json *json, const tsm_bench_run *run) {
   write_unavailable(json, run, powered ? NULL : no_power.text);
   write_partial(json, run);
   write_watts(json, run);
+  write_yardstick(json, run);
   write_samples(json, run);
   tsm_json_close(json, '}');
 }

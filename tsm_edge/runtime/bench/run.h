@@ -17,6 +17,13 @@ typedef struct {
   char *keys; /* null: no memory */
 } tsm_note;
 
+/* The machine's speed at a pause, before which so many frames were timed. */
+typedef struct {
+  uint64_t moment;
+  size_t count;
+  tsm_speed speed;
+} tsm_pause;
+
 /* Two moments; 0: it did not come to that. */
 typedef struct {
   uint64_t start, stop;
@@ -30,10 +37,13 @@ typedef struct {
   int32_t n_frames; /* different ones */
   float *frames;
   size_t count, room;
+  size_t untimed; /* frames between them */
   tsm_sample *samples;
   int is_full; /* there was no memory for more */
   tsm_note before, after, *during;
   size_t n_during;
+  tsm_pause *pauses; /* before the first frame, between frames, and after the last one */
+  size_t n_pauses;
   int has_golden;
   runner_verification verification;
   tsm_sensor sensor;
