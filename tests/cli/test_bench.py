@@ -125,6 +125,10 @@ def stored(path: Path, table: dict[str, Any], factor: float, *bad: str) -> Path:
         "start_s": np.arange(400.0).tolist(),
         "step_ms": (factor * random.normal(10, 0.2, 400)).tolist(),
     }
+    result["yardstick"] = [
+        {"at_s": at - 0.5, "arithmetic_ms": 0.4 + noise, "memory_ms": 1.9 + noise}
+        for at, noise in zip(range(0, 401, 20), random.normal(0, 0.002, 21).tolist(), strict=True)
+    ]
     result["verdicts"] = [{"name": name, "level": "bad", "text": "it was"} for name in bad]
     path.write_text(json.dumps(changed))
     return path
@@ -139,7 +143,7 @@ def test_a_slower_run_is_a_regression_and_the_same_is_none(
     cases = [
         (stored(tmp_path / "slow.json", table, 1.1), 1, r"^this machine: slower by .* a regression$"),
         (stored(tmp_path / "same-as-before.json", table, 1.0), 0, r"^this machine: not distinguishable"),
-        (stored(tmp_path / "shared.json", table, 1.1, "shared"), 0, r"not distinguishable.* disturbed \(shared\)"),
+        (stored(tmp_path / "hot.json", table, 1.1, "throttled"), 0, r"not distinguishable.* disturbed \(throttled\)"),
     ]
     for path, code, line in cases:
         done = run_program("bench", str(path), "--compare", old)
@@ -161,6 +165,8 @@ def test_a_slower_run_is_a_regression_and_the_same_is_none(
         (("--rpc", "127.0.0.1:1"), "127.0.0.1:1"),
         (("--tracker", "127.0.0.1:1"), "none was given"),
         (("--video", "none.avi"), "none.avi"),
+        (("--video", "x.avi", "--rpc", "127.0.0.1:1"), "127.0.0.1:1 is another machine, and decoding it here"),
+        (("--video", "x.avi", "--ssh", "board"), "the board is another machine"),
         (("--frames", "0"), "'--frames': 0 is not in the range"),
     ],
 )
@@ -182,7 +188,7 @@ def test_a_full_disk_loses_no_result(run_program: RunProgram, small_artifact: Ar
     arguments = ("--json", str(path), "--html", str(tmp_path / "x.html"))
     done = run_program("bench", str(small_artifact.path), *QUICK, *arguments, preexec_fn=limit_files)
     assert done.returncode == 2
-    assert re.search(r"x\.json cannot be written .*; the results follow on stdout", done.stderr.splitlines()[-1])
+    assert re.search(r"x\.json cannot be written .*; the results follow on stdout; choose another", done.stderr)
     document = from_json(json.loads(done.stdout[done.stdout.index("\n{") :]), "stdout")
     assert document.results[0].latency_ms.count > 0
     assert list(tmp_path.iterdir()) == []

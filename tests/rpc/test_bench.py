@@ -79,6 +79,7 @@ def test_all_devices_of_a_tracker_stand_side_by_side(
     finally:
         other.kill()
     assert done.returncode == 0, done.stderr
+    assert "are one machine: measured one after the other" in done.stderr
     addresses = {result.address for result in read_document(tmp_path / "x.json").results}
     assert len(addresses) == 2
     assert all(f":{served_at(server).port} " in " ".join(map(str, addresses)) for server in (our_tracked_server, other))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tsm_edge.artifact.folder import RUNNER, Artifact
+from tsm_edge.bench.camera import refuse_elsewhere
 from tsm_edge.bench.detected import detected_target
 from tsm_edge.bench.environment import snapshot
 from tsm_edge.bench.errand import Errand
@@ -92,9 +93,12 @@ def measure_on_board(
     Raises
     ------
     TsmEdgeError
-        Nothing was measured: the board cannot be reached, does not fit the model, has no room; the sensor is not there;
-        the connection is lost for good; or what came back cannot be true.
+        Nothing was measured: a video is to be timed, which only this machine can; the board cannot be reached, does not
+        fit the model, has no room; the sensor is not there; the connection is lost for good; or what came back cannot
+        be true.
     """
+    if plan.video is not None:
+        raise refuse_elsewhere(plan.video, open_transport(destination).name)
     if RUNNER not in artifact.manifest.files:
         raise BenchError(
             f"{artifact.path} has no {RUNNER}, which is what runs on a board", "compile it again with: tsm-edge compile"
@@ -178,8 +182,6 @@ def _with_reason(result: Result, chosen: Chosen) -> Result:
 def _completed(result: Result, board: _Board, before: Environment, after: Environment | None, command: str) -> Result:
     """Add what only this side knows."""
     unavailable = [entry for entry in result.unavailable if entry.key != "verdicts"]
-    if board.plan.video is not None:
-        unavailable.append(Refused("camera_to_label", "tsm-runner decodes no video"))
     yardstick = result.yardstick if board.artifact.manifest.target.device == "cpu" else ()
     if not yardstick:
         unavailable.append(Refused("yardstick", no_yardstick(board.artifact)))

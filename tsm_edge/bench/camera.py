@@ -18,6 +18,14 @@ _LONGEST_S = 20.0
 _WARM = 3  # frames that are not counted
 
 
+def refuse_elsewhere(video: str, machine: str) -> BenchError:
+    """Why a video is timed on this machine alone."""
+    return BenchError(
+        f"--video {video}: {machine} is another machine, and decoding it here would say nothing of that one",
+        "run it there: tsm-edge bench DIR --video FILE",
+    )
+
+
 def check_video(subject: Subject, video: str) -> None:
     """Refuse a video before anything is measured.
 
@@ -29,10 +37,7 @@ def check_video(subject: Subject, video: str) -> None:
         It cannot be opened.
     """
     if subject.route != "local":
-        raise BenchError(
-            f"--video {video}: {subject.name} is another machine, and this one would decode for it",
-            "run tsm-edge bench on the board itself",
-        )
+        raise refuse_elsewhere(video, subject.name)
     open_source(video).close()
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ROUND_TRIPS = 50
-# Sensors that are beside the machine and not in it: read from here, whatever is measured.
 _BESIDE = {CSV, "shelly", "tasmota", "scpi"}
 
 
@@ -39,6 +38,11 @@ class TimedSession(Session, Protocol):
 
     def machine_speed(self) -> Speed | None:
         """See :meth:`tsm_edge.session.local.OnlineSession.machine_speed`."""
+
+
+def is_beside(sensor: str) -> bool:
+    """Whether a sensor is beside the machine and not in it: it is read from here, whatever is measured."""
+    return sensor.partition(":")[0] in _BESIDE
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def over_rpc(
     ours = version is not None
 
     def meter(text: str) -> Meter | None:
-        if text == NONE or text.partition(":")[0] in _BESIDE:
+        if text == NONE or is_beside(text):
             return open_meter(text)
         if not ours:
             raise PowerError(f"{device.name}: TVM's own server reads no power sensor ({text})", _INSTEAD)

@@ -50,7 +50,7 @@ def headline(result: Result) -> str:
     if tail is not None:
         parts.append(f"{tail[0]} {shown_ms(tail[1])}")
     if result.fps is not None:
-        parts.append(f"{result.fps:.4g} a second")
+        parts.append(f"{shown_rate(result.fps)} a second")
     if result.power is not None:
         parts.append(f"{1e3 * result.power.net_j_per_frame:.3g} mJ above idle")
     return f"{', '.join(parts)}: {_trust(result)}"
@@ -59,6 +59,11 @@ def headline(result: Result) -> str:
 def shown_ms(value: float) -> str:
     """Four digits and the unit."""
     return f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f} ms"
+
+
+def shown_rate(value: float) -> str:
+    """Four digits, or all of a large number."""
+    return f"{value:.4g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _trust(result: Result) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +22,10 @@ if TYPE_CHECKING:
     from tsm_edge.bench.boards import Destination
     from tsm_edge.bench.plan import Plan
     from tsm_edge.bench.result import Result
-    from tsm_edge.bench.run import Outcome
+    from tsm_edge.bench.run import Outcome, Show
     from tsm_edge.bench.subject import Subject
+    from tsm_edge.bench.together import Job
+    from tsm_edge.errors import TsmEdgeError
     from tsm_edge.rpc.place import Place
 
 _SECRET = "--key"
@@ -32,34 +33,71 @@ _SECRET = "--key"
 
 @click.command("bench")
 @click.argument("paths", metavar="[DIR]", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--rpc", multiple=True, metavar="HOST:PORT", help="On the device served there; may be given again.")
-@click.option("--tracker", metavar="HOST:PORT", help="On all devices this tracker has free under --key.")
-@click.option("--key", metavar="K", default="", help="Of the device's server; of a tracker's devices.")
+@click.option("--rpc", multiple=True, metavar="HOST:PORT", help="On the device served there; again for more.")
+@click.option("--tracker", metavar="HOST:PORT", help="On all devices that this tracker has free under --key.")
+@click.option("--key", metavar="K", default="", help="The server's key; with --tracker: the devices' key.")
 @click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="Read the key from a file.")
-@click.option("--ssh", multiple=True, metavar="USER@HOST", help="On the board there, with tsm-runner alone; or again.")
-@click.option("--ssh-config", metavar="FILE", type=click.Path(path_type=Path), help="For ssh, instead of your own.")
-@click.option("--adb", is_flag=False, flag_value="", metavar="[SERIAL]", help="On an Android device, the same way.")
+@click.option("--ssh", multiple=True, metavar="USER@HOST", help="On a board with no more than sshd; again for more.")
+@click.option(
+    "--ssh-config", metavar="FILE", type=click.Path(path_type=Path), help="Configuration for ssh, instead of your own."
+)
+@click.option(
+    "--adb", is_flag=False, flag_value="", metavar="[SERIAL]", help="On an Android device, with no more than adb."
+)
 @click.option("--target", metavar="T", help="Without DIR: compile for this target.  [what the machine is]")
-@click.option("--frames", metavar="N", type=click.IntRange(1, 1_000_000), help="Measure so many frames.")
-@click.option("--duration", metavar="S", type=click.FloatRange(0.1, 86400), help="Measure so long.  [10]")
-@click.option("--warmup", metavar="S", type=click.FloatRange(0, 3600), default=1.0, show_default=True, help="Before.")
+@click.option("--frames", metavar="N", type=click.IntRange(1, 1_000_000), help="At least so many frames.")
+@click.option("--duration", metavar="S", type=click.FloatRange(0.1, 86400), help="At least so many seconds.  [10]")
+@click.option(
+    "--warmup",
+    metavar="S",
+    type=click.FloatRange(0, 3600),
+    default=1.0,
+    show_default=True,
+    help="Untimed seconds first.",
+)
 @click.option(
     "--threads", metavar="N", type=click.IntRange(1, MOST_THREADS), help="CPU threads.  [1; board: all cores]"
 )
-@click.option("--fps", metavar="F", type=click.FloatRange(0.01, 10000), help="Frames come as from a camera.")
-@click.option("--video", metavar="FILE", help="Also time a video's frames, decoding to label; file, stream or camera.")
-@click.option("--power", metavar="SENSOR", default="auto", show_default=True, help="As tsm-edge power; or none.")
 @click.option(
-    "--idle", metavar="S", type=click.FloatRange(0.5, 3600), default=3.0, show_default=True, help="For power."
+    "--fps", metavar="F", type=click.FloatRange(0.01, 10000), help="Paced: so many frames a second, as from a camera."
 )
-@click.option("--no-peak", is_flag=True, help="Do not measure the machine's arithmetic.")
 @click.option(
-    "--json", "json_file", metavar="[FILE]", is_flag=False, flag_value="-", help="As JSON: to stdout or FILE."
+    "--video",
+    metavar="FILE",
+    help="Also time frames of a video (file, stream, camera) from decoding to label; on this machine.",
+)
+@click.option(
+    "--power", metavar="SENSOR", default="auto", show_default=True, help="A sensor of tsm-edge power, auto or none."
+)
+@click.option(
+    "--idle",
+    metavar="S",
+    type=click.FloatRange(0.5, 3600),
+    default=3.0,
+    show_default=True,
+    help="With --power: idling before and after.",
+)
+@click.option("--in-turn", is_flag=True, help="Several machines one after the other, not at the same time.")
+@click.option("--no-peak", is_flag=True, help="Leave out the machine's highest GFLOP/s.")
+@click.option(
+    "--json",
+    "json_file",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
+    help="The results as JSON, to stdout or FILE.",
 )
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write a report to look at.")
-@click.option("--compare", metavar="OLD.json", type=click.Path(path_type=Path), help="Faster or slower than before?")
 @click.option(
-    "--tolerance", metavar="%", type=click.FloatRange(0, 100), default=5.0, show_default=True, help="Of --compare."
+    "--compare", metavar="OLD.json", type=click.Path(path_type=Path), help="Say whether that run was slower or faster."
+)
+@click.option(
+    "--tolerance",
+    metavar="%",
+    type=click.FloatRange(0, 100),
+    default=5.0,
+    show_default=True,
+    help="With --compare: slower by more is exit code 1.",
 )
 @click.option("--fix-clocks", is_flag=True, help="Print the commands that hold the clocks; run none, measure nothing.")
 @click.option("--table8", is_flag=True, help="Lay results beside Table 8 of the TSM paper: --table8 FILE.json ...")
@@ -83,6 +121,7 @@ def command(
     video: str | None,
     power: str,
     idle: float,
+    in_turn: bool,
     no_peak: bool,
     json_file: str | None,
     html: Path | None,
@@ -116,6 +155,7 @@ def command(
     if artifact is not None and target is not None:
         raise click.UsageError("--target is for a model that is compiled now: expected it or DIR", ctx)
     plan = Plan(frames, duration, warmup, fps=fps, video=video, power=power, idle_s=idle, peak=not no_peak)
+    _refuse_video_elsewhere(video, places, boards)
     earlier = read_document(compare) if compare is not None else None
     json_path = None if json_file in (None, "-") else Path(str(json_file))
     quiet = json_file == "-"
@@ -124,18 +164,27 @@ def command(
         subjects = [
             stack.enter_context(_opened(place, _artifact(place, artifact, target), threads)) for place in places
         ]
-        runs: list[Callable[[], Outcome]] = [partial(_measured, subject, plan) for subject in subjects]
-        runs += [partial(_measured_on_board, board, artifact, target, plan, threads) for board in boards]
-        for run in runs:
-            outcomes.append(run())
-            if not quiet:
-                print_result(outcomes[-1].result)
-            if isinstance(outcomes[-1].error, KeyboardInterrupt):
-                break
+        jobs = [_job(subject, plan) for subject in subjects]
+        jobs += [_job_on_board(board, artifact, target, plan, threads, len(places) + len(boards)) for board in boards]
+        errors = _measure(jobs, outcomes, in_turn, plan)
+        if not quiet:
+            for outcome in outcomes:
+                print_result(outcome.result)
+    for error in errors:
+        raise error
     _end(outcomes)
     results = [outcome.result for outcome in outcomes]
     code = print_comparison(earlier, results, tolerance, quiet) if earlier is not None else 0
     ctx.exit(1 if any(_is_wrong(result) for result in results) else code)
+
+
+def _refuse_video_elsewhere(video: str | None, places: Sequence[Place | None], boards: Sequence[Destination]) -> None:
+    """Before a model is compiled and machines are reached."""
+    from tsm_edge.bench.camera import refuse_elsewhere
+
+    elsewhere = [*(str(place) for place in places if place is not None), *("the board" for _ in boards)]
+    if video is not None and elsewhere:
+        raise refuse_elsewhere(video, elsewhere[0])
 
 
 def _is_wrong(result: Result) -> bool:
@@ -185,21 +234,48 @@ def _boards(ssh: tuple[str, ...], config: Path | None, adb: str | None) -> list[
     return [*over_ssh, *([adb_destination(adb)] if adb is not None else [])]
 
 
-def _measured(subject: Subject, plan: Plan) -> Outcome:
-    from tsm_edge.bench.run import run
+def _measure(jobs: Sequence[Job], outcomes: list[Outcome], in_turn: bool, plan: Plan) -> list[TsmEdgeError]:
+    """Measure all, into a list; returns what went wrong where nothing was measured."""
+    from tsm_edge.bench.subject import is_beside
+    from tsm_edge.bench.together import measure_together, shared_machines
 
-    with status(f"{subject.name}: loaded") as show:
+    several = len(jobs) > 1 and not in_turn
+    for names in shared_machines(jobs) if several else ():
+        note(f"{' and '.join(names)} are one machine: measured one after the other")
+    if several and is_beside(plan.power):
+        note(f"--power {plan.power} reads one meter for all machines: measured one after the other")
+        in_turn = True
+    errors: list[TsmEdgeError] = []
+    with status(f"{', '.join(job.name for job in jobs)}: measuring") as show:
+        for found in measure_together(jobs, in_turn, show):
+            if isinstance(found, Exception):
+                errors.append(found)
+            else:
+                outcomes.append(found)
+    return errors
+
+
+def _job(subject: Subject, plan: Plan) -> Job:
+    from tsm_edge.bench.run import run
+    from tsm_edge.bench.together import Job, machine_behind
+
+    def measure(show: Show) -> Outcome:
         return run(subject, plan, _command(), lambda text, done: show(f"{subject.name}: {text}", done))
 
+    return Job(subject.name, machine_behind(subject.system, subject.address), measure)
 
-def _measured_on_board(
-    board: Destination, path: Path | None, target: str | None, plan: Plan, threads: int | None
-) -> Outcome:
-    from tsm_edge.bench.boards import measure_on_board
+
+def _job_on_board(
+    board: Destination, path: Path | None, target: str | None, plan: Plan, threads: int | None, places: int
+) -> Job:
+    from tsm_edge.bench.boards import measure_on_board, open_system
+    from tsm_edge.bench.together import Job, machine_behind
 
     artifact = _artifact(board, path, target)
-    with status("reaching the board") as show:
-        return measure_on_board(artifact, board, plan, threads, _command(), show, warn)
+    name, system = open_system(board)
+    # Who is alone needs not be told from others.
+    machine = machine_behind(system, name) if places > 1 else name
+    return Job(name, machine, lambda show: measure_on_board(artifact, board, plan, threads, _command(), show, warn))
 
 
 @contextlib.contextmanager

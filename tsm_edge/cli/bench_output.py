@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.cli.output import note, print_entry, print_json, print_table, warn
+from tsm_edge.errors import BenchError
 
 if TYPE_CHECKING:
     from tsm_edge.bench.result import Document, Latency, Result
@@ -45,7 +48,7 @@ def _write(document: Document, json_path: Path | None, html: Path | None, to_std
 
     if to_stdout:
         print_json(to_json(document))
-    failed: list[click.ClickException] = []
+    failed: list[BenchError] = []
     if json_path is not None:
         try:
             write_document(document, json_path)
@@ -61,6 +64,8 @@ def _write(document: Document, json_path: Path | None, html: Path | None, to_std
             note(f"report: {html}")
         except OSError as error:
             failed.append(_not_written("--html", html, error))
+    for error in failed[1:]:
+        warn(str(error))
     if failed:
         raise failed[0]
 
@@ -80,8 +85,14 @@ def _check(option: str, path: Path, artifact: Path | None) -> None:
         raise _not_written(option, path, error) from None
 
 
-def _not_written(option: str, path: Path, error: OSError, more: str = "") -> click.BadParameter:
-    return click.BadParameter(f"{path} cannot be written ({error.strerror}){more}", param_hint=option)
+def _not_written(option: str, path: Path, error: OSError, more: str = "") -> BenchError:
+    hints = {
+        errno.ENOSPC: f"make room there, or choose another place: {option} FILE",
+        errno.EDQUOT: f"make room there, or choose another place: {option} FILE",
+        errno.ENOENT: f"make its folder: mkdir -p {shlex.quote(str(path.parent))}",
+    }
+    hint = hints.get(error.errno or 0, f"choose another place: {option} FILE")
+    return BenchError(f"{option} {path} cannot be written ({error.strerror}){more}", hint)
 
 
 def print_result(result: Result) -> None:

@@ -9,7 +9,7 @@ from tsm_edge.bench.page.html import Html, element, join, legend, section, table
 from tsm_edge.bench.page.style import SERIES
 from tsm_edge.bench.page.svg import Axis
 from tsm_edge.bench.result import Result
-from tsm_edge.bench.verdicts import shown_ms
+from tsm_edge.bench.verdicts import shown_ms, shown_rate
 
 _NONE = "–"
 _CURVE = 160  # steps of the cumulative curves
@@ -66,7 +66,7 @@ _ROWS: tuple[tuple[str, Callable[[Result], str | None]], ...] = (
     ("p90", lambda result: _ms(result.latency_ms.p90)),
     ("p99", lambda result: _ms(result.latency_ms.p99)),
     ("fastest", lambda result: _ms(result.latency_ms.min)),
-    ("frames a second", lambda result: None if result.fps is None else f"{result.fps:.4g}"),
+    ("frames a second", lambda result: None if result.fps is None else f"{shown_rate(result.fps)}"),
     ("above idle", lambda result: None if result.power is None else f"{result.power.net_w:.2f} W"),
     ("energy a frame", lambda result: None if result.power is None else f"{1e3 * result.power.net_j_per_frame:.3g} mJ"),
     ("first label", lambda result: _ms(result.startup.first_label_ms)),

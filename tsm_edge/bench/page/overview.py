@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tsm_edge.bench.page.html import Html, element, facts, join, section, tiles
 from tsm_edge.bench.result import Environment, Result
-from tsm_edge.bench.verdicts import headline, shown_ms
+from tsm_edge.bench.verdicts import headline, shown_ms, shown_rate
 
 _SIGNS = {"good": "✓", "note": "!", "bad": "✕"}
 
@@ -48,7 +48,7 @@ def _figures(result: Result) -> Iterator[tuple[str, str]]:
             yield shown_ms(value), f"{name}: no slower are {name[1:]} % of frames, with 99 % confidence"
     if result.fps is not None:
         yield (
-            f"{result.fps:.4g} fps",
+            f"{shown_rate(result.fps)} fps",
             "frames a second" + (" (paced)" if result.settings.fps else ", one after the other"),
         )
     if result.power is not None:

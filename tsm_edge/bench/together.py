@@ -1,0 +1,152 @@
+"""Several machines: those that are different ones at the same time, several places of one machine in turn.
+
+Two places are one machine where both have the same boot's number (``/proc/sys/kernel/random/boot_id``, which containers
+share with their host). Measured at the same time there, each would take the other's cores.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ctypes
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tsm_edge.bench.run import Outcome, Show
+from tsm_edge.errors import TsmEdgeError
+from tsm_edge.power.system import LocalSystem, System
+
+_BOOT = "/proc/sys/kernel/random/boot_id"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A machine to measure.
+
+    Attributes
+    ----------
+    name : str
+    machine : str
+        Equal for two places on one machine.
+    measure : callable
+        Is told where to show what it does.
+    """
+
+    name: str
+    machine: str
+    measure: Callable[[Show], Outcome]
+
+
+def machine_behind(system: System | None, address: str | None) -> str:
+    """What tells a machine from others: its boot's number, or its address where it shows no files.
+
+    Parameters
+    ----------
+    system : System or None
+    address : str or None
+        Begins with host and port, as :class:`tsm_edge.rpc.place.Endpoint` writes them; None: this machine.
+    """
+    boot = "" if system is None else _boot_of(system)
+    if boot:
+        return boot
+    words = (address or "").split()
+    if not words or words[0].startswith("unix:"):
+        return _boot_of(LocalSystem()) or "here"
+    host = words[0].rpartition(":")[0].strip("[]")
+    try:
+        number = str(socket.getaddrinfo(host, None)[0][4][0])
+    except (OSError, UnicodeError):
+        return host
+    return (_boot_of(LocalSystem()) or "here") if number.startswith("127.") or number == "::1" else number
+
+
+def _boot_of(system: System) -> str:
+    try:
+        [boot] = system.read([_BOOT])
+    except (OSError, TsmEdgeError, ValueError):
+        return ""
+    return boot.strip()
+
+
+def in_turn(jobs: Sequence[Job], one_at_a_time: bool) -> list[list[int]]:
+    """Which jobs run one after the other: lists that may run at the same time."""
+    if one_at_a_time:
+        return [list(range(len(jobs)))]
+    machines = dict.fromkeys(job.machine for job in jobs)
+    return [[index for index, job in enumerate(jobs) if job.machine == machine] for machine in machines]
+
+
+def shared_machines(jobs: Sequence[Job]) -> list[list[str]]:
+    """The names of places that are one machine."""
+    groups = [[jobs[index].name for index in group] for group in in_turn(jobs, one_at_a_time=False)]
+    return [names for names in groups if len(names) > 1]
+
+
+@dataclass
+class _Running:
+    """Threads that measure, and a way to interrupt them."""
+
+    threads: set[int] = field(default_factory=set)
+    stopped: bool = False
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in all of them, as soon as each is back in Python."""
+        self.stopped = True
+        for thread in list(self.threads):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
+
+
+def measure_together(jobs: Sequence[Job], one_at_a_time: bool, show: Show) -> Iterator[Outcome | TsmEdgeError]:
+    """Measure all; yields what came of each, in their order, once all are done.
+
+    A machine that fails takes nothing from the others. Ctrl-C ends all of them, each with what it has until then.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Before anything was measured.
+    """
+    groups = in_turn(jobs, one_at_a_time)
+    if len(groups) == 1:
+        yield from _alone([jobs[index] for index in groups[0]], show)
+        return
+    running = _Running()
+    found: dict[int, Outcome | TsmEdgeError] = {}
+
+    def work(group: list[int]) -> None:
+        own = threading.get_ident()
+        running.threads.add(own)
+        try:
+            for index, outcome in zip(group, _alone([jobs[index] for index in group], show), strict=False):
+                found[index] = outcome
+                if running.stopped:
+                    return
+        except KeyboardInterrupt:
+            return
+        finally:
+            running.threads.discard(own)
+
+    with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
+        left = {pool.submit(work, group) for group in groups}
+        while left:
+            try:
+                left = concurrent.futures.wait(left, timeout=0.5).not_done
+            except KeyboardInterrupt:
+                running.interrupt()
+    if running.stopped and not found:
+        raise KeyboardInterrupt
+    yield from (found[index] for index in sorted(found))
+
+
+def _alone(jobs: Sequence[Job], show: Show) -> Iterator[Outcome | TsmEdgeError]:
+    """One after the other."""
+    for job in jobs:
+        try:
+            outcome = job.measure(show)
+        except TsmEdgeError as error:
+            yield error
+            continue
+        yield outcome
+        if isinstance(outcome.error, KeyboardInterrupt):
+            return
