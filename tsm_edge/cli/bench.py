@@ -89,7 +89,10 @@ _SECRET = "--key"
 )
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write a report to look at.")
 @click.option(
-    "--compare", metavar="OLD.json", type=click.Path(path_type=Path), help="Say whether that run was slower or faster."
+    "--compare",
+    metavar="OLD.json",
+    type=click.Path(path_type=Path),
+    help="Say whether this run is slower or faster than that.",
 )
 @click.option(
     "--tolerance",

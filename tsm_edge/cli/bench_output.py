@@ -64,8 +64,8 @@ def _write(document: Document, json_path: Path | None, html: Path | None, to_std
             note(f"report: {html}")
         except OSError as error:
             failed.append(_not_written("--html", html, error))
-    for error in failed[1:]:
-        warn(str(error))
+    for problem in failed[1:]:
+        warn(str(problem))
     if failed:
         raise failed[0]
 

@@ -1,4 +1,4 @@
-"""Latency, clock, temperature and power on one axis of time."""
+"""Latency, the machine's own speed, clock, temperature and power on one axis of time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tsm_edge.bench.disturbances import fastest_mhz
 from tsm_edge.bench.page import svg
 from tsm_edge.bench.page.html import Html, element, join, legend, section
-from tsm_edge.bench.page.style import CLOCK, GPU, HEAT, LATENCY, POWER
+from tsm_edge.bench.page.style import CLOCK, GPU, HEAT, LATENCY, POWER, SPEED
 from tsm_edge.bench.page.svg import Axis
 from tsm_edge.bench.result import Environment, Result
 
@@ -77,7 +77,10 @@ def timeline(result: Result) -> Html:
         return join(parts), _TOP + len(panels) * (_PANEL + _GAP) - 2
 
     return section(
-        "Over time", legend(entries), svg.drawings(draw, "latency, clock, temperature, power over time"), note=note
+        "Over time",
+        legend(entries),
+        svg.drawings(draw, "latency, the machine's speed, clock, temperature, power over time"),
+        note=note,
     )
 
 
@@ -85,6 +88,7 @@ def _panels(result: Result) -> Iterator[Panel]:
     looks = [look for look in (result.environment_before, *result.environment_during, result.environment_after) if look]
     latency = tuple(zip(result.samples.start_s, result.samples.step_ms, strict=True))
     yield Panel("latency, ms", (Line("latency", LATENCY, latency),), 0.02 * (result.latency_ms.p50 or 1.0))
+    yield Panel("fixed work, % of its fastest", tuple(_speeds(result)), 20.0)
     yield Panel("clock, MHz", tuple(_clocks(looks)), 200.0)
     yield Panel("temperature, °C", tuple(_temperatures(looks)), 10.0)
     watts = tuple((item.at_s, item.power_w) for item in result.watts)
@@ -93,6 +97,17 @@ def _panels(result: Result) -> Iterator[Panel]:
         (Line(f"power ({result.power.sensor})" if result.power else "power", POWER, watts),) if watts else (),
         1.0,
     )
+
+
+def _speeds(result: Result) -> Iterator[Line]:
+    """The yardstick: what the machine itself did, whatever the model."""
+    for key, name, opacity in (("arithmetic_ms", "fixed work", 1.0), ("memory_ms", "reading memory", 0.5)):
+        times = [getattr(pause, key) for pause in result.yardstick]
+        if times and min(times) > 0:
+            points = (
+                (pause.at_s, 100 * took / min(times)) for pause, took in zip(result.yardstick, times, strict=True)
+            )
+            yield Line(name, SPEED, tuple(points), opacity)
 
 
 def _clocks(looks: Sequence[Environment]) -> Iterator[Line]:
