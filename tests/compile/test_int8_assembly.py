@@ -15,6 +15,7 @@ from tsm_edge.compile.backends.cpu.int8.images import byte_image, quad_image
 from tsm_edge.compile.backends.cpu.int8.instructions import Instructions, instructions_of
 from tsm_edge.compile.backends.cpu.int8.tiles import register_tile
 from tsm_edge.compile.backends.cpu.llvm import build_kernels
+from tsm_edge.compile.ir.layout import Border
 
 BOARDS = ["raspberry-pi-5", "raspberry-pi-4"]
 # A dot product of four bytes is one instruction, or the last of three.
@@ -28,7 +29,7 @@ MAGIC = Requantised(low=0, high=255, magic=True)
 def pointwise(instructions: Instructions, size: int, channels: int, out: int, in_quads: bool) -> Int8ConvolutionSpec:
     """A pointwise convolution, for a depthwise one or for another pointwise one."""
     lanes = instructions.lanes
-    target = quad_image(size, size, out, 0, instructions, bottom=True) if in_quads else None
+    target = quad_image(size, size, out, 0, instructions, Border(1, 0, 1, 0)) if in_quads else None
     rows, vectors = register_tile(instructions, size, size, out // lanes, in_quads)
     return Int8ConvolutionSpec(
         instructions=instructions,
@@ -84,7 +85,7 @@ def test_the_k_loop_is_dot_products_and_loads(board: str, in_quads: bool) -> Non
 def test_a_depthwise_tile_keeps_its_sums_in_registers(board: str) -> None:
     cpu = load_target(board).cpu
     instructions = instructions_of(cpu, board)
-    source = quad_image(14, 14, 384, 0, instructions, bottom=True)
+    source = quad_image(14, 14, 384, 0, instructions, Border(1, 0, 1, 0))
     spec = Int8DepthwiseSpec(instructions, source, byte_image(14, 14, 384, 0, 16), 1, MAGIC)
     assembly = build_kernels({"kernel": depthwise("kernel", spec)}, cpu).inspect_source("asm")
     dot = DOT[instructions.kind]

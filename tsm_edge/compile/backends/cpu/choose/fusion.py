@@ -52,21 +52,29 @@ class InvertedResidual:
 Block = ExpandDepthwise | InvertedResidual
 
 
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A convolution whose result only a depthwise convolution reads, and the projection after it, if there is one."""
+
+    expand: ir.Convolution
+    depthwise: ir.Convolution
+    project: ir.Convolution | None
+
+
 def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], core: Core) -> list[Block]:
     """Groups of layers that are worth one kernel on this CPU, none of them in two groups."""
-    readers = _readers(layers)
     blocks: list[Block] = []
-    for expand, depthwise in _expanded(graph, layers, readers):
+    for candidate in candidates(graph, layers):
+        expand, depthwise, project = candidate.expand, candidate.depthwise, candidate.project
         # The projection of one block may be the expansion of the next.
         if any(block.layers[-1] is expand for block in blocks):
             continue
-        project = _only_reader(graph, readers, depthwise.output)
         large = core.bytes(math.prod(graph.shapes[expand.output])) > core.l2_bytes * LARGE_L2_SHARE
-        if _projects(project, depthwise) and (large or _weights_stay(expand, project, core)):
+        if project is not None and (large or _weights_stay(expand, project, core)):
             whole = InvertedResidual(expand, depthwise, project)
         else:
             whole = None
-        if whole and _rows_twice(graph, expand, depthwise, core) <= MOST_ROWS_TWICE:
+        if whole and rows_twice(graph, expand, depthwise, core) <= MOST_ROWS_TWICE:
             blocks.append(whole)
         elif _panel_bytes(graph, expand, depthwise, core) <= core.l1_bytes * PANEL_L1_SHARE:
             blocks.append(ExpandDepthwise(expand, depthwise))
@@ -75,11 +83,19 @@ def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], core: Core) -> list
     return blocks
 
 
+def candidates(graph: OnlineGraph, layers: list[ir.Layer]) -> Iterator[Candidate]:
+    """Every group of layers that could share a kernel, in order; a layer may be in two."""
+    readers = _readers(layers)
+    for expand, depthwise in _expanded(graph, layers, readers):
+        project = _only_reader(graph, readers, depthwise.output)
+        yield Candidate(expand, depthwise, project if _projects(project, depthwise) else None)
+
+
 def _weights_stay(expand: ir.Convolution, project: ir.Convolution, core: Core) -> bool:
     return core.bytes(expand.weight.size + project.weight.size) <= core.own_l2_bytes * WEIGHTS_L2_SHARE
 
 
-def _rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, core: Core) -> float:
+def rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, core: Core) -> float:
     """Part of the expanded rows that two threads make, where each core has a thread."""
     shared = max(0, depthwise.weight.shape[2] - depthwise.strides[0])
     return float((core.cpu.cores - 1) * shared / graph.shapes[expand.output][2])

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tsm_edge.compile.backends.cpu.int8.convolution_spec import WORD, Int8ConvolutionSpec
+from tsm_edge.compile.backends.cpu.int8.convolution_spec import WORD, Int8ConvolutionSpec, RegisterTile
 from tsm_edge.compile.backends.cpu.int8.epilogue import finish
 from tsm_edge.compile.backends.cpu.int8.images import ByteImage, load, pixel_at
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr, Kernel
+from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 
 # Weights are asked for this many k steps ahead: about the latency of the next cache level.
 WEIGHT_DISTANCE = 24
@@ -33,21 +33,26 @@ def convolution(name: str, spec: Int8ConvolutionSpec) -> Any:
             panel, block = emit.div(item, spec.blocks), emit.mod(item, spec.blocks)
         else:
             panel, block = emit.mod(item, spec.panels), emit.div(item, spec.panels)
-        _panel(spec, kernel, block, panel)
+
+        def tiles(at: Expr, vectors: int) -> None:
+            _tiles(spec, kernel.buffers, block, at, vectors)
+
+        for_panel(spec, panel, tiles)
     return kernel.function
 
 
-def _panel(spec: Int8ConvolutionSpec, kernel: Kernel, block: Expr, panel: Expr) -> None:
+def for_panel(spec: Int8ConvolutionSpec, panel: Expr, body: Callable[[Expr, int], None]) -> None:
+    """Write ``body(panel, its vectors)``, once more for the narrower last panel where there is one."""
     tail, last = spec.tail_vectors, spec.panels - 1
     if not tail:
-        _tiles(spec, kernel.buffers, block, panel, spec.tile.vectors)
+        body(panel, spec.tile.vectors)
     elif spec.panels == 1:
-        _tiles(spec, kernel.buffers, block, 0, tail)
+        body(0, tail)
     else:
         with emit.when(panel < last):
-            _tiles(spec, kernel.buffers, block, panel, spec.tile.vectors)
+            body(panel, spec.tile.vectors)
         with emit.when(panel >= last):
-            _tiles(spec, kernel.buffers, block, last, tail)
+            body(last, tail)
 
 
 def _tiles(spec: Int8ConvolutionSpec, buffers: Buffers, block: Expr, panel: Expr, vectors: int) -> None:
@@ -56,12 +61,30 @@ def _tiles(spec: Int8ConvolutionSpec, buffers: Buffers, block: Expr, panel: Expr
     with emit.loop(end, first) as index:
         y = emit.div(index, spec.row_tiles) if spec.target.height > 1 else 0
         step = emit.mod(index, spec.row_tiles) if spec.row_tiles > 1 else 0
-        x = emit.tile_start(spec.columns, spec.tile.rows, step) if spec.row_tiles > 1 else 0
-        register_tile(spec, buffers, y, x, panel, vectors)
+        x = tile_start(spec, step)
+        register_tile(spec, buffers, RegisterTile(y, x, y, panel, vectors, panel * spec.tile.vectors))
 
 
-def register_tile(spec: Int8ConvolutionSpec, buffers: Buffers, y: Expr, x: Expr, panel: Expr, vectors: int) -> None:
+def tile_start(spec: Int8ConvolutionSpec, step: Expr) -> Expr:
+    """First column of the ``step``-th register tile of a row."""
+    return emit.tile_start(spec.columns, spec.tile.rows, step) if spec.row_tiles > 1 else 0
+
+
+def convolve_row(spec: Int8ConvolutionSpec, buffers: Buffers, y: Expr, row: Expr) -> None:
+    """All register tiles of row ``y``, written to ``row``; a panel's weights stay in L1 meanwhile."""
+    with emit.loop(spec.panels) as panel:
+
+        def tiles(at: Expr, vectors: int) -> None:
+            with emit.loop(spec.row_tiles) as step:
+                x = tile_start(spec, step)
+                register_tile(spec, buffers, RegisterTile(y, x, row, at, vectors, at * spec.tile.vectors))
+
+        for_panel(spec, panel, tiles)
+
+
+def register_tile(spec: Int8ConvolutionSpec, buffers: Buffers, tile: RegisterTile) -> None:
     """One tile: sums, the k loop over them, and levels of them."""
+    panel, vectors = tile.panel, tile.vectors
     instructions, rows = spec.instructions, spec.tile.rows
     lanes, size = instructions.lanes, instructions.vector_bytes
     base = panel * spec.panel_bytes(spec.tile.vectors)
@@ -85,8 +108,8 @@ def register_tile(spec: Int8ConvolutionSpec, buffers: Buffers, y: Expr, x: Expr,
             for line in range(0, vectors * size, 64):
                 emit.prefetch(weights, ahead + line)
 
-    _reduce(spec, buffers, y, x, step)
-    finish(spec, buffers, sums, y, x, panel, vectors)
+    _reduce(spec, buffers, tile.y, tile.x, step)
+    finish(spec, buffers, sums, tile)
 
 
 def _reduce(spec: Int8ConvolutionSpec, buffers: Buffers, y: Expr, x: Expr, step: Callable[[Expr, Pixel], None]) -> None:

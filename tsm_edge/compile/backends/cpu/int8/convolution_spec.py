@@ -57,6 +57,32 @@ class Requantised:
 
 
 @dataclass(frozen=True)
+class RegisterTile:
+    """Where a register tile reads and writes.
+
+    Attributes
+    ----------
+    y, x : Expr
+        Row and first column of the result, as it reads its source.
+    row : Expr
+        Row that it writes: of the target, the residual and the next cache. A ring of rows has others than the source.
+    panel : Expr
+        Of output channels.
+    vectors : int
+        Of the panel.
+    cell : Expr
+        The panel's first vector in a target in quads.
+    """
+
+    y: Expr
+    x: Expr
+    row: Expr
+    panel: Expr
+    vectors: int
+    cell: Expr
+
+
+@dataclass(frozen=True)
 class Int8ConvolutionSpec(KernelSpec):
     """Everything a convolution kernel's code depends on.
 
@@ -75,6 +101,8 @@ class Int8ConvolutionSpec(KernelSpec):
     made : Requantised
     cache : ByteImage or None
         Shift cache; its channels replace the first channels of ``source``.
+    tap : ByteImage or None
+        The next shift cache, cut from the result's first channels on the way.
     far : bool
         Weights come from beyond the L2 cache and are asked for ahead.
     low, high : float
@@ -93,6 +121,7 @@ class Int8ConvolutionSpec(KernelSpec):
     tile: Int8Tile
     made: Requantised
     cache: ByteImage | None = None
+    tap: ByteImage | None = None
     far: bool = False
     low: float = -math.inf
     high: float = math.inf
@@ -152,9 +181,14 @@ class Int8ConvolutionSpec(KernelSpec):
         """Bytes of a panel."""
         return self.header_bytes(vectors) + self.steps * vectors * self.instructions.vector_bytes
 
+    @property
+    def panel_channels(self) -> int:
+        """Output channels of a panel."""
+        return self.tile.vectors * self.instructions.lanes
+
     def first_channel(self, panel: Expr) -> Expr:
         """The first output channel of a panel."""
-        return panel * (self.tile.vectors * self.instructions.lanes)
+        return panel * self.panel_channels
 
     @property
     def columns(self) -> int:
@@ -193,9 +227,14 @@ class Int8ConvolutionSpec(KernelSpec):
         return self.outputs * self.channels * self.kernel[0] * self.kernel[1]
 
     @property
+    def row_flops(self) -> int:
+        """Of a row of the result."""
+        return 2 * self.target.width * self.weights
+
+    @property
     def flops(self) -> int:
         """Two a multiply-add."""
-        return 2 * self.target.height * self.target.width * self.weights
+        return self.target.height * self.row_flops
 
     @property
     def bytes(self) -> int:
@@ -209,6 +248,7 @@ class Int8ConvolutionSpec(KernelSpec):
         optional = (
             (Argument("residual", "input", "uint8"), self.made.residual is not None),
             (Argument("cache", "cache", "uint8"), self.cache is not None),
+            (Argument("tap", "next_cache", "uint8"), self.tap is not None),
         )
         return (
             Argument("source", "input", "uint8"),
@@ -227,6 +267,13 @@ class Int8ConvolutionSpec(KernelSpec):
         from tsm_edge.compile.backends.cpu.int8.convolution import convolution
 
         return convolution(name, self)
+
+
+def tapped_panels(cache: ByteImage, channels: int) -> int:
+    """Panels of some channels that a cache is cut from; 0: it ends inside one that is not the first."""
+    if cache.pixel <= channels:
+        return 1
+    return 0 if cache.pixel % channels else cache.pixel // channels
 
 
 def channel_order(vectors: int, lanes: int) -> np.ndarray:

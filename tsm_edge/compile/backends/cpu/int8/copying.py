@@ -112,7 +112,7 @@ def to_quads(name: str, spec: ToQuadsSpec) -> Any:
     with emit.kernel(name, spec) as kernel:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as y:
-            write, across = made.origin + y * made.row, made.row // ceil_div(made.width, 4)
+            write, across = made.origin + y * made.row, made.across
             full, rest = divmod(image.width, 4)
             if full:
                 with emit.loop(full) as quad:

@@ -8,6 +8,7 @@ the quad and with the middle give two outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,14 +108,19 @@ class Int8DepthwiseSpec(KernelSpec):
         )
 
     @property
+    def weights(self) -> int:
+        """Weights, as many as multiply-adds a pixel."""
+        return self.target.channels * KERNEL * KERNEL
+
+    @property
     def flops(self) -> int:
         """Two a multiply-add."""
-        return 2 * self.target.values * KERNEL * KERNEL
+        return 2 * self.target.height * self.target.width * self.weights
 
     @property
     def bytes(self) -> int:
         """Image, weights and result."""
-        return self.source.value_bytes + self.target.channels * KERNEL * KERNEL + self.target.value_bytes
+        return self.source.value_bytes + self.weights + self.target.value_bytes
 
     def describe(self) -> str:
         """How pixels are taken."""
@@ -143,24 +149,59 @@ def pack_depthwise(spec: Int8DepthwiseSpec, integers: IntegerConvolution) -> np.
     return np.frombuffer(b"".join(parts), np.uint8)
 
 
+@dataclass(frozen=True)
+class DepthwiseRow:
+    """Where the outputs of a row and a block of channels come from and go to.
+
+    Attributes
+    ----------
+    source : callable
+        Kernel row → where the block begins in its first quad.
+    target : Expr
+        The block in the first pixel.
+    vector : Expr
+        Its first vector, of all.
+    vectors : int
+    """
+
+    source: Callable[[int], Expr]
+    target: Expr
+    vector: Expr
+    vectors: int
+
+
 def depthwise(name: str, spec: Int8DepthwiseSpec) -> Any:
     """Write the kernel; returns its PrimFunc."""
+    image, size = spec.source, spec.instructions.vector_bytes
     with emit.kernel(name, spec) as kernel, emit.loop(kernel.end, kernel.begin) as item:
-        height, tail, last = spec.target.height, spec.vectors % TOGETHER, spec.blocks - 1
-        block, y = emit.div(item, height), emit.mod(item, height)
-        if not tail:
-            _row(spec, kernel.buffers, block, y, TOGETHER)
-        elif spec.blocks == 1:
-            _row(spec, kernel.buffers, 0, y, tail)
-        else:
-            with emit.when(block < last):
-                _row(spec, kernel.buffers, block, y, TOGETHER)
-            with emit.when(block >= last):
-                _row(spec, kernel.buffers, last, y, tail)
+        block, y = emit.div(item, spec.target.height), emit.mod(item, spec.target.height)
+        top = image.origin + (y * spec.stride - 1) * image.row
+
+        def row(at: Expr, vectors: int) -> None:
+            start = top + at * (TOGETHER * size)
+            target = pixel_at(spec.target, y, 0) + at * (TOGETHER * spec.instructions.lanes)
+            rows = DepthwiseRow(lambda ky: start + ky * image.row, target, at * TOGETHER, vectors)
+            depthwise_row(spec, kernel.buffers, rows)
+
+        for_block(spec.vectors, block, row)
     return kernel.function
 
 
-def _row(spec: Int8DepthwiseSpec, buffers: Buffers, block: Expr, y: Expr, vectors: int) -> None:
+def for_block(vectors: int, block: Expr, body: Callable[[Expr, int], None]) -> None:
+    """Write ``body(block, its vectors)`` for one of the blocks of some vectors, the last one narrower."""
+    full, tail = divmod(vectors, TOGETHER)
+    if not tail:
+        body(block, TOGETHER)
+    elif not full:
+        body(0, tail)
+    else:
+        with emit.when(block < full):
+            body(block, TOGETHER)
+        with emit.when(block >= full):
+            body(full, tail)
+
+
+def depthwise_row(spec: Int8DepthwiseSpec, buffers: Buffers, row: DepthwiseRow) -> None:
     """All columns of an output row; where all outputs between two quads are inside, in a loop."""
     outputs, quads, width = OUTPUTS[spec.stride], ceil_div(spec.source.width, 4), spec.target.width
     step = len(outputs)
@@ -172,47 +213,42 @@ def _row(spec: Int8DepthwiseSpec, buffers: Buffers, block: Expr, y: Expr, vector
     for quad in range(-1, quads):
         if inner and quad == inner[0]:
             with emit.loop(len(inner)) as index:
-                _between(spec, buffers, block, y, vectors, inner[0] + index, list(outputs))
+                _between(spec, buffers, row, inner[0] + index, list(outputs))
         if quad not in inner and inside(quad):
-            _between(spec, buffers, block, y, vectors, quad, inside(quad))
+            _between(spec, buffers, row, quad, inside(quad))
 
 
-def _between(
-    spec: Int8DepthwiseSpec, buffers: Buffers, block: Expr, y: Expr, vectors: int, quad: Expr, outputs: list[Output]
-) -> None:
+def _between(spec: Int8DepthwiseSpec, buffers: Buffers, place: DepthwiseRow, quad: Expr, outputs: list[Output]) -> None:
     """The outputs between a quad and the next, of a block of channels."""
+    vectors = place.vectors
     instructions = spec.instructions
     lanes, size = instructions.lanes, instructions.vector_bytes
     sums = emit.Registers(len(outputs) * vectors, lanes, "int32")
     weights = buffers["weights"]
     for vector in range(vectors):
-        base = (block * TOGETHER + vector) * spec.vector_bytes
+        base = (place.vector + vector) * spec.vector_bytes
         start = load(weights, base, "int32", lanes)
         for index in range(len(outputs)):
             sums.set(index * vectors + vector, start)
         for row in range(KERNEL):
-            first, middle = _pixels(spec, buffers["source"], block * TOGETHER + vector, y, row, quad, outputs)
+            first, middle = _pixels(spec, buffers["source"], place.source(row) + vector * size, quad, outputs)
             for index, output in enumerate(outputs):
                 which = spec.header_vectors + 2 * row + int(output.shifted)
                 weight = load(weights, base + which * size, "int8", size)
                 at = index * vectors + vector
                 sums.set(at, instructions.dot(sums.get(at), middle if output.middle else first, weight))
-    _store(spec, buffers, sums, block, y, vectors, quad, outputs)
+    _store(spec, buffers, sums, place, quad, outputs)
 
 
-def _pixels(
-    spec: Int8DepthwiseSpec, source: Any, vector: Expr, y: Expr, row: int, quad: Expr, outputs: list[Output]
-) -> tuple[Expr, Expr]:
+def _pixels(spec: Int8DepthwiseSpec, source: Any, start: Expr, quad: Expr, outputs: list[Output]) -> tuple[Expr, Expr]:
     """A quad of a vector, and the middle of it and the next; beyond the row there is zero."""
     instructions, image = spec.instructions, spec.source
     lanes, quads = instructions.lanes, ceil_div(image.width, 4)
-    start = image.origin + (y * spec.stride - 1 + row) * image.row + vector * image.pixel
-    across = image.row // quads
 
     def at(index: Expr) -> Expr:
         if isinstance(index, int) and not 0 <= index < quads:
             return whole(word_of(stored_zero(image, instructions)), lanes)
-        return load(source, start + index * across, "int32", lanes)
+        return load(source, start + index * image.across, "int32", lanes)
 
     first = at(quad)
     plain = instructions.arranged(first) if any(not output.middle for output in outputs) else None
@@ -225,23 +261,21 @@ def _store(
     spec: Int8DepthwiseSpec,
     buffers: Buffers,
     sums: emit.Registers,
-    block: Expr,
-    y: Expr,
-    vectors: int,
+    place: DepthwiseRow,
     quad: Expr,
     outputs: list[Output],
 ) -> None:
-    instructions, target = spec.instructions, spec.target
+    instructions, vectors = spec.instructions, place.vectors
     lanes, size = instructions.lanes, instructions.vector_bytes
     rounding = Rounding(instructions, spec.made)
 
     def header(vector: int, which: int) -> Expr:
-        at = (block * TOGETHER + vector) * spec.vector_bytes + which * size
+        at = (place.vector + vector) * spec.vector_bytes + which * size
         return load(buffers["weights"], at, "float32", lanes)
 
     for index, output in enumerate(outputs):
         column = quad * len(OUTPUTS[spec.stride]) + 1 + output.column
-        at = pixel_at(target, y, column) + block * (TOGETHER * lanes)
+        at = place.target + column * spec.target.pixel
         levels = [
             rounding.levels(
                 sums.get(index * vectors + vector), header(vector, 1), header(vector, 2) if spec.made.magic else None

@@ -8,9 +8,16 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from tsm_edge.compile.backends.cpu.int8.convolution_spec import WORD, Int8ConvolutionSpec, Requantised
+from tsm_edge.compile.backends.cpu.int8.convolution_spec import (
+    WORD,
+    Int8ConvolutionSpec,
+    RegisterTile,
+    Requantised,
+    tapped_panels,
+)
 from tsm_edge.compile.backends.cpu.int8.images import (
     ByteImage,
+    copy_bytes,
     load,
     pixel_at,
     repeated,
@@ -21,6 +28,7 @@ from tsm_edge.compile.backends.cpu.int8.images import (
 from tsm_edge.compile.backends.cpu.int8.instructions import Instructions, fused, vector_of, whole
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
+from tsm_edge.compile.ir.layout import Image
 from tsm_edge.compile.ir.quantisation import LEVELS, MAGIC_BITS
 
 
@@ -67,34 +75,23 @@ class Rounding:
         return value
 
 
-def finish(
-    spec: Int8ConvolutionSpec, buffers: Buffers, sums: emit.Registers, y: Expr, x: Expr, panel: Expr, vectors: int
-) -> None:
+def finish(spec: Int8ConvolutionSpec, buffers: Buffers, sums: emit.Registers, tile: RegisterTile) -> None:
     """What becomes of a tile's sums."""
-    header = panel * spec.panel_bytes(spec.tile.vectors)
-    tile = _Tile(spec, buffers, sums, y, x, panel, vectors, header)
+    made = _Tile(spec, buffers, sums, tile)
     if spec.in_float:
-        tile.store_floats()
+        made.store_floats()
     elif spec.in_quads:
-        tile.store_quads()
+        made.store_quads()
     else:
-        tile.store_pixels()
+        made.store_pixels()
 
 
 class _Tile:
-    def __init__(
-        self,
-        spec: Int8ConvolutionSpec,
-        buffers: Buffers,
-        sums: emit.Registers,
-        y: Expr,
-        x: Expr,
-        panel: Expr,
-        vectors: int,
-        header: Expr,
-    ) -> None:
-        self.spec, self.buffers, self.sums = spec, buffers, sums
-        self.y, self.x, self.panel, self.vectors, self.header = y, x, panel, vectors, header
+    def __init__(self, spec: Int8ConvolutionSpec, buffers: Buffers, sums: emit.Registers, tile: RegisterTile) -> None:
+        self.spec, self.buffers, self.sums, self.place = spec, buffers, sums, tile
+        self.vectors = tile.vectors
+        self.header = tile.panel * spec.panel_bytes(spec.tile.vectors)
+        self.channel = spec.first_channel(tile.panel)
         self.instructions = spec.instructions
         self.lanes, self.size = spec.instructions.lanes, spec.instructions.vector_bytes
         self.rounding = Rounding(spec.instructions, spec.made)
@@ -116,18 +113,17 @@ class _Tile:
             for vector in range(self.vectors):
                 sums = tirx.Cast(vector_of("float32", lanes), self.sums.get(row * self.vectors + vector))
                 value = emit.clamp(sums * self._header(1, vector, "float32"), spec.low, spec.high, lanes)
-                at = pixel_at(spec.target, self.y, self.x + row) + spec.first_channel(self.panel) + vector * lanes
+                at = self._pixel(spec.target, row) + vector * lanes
                 store(self.target, at * WORD, value, self.size)
 
     def store_pixels(self) -> None:
         """NHWC: four vectors of channels at a time, then the others one by one."""
         spec, lanes, size = self.spec, self.lanes, self.size
         image = spec.target
-        channel = spec.first_channel(self.panel)
         whole_vectors = self.vectors // 4 * 4
         for row in range(spec.tile.rows):
-            at = pixel_at(image, self.y, self.x + row) + channel
-            added = 0 if spec.made.residual is None else pixel_at(spec.made.residual, self.y, self.x + row) + channel
+            at = self._pixel(image, row)
+            added = 0 if spec.made.residual is None else self._pixel(spec.made.residual, row)
             for first in range(0, whole_vectors, 4):
                 raw = self._residual(added + first * lanes, size)
                 values = [
@@ -141,8 +137,27 @@ class _Tile:
                 value = self._levels(row, vector, None if raw is None else self.instructions.widen(raw))
                 narrow = self.instructions.narrow(value, self.rounding.biased)
                 store(self.target, at + vector * lanes, narrow, lanes)
+        self._tap()
         if isinstance(image, ByteImage):
-            _fill_border(spec, image, self.target, self.y, self.x, channel, self.vectors * lanes)
+            _fill_border(spec, image, self.target, self.place, self.vectors * lanes)
+
+    def _pixel(self, image: Image, column: int) -> Expr:
+        """Offset of the panel's first channel in a pixel of the tile."""
+        return pixel_at(image, self.place.row, self.place.x + column) + self.channel
+
+    def _tap(self) -> None:
+        """Copy the first channels of the finished tile, still in the store buffer, to the next shift cache."""
+        spec = self.spec
+        if spec.tap is None:
+            return
+        count, panels = min(spec.tap.pixel, spec.panel_channels), tapped_panels(spec.tap, spec.panel_channels)
+        inside = panels == spec.panels or self.place.panel < panels
+        if inside is False:
+            return
+        with emit.when_unsure(inside):
+            for column in range(spec.tile.rows):
+                read, write = self._pixel(spec.target, column), self._pixel(spec.tap, column)
+                copy_bytes(self.target, read, self.buffers["tap"], write, count)
 
     def _residual(self, at: Expr, size: int) -> Expr:
         return None if self.spec.made.residual is None else load(self.buffers["residual"], at, "uint8", size)
@@ -152,24 +167,24 @@ class _Tile:
         spec, image, size = self.spec, self.spec.target, self.size
         if not isinstance(image, ByteImage):
             raise TypeError("quads are levels")
+        first = emit.div(self.place.x, 4)
         for quad in range(spec.tile.rows // 4):
             for vector in range(self.vectors):
                 values = [self._levels(4 * quad + column, vector) for column in range(4)]
                 packed = self.instructions.quads(self.instructions.pack(values, self.rounding.biased))
-                store(self.target, self._cell(image, self.y, emit.div(self.x, 4) + quad, vector), packed, size)
+                store(self.target, self._cell(image, self.place.row, first + quad, vector), packed, size)
         if image.width % 4:
             only = spec.row_tiles == 1
-            last = emit.equal(self.x, spec.columns - spec.tile.rows)
+            last = emit.equal(self.place.x, spec.columns - spec.tile.rows)
             with contextlib.nullcontext() if only else emit.when(last):
                 self._fill_rest_of_row(image)
         for rows, edge, row in ((image.border.top, 0, -1), (image.border.bottom, image.height - 1, image.height)):
             if rows:
-                with emit.when_unsure(image.height == 1 or emit.equal(self.y, edge)):
+                with emit.when_unsure(image.height == 1 or emit.equal(self.place.row, edge)):
                     self._fill_row(image, row)
 
     def _cell(self, image: ByteImage, y: Expr, quad: Expr, vector: int) -> Expr:
-        cells = quad * self.spec.total_vectors + self.panel * self.spec.tile.vectors + vector
-        return image.origin + y * image.row + cells * self.size
+        return image.origin + y * image.row + quad * image.across + (self.place.cell + vector) * self.size
 
     def _fill_rest_of_row(self, image: ByteImage) -> None:
         columns, byte = image.width % 4, stored_zero(image, self.instructions)
@@ -177,7 +192,7 @@ class _Tile:
         beyond = word_of(byte) & ~((1 << 8 * columns) - 1)
         beyond = beyond if -(2**31) <= beyond < 2**31 else beyond - (1 << 32)
         for vector in range(self.vectors):
-            at = self._cell(image, self.y, image.width // 4, vector)
+            at = self._cell(image, self.place.row, image.width // 4, vector)
             value = load(self.target, at, "int32", self.lanes) & kept
             store(self.target, at, value | whole(beyond, self.lanes), self.size)
 
@@ -185,14 +200,13 @@ class _Tile:
         byte = stored_zero(image, self.instructions)
         for quad in range(self.spec.tile.rows // 4):
             for vector in range(self.vectors):
-                at = self._cell(image, row, emit.div(self.x, 4) + quad, vector)
+                at = self._cell(image, row, emit.div(self.place.x, 4) + quad, vector)
                 store(self.target, at, repeated(byte, self.size), self.size)
 
 
-def _fill_border(
-    spec: Int8ConvolutionSpec, image: ByteImage, buffer: Any, y: Expr, x: Expr, channel: Expr, size: int
-) -> None:
+def _fill_border(spec: Int8ConvolutionSpec, image: ByteImage, buffer: Any, tile: RegisterTile, size: int) -> None:
     """The part of the border that touches the tile; the tiles of an image together cover all of it."""
+    y, x, channel = tile.row, tile.x, spec.first_channel(tile.panel)
     border, lanes, byte = image.border, spec.instructions.lanes, stored_zero(image, spec.instructions)
     if not any((border.top, border.left, border.bottom, border.right)):
         return

@@ -30,11 +30,24 @@ class ByteImage(Image):
     quads : bool
         For a depthwise convolution: ``[row][four columns][vector][lane][column]``, so that four neighbouring pixels of
         a channel are one lane. ``pixel`` is then the bytes of four columns of a vector.
+    start : int
+        Bytes before it in its buffer: of a thread's scratch memory, which has more than one.
     """
 
     dtype: str = "uint8"
     zero: int = 0
     quads: bool = False
+    start: int = 0
+
+    @property
+    def origin(self) -> int:
+        """Offset of the first pixel, its border before it."""
+        return self.start + super().origin
+
+    @property
+    def across(self) -> int:
+        """Bytes of four columns of all vectors, of an image in quads."""
+        return self.row // ceil_div(self.width, 4)
 
     @property
     def elements(self) -> int:
@@ -53,12 +66,11 @@ def byte_image(
 
 
 def quad_image(
-    height: int, width: int, channels: int, zero: int, instructions: Instructions, bottom: bool
+    height: int, width: int, channels: int, zero: int, instructions: Instructions, border: Border = _NO_BORDER
 ) -> ByteImage:
-    """Quads of columns, with a row of zero points above, and below where it is read."""
+    """Quads of columns; a border has rows only."""
     cell = instructions.vector_bytes
     row = ceil_div(width, 4) * ceil_div(channels, instructions.lanes) * cell
-    border = Border(top=1, bottom=int(bottom))
     return ByteImage(height, width, channels, cell, row, border=border, zero=zero, quads=True)
 
 

@@ -10,7 +10,9 @@ from dataclasses import replace
 
 from tsm_edge.cards import TargetCard
 from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.backends.cpu.choose.fusion import Block
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
+from tsm_edge.compile.backends.cpu.int8.plan import layers_of, plan_units
 from tsm_edge.compile.backends.cpu.int8.rules import RULES
 from tsm_edge.compile.backends.cpu.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
@@ -35,14 +37,14 @@ def lower_int8(
     """
     at = ByteLowering(graph, layers, target, quantisation)
     at.copy_caches(graph.frame)
-    for layer in layers:
-        if has_integer_form(layer):
-            RULES[type(layer)](at, layer)
+    for unit in plan_units(at, layers):
+        if isinstance(unit, Block) or has_integer_form(unit):
+            RULES[type(unit)](at, unit)
         else:
-            for source in ir.layer_sources(layer):
+            for source in ir.layer_sources(unit):
                 at.in_float32(source)
-            rule_for(layer).lower(at.floats, layer)
-        at.copy_caches(layer.output)
+            rule_for(unit).lower(at.floats, unit)
+        at.copy_caches(layers_of(unit)[-1].output)
     logits = at.in_float32(graph.logits).buffer
     levels = tuple(_stored(at, cache.input) for cache in graph.caches)
     return replace(at.floats.program(logits, at.caches, precision), cache_levels=levels)

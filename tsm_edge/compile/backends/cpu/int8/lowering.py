@@ -142,6 +142,15 @@ class ByteLowering:
         self.floats.call(spec, {"source": found.buffer, "target": made.buffer}, f"{tensor} in float32")
         return made
 
+    def cache_of(self, tensor: str) -> int | None:
+        """A cache that is cut from a tensor and that nobody writes yet."""
+        waiting = self._taps.get(tensor)
+        return waiting[-1] if waiting else None
+
+    def take_cache(self, tensor: str) -> int:
+        """That cache, which the caller writes."""
+        return self._taps[tensor].pop()
+
     def copy_caches(self, tensor: str) -> None:
         """Write the caches cut from a tensor that is there now."""
         for index in self._taps.pop(tensor, []):
