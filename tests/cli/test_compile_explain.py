@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
@@ -60,3 +62,24 @@ def test_other_precisions_are_refused_before_any_work(precision: str, message: s
     result = CliRunner().invoke(command, arguments)
     assert message in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_integers_are_explained_layer_by_layer(tmp_path: Path) -> None:
+    """How noisy each is, and which operators compute in float32."""
+    graph = GraphBuilder()
+    x = graph.relu(graph.conv(graph.frame, 8, 3, 2))
+    x = graph.conv(graph.node("Tanh", [x], graph.shapes[x]), 8, 3, groups=2)
+    model = graph.model(graph.head(x, 5))
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for index in range(4):
+        picture = np.random.default_rng(index).integers(0, 256, (24, 30, 3), np.uint8)
+        assert cv2.imwrite(str(pictures / f"{index}.png"), picture)
+    options = ("--target", "raspberry-pi-4", "--precision", "int8", "--calibrate", str(pictures))
+    printed = compile_explained(model, tmp_path, *options).output
+    assert "signal to noise after each layer" in printed
+    assert "in float32, without a form in integers: Tanh (" in printed
+    table = json.loads(compile_explained(model, tmp_path, *options, "--json").stdout)["explain"]
+    assert len(table["signal_to_noise_db"]) >= 4
+    assert all(10 < ratio < 100 for ratio in table["signal_to_noise_db"].values())
+    assert [name.split()[0] for name in table["without_integers"]] == ["Tanh", "Conv"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tsm_edge.cards import TargetCard
@@ -46,6 +47,10 @@ def explanation_table(explanation: AnyExplanation) -> dict[str, object]:
             "clock_mhz": explanation.clock_mhz,
             "peak_gflops": explanation.peak_gflops,
             **table,
+            "signal_to_noise_db": {
+                name: round(ratio, 1) for name, ratio in explanation.noise_db.items() if math.isfinite(ratio)
+            },
+            "without_integers": explanation.in_float,
             "kernels": kernels,
         }
     return {
@@ -63,6 +68,7 @@ def print_explanation(explanation: AnyExplanation, target: TargetCard) -> None:
 
     if isinstance(explanation, Explanation):
         _print_cpu(explanation, target)
+        _print_integers(explanation)
     else:
         _print_gpu(explanation, target)
     if explanation.without_rule:
@@ -95,6 +101,17 @@ def _print_cpu(explanation: Explanation, target: TargetCard) -> None:
             f"modelled, not measured: {explanation.milliseconds:.2f} ms a frame on one core "
             f"({explanation.clock_mhz} MHz, peak {explanation.peak_gflops:.0f} GFLOP/s); measure with: tsm-edge profile"
         )
+
+
+def _print_integers(explanation: Explanation) -> None:
+    """How far each layer's integers are from the float model, and what is not computed in integers."""
+    if explanation.noise_db:
+        rows = [
+            (layer, "exact" if math.isinf(ratio) else f"{ratio:.1f}") for layer, ratio in explanation.noise_db.items()
+        ]
+        print_table("\nsignal to noise after each layer, on the frames it was calibrated with", ("layer", "dB"), rows)
+    if explanation.in_float:
+        note(f"in float32, without a form in integers: {', '.join(explanation.in_float)}")
 
 
 def _print_gpu(explanation: GpuExplanation, target: TargetCard) -> None:

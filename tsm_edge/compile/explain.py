@@ -6,6 +6,7 @@ memory traffic (at the bandwidth of the cache that holds it). Nothing is run; ``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tsm_edge.cards import CpuSpec
@@ -63,12 +64,18 @@ class Explanation:
     clock_mhz : int
     choices : Choices
         What the rules chose.
+    noise_db : dict of str to float
+        Of integers that were calibrated: the signal-to-noise ratio after each layer, dB.
+    in_float : tuple of str
+        Of integers: ``operator (layer)`` of everything that computes in float32, between conversions.
     """
 
     kernels: tuple[KernelEstimate, ...]
     peak_gflops: float | None
     clock_mhz: int
     choices: Choices = field(default_factory=Choices)
+    noise_db: Mapping[str, float] = field(default_factory=dict)
+    in_float: tuple[str, ...] = ()
 
     @property
     def milliseconds(self) -> float | None:
@@ -99,7 +106,9 @@ def explain(program: Program, cpu: CpuSpec) -> Explanation:
     peak = core.lanes * 2 * cpu.fma_per_cycle * cpu.clock_mhz / 1e3
     weights_from = level(cpu, sum(array.nbytes for array in program.weights))
     kernels = tuple(_estimate(program, call, core, weights_from) for call in program.calls)
-    return Explanation(kernels, peak if cpu.clock_mhz else None, cpu.clock_mhz, program.choices)
+    return Explanation(
+        kernels, peak if cpu.clock_mhz else None, cpu.clock_mhz, program.choices, program.noise_db, program.in_float
+    )
 
 
 def _estimate(program: Program, call: KernelCall, core: Core, weights_from: str) -> KernelEstimate:

@@ -219,7 +219,9 @@ def compile_model(
         if request.precision.storage == "int8":
             calibration = _calibration(request, metadata, model, graph, warn)
             decided = quantised(graph, layers, calibration, request.quantisation, warn)
-            program = integer_program(graph, layers, request.target, request.precision, decided, folder)
+            program = integer_program(
+                graph, layers, request.target, request.precision, decided, model.preprocess, folder
+            )
         else:
             program = backend.lower(graph, layers, request.precision, model.preprocess)
         plan = plan_memory(program.workspace, backend.alignment)

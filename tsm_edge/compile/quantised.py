@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from tsm_edge.errors import CompileError
 
 # What random weights are calibrated with.
 NOISE_CLIPS, NOISE_FRAMES = 2, 4
+# Of the largest tensor on all frames together, float32; a walk over the layers holds about six of these.
+MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,13 @@ def check_frames(calibration: Calibration, graph: OnlineGraph) -> None:
             )
 
 
+def thinned(calibration: Calibration, graph: OnlineGraph) -> Calibration:
+    """As many frames of each clip, from its first on, as there is memory for."""
+    largest = 4 * max(math.prod(shape) for name, shape in graph.shapes.items() if name not in graph.constants)
+    each = max(2, MOST_BYTES // largest // len(calibration.clips))
+    return replace(calibration, clips=tuple(clip[:each] for clip in calibration.clips))
+
+
 def quantised(
     graph: OnlineGraph,
     layers: Sequence[ir.Layer],
@@ -99,6 +109,7 @@ def quantised(
     if calibration is None:
         raise no_frames()
     check_frames(calibration, graph)
+    calibration = thinned(calibration, graph)
     return calibrate(graph, layers, calibration.clips, calibration.origin)
 
 
@@ -117,10 +128,11 @@ def integer_program(
     target: TargetCard,
     precision: Precision,
     quantisation: Quantisation,
+    preprocess: Preprocess,
     folder: Path,
 ) -> Program:
     """Lower a model in integers for a CPU, and put its reference and its decisions into the artifact."""
     from tsm_edge.compile.backends.cpu.int8.lower import lower_int8
 
     write_quantised(folder, graph, layers, quantisation)
-    return lower_int8(graph, layers, target, precision, quantisation)
+    return lower_int8(graph, layers, target, precision, quantisation, preprocess)

@@ -74,6 +74,8 @@ typedef struct {
   uint32_t scratch_bytes; /* of one thread */
   uint32_t logits_offset;
   int32_t n_calls;
+  int32_t n_byte_calls;   /* behind the others: a step on bytes begins with these */
+  int32_t replaced_calls; /* so many others, from the first on, it leaves out */
   int32_t n_caches;
   const tsm_call *calls;
   const tsm_cache *caches;

@@ -14,6 +14,7 @@ static struct {
   tsm_stream *(*open)(int32_t threads);
   int32_t (*reset)(tsm_stream *stream);
   int32_t (*step)(tsm_stream *stream, const float *frame, float *logits);
+  int32_t (*step_u8)(tsm_stream *stream, const uint8_t *frame, float *logits);
   int32_t (*step_explicit)(tsm_stream *stream, const float *frame, const float *const *shift, float *logits,
                            float *const *shift_next);
   int32_t (*measure)(tsm_stream *stream, const tsm_run *run, tsm_sample *samples, float *logits, uint64_t *kernels);
@@ -30,6 +31,7 @@ static const struct {
     {"tsm_reset", &model.reset},                 {"tsm_step", &model.step},             {"tsm_measure", &model.measure},
     {"tsm_step_explicit", &model.step_explicit}, {"tsm_last_error", &model.last_error}, {"tsm_close", &model.close},
     {"tsm_yardstick", &model.yardstick},
+    {"tsm_step_u8", &model.step_u8},
 };
 
 int32_t tsm_abi_version(void) { return model.abi_version(); }
@@ -41,6 +43,10 @@ tsm_stream *tsm_open(int32_t threads) { return model.open(threads); }
 int32_t tsm_reset(tsm_stream *stream) { return model.reset(stream); }
 
 int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits) { return model.step(stream, frame, logits); }
+
+int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
+  return model.step_u8(stream, frame, logits);
+}
 
 int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *const *shift, float *logits,
                           float *const *shift_next) {

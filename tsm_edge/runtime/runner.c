@@ -124,12 +124,10 @@ static int stream_frames(const runner_options *given) {
   size_t count = 0, got;
   for (; (got = fread(frame, 1, bytes, stdin)) == bytes && !ferror(stdout); ++count) {
     uint64_t started = now();
-    if (resizer)
-      tsm_resizer_run(resizer, frame, input);
-    else
-      tsm_normalise(frame, pixels, input);
+    if (resizer) tsm_resizer_run(resizer, frame, input);
     uint64_t prepared = now();
-    if (tsm_step(stream, input, logits) != TSM_OK) return runner_fail("step", tsm_last_error());
+    const int32_t code = resizer ? tsm_step(stream, input, logits) : tsm_step_u8(stream, frame, logits);
+    if (code != TSM_OK) return runner_fail("step", tsm_last_error());
     print_prediction(count, logits, prepared - started, now() - prepared);
   }
   tsm_close(stream);

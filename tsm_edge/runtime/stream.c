@@ -32,6 +32,7 @@ struct tsm_stream {
   /* The run in progress. A worker may come late and find the fields of a later run: it has the number of its own,
    * under which nothing is left to do. */
   _Atomic(unsigned char *) frame;
+  _Atomic(int32_t) from_bytes; /* the frame is the camera's, and the program takes it as it is */
   _Atomic(unsigned char *) cache;
   _Atomic(unsigned char *) next_cache;
   uint64_t *nanoseconds; /* null: do not time; for thread 0 alone */
@@ -55,10 +56,11 @@ static void walk(void *context, int32_t thread, uint32_t run);
 
 static tsm_pool *open_pool(tsm_stream *stream) {
   const tsm_model *model = &tsm_the_model;
-  int32_t *items = malloc(sizeof *items * (size_t)model->n_calls);
+  const int32_t n_calls = model->n_calls + model->n_byte_calls;
+  int32_t *items = malloc(sizeof *items * (size_t)n_calls);
   if (!items) return NULL;
-  for (int32_t i = 0; i < model->n_calls; ++i) items[i] = model->calls[i].items;
-  tsm_pool *pool = tsm_pool_open(stream->threads, model->n_calls, items, walk, stream);
+  for (int32_t i = 0; i < n_calls; ++i) items[i] = model->calls[i].items;
+  tsm_pool *pool = tsm_pool_open(stream->threads, n_calls, items, walk, stream);
   free(items);
   return pool;
 }
@@ -177,7 +179,10 @@ static void walk(void *context, int32_t thread, uint32_t run) {
   };
   uint64_t *nanoseconds = thread == 0 ? stream->nanoseconds : NULL;
   uint64_t *stages = thread == 0 ? stream->stages : NULL;
-  for (int32_t i = 0; i < model->n_calls; ++i) {
+  const int32_t from_bytes = atomic_load_explicit(&stream->from_bytes, memory_order_relaxed);
+  const int32_t before = from_bytes ? model->n_byte_calls : 0, skipped = from_bytes ? model->replaced_calls : 0;
+  for (int32_t step = skipped - before; step < model->n_calls; ++step) {
+    const int32_t i = step < skipped ? model->n_calls + step - (skipped - before) : step;
     const tsm_call *call = &model->calls[i];
     uint64_t started = nanoseconds ? now() : 0;
     if (stages && call->n_stages) memset(stages, 0, sizeof *stages * (size_t)call->n_stages);
@@ -191,8 +196,9 @@ static void walk(void *context, int32_t thread, uint32_t run) {
   }
 }
 
-static void run_frame(tsm_stream *stream, const float *frame, unsigned char *cache, unsigned char *next_cache,
-                      float *logits, uint64_t *nanoseconds, uint64_t *stages) {
+static void run_frame(tsm_stream *stream, const void *frame, int from_bytes, unsigned char *cache,
+                      unsigned char *next_cache, float *logits, uint64_t *nanoseconds, uint64_t *stages) {
+  atomic_store_explicit(&stream->from_bytes, from_bytes, memory_order_relaxed);
   atomic_store_explicit(&stream->frame, (unsigned char *)(uintptr_t)frame, memory_order_relaxed);
   atomic_store_explicit(&stream->cache, cache, memory_order_relaxed);
   atomic_store_explicit(&stream->next_cache, next_cache, memory_order_relaxed);
@@ -206,9 +212,10 @@ static void run_frame(tsm_stream *stream, const float *frame, unsigned char *cac
 }
 
 /* A frame of the stream's own caches. */
-static void next_frame(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds, uint64_t *stages) {
+static void next_frame(tsm_stream *stream, const void *frame, int from_bytes, float *logits, uint64_t *nanoseconds,
+                       uint64_t *stages) {
   unsigned char *newest = stream->caches[stream->newest], *next = stream->caches[1 - stream->newest];
-  run_frame(stream, frame, newest, next, logits, nanoseconds, stages);
+  run_frame(stream, frame, from_bytes, newest, next, logits, nanoseconds, stages);
   stream->newest = 1 - stream->newest;
 }
 
@@ -220,7 +227,7 @@ int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits,
                           uint64_t *stages) {
   if (!stream || !frame || !logits) return null_argument("tsm_step", stream, frame);
   if (!enter(stream)) return tsm_caller_refused("tsm_step");
-  next_frame(stream, frame, logits, nanoseconds, stages);
+  next_frame(stream, frame, 0, logits, nanoseconds, stages);
   leave(stream);
   return TSM_OK;
 }
@@ -230,12 +237,17 @@ int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
   const size_t pixels = (size_t)(model->frame_shape[2] * model->frame_shape[3]);
   if (!stream || !frame || !logits) return null_argument("tsm_step_u8", stream, frame);
   if (!enter(stream)) return tsm_caller_refused("tsm_step_u8");
+  if (model->n_byte_calls) {
+    next_frame(stream, frame, 1, logits, NULL, NULL);
+    leave(stream);
+    return TSM_OK;
+  }
   if (!stream->input && !(stream->input = malloc(sizeof(float) * 3 * pixels))) {
     leave(stream);
     return tsm_fail(TSM_ERROR_MEMORY, "tsm_step_u8: the frame cannot be allocated");
   }
   tsm_input_from_bytes(frame, pixels, model->scale, model->offset, stream->input);
-  next_frame(stream, stream->input, logits, NULL, NULL);
+  next_frame(stream, stream->input, 0, logits, NULL, NULL);
   leave(stream);
   return TSM_OK;
 }
@@ -271,7 +283,7 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
   unsigned char *const *sets = stream->explicit_caches;
   for (int32_t i = 0; i < model->n_caches; ++i)
     tsm_cache_import(&model->caches[i], shift[i], sets[0]);
-  run_frame(stream, frame, sets[0], sets[1], logits, NULL, NULL);
+  run_frame(stream, frame, 0, sets[0], sets[1], logits, NULL, NULL);
   for (int32_t i = 0; i < model->n_caches; ++i)
     tsm_cache_export(&model->caches[i], sets[1], shift_next[i]);
   leave(stream);

@@ -14,7 +14,7 @@ from tsm_edge.video.capture import SourceOptions
 from tsm_edge.video.preprocess import Preprocessor
 from tsm_edge.video.source import VideoSource, open_source
 
-PLACES, FRAMES = 8, 4
+PLACES, FRAMES = 8, 16
 
 
 def open_clip(path: Path) -> VideoSource:

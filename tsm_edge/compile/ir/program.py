@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -129,6 +130,10 @@ class Program:
         So many of ``calls``, from the first on, are left out then.
     cache_levels : tuple of StoredLevels
         Of each shift cache, where caches are bytes; else empty.
+    noise_db : dict of str to float
+        Of integers: the signal-to-noise ratio after each layer, dB, on the frames it was calibrated with.
+    in_float : tuple of str
+        Of integers: ``operator (layer)`` of what has no form in integers.
     """
 
     calls: tuple[KernelCall, ...]
@@ -141,6 +146,8 @@ class Program:
     byte_calls: tuple[KernelCall, ...] = ()
     replaced_calls: int = 0
     cache_levels: tuple[StoredLevels, ...] = ()
+    noise_db: Mapping[str, float] = field(default_factory=dict)
+    in_float: tuple[str, ...] = ()
 
     @property
     def scratch_bytes(self) -> int:

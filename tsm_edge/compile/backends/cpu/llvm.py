@@ -131,7 +131,7 @@ def _cpus(triple: str) -> dict[str, set[str]]:
 
 def write_kernels(program: Program) -> dict[str, Any]:
     """One PrimFunc for every distinct kernel of the program, by symbol name."""
-    specs = {call.kernel: call.spec for call in program.calls}
+    specs = {call.kernel: call.spec for call in (*program.calls, *program.byte_calls)}
     return {name: spec.write(name) for name, spec in specs.items()}
 
 

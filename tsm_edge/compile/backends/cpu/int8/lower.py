@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tsm_edge.cards import TargetCard
+from tsm_edge.cards import Preprocess, TargetCard
 from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.backends.cpu.choose.fusion import Block
+from tsm_edge.compile.backends.cpu.int8.frame_bytes import FrameLevelsSpec, level_tables, made_of_planes
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
 from tsm_edge.compile.backends.cpu.int8.plan import layers_of, plan_units
 from tsm_edge.compile.backends.cpu.int8.rules import RULES
 from tsm_edge.compile.backends.cpu.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.program import Program, StoredLevels
+from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program, StoredLevels
 from tsm_edge.compile.ir.quantisation import Quantisation, has_integer_form
 
 
@@ -27,8 +28,9 @@ def lower_int8(
     target: TargetCard,
     precision: Precision,
     quantisation: Quantisation,
+    preprocess: Preprocess | None = None,
 ) -> Program:
-    """Decide layouts and write down the calls of one step.
+    """Decide layouts and write down the calls of one step; with ``preprocess`` of one from the camera's bytes, too.
 
     Raises
     ------
@@ -47,7 +49,40 @@ def lower_int8(
         at.copy_caches(layers_of(unit)[-1].output)
     logits = at.in_float32(graph.logits).buffer
     levels = tuple(_stored(at, cache.input) for cache in graph.caches)
-    return replace(at.floats.program(logits, at.caches, precision), cache_levels=levels)
+    byte_calls = _from_bytes(at, preprocess)
+    program = at.floats.program(logits, at.caches, precision)
+    names = ir.layer_names(graph, layers)
+    return replace(
+        program,
+        cache_levels=levels,
+        byte_calls=byte_calls,
+        replaced_calls=len(byte_calls),
+        noise_db={names[output]: ratio for output, ratio in quantisation.noise_db.items() if output in names},
+        in_float=tuple(
+            f"{_operator(layer)} ({names[layer.output]})" for layer in layers if not has_integer_form(layer)
+        ),
+    )
+
+
+def _operator(layer: ir.Layer) -> str:
+    """ONNX's name."""
+    if isinstance(layer, ir.Generic):
+        return layer.node.op
+    if isinstance(layer, ir.Elementwise):
+        return layer.operation
+    return {"Convolution": "Conv"}.get(type(layer).__name__, type(layer).__name__)
+
+
+def _from_bytes(at: ByteLowering, preprocess: Preprocess | None) -> tuple[KernelCall, ...]:
+    """What stands for the first call where the frame comes as bytes."""
+    first = made_of_planes(at.floats.calls)
+    if preprocess is None or first is None:
+        return ()
+    spec = FrameLevelsSpec(at.instructions, first.target)
+    tables = level_tables(preprocess, at.scale(at.graph.frame), at.instructions.offset)
+    target = at.floats.calls[0].buffers[1]
+    buffers = {"source": BufferRef("frame_bytes"), "tables": at.add_weights(tables), "target": target}
+    return (at.floats.made_call(spec, buffers, at.floats.calls[0].layer),)
 
 
 def _stored(at: ByteLowering, cache: str) -> StoredLevels:
