@@ -42,6 +42,7 @@ ALLOWED = {
     "rpc": {"artifact", "cards", "power", "session"},
     "video": {"cards"},
     "live": {"video", "artifact", "session", "cards"},
+    "events": {"live", "video", "cards"},
     "page": {"live", "video", "artifact", "power", "machine"},
     "power": set(),
     "machine": set(),
@@ -104,10 +105,12 @@ TOOLS = {
     "rich": {"cli"},
     "av": {"video"},
     "tornado": {"page"},
+    "paho": {"events"},
+    "sqlite3": {"events"},
     "cv2": {"video", "live", "training"},
 }
 # What runs on a device, where none of these is installed; the server speaks TVM's RPC with TVM's own runtime.
-ON_A_DEVICE = ("session", "artifact", "live", "video", "page", "power", "machine", "rpc", "deploy")
+ON_A_DEVICE = ("session", "artifact", "live", "video", "page", "events", "power", "machine", "rpc", "deploy")
 NOT_ON_A_DEVICE = ("compile", "networks", "export", "training")
 
 

@@ -17,7 +17,7 @@ else:
 from tsm_edge.cards.model import ModelCard
 from tsm_edge.cards.tables import Place, from_table
 from tsm_edge.cards.target import TargetCard
-from tsm_edge.errors import CardError, TextFileError, unknown_name
+from tsm_edge.errors import CardError, TextFileError, TsmEdgeError, unknown_name
 from tsm_edge.files.atomic import read_text
 
 # The card that a command works on where none is named.
@@ -43,7 +43,7 @@ def load_model(name: str | Path) -> ModelCard:
         The card is unknown, has unknown keys, wrong types or impossible values.
     """
     path = _card_path("models", "model", name)
-    table = _read_toml(path)
+    table = read_toml(path)
     table.setdefault("name", path.stem)
     if "labels" in table:
         raise CardError(f"{path}: key 'labels' is not read from a card", 'name a file: labels_file = "labels.txt"')
@@ -98,7 +98,7 @@ def load_target(name: str | Path) -> TargetCard:
         The card is unknown, has unknown keys, wrong types or impossible values, or detection failed.
     """
     path = _card_path("targets", "target", name)
-    table = _read_toml(path)
+    table = read_toml(path)
     table.setdefault("name", path.stem)
     card = from_table(TargetCard, table, _place(path, "targets"))
     if card.detect:
@@ -151,16 +151,21 @@ def _place(where: str | Path, kind: str) -> Place:
     return Place(str(where), CardError, f"compare with the shipped cards: tsm-edge {kind} --json")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, kind: type[TsmEdgeError] = CardError) -> dict[str, Any]:
+    """Read a TOML file that a person wrote.
+
+    Raises
+    ------
+    TsmEdgeError
+        Of ``kind``: it cannot be read, or is no TOML.
+    """
     try:
         table: dict[str, Any] = tomllib.loads(read_text(path))
     except TextFileError as error:
-        raise CardError(error.problem, error.hint) from None
+        raise kind(error.problem, error.hint) from None
     # ValueError: also a number of thousands of digits; RecursionError: thousands of brackets.
     except (ValueError, RecursionError) as error:
-        raise CardError(
-            f"{path}: not a readable TOML file ({error})", "correct it; toml.io explains the format"
-        ) from None
+        raise kind(f"{path}: not a readable TOML file ({error})", "correct it; toml.io explains the format") from None
     return table
 
 

@@ -15,10 +15,14 @@ import click
 from tsm_edge.cli.output import warn
 from tsm_edge.cli.streams import print_to_stderr
 from tsm_edge.extras import require
+from tsm_edge.files.paths import refuse_replacing
 
 if TYPE_CHECKING:
     from tsm_edge.artifact.manifest import Manifest
+    from tsm_edge.events.courier import Receiver
+    from tsm_edge.events.watch import Watch
     from tsm_edge.live.observer import Observer
+    from tsm_edge.page.publisher import Counters, Publisher
     from tsm_edge.video.source import SourceInfo
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -26,23 +30,77 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Watching:
-    """What was asked for.
+    """What was asked for; None: not.
 
     Attributes
     ----------
     page : str or None
         ``[HOST:]PORT``.
-    page_token : Path or None
-        A file.
+    page_token, events, rules, webhook_secret, mqtt_login : Path or None
+        Files.
+    webhook, mqtt : str or None
+        Addresses.
+    spool, record : Path or None
+        Folders.
+    record_quota : float
+        MB.
+    name : str or None
+        Of this run, among others at a broker.
     """
 
-    page: str | None = None
-    page_token: Path | None = None
+    page: str | None
+    page_token: Path | None
+    events: Path | None
+    rules: Path | None
+    webhook: str | None
+    webhook_secret: Path | None
+    mqtt: str | None
+    mqtt_login: Path | None
+    spool: Path | None
+    record: Path | None
+    record_quota: float
+    name: str | None
+
+    @property
+    def tells(self) -> bool:
+        """Whether events are looked for."""
+        return any((self.events, self.webhook, self.mqtt, self.record))
+
+    def check(self) -> None:
+        """Refuse an option that only goes with another one.
+
+        Raises
+        ------
+        UsageError
+            It stands alone.
+        """
+        for option, needs, wrong in (
+            ("--page-token", "--page", self.page_token and not self.page),
+            ("--webhook-secret", "--webhook", self.webhook_secret and not self.webhook),
+            ("--mqtt-login", "--mqtt", self.mqtt_login and not self.mqtt),
+            ("--rules", "--events, --webhook, --mqtt or --record", self.rules and not self.tells),
+            ("--spool", "--events, --webhook or --mqtt", self.spool and not self.tells),
+        ):
+            if wrong:
+                raise click.UsageError(f"{option} goes with {needs}")
 
 
+_FILE = click.Path(path_type=Path)
 _OPTIONS = (
     click.option("--page", metavar="[HOST:]PORT", help="Show the run on a page in the browser."),
-    click.option("--page-token", metavar="FILE", type=click.Path(path_type=Path), help="Holds the page's secret."),
+    click.option("--page-token", metavar="FILE", type=_FILE, help="Holds the page's secret (else a new one)."),
+    click.option("--events", metavar="FILE.jsonl", type=_FILE, help="Append a line when a label begins or ends."),
+    click.option("--rules", metavar="FILE.toml", type=_FILE, help="Which labels are events (else all)."),
+    click.option("--webhook", metavar="URL", help="Send events there by POST."),
+    click.option("--webhook-secret", metavar="FILE", type=_FILE, help="Sign what is sent there."),
+    click.option("--mqtt", metavar="HOST[:PORT]", help="Publish events at this broker."),
+    click.option("--mqtt-login", metavar="FILE", type=_FILE, help="Holds USER:PASSWORD for the broker."),
+    click.option("--spool", metavar="DIR", type=_FILE, help="Keep events here until they have arrived."),
+    click.option("--record", metavar="DIR", type=_FILE, help="Keep a clip of each event here."),
+    click.option(
+        "--record-quota", metavar="MB", type=click.FloatRange(min=1), default=1000.0, help="Room for clips (1000)."
+    ),
+    click.option("--name", metavar="NAME", help="Of this run, at the broker."),
 )
 
 
@@ -53,6 +111,7 @@ def watching_options(command: _Command) -> _Command:
     @functools.wraps(command)
     def with_watching(*args: Any, **options: Any) -> Any:
         asked = Watching(**{name: options.pop(name) for name in names})
+        asked.check()
         return command(*args, watching=asked, **options)
 
     decorated: Any = with_watching
@@ -66,12 +125,23 @@ def watched(asked: Watching, manifest: Manifest, info: SourceInfo) -> Iterator[l
     """Open what was asked for; yields what the run shall tell."""
     with ExitStack() as stack:
         observers: list[Observer] = []
+        counters: Counters = list
+        if asked.tells:
+            watch = open_watch(asked, manifest, info)
+            stack.callback(_tell_losses, watch)
+            observers.append(stack.enter_context(watch))
+            counters = watch.counters
         if asked.page is not None:
-            observers.append(stack.enter_context(_page(asked, manifest, info)))
+            observers.append(stack.enter_context(_open_page(asked, manifest, info, counters)))
         yield observers
 
 
-def _page(asked: Watching, manifest: Manifest, info: SourceInfo) -> Any:
+def _tell_losses(watch: Watch) -> None:
+    for text in watch.losses():
+        warn(text)
+
+
+def _open_page(asked: Watching, manifest: Manifest, info: SourceInfo, counters: Counters) -> Publisher:
     require("page", "--page")
     from tsm_edge.page.address import Address, open_door
     from tsm_edge.page.publisher import Publisher
@@ -79,8 +149,49 @@ def _page(asked: Watching, manifest: Manifest, info: SourceInfo) -> Any:
 
     door = open_door(Address.parse(asked.page or ""), asked.page_token)
     about = About(manifest.model, info.name, manifest.labels, manifest.random_weights, door.token)
-    publisher = Publisher(door, about, manifest.activation, list)
+    publisher = Publisher(door, about, manifest.activation, counters)
     if door.warning:
         warn(door.warning)
     print_to_stderr(f"page: {door.url}")  # not by `note`, which hides tokens
     return publisher
+
+
+def open_watch(asked: Watching, manifest: Manifest, info: SourceInfo) -> Watch:
+    """Open the receivers of events."""
+    from tsm_edge.events.courier import Courier
+    from tsm_edge.events.detector import Detector
+    from tsm_edge.events.outbox import Outbox
+    from tsm_edge.events.recorder import Recorder, Recording
+    from tsm_edge.events.rules import DEFAULT_RULES, read_rules
+    from tsm_edge.events.watch import Watch
+
+    rules = DEFAULT_RULES if asked.rules is None else read_rules(asked.rules, manifest.labels)
+    receivers = _receivers(asked, manifest, info)
+    boxes = [Outbox(asked.spool and asked.spool / f"{receiver.name}.sqlite") for receiver in receivers]
+    recorder = None
+    if asked.record is not None:
+        recorder = Recorder(Recording(asked.record, quota_bytes=int(asked.record_quota * 1e6)), info)
+    detector = Detector(rules, manifest.model, info.name)
+    couriers = [Courier(receiver, box) for receiver, box in zip(receivers, boxes, strict=True)]
+    return Watch(detector, couriers, recorder)
+
+
+def _receivers(asked: Watching, manifest: Manifest, info: SourceInfo) -> list[Receiver]:
+    receivers: list[Receiver] = []
+    if asked.webhook is not None:
+        from tsm_edge.events.webhook import Webhook, read_secret
+
+        secret = b"" if asked.webhook_secret is None else read_secret(asked.webhook_secret)
+        receivers.append(Webhook(asked.webhook, secret))
+    if asked.events is not None:
+        from tsm_edge.events.jsonl import JsonLines
+
+        refuse_replacing(asked.events, [info.path], "--events FILE.jsonl")
+        receivers.append(JsonLines(asked.events))
+    if asked.mqtt is not None:
+        require("mqtt", "--mqtt")
+        from tsm_edge.events.mqtt import Broker, Mqtt, default_node, node_name
+
+        node = node_name(asked.name) if asked.name else default_node(manifest.model)
+        receivers.append(Mqtt(Broker.parse(asked.mqtt, asked.mqtt_login), node, manifest.model))
+    return receivers

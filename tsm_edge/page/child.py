@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import socket
 import subprocess
@@ -96,10 +95,3 @@ class Child:
             self._process.wait(_END_S)
         self._process.kill()
         self._process.wait()
-
-
-def be_last() -> None:
-    """Let everything else go first: this thread, or a process that has only this one, computes in what is left over."""
-    if sys.platform.startswith("linux"):  # elsewhere this would slow the whole process
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, 19)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from tsm_edge.page.child import be_last
+from tsm_edge.files.priority import be_last
 from tsm_edge.page.guard import Guard
 from tsm_edge.page.hub import Hub
 from tsm_edge.page.readings import Reader

@@ -1,6 +1,10 @@
-"""A frame as a small JPEG."""
+"""Frames as JPEGs."""
 
 from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
 
 from tsm_edge.video.capture import Image
 
@@ -26,3 +30,11 @@ def encode_jpeg(image: Image, widest_px: int, quality: int) -> bytes:
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()
+
+
+def decode_jpeg(data: bytes) -> Image:
+    """Decode what :func:`encode_jpeg` made: uint8 **BGR** ``[H, W, 3]``, as videos are written."""
+    import cv2
+
+    image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return image  # type: ignore[no-any-return]
