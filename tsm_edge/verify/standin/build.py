@@ -16,7 +16,7 @@ from tsm_edge.verify.standin.translate import Image, c_sources
 
 LIBRARY_NAME = "libcuda.so.1"
 _FOLDER = Path(__file__).resolve().parent
-_PARTS = ("driver.c", "fiber.c", "check.c")
+_PARTS = ("driver.c", "work.c", "fiber.c", "check.c")
 _FLAGS = (
     "-std=gnu11",
     "-shared",

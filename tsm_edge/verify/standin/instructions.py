@@ -1,5 +1,4 @@
-"""One PTX instruction as one C statement. Registers are raw bits in unsigned variables; each operand is read as what
-the instruction says it is.
+"""One PTX instruction as one C statement.
 
 The approximate functions (``ex2.approx`` and the like) are those of the C library, which are more exact; numbers below
 the smallest normal one stay as they are (``.ftz`` flushes them to zero on a GPU).
@@ -8,17 +7,11 @@ the smallest normal one stay as they are (``.ftz`` flushes them to zero on a GPU
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
+from tsm_edge.verify.standin.instruction import Instruction, Names, c_type, register
 from tsm_edge.verify.standin.ptx import PtxError, operands, type_bytes
 
-_SPECIAL = {
-    **{f"%tid.{axis}": f"at->thread.{axis}" for axis in "xyz"},
-    **{f"%ntid.{axis}": f"at->threads.{axis}" for axis in "xyz"},
-    **{f"%ctaid.{axis}": f"at->block.{axis}" for axis in "xyz"},
-    **{f"%nctaid.{axis}": f"at->blocks.{axis}" for axis in "xyz"},
-}
 _COMPARE = {
     **{"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="},
     **{"lo": "<", "ls": "<=", "hi": ">", "hs": ">="},
@@ -28,37 +21,6 @@ _FUNCTIONS = {
     **{"sin": "sinf({0})", "cos": "cosf({0})", "tanh": "tanhf({0})", "abs": "fabsf({0})", "neg": "-{0}"},
 }
 _ROUND = {"rmi": "floor", "rpi": "ceil", "rzi": "trunc", "rni": "nearbyint"}
-
-
-@dataclass(frozen=True)
-class Names:
-    """What names in a kernel stand for.
-
-    Attributes
-    ----------
-    symbols : mapping of str to str
-        Arrays: name → C expression of the address.
-    parameters : mapping of str to int
-        Name → offset among the kernel's arguments.
-    local : tuple of (str, int) or None
-        The C array that local memory is, and its bytes.
-    """
-
-    symbols: Mapping[str, str]
-    parameters: Mapping[str, int]
-    local: tuple[str, int] | None = None
-
-
-def register(name: str) -> str:
-    """The C variable of a register or label."""
-    return re.sub(r"[%$.]", "_", name)
-
-
-def c_type(kind: str) -> str:
-    """Integer of a PTX type: signed only for ``.s``."""
-    if kind == "pred":
-        return "uint32_t"
-    return f"{'' if kind.startswith('s') else 'u'}int{8 * type_bytes(kind)}_t"
 
 
 def translate(text: str, line: int, names: Names) -> str:
@@ -79,78 +41,13 @@ def translate(text: str, line: int, names: Names) -> str:
     if writer is None:
         raise PtxError(f"line {line}: no instruction {opcode}")
     try:
-        return f"{guard}{{ {writer(_Instruction(words, operands(rest), line, names))} }}"
+        return f"{guard}{{ {writer(Instruction(words, operands(rest), line, names))} }}"
     except (IndexError, KeyError):
         raise PtxError(f"line {line}: no form {text!r}") from None
 
 
-@dataclass(frozen=True)
-class _Instruction:
-    words: list[str]
-    operands: list[str]
-    line: int
-    names: Names
-
-    @property
-    def kind(self) -> str:
-        """The last type."""
-        return self.words[-1]
-
-    @property
-    def float32(self) -> bool:
-        return self.kind == "f32"
-
-    def has(self, word: str) -> bool:
-        return word in self.words
-
-    def read(self, index: int, kind: str = "") -> str:
-        """C of an operand's value as a type."""
-        return self.value(self.operands[index], kind or self.kind)
-
-    def value(self, token: str, kind: str) -> str:
-        bits = self._bits(token, kind)
-        if kind in ("f32", "f64"):
-            return f"standin_{kind}({bits})"
-        if kind == "f16":
-            return f"standin_f16((uint16_t){bits})"
-        return f"(({c_type(kind)}){bits})"
-
-    def _bits(self, token: str, kind: str) -> str:
-        if token in _SPECIAL:
-            return _SPECIAL[token]
-        if token.startswith("%") or token in self.names.parameters:
-            return register(token)
-        if re.fullmatch(r"0[fFdD][0-9a-fA-F]+", token):
-            return f"0x{token[2:]}{'ull' if token[1] in 'dD' else 'u'}"
-        if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)U?", token):
-            return f"({token.rstrip('U')}ull)"
-        if token in self.names.symbols:
-            return self.names.symbols[token]
-        return register(token)
-
-    def write(self, expression: str, kind: str = "", index: int = 0) -> str:
-        """C that puts a value of a type into an operand."""
-        kind = kind or self.kind
-        if kind in ("f32", "f64", "f16"):
-            if self.has("sat"):
-                expression = f"standin_saturate({expression})"
-            expression = f"standin_bits_{kind}({expression})"
-        elif kind != "pred":
-            expression = f"({c_type(kind)})({expression})"
-        return f"{register(self.operands[index])} = {expression};"
-
-    def address(self, index: int) -> str:
-        match = re.fullmatch(r"\[\s*([^\s+\]]+)\s*(?:\+\s*(-?\d+))?\s*\]", self.operands[index])
-        if match is None:
-            raise PtxError(f"line {self.line}: address {self.operands[index]}")
-        return f"{self.value(match[1], 'u64')} + (uint64_t)({match[2] or 0})"
-
-    def vector(self, index: int) -> list[str]:
-        return operands(self.operands[index].strip("{}"))
-
-
-def _binary(sign: str) -> Callable[[_Instruction], str]:
-    def write(i: _Instruction) -> str:
+def _binary(sign: str) -> Callable[[Instruction], str]:
+    def write(i: Instruction) -> str:
         if i.kind in ("f32", "f64", "f16"):
             if i.has("rz"):
                 return i.write(f"standin_toward_zero((double){i.read(1)} {sign} (double){i.read(2)})")
@@ -174,7 +71,7 @@ def _binary(sign: str) -> Callable[[_Instruction], str]:
     return write
 
 
-def _halves(i: _Instruction, expression: str, count: int) -> str:
+def _halves(i: Instruction, expression: str, count: int) -> str:
     """Of two halves in a word: the expression of a, b (and c) for the lower and for the upper."""
     results = []
     for shift in (0, 16):
@@ -185,7 +82,7 @@ def _halves(i: _Instruction, expression: str, count: int) -> str:
     return f"standin_pair({', '.join(results)})"
 
 
-def _fma(i: _Instruction) -> str:
+def _fma(i: Instruction) -> str:
     if i.kind == "f16x2":
         return i.write(f"standin_fma_f16x2({', '.join(i.read(n, 'b32') for n in (1, 2, 3))})")
     if i.kind == "f16":
@@ -196,7 +93,7 @@ def _fma(i: _Instruction) -> str:
     return i.write(f"{'fmaf' if i.float32 else 'fma'}({i.read(1)}, {i.read(2)}, {i.read(3)})")
 
 
-def _mad(i: _Instruction) -> str:
+def _mad(i: Instruction) -> str:
     if i.kind in ("f32", "f64"):
         return _fma(i)
     if i.has("wide"):
@@ -209,8 +106,8 @@ def _mad(i: _Instruction) -> str:
     return i.write(f"(uint64_t){i.read(1)} * (uint64_t){i.read(2)} + (uint64_t){i.read(3)}")
 
 
-def _function(name: str) -> Callable[[_Instruction], str]:
-    def write(i: _Instruction) -> str:
+def _function(name: str) -> Callable[[Instruction], str]:
+    def write(i: Instruction) -> str:
         if i.float32:
             return i.write(_FUNCTIONS[name].format(i.read(1)))
         if i.kind == "f16x2" and name in ("neg", "abs"):
@@ -224,8 +121,8 @@ def _function(name: str) -> Callable[[_Instruction], str]:
     return write
 
 
-def _extreme(name: str) -> Callable[[_Instruction], str]:
-    def write(i: _Instruction) -> str:
+def _extreme(name: str) -> Callable[[Instruction], str]:
+    def write(i: Instruction) -> str:
         function = f"standin_{name}_nan" if i.has("NaN") else f"f{name}f"
         if i.float32:
             return i.write(f"{function}({i.read(1)}, {i.read(2)})")
@@ -239,15 +136,15 @@ def _extreme(name: str) -> Callable[[_Instruction], str]:
     return write
 
 
-def _logic(sign: str) -> Callable[[_Instruction], str]:
+def _logic(sign: str) -> Callable[[Instruction], str]:
     return lambda i: i.write(f"{i.read(1)} {sign} {i.read(2)}")
 
 
-def _not(i: _Instruction) -> str:
+def _not(i: Instruction) -> str:
     return i.write(f"!{i.read(1)}" if i.kind == "pred" else f"~{i.read(1)}")
 
 
-def _shift(i: _Instruction) -> str:
+def _shift(i: Instruction) -> str:
     bits = 8 * type_bytes(i.kind)
     if i.words[0] == "shl":
         return i.write(f"standin_left({i.read(1)}, {i.read(2, 'u32')}, {bits})")
@@ -255,7 +152,7 @@ def _shift(i: _Instruction) -> str:
     return i.write(f"standin_right{signed}({i.read(1)}, {i.read(2, 'u32')}, {bits})")
 
 
-def _compare(i: _Instruction) -> str:
+def _compare(i: Instruction) -> str:
     sign, kind = i.words[1], i.kind
     left, right = i.read(1), i.read(2)
     if kind in ("f32", "f64", "f16"):
@@ -283,13 +180,13 @@ def _compare(i: _Instruction) -> str:
     return i.write(f"!!({test}) {c} {negation}{register(third)}", "pred")
 
 
-def _select(i: _Instruction) -> str:
+def _select(i: Instruction) -> str:
     # Bits, not numbers: a NaN keeps its own.
     kind = f"b{8 * type_bytes(i.kind)}"
     return i.write(f"{register(i.operands[3])} ? {i.read(1, kind)} : {i.read(2, kind)}", kind)
 
 
-def _move(i: _Instruction) -> str:
+def _move(i: Instruction) -> str:
     kind = f"b{8 * type_bytes(i.kind)}" if i.kind != "pred" else "pred"
     if i.operands[0].startswith("{"):
         parts = i.vector(0)
@@ -307,7 +204,7 @@ def _move(i: _Instruction) -> str:
     return i.write(i.read(1, kind), kind)
 
 
-def _convert(i: _Instruction) -> str:
+def _convert(i: Instruction) -> str:
     to, source = i.words[-2], i.words[-1]
     floats = ("f16", "f32", "f64")
     value = i.read(1, source)
@@ -323,7 +220,7 @@ def _convert(i: _Instruction) -> str:
 _SPACES = {"global": "global", "shared": "shared", "const": "global"}
 
 
-def _access(i: _Instruction) -> tuple[str, str, int]:
+def _access(i: Instruction) -> tuple[str, str, int]:
     """C space of a load or store, its element type, and how many elements."""
     words = [word for word in i.words[1:] if word not in ("nc", "volatile", "weak", "relaxed", "cta", "gpu", "")]
     count = next((int(word[1:]) for word in words if word in ("v2", "v4")), 1)
@@ -331,7 +228,7 @@ def _access(i: _Instruction) -> tuple[str, str, int]:
     return _SPACES.get(space, space), i.kind, count
 
 
-def _checked(i: _Instruction, function: str, address: str, size: int) -> str:
+def _checked(i: Instruction, function: str, address: str, size: int) -> str:
     if function.endswith("local"):
         if i.names.local is None:
             raise PtxError(f"line {i.line}: local memory that is not declared")
@@ -339,7 +236,7 @@ def _checked(i: _Instruction, function: str, address: str, size: int) -> str:
     return f"{function}({address}, {size}, {i.line})"
 
 
-def _load(i: _Instruction) -> str:
+def _load(i: Instruction) -> str:
     space, kind, count = _access(i)
     size = type_bytes(kind)
     if space == "param":
@@ -356,7 +253,7 @@ def _load(i: _Instruction) -> str:
     return " ".join(lines)
 
 
-def _store(i: _Instruction) -> str:
+def _store(i: Instruction) -> str:
     space, kind, count = _access(i)
     size = type_bytes(kind)
     values = i.vector(1) if count > 1 else [i.operands[1]]
@@ -368,27 +265,27 @@ def _store(i: _Instruction) -> str:
     return " ".join(lines)
 
 
-def _barrier(i: _Instruction) -> str:
+def _barrier(i: Instruction) -> str:
     if i.operands != ["0"]:
         raise PtxError(f"line {i.line}: a barrier of some threads only")
     return f"standin_barrier({i.line});"
 
 
-def _bits(function: str) -> Callable[[_Instruction], str]:
-    def write(i: _Instruction) -> str:
+def _bits(function: str) -> Callable[[Instruction], str]:
+    def write(i: Instruction) -> str:
         count = len(i.operands) - 1
         return i.write(f"{function}({', '.join(i.read(1 + n, 'u32') for n in range(count))})", "u32")
 
     return write
 
 
-def _funnel(i: _Instruction) -> str:
+def _funnel(i: Instruction) -> str:
     if not i.has("wrap"):
         raise PtxError(f"line {i.line}: a funnel shift that clamps")
     return i.write(f"standin_funnel({', '.join(i.read(n, 'u32') for n in (1, 2, 3))}, {int(i.has('l'))})", "u32")
 
 
-_WRITERS: dict[str, Callable[[_Instruction], str]] = {
+_WRITERS: dict[str, Callable[[Instruction], str]] = {
     **{name: _binary(sign) for name, sign in {"add": "+", "sub": "-", "mul": "*", "div": "/", "rem": "%"}.items()},
     **{name: _function(name) for name in _FUNCTIONS},
     **{name: _extreme(name) for name in ("min", "max")},

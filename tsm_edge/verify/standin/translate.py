@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tsm_edge.verify.standin.instructions import Names, c_type, register, translate
+from tsm_edge.verify.standin.instruction import Names, c_type, register
+from tsm_edge.verify.standin.instructions import translate
 from tsm_edge.verify.standin.ptx import Array, Kernel, PtxError, array, parse
 
 # Directives that change nothing of what is computed.
