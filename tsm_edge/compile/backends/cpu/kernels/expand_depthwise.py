@@ -39,6 +39,7 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
     choose_settings as choose_depthwise,
 )
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr, Kernel
+from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fused_arguments
 from tsm_edge.compile.backends.cpu.kernels.register_tile import for_panel, register_tile, tile_start
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
@@ -96,19 +97,11 @@ class ExpandDepthwiseSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        dtype = self.expand.dtype
-        return (
-            Argument("source", "input", dtype),
-            Argument("expand_weights", "weights", dtype),
-            Argument("depthwise_weights", "weights", dtype),
-            Argument("scratch", "scratch", dtype),
-            Argument("target", "output", dtype),
-            *((Argument("cache", "cache", dtype),) if self.expand.cache is not None else ()),
-        )
+        return fused_arguments(self.expand.dtype, ("expand", "depthwise"), ("cache", "cache", self.expand.cache))
 
     def describe(self) -> str:
         """The tile of every stage."""
-        return f"expand {self.expand.describe()}, depthwise {self.depthwise.describe()}"
+        return describe_layers(expand=self.expand, depthwise=self.depthwise)
 
     def write(self, name: str) -> Any:
         """See :func:`expand_depthwise`."""
@@ -186,9 +179,7 @@ def _panel(spec: ExpandDepthwiseSpec, kernel: Kernel, buffers: Buffers, panel: E
 
 def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int) -> None:
     """Make the panel: its weights stay in L1 while the image goes by."""
-    named = {"source": buffers["source"], "weights": buffers["expand_weights"], "target": buffers["scratch"]}
-    if spec.cache is not None:
-        named["cache"] = buffers["cache"]
+    named = expand_buffers(spec, buffers)
     channel = spec.first_channel(panel)
     with emit.loop(spec.target.height * spec.row_tiles) as index:
         whole = row_of(spec, emit.div(index, spec.row_tiles))

@@ -43,6 +43,7 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
     choose_settings as choose_depthwise,
 )
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
+from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fused_arguments
 from tsm_edge.compile.backends.cpu.kernels.register_tile import for_panel, register_tile, tile_start
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
@@ -112,26 +113,17 @@ class InvertedResidualSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        dtype = self.expand.dtype
-        optional = (
-            (Argument("cache", "cache", dtype), self.expand.cache),
-            (Argument("residual", "input", dtype), self.project.residual),
-            (Argument("tap", "next_cache", dtype), self.project.tap),
-        )
-        return (
-            Argument("source", "input", dtype),
-            Argument("expand_weights", "weights", dtype),
-            Argument("depthwise_weights", "weights", dtype),
-            Argument("project_weights", "weights", dtype),
-            Argument("scratch", "scratch", dtype),
-            Argument("target", "output", dtype),
-            *(argument for argument, image in optional if image is not None),
+        return fused_arguments(
+            self.expand.dtype,
+            ("expand", "depthwise", "project"),
+            ("cache", "cache", self.expand.cache),
+            ("residual", "input", self.project.residual),
+            ("tap", "next_cache", self.project.tap),
         )
 
     def describe(self) -> str:
         """The tile of every stage."""
-        parts = (("expand", self.expand), ("depthwise", self.depthwise), ("project", self.project))
-        return ", ".join(f"{name} {part.describe()}" for name, part in parts)
+        return describe_layers(expand=self.expand, depthwise=self.depthwise, project=self.project)
 
     def write(self, name: str) -> Any:
         """See :func:`inverted_residual`."""
@@ -264,10 +256,7 @@ def _ring_row(spec: InvertedResidualSpec, buffers: Buffers, expanded_row: Expr) 
     with emit.when(inside):
         whole = row_of(expand, expanded_row)
         row = Row(whole.source, whole.kernel_rows, slot, cache=whole.cache)
-        named = {"source": buffers["source"], "weights": buffers["expand_weights"], "target": buffers["scratch"]}
-        if expand.cache is not None:
-            named["cache"] = buffers["cache"]
-        _convolve_row(expand, named, row)
+        _convolve_row(expand, expand_buffers(expand, buffers), row)
     with emit.when(emit.negate(inside)), emit.loop(ring.width * ring.pixel // expand.lanes) as vector:
         zero = emit.splat(0.0, expand.lanes, ring.dtype)
         emit.store(buffers["scratch"], slot + vector * expand.lanes, zero, expand.lanes)

@@ -1,0 +1,36 @@
+"""What kernels of several layers share: their arguments, their description, and the convolution in front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec
+from tsm_edge.compile.backends.cpu.kernels.depthwise import DepthwiseSpec
+from tsm_edge.compile.backends.cpu.kernels.emit import Buffers
+from tsm_edge.compile.ir.kernel import Argument, Role
+from tsm_edge.compile.ir.layout import Image
+
+# Name and role of an argument, and what it is there for; None: it is not.
+Optional = tuple[str, Role, Image | None]
+
+
+def fused_arguments(dtype: str, layers: Sequence[str], *optional: Optional) -> tuple[Argument, ...]:
+    """Source, the layers' weights, scratch, target, and what else there is."""
+    return (
+        Argument("source", "input", dtype),
+        *(Argument(f"{layer}_weights", "weights", dtype) for layer in layers),
+        Argument("scratch", "scratch", dtype),
+        Argument("target", "output", dtype),
+        *(Argument(name, role, dtype) for name, role, image in optional if image is not None),
+    )
+
+
+def describe_layers(**layers: ConvolutionSpec | DepthwiseSpec) -> str:
+    """The tile of every layer."""
+    return ", ".join(f"{name} {layer.describe()}" for name, layer in layers.items())
+
+
+def expand_buffers(spec: ConvolutionSpec, buffers: Buffers) -> Buffers:
+    """The kernel's buffers by the names the first convolution has for them; it writes to scratch memory."""
+    named = {"source": buffers["source"], "weights": buffers["expand_weights"], "target": buffers["scratch"]}
+    return named if spec.cache is None else named | {"cache": buffers["cache"]}
