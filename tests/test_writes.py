@@ -15,7 +15,7 @@ _WRITERS = ("files/atomic.py", "files/folders.py", "files/stale.py")
 # Places that write where nobody else looks, each with the reason.
 _PRIVATE = {
     # Into the temporary folder that takes an artifact's place when it is whole, or into a scratch folder.
-    "compile/pipeline.py": {"compile_model", "_model_file", "_write_folder", "_keep"},
+    "compile/pipeline.py": {"_link", "_model_file", "_write_folder", "_keep"},
     "compile/quantised.py": {"write_quantised"},
     "compile/package/output.py": {"writing_intermediates"},
     "compile/machine_code.py": {"generate", "keep"},

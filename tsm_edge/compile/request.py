@@ -1,0 +1,152 @@
+"""What to compile, for what, to where; refused where it cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tsm_edge.cards import Ability, ModelCard, Preprocess, TargetCard, TemporalMode, load_target, target_names
+from tsm_edge.cards.precision import FP32, INT8, Precision
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.quantised import Calibration, no_frames
+from tsm_edge.errors import CompileError
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """What to compile, for what, to where.
+
+    Attributes
+    ----------
+    target : TargetCard
+    output : Path
+        Artifact directory to write; an existing artifact there is replaced.
+    card : ModelCard or None
+        The model; with ``onnx`` it may be None.
+    checkpoint : Path or None
+        Weights for ``card``; None: the card's own, or random ones where it has none.
+    onnx : Path or None
+        An ONNX file to compile instead of exporting ``card``.
+    cache_names : mapping of str to str
+        For a foreign ONNX file: cache input → cache output.
+    trained_mode : str or None
+        How the checkpoint was trained, where it does not say so itself.
+    allow_offline_weights : bool
+        See :class:`tsm_edge.export.onnx.ExportRequest`.
+    temporal_mode : str or None
+        Replaces the card's (``none``: the TSN baseline).
+    seed : int or None
+        Of random weights, even where the card has its own. None: no wish.
+    intermediates : Path or None
+        Directory to keep every stage's result in.
+    runner : bool
+        Also make ``tsm-runner``, a static program with the model inside, and its ``golden.bin``.
+    precision : Precision
+        Of activations, weights and sums.
+    calibration : callable or None
+        For integers: reads frames to calibrate with, preprocessed as it is told; None: of random weights noise.
+    quantisation : Path or None
+        For integers: a ``quantisation.json`` of the same model, instead.
+    """
+
+    target: TargetCard
+    output: Path
+    card: ModelCard | None = None
+    checkpoint: Path | None = None
+    onnx: Path | None = None
+    cache_names: Mapping[str, str] = field(default_factory=dict)
+    trained_mode: TemporalMode | None = None
+    allow_offline_weights: bool = False
+    temporal_mode: TemporalMode | None = None
+    seed: int | None = None
+    intermediates: Path | None = None
+    runner: bool = True
+    precision: Precision = FP32
+    calibration: Callable[[Preprocess], Calibration] | None = None
+    quantisation: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.card is None and self.onnx is None:
+            raise CompileError("nothing to compile: expected a model name or --onnx FILE", "see: tsm-edge models")
+        if self.onnx is not None and self.checkpoint is not None:
+            raise CompileError(
+                "--onnx already has its weights: --checkpoint cannot be given with it",
+                "leave one of them out; a checkpoint is exported with: tsm-edge export MODEL --checkpoint FILE",
+            )
+        mode = self.temporal_mode or (self.card.network.temporal_mode if self.card else "online")
+        if self.onnx is None and mode == "offline":
+            raise CompileError(
+                "an offline network looks at future frames and cannot run frame by frame",
+                "compile the online one with: tsm-edge compile --mode online",
+            )
+        if self.precision.storage != "int8" and (self.calibration is not None or self.quantisation is not None):
+            raise CompileError(
+                f"precision {self.precision.name} is not calibrated", "add --precision int8, or leave --calibrate out"
+            )
+        decided = self.calibration is not None or self.quantisation is not None
+        if self.precision.storage == "int8" and self.checkpoint is not None and not decided:
+            raise no_frames()
+        if self.calibration is not None and self.quantisation is not None:
+            raise CompileError(
+                "a quantisation.json has been calibrated already", "leave out --calibrate, or --quantisation"
+            )
+        if self.target.device == "cuda":
+            if self.precision.storage == "int8":
+                raise CompileError(
+                    f"target {self.target.name} is a GPU: precision int8 is for CPUs yet",
+                    "leave --precision out, or choose fp16",
+                )
+            return
+        if self.precision.name == "fp16" and self.precision.accumulator == "float32":
+            raise CompileError(
+                f"target {self.target.name} is a CPU: --accumulate fp32 is for GPUs", "leave --accumulate out"
+            )
+        needs = self.precision.needs
+        if needs and not set(needs) & set(self.target.cpu.abilities):
+            raise CompileError(
+                f"target {self.target.name} has no {' or '.join(needs)}, which precision {self.precision.name} needs",
+                f"leave --precision out, or choose another target of: {', '.join(_targets_with(needs))}",
+            )
+
+
+def as_the_file_is(request: CompileRequest, graph: OnlineGraph) -> CompileRequest:
+    """The request with the precision of a file that was quantised before.
+
+    Raises
+    ------
+    CompileError
+        Something else was asked for, or the target cannot compute in it.
+    """
+    if graph.scales is None:
+        return request
+    wanted = request.precision.name
+    asked = next(
+        (
+            option
+            for option, given in (
+                ("--calibrate", request.calibration is not None),
+                ("--quantisation", request.quantisation is not None),
+                (f"--precision {wanted}", wanted not in (FP32.name, INT8.name)),
+            )
+            if given
+        ),
+        None,
+    )
+    if asked:
+        raise CompileError(
+            f"{request.onnx}: is quantised already, its own scales hold: {asked} cannot be given with it",
+            f"leave {asked} out, or compile the float model it was made from",
+        )
+    try:
+        return replace(request, precision=INT8)
+    except CompileError as error:
+        raise CompileError(
+            f"{request.onnx}: is quantised, and {error.problem}",
+            "choose another target (see: tsm-edge targets), or compile the float model it was made from",
+        ) from None
+
+
+def _targets_with(abilities: Collection[Ability]) -> list[str]:
+    """Names of the cards that come with tsm-edge and have one of some abilities."""
+    return [name for name in target_names() if set(abilities) & set(load_target(name).cpu.abilities)]
