@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tsm_edge import __version__
-from tsm_edge.cards.architecture import cpuinfo
+from tsm_edge.cards.cpuinfo import cpuinfo
 from tsm_edge.files.atomic import write_atomic
 
 SHARED = "Shared machine: absolute times move with its other load; ratios are from interleaved turns in one process."

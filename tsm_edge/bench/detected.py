@@ -6,13 +6,14 @@ import dataclasses
 
 from tsm_edge.bench.environment import snapshot
 from tsm_edge.cards import TargetCard, load_target
+from tsm_edge.cards.cpuinfo import CPUINFO
 from tsm_edge.cards.detect import detect_cpu, detect_libc
 from tsm_edge.errors import CardError, TsmEdgeError
 from tsm_edge.files.atomic import scratch_folder
 from tsm_edge.power.system import System
 
 _FILES = (
-    "/proc/cpuinfo",
+    CPUINFO,
     "/sys/devices/system/cpu/cpu*/topology/thread_siblings_list",
     "/sys/devices/system/cpu/cpu*/cache/index*/level",
     "/sys/devices/system/cpu/cpu*/cache/index*/size",
@@ -60,7 +61,7 @@ def detected_target(system: System, machine: str | None) -> TargetCard:
         load_target(_LIKE[machine]),
         name="detected",
         description="The device, detected over the connection",
-        source="the device's /proc/cpuinfo, /sys/devices/system/cpu and getconf",
+        source=f"the device's {CPUINFO}, /sys/devices/system/cpu and getconf",
         cpu=cpu,
         libc=libc,
         power_sensors=(),

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tsm_edge.cards.cpuinfo import cpuinfo, features_of
 from tsm_edge.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -95,33 +96,9 @@ def elf_architecture(head: bytes) -> str | None:
     return _ELF_MACHINES.get(struct.unpack(f"{order}H", head[18:20])[0])
 
 
-def cpuinfo(root: Path = Path("/")) -> list[dict[str, str]]:
-    """The tables of ``/proc/cpuinfo``, most of them of a logical CPU (``processor``), others of the board.
-
-    Parameters
-    ----------
-    root : Path
-        The folder that stands for ``/``.
-
-    Returns
-    -------
-    list of dict
-        Empty where there is no such file.
-    """
-    try:
-        text = (root / "proc/cpuinfo").read_text("utf-8", errors="replace")
-    except OSError:
-        return []
-    pairs = ([line.partition(":") for line in block.splitlines()] for block in text.split("\n\n"))
-    tables = ({key.strip(): value.strip() for key, _, value in block if key.strip()} for block in pairs)
-    return [table for table in tables if table]
-
-
 def cpu_flags(root: Path = Path("/")) -> tuple[str, ...]:
     """The features ``/proc/cpuinfo`` lists for the first CPU; empty where there is no such file."""
-    # Old kernels for 32-bit Arm have them in a table of their own.
-    lists = (table[key] for table in cpuinfo(root) for key in ("flags", "Features") if key in table)
-    return tuple(next(lists, "").split())
+    return features_of(cpuinfo(root))
 
 
 def missing_features(target: TargetCard, flags: Collection[str], machine: str = "") -> list[str]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.cards import Ability, CpuSpec
-from tsm_edge.cards.architecture import ARM_FEATURES, X86_FEATURES, X86_LEVELS, cpuinfo
+from tsm_edge.cards.architecture import ARM_FEATURES, X86_FEATURES, X86_LEVELS
+from tsm_edge.cards.cpuinfo import CPUINFO, arm_core, cpuinfo, processors_of
 from tsm_edge.errors import CardError
 
 
@@ -101,8 +102,7 @@ def detect_cpu(root: Path = Path("/"), machine: str | None = None, cpus: Collect
     """
     machine = machine or _machine()
     usable = sorted(cpus if cpus is not None else _affinity())
-    # Raspberry Pi kernels end with a table on the board.
-    processors = [table for table in cpuinfo(root) if table.get("processor", "").isdigit()]
+    processors = processors_of(cpuinfo(root))
     processors = [table for table in processors if int(table["processor"]) in usable] or processors
     if platform.system() != "Linux" or machine not in ("x86_64", "aarch64"):
         raise CardError(
@@ -110,7 +110,7 @@ def detect_cpu(root: Path = Path("/"), machine: str | None = None, cpus: Collect
             "name the target instead, for example: tsm-edge compile --target x86-64",
         )
     if not processors:
-        file = root / "proc/cpuinfo"
+        file = root / CPUINFO.lstrip("/")
         raise CardError(
             f"target 'native': {file} cannot be read or lists no CPU (is /proc hidden from this process?)",
             f"name the target instead, for example: tsm-edge compile --target {_TARGET_OF[machine]}",
@@ -193,10 +193,7 @@ def _arm_cpu(root: Path, processors: list[dict[str, str]], cpus: list[int]) -> C
 
 
 def _arm_core(processor: dict[str, str]) -> _ArmCore:
-    try:
-        implementer, part = int(processor["CPU implementer"], 16), int(processor["CPU part"], 16)
-    except (KeyError, ValueError):
-        return _UNKNOWN_CORE
+    implementer, part = arm_core(processor) or (0, 0)
     return _ARM_CORES.get(part, _UNKNOWN_CORE) if implementer == _ARM_LTD else _UNKNOWN_CORE
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from tsm_edge.artifact.folder import MANIFEST, RUNNER, Artifact, load_artifact
 from tsm_edge.cards import TargetCard
 from tsm_edge.cards.architecture import architecture, missing_features
+from tsm_edge.cards.cpuinfo import CPUINFO
 from tsm_edge.deploy.adb import AdbDestination, AdbTransport
 from tsm_edge.deploy.contents import RECORD, look_script, read_contents
 from tsm_edge.deploy.destination import SshDestination
@@ -213,7 +214,7 @@ def _ask(folder: str, files: Sequence[DeployFile], target: TargetCard) -> str:
     return (
         "echo tsm-machine=$(uname -m); echo tsm-bits=$(getconf LONG_BIT 2>/dev/null); "
         "[ -x /system/bin/sh ] && echo tsm-android=yes; "
-        'echo "tsm-flags=$(grep -m 1 -E "^(flags|Features)" /proc/cpuinfo 2>/dev/null)"; '
+        f'echo "tsm-flags=$(grep -m 1 -E "^(flags|Features)" {CPUINFO} 2>/dev/null)"; '
         f"{ASK_GPU if target.gpu is not None else ''}"
         "for p in sha256sum tar; do command -v $p >/dev/null 2>&1 && echo tsm-$p=yes; done; "
         # The room is that of the nearest folder that is there already.

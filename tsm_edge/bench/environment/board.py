@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tsm_edge.bench.environment.alarms import Way
+from tsm_edge.cards.cpuinfo import CPUINFO, Table, arm_core, features_of, processors_of, tables_of
 from tsm_edge.machine.files import Files, ask, number_of, text_of, to_cpus
 from tsm_edge.power.system import System
 
 # What tells whose files and programs there are.
-WAY = ("/proc/device-tree/model", "/etc/nv_tegra_release", "/proc/cpuinfo")
+WAY = ("/proc/device-tree/model", "/etc/nv_tegra_release", CPUINFO)
 PATTERNS = (
     *WAY,
     "/sys/class/dmi/id/sys_vendor",
@@ -130,7 +132,7 @@ def read_board(system: System, files: Files) -> Board:
     return Board(
         name=name,
         way=way,
-        cpu=_cpu(text_of(files, "/proc/cpuinfo")),
+        cpu=_cpu(tables_of(text_of(files, CPUINFO))),
         system=", ".join(filter(None, parts)),
         virtual=_virtual(files),
         allowed=to_cpus(allowed[1]) if allowed else (),
@@ -149,14 +151,14 @@ def way_of(system: System, files: Files) -> Way:
     PowerError
         The way to the machine failed.
     """
-    tree, cpuinfo = text_of(files, "/proc/device-tree/model"), text_of(files, "/proc/cpuinfo")
+    tree, tables = text_of(files, "/proc/device-tree/model"), tables_of(text_of(files, CPUINFO))
     if "Raspberry Pi" in tree:
         return "raspberry-pi"
     if "Jetson" in tree or "/etc/nv_tegra_release" in files:
         return "jetson"
     if system.find("/system/bin/getprop"):
         return "android"
-    return "pc" if re.search(r"^model name\s*:", cpuinfo, re.MULTILINE) and not tree else "other"
+    return "pc" if any("model name" in table for table in tables) and not tree else "other"
 
 
 def _of_dmi(files: Files) -> str:
@@ -168,28 +170,24 @@ def _getprop(system: System, name: str) -> str:
     return ask(system.run, "getprop", name).strip()[:60]
 
 
-def _cpu(cpuinfo: str) -> str:
+def _cpu(tables: Sequence[Table]) -> str:
     """``4 × Cortex-A72``."""
-    names: Counter[str] = Counter()
-    for block in re.split(r"\n\s*\n", cpuinfo):
-        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
-        if fields.get("processor", "").isdigit():
-            names[_core(fields)] += 1
+    names = Counter(map(_core, processors_of(tables)))
     return " + ".join(f"{count} × {name}" for name, count in names.items())
 
 
-def _core(fields: dict[str, str]) -> str:
-    try:
-        implementer, part = int(fields["CPU implementer"], 16), int(fields["CPU part"], 16)
-    except (KeyError, ValueError):
+def _core(fields: Table) -> str:
+    found = arm_core(fields)
+    if found is None:
         return " ".join(fields.get("model name", "unnamed CPU").split())[:60]
+    implementer, part = found
     return _CORES.get((implementer, part), f"Arm core {implementer:#04x}/{part:#05x}")
 
 
 def _virtual(files: Files) -> bool:
-    flags = re.search(r"^flags\s*:(.*)$", text_of(files, "/proc/cpuinfo"), re.MULTILINE)
+    flags = features_of(tables_of(text_of(files, CPUINFO)))
     shown = ("/sys/hypervisor/type", "/proc/device-tree/hypervisor/compatible")
-    return bool(flags and "hypervisor" in flags[1].split()) or any(path in files for path in shown)
+    return "hypervisor" in flags or any(path in files for path in shown)
 
 
 def _turbo(files: Files) -> bool | None:
