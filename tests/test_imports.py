@@ -96,9 +96,8 @@ TOOLS = {
         "compile.backends.cpu",
         "compile.backends.cuda",
         "compile.backends.operators",
-        "rpc",
     },
-    "tvm_ffi": {"compile.backends.cpu", "compile.backends.cuda", "compile.backends.operators", "compile", "rpc"},
+    "tvm_ffi": {"compile.backends.cpu", "compile.backends.cuda", "compile.backends.operators", "compile"},
     "onnx": {"export", "compile.frontend", "compile.quantize", "compile.backends.operators"},
     "onnxruntime": {"artifact"},
     "click": {"cli"},
@@ -109,7 +108,7 @@ TOOLS = {
     "sqlite3": {"events"},
     "cv2": {"video", "live", "training"},
 }
-# What runs on a device, where none of these is installed; the server speaks TVM's RPC with TVM's own runtime.
+# What runs on a device, where none of these is installed.
 ON_A_DEVICE = ("session", "artifact", "live", "video", "page", "events", "power", "machine", "rpc", "deploy")
 NOT_ON_A_DEVICE = ("compile", "networks", "export", "training")
 

@@ -12,11 +12,16 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
+from background import Background, served_at
 from clips import clip
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.extras import EXTRAS, line_for
+from tsm_edge.rpc.place import Place
+from tsm_edge.rpc.session import RemoteSession
+from tsm_edge.session.local import OnlineSession
 
 PROJECT = Path(__file__).resolve().parents[1]
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -111,13 +116,23 @@ def test_what_needs_the_compiler_names_the_pip_command(program: Program, command
     )
 
 
-def test_serve_names_the_pip_command(program: Program) -> None:
-    done = program("serve", "--port", "0")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "tsm-edge: error: tsm-edge serve needs tvm, tvm_ffi, which a small install leaves out; "
-        "install it with: pip install 'tsm-edge[serve]'\n"
-    )
+def test_serve(small_install: Path, program: Program, artifact_with_runner: Artifact, tmp_path: Path) -> None:
+    """The program of the small install at both ends, and a client of this environment."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [str(small_install), "-m", "tsm_edge.cli", "serve", "--port", "0"]
+    server = Background(command, tmp_path / "server.log", environment)
+    try:
+        place = Place(served_at(server))
+        frame = np.random.default_rng(0).standard_normal(artifact_with_runner.manifest.frame_shape, np.float32)
+        with RemoteSession(artifact_with_runner, place) as there, OnlineSession(artifact_with_runner) as here:
+            np.testing.assert_array_equal(there.step(frame), here.step(frame))
+        words = ("--video", str(clip("bikes.mp4")), "--json", "--limit", "3", "--rpc", str(place.endpoint))
+        done = program("run", str(artifact_with_runner.path), *words)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[0])["index"] == 0
+        assert server.interrupt() == 0
+    finally:
+        server.kill()
 
 
 def test_a_module_of_an_extra_is_told_from_others() -> None:

@@ -1,8 +1,7 @@
 """Optional parts of an installation: which packages belong to which extra, and a line for a command that lacks them.
 
-``pip install tsm-edge`` brings what a device needs: run, deploy, and verify with golden frames. Exporting and compiling
-need the extra ``compile``, and for GPUs ``cuda``; serving over TVM's RPC needs its runtime, the extra ``serve``; the
-live page and MQTT need ``page`` and ``mqtt``.
+``pip install tsm-edge`` brings what a device needs: run, serve, deploy, and verify with golden frames. Exporting and
+compiling need the extra ``compile``, and for GPUs ``cuda``; the live page and MQTT need ``page`` and ``mqtt``.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from tsm_edge.errors import TsmEdgeError
 # Extra -> the modules its packages bring.
 EXTRAS = {
     "compile": ("tvm", "tvm_ffi", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "ziglang"),
-    "serve": ("tvm", "tvm_ffi"),
     "page": ("tornado",),
     "mqtt": ("paho.mqtt",),
     "cuda": ("nvidia.cuda_nvrtc", "nvidia.cuda_nvcc"),

@@ -22,7 +22,8 @@ from tsm_edge.rpc.handshake import (
     write_greeting,
 )
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
-from tsm_edge.rpc.wire import RemoteTensor, copy_from_packet, copy_to_packet, find_packet
+from tsm_edge.rpc.values import RemoteTensor
+from tsm_edge.rpc.wire import copy_from_packet, copy_to_packet, find_packet
 
 SHORT = TimeLimits(connect_s=0.4, device_s=0.4, answer_s=0.4)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from tsm_edge.cli.output import status, warn
-from tsm_edge.extras import require
+from tsm_edge.cli.output import warn
 from tsm_edge.rpc.key import chosen_key
 from tsm_edge.rpc.place import DEFAULT_PORT, DEFAULT_TRACKER_PORT, Endpoint, UnixEndpoint, parse_endpoint
 
@@ -43,7 +42,6 @@ def command(
         raise click.UsageError("expected either --unix PATH or --host and --port", ctx)
     if tracker is not None and key_file is not None:
         raise click.UsageError("a tracker tells everybody the keys of its devices: --key-file keeps a secret", ctx)
-    require("serve", "tsm-edge serve")
     from tsm_edge.rpc.reach import reach
     from tsm_edge.rpc.server import Server, ServeRequest
 
@@ -53,9 +51,7 @@ def command(
         tracker=None if tracker is None else parse_endpoint(tracker, DEFAULT_TRACKER_PORT),
         announced_host=custom_addr,
     )
-    with status("loading TVM"):
-        server = Server(request, _log)
-    with server:
+    with Server(request, _log) as server:
         advice = reach(server.endpoint, bool(request.key))
         if advice.exposed:
             warn(advice.text)

@@ -25,15 +25,8 @@ from tsm_edge.rpc.handshake import (
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.sockets import SLOWEST_BYTES_PER_S
 from tsm_edge.rpc.tracker import request_device
-from tsm_edge.rpc.wire import (
-    RemoteFunction,
-    RemoteModule,
-    RemoteTensor,
-    allocate_packet,
-    call_packet,
-    find_packet,
-    init_packet,
-)
+from tsm_edge.rpc.values import RemoteFunction, RemoteModule, RemoteTensor
+from tsm_edge.rpc.wire import allocate_packet, call_packet, find_packet, init_packet
 
 _FLOAT_BYTES = 4
 _LARGEST_PROGRAM = 1 << 27  # bytes of the program file that serves

@@ -20,7 +20,7 @@ CODE_ACCEPTED, CODE_DUPLICATE, CODE_MISMATCH = MAGIC, MAGIC + 1, MAGIC + 2
 _LONGEST_WORDS = 4096  # bytes, of either half
 _NOT_TVM = "it does not speak TVM's RPC"
 
-# The releases whose encoding wire.py speaks: those tsm-edge depends on.
+# The releases whose encoding both ends speak: those the compiler depends on.
 TVM_VERSION, TVM_FFI_VERSION = "0.27.0.post1", "0.1.14.post1"
 BUILD = f"tvm-{TVM_VERSION}+ffi-{TVM_FFI_VERSION}"
 _FORMAT = "1"
@@ -91,18 +91,11 @@ class Greeting:
     Attributes
     ----------
     machine, build : str
-        Of the server; empty: it is not tsm-edge's.
+        Of the server, and the encoding it speaks; empty: it is not tsm-edge's.
     """
 
     machine: str = ""
     build: str = ""
-
-
-def installed_build() -> str:
-    """The build of the TVM installed here, whatever it is."""
-    from importlib.metadata import version
-
-    return f"tvm-{version('apache-tvm')}+ffi-{version('apache-tvm-ffi')}"
 
 
 def client_name(key: str) -> str:

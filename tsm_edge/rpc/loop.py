@@ -12,7 +12,8 @@ import numpy as np
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.errors import RpcError
 from tsm_edge.rpc.device import Device
-from tsm_edge.rpc.wire import RemoteModule, RemoteTensor, call_packet, copy_from_packet, copy_to_packet
+from tsm_edge.rpc.values import RemoteModule, RemoteTensor
+from tsm_edge.rpc.wire import call_packet, copy_from_packet, copy_to_packet
 from tsm_edge.session.timings import Speed, Timings, cannot_measure
 
 if TYPE_CHECKING:

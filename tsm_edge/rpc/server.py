@@ -1,9 +1,9 @@
-"""``tsm-edge serve``: a TVM RPC server that outlives what it is sent.
+"""``tsm-edge serve``: a server of TVM's RPC that outlives what it is sent, and needs no TVM.
 
-TVM's own Python server waits for a client's first bytes without a limit, and its accept loop ends when a session's
-process dies. Here the accept loop runs none of the clients' code: it shakes hands with a time limit and gives each
-session a process of its own, one at a time, so that a crash ends that session only and timings have the machine to
-themselves. A second client is told that the device is busy, and one for whom there is no room, why.
+TVM's own Python server waits for a client's first bytes without a limit, its accept loop ends when a session's process
+dies, and it is a part of the compiler. Here the accept loop runs none of the clients' code: it shakes hands with a time
+limit and gives each session a process of its own, one at a time, so that a crash ends that session only and timings
+have the machine to themselves. A second client is told that the device is busy, and one for whom there is no room, why.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from types import TracebackType
 from tsm_edge.cards.architecture import this_architecture
 from tsm_edge.errors import RpcError, TsmEdgeError
 from tsm_edge.files.atomic import scratch_folder
-from tsm_edge.rpc.foreign_text import last_line
-from tsm_edge.rpc.handshake import Greeting, accepted, installed_build, write_greeting
+from tsm_edge.rpc.handshake import BUILD, Greeting, accepted, write_greeting
 from tsm_edge.rpc.key import check_key
 from tsm_edge.rpc.listener import Listener
 from tsm_edge.rpc.place import Endpoint, UnixEndpoint
 from tsm_edge.rpc.reception import Guest, Log, Reception
-from tsm_edge.rpc.serving import load_runtime, serve_session
+from tsm_edge.rpc.serving import serve_session
 from tsm_edge.rpc.session_process import SessionProcess, begin_session
 from tsm_edge.rpc.sockets import reason
 from tsm_edge.rpc.tracker import Announcement
@@ -81,12 +80,12 @@ class Server:
     endpoint : Endpoint or UnixEndpoint
         Where it listens.
     machine, build : str
-        The architecture and the TVM build, as clients are told.
+        The architecture, and whose RPC is spoken, as clients are told.
 
     Raises
     ------
     RpcError
-        The address cannot be bound, TVM is not installed, or the system cannot fork.
+        The address cannot be bound, or the system cannot fork.
     TsmEdgeError
         There is no room for temporary files.
     """
@@ -105,8 +104,7 @@ class Server:
             listener = Listener(request.endpoint)
             stack.callback(listener.close)
             self.endpoint = listener.endpoint
-            _load_tvm()  # once, for all sessions
-            self.machine, self.build = this_architecture(), installed_build()
+            self.machine, self.build = this_architecture(), BUILD
             self._greeting = accepted(write_greeting(request.key, Greeting(self.machine, self.build)))
             self._work = stack.enter_context(scratch_folder())
             self._selector = selectors.DefaultSelector()
@@ -213,15 +211,6 @@ class Server:
         self._session = None
         self._selector.unregister(session.ends)
         session.clear()
-
-
-def _load_tvm() -> None:
-    try:
-        load_runtime()
-    except (ImportError, OSError, RuntimeError) as error:
-        raise RpcError(
-            f"TVM cannot be loaded ({last_line(str(error))})", "install it with: pip install 'tsm-edge[serve]'"
-        ) from None
 
 
 def _announcement(request: ServeRequest, endpoint: Endpoint | UnixEndpoint) -> Announcement | None:

@@ -19,7 +19,8 @@ from tsm_edge.rpc.connection import ConnectionLost
 from tsm_edge.rpc.device import Device, DeviceInfo, open_device
 from tsm_edge.rpc.loop import RemoteLoop, RemoteYardstick
 from tsm_edge.rpc.place import Place, TimeLimits
-from tsm_edge.rpc.wire import Packet, RemoteFunction, RemoteTensor, call_packet, copy_from_packet, copy_to_packet
+from tsm_edge.rpc.values import RemoteFunction, RemoteTensor
+from tsm_edge.rpc.wire import Packet, call_packet, copy_from_packet, copy_to_packet
 from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
 from tsm_edge.session.timings import Speed, Timings, checked_frames
 

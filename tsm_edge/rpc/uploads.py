@@ -50,6 +50,10 @@ class Uploads:
                 path.unlink(missing_ok=True)
                 raise
 
+    def download(self, name: str) -> bytes:
+        """The content of a file, of this session's where ``name`` is no whole path."""
+        return (self._folder / name).read_bytes()
+
     def remove(self, name: str) -> None:
         """Remove a file of the session."""
         self._own_path(name).unlink()

@@ -25,7 +25,9 @@ static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
  * `stream_step` and `measure`. */
 static tsm_stream *shared_stream;
 
+/* For TVM, and for who calls without it, as tsm_last_error. */
 static int raise_error(const char *kind, const char *message) {
+  if (message != tsm_last_error()) tsm_fail(TSM_ERROR_ARGUMENT, "%s", message);
   if (TVMFFIErrorSetRaisedFromCStr) TVMFFIErrorSetRaisedFromCStr(kind, message);
   return -1;
 }
