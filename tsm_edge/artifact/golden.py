@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAGIC = b"TSMGOLD1"
 # Frames, reset, height, width, classes, caches.
 _HEAD = struct.Struct("<6I")
+_WORD = 4  # bytes of a number of the file
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +82,14 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
     if len(data) < head_bytes or data[: len(MAGIC)] != MAGIC:
         raise ArtifactError(f"{path}: not golden frames", again)
     frames, reset, *shape = _HEAD.unpack_from(data, len(MAGIC))
-    start = head_bytes + 4 * len(sizes)
+    start = head_bytes + _WORD * len(sizes)
     pixels = frames * height * width * 3
     floats = frames * manifest.classes + sum(sizes)
     expected = [height, width, manifest.classes, len(sizes)]
-    whole = start + pixels + -pixels % 4 + 4 * floats
+    whole = start + pixels + -pixels % _WORD + _WORD * floats
     if shape != expected or len(data) != whole or struct.unpack_from(f"<{len(sizes)}I", data, head_bytes) != (*sizes,):
         raise ArtifactError(f"{path}: not the golden frames of this model", again)
-    values = np.frombuffer(data, "<f4", floats, whole - 4 * floats).astype(np.float32)
+    values = np.frombuffer(data, "<f4", floats, whole - _WORD * floats).astype(np.float32)
     ends = np.cumsum([*[manifest.classes] * frames, *sizes])
     shapes = [*[manifest.logits.shape] * frames, *(cache.shape for cache in manifest.caches)]
     tensors = [tensor.reshape(shape) for tensor, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]

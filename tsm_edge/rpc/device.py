@@ -28,7 +28,6 @@ from tsm_edge.rpc.tracker import request_device
 from tsm_edge.rpc.values import RemoteFunction, RemoteModule, RemoteTensor
 from tsm_edge.rpc.wire import allocate_packet, call_packet, find_packet, init_packet
 
-_FLOAT_BYTES = 4
 _LARGEST_PROGRAM = 1 << 27  # bytes of the program file that serves
 _ELF_HEAD = 20  # bytes
 # LLVM's description of the machine it runs on: in TVM's wheels, not in a runtime built without the compiler.
@@ -125,10 +124,8 @@ class Device:
 
     def tensor(self, shape: tuple[int, ...]) -> RemoteTensor:
         """Allocate a float32 tensor, its values undefined; it lives as long as the session."""
-        count = 1
-        for length in shape:
-            count *= length
-        (handle,) = self.connection.exchange([allocate_packet(count * _FLOAT_BYTES)], self._limit_s)
+        size = RemoteTensor(0, shape).nbytes
+        (handle,) = self.connection.exchange([allocate_packet(size)], self._limit_s)
         return RemoteTensor(handle, shape)
 
     def begin(self) -> None:

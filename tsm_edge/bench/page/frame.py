@@ -11,6 +11,7 @@ from tsm_edge.bench.page.html import Html, join, section
 from tsm_edge.bench.page.style import LATENCY, colour_of_rule
 from tsm_edge.bench.page.svg import Axis
 from tsm_edge.bench.result import Latency, Result
+from tsm_edge.compile.ir.element import ceil_div
 
 _ROW, _MOST_ROWS = 19, 26
 _OTHER = "#8b929b"
@@ -99,7 +100,7 @@ def _joined(blocks: list[tuple[str, list[tuple[str, float]]]]) -> list[tuple[str
     """Neighbours together, where there are more than a page shows."""
     if len(blocks) <= _MOST_ROWS:
         return blocks
-    size = -(-len(blocks) // _MOST_ROWS)
+    size = ceil_div(len(blocks), _MOST_ROWS)
     pieces = [blocks[start : start + size] for start in range(0, len(blocks), size)]
     return [
         (

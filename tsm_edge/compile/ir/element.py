@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 LINE_BYTES = 64  # of a cache line
+WORD_BYTES = 4  # of a float32, of two halves, of a register of a GPU
 
 
 def item_bytes(dtype: str) -> int:

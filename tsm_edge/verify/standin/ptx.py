@@ -163,7 +163,7 @@ def _kernel(match: re.Match[str], statements: tuple[Statement, ...]) -> Kernel:
     parameters, offset = [], 0
     for kind, name in _PARAMETER.findall(match[2]):
         size = type_bytes(kind)
-        offset = -(-offset // size) * size
+        offset += -offset % size
         parameters.append(Parameter(name, kind, offset))
         offset += size
     threads = re.search(r"\.maxntid\s+([\d,\s]+)", match[3])

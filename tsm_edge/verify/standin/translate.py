@@ -105,7 +105,7 @@ class _Layout:
     offset: int = 0
 
     def place(self, each: Array) -> int:
-        at = -(-self.offset // each.align) * each.align
+        at = self.offset + -self.offset % each.align
         self.offset = at + each.bytes
         return at
 

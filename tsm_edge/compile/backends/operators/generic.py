@@ -14,18 +14,16 @@ from textwrap import shorten
 from typing import Any, Literal
 
 import tvm
-import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import ScheduleError
 
+from tsm_edge.compile.backends.operators.statements import NotPlain, buffer_bytes, refuse_calls, walk
 from tsm_edge.compile.ir.kernel import FALLBACK_RULE, Argument, Items, Role, Stage
 from tsm_edge.runtime import most_buffers
 
 Grain = Literal["runs", "elements"]
 # Longest run of consecutive elements in one work item.
 MAX_RUN = 4096
-# Most memory a kernel may keep on the stack, bytes.
-MAX_LOCAL_BYTES = 4096
 # Characters of what TVM says: it may print whole functions.
 LONGEST_REASON = 200
 
@@ -108,10 +106,6 @@ class Parts:
 
     parts: tuple[Part, ...]
     temporaries: dict[str, int]
-
-
-class NotPlain(Exception):
-    """The function needs something a plain kernel does not have; the text says what."""
 
 
 def by_tvm(work: Callable[[], Any]) -> Any:
@@ -262,7 +256,7 @@ def _is_flat(block: Any) -> bool:
         same = len(indices) == len(axes) and all(map(_same_variable, indices, axes))
         plain.append(same and [int(extent) for extent in buffer.shape] == extents)
 
-    _walk(
+    walk(
         block.body,
         (tvm.ir.TensorLoad, lambda load: visit(load.source, load.indices)),
         (tirx.BufferStore, lambda store: visit(store.buffer, store.indices)),
@@ -290,7 +284,7 @@ def _is_contiguous(schedule: Any, block: Any, loop: Any) -> bool:
             others.extend(uses(index) for index in load.indices[:-1])
             last.append(uses(load.indices[-1]))
 
-    _walk(body.body, (tvm.ir.TensorLoad, visit))
+    walk(body.body, (tvm.ir.TensorLoad, visit))
     return any(last) and not any(others)
 
 
@@ -308,7 +302,7 @@ def _split(function: Any, operator: str) -> Parts:
         if isinstance(statement, tirx.AllocBuffer):
             name = f"t{len(temporaries)}"
             names[statement.buffer] = name
-            temporaries[name] = _buffer_bytes(statement.buffer)
+            temporaries[name] = buffer_bytes(statement.buffer)
         elif groups and _may_join(groups[-1], statement, names):
             groups[-1].append(statement)
         else:
@@ -333,9 +327,9 @@ def _buffers(statement: Any, names: Mapping[Any, str]) -> list[Any]:
 
 def _part(group: list[Any], names: Mapping[Any, str], operator: str) -> Part:
     statement = tirx.stmt_seq(*group)
-    _refuse_calls(statement)
+    refuse_calls(statement)
     written: list[Any] = []
-    _walk(statement, (tirx.BufferStore, lambda store: written.append(store.buffer)))
+    walk(statement, (tirx.BufferStore, lambda store: written.append(store.buffer)))
     writes = tuple(dict.fromkeys(names[buffer] for buffer in written if buffer in names))
     reads = tuple(names[buffer] for buffer in _buffers(statement, names) if names[buffer] not in writes)
     if len(reads) + len(writes) > most_buffers():
@@ -353,7 +347,7 @@ def _part(group: list[Any], names: Mapping[Any, str], operator: str) -> Part:
         ),
         parallel=Items(items),
         flops=int(s_tir.analysis.estimate_tir_flops(statement)),
-        bytes=sum(map(_buffer_bytes, order)),
+        bytes=sum(map(buffer_bytes, order)),
         function=function,
     )
     return Part(spec, reads, writes)
@@ -377,29 +371,3 @@ def _kernel(statement: Any, buffers: list[Any]) -> tuple[Any, int]:
     if loose:
         raise NotPlain(f"a kernel of it needs {loose[0].name} from outside")
     return function, items
-
-
-def _walk(root: Any, *entries: tuple[type, Callable[[Any], None]]) -> None:
-    """Call each function on every node of its type."""
-    tvm_ffi.structural_walk(root, list(entries))
-
-
-def _refuse_calls(statement: Any) -> None:
-    def visit(call: Any) -> None:
-        name = getattr(call.op, "name", "")
-        if "packed" in name or "extern" in name or "ffi" in name:
-            raise NotPlain(f"it needs TVM's runtime ({name})")
-
-    def allocation(allocate: Any) -> None:
-        if _buffer_bytes(allocate.buffer) > MAX_LOCAL_BYTES:
-            raise NotPlain(f"it needs {_buffer_bytes(allocate.buffer)} bytes of scratch memory in a loop")
-
-    _walk(statement, (tvm.ir.Call, visit), (tirx.AllocBuffer, allocation))
-
-
-def _buffer_bytes(buffer: Any) -> int:
-    try:
-        count = math.prod(int(extent) for extent in buffer.shape)
-    except TypeError:
-        raise NotPlain("its shapes depend on the data") from None
-    return count * max(1, int(tvm.DataType(buffer.dtype).bits) // 8)

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from tsm_edge.compile.backends.operators.generic import GenericSpec, Grain, NotPlain, by_tvm, parts_of
+from tsm_edge.compile.backends.operators.generic import GenericSpec, Grain, by_tvm, parts_of
 from tsm_edge.compile.backends.operators.quiet import without_tvm_warnings
+from tsm_edge.compile.backends.operators.statements import NotPlain
 from tsm_edge.compile.ir.graph import Node, Shape
 from tsm_edge.errors import CompileError
 

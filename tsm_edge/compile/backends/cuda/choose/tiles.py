@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.cycles import modelled_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
-from tsm_edge.compile.backends.cuda.kernels.gemm_spec import WORD_BYTES, GemmSpec, GemmTile
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
+from tsm_edge.compile.ir.element import WORD_BYTES
 from tsm_edge.errors import CompileError
 
 _CHANNELS = (8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 128, 160)

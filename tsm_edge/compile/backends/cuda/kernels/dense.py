@@ -12,7 +12,7 @@ from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.element import ceil_div
+from tsm_edge.compile.ir.element import WORD_BYTES, ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 
 _THREADS = 128
@@ -68,7 +68,7 @@ class DenseSpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """Vectors and weights."""
-        return 4 * (self.inputs + self.outputs * (self.inputs + 2))
+        return WORD_BYTES * (self.inputs + self.outputs * (self.inputs + 2))
 
     def write(self, name: str) -> Any:
         """See :func:`dense`."""

@@ -17,7 +17,7 @@ from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of, is_a
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.element import ceil_div, item_bytes
+from tsm_edge.compile.ir.element import WORD_BYTES, ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 from tsm_edge.compile.ir.layout import GPU_VECTOR_BYTES, Image
 
@@ -111,7 +111,7 @@ class DepthwiseSpec(KernelSpec):
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        return 4 * (self.tile.planes * self.pitch + 2 * _MARGIN)
+        return WORD_BYTES * (self.tile.planes * self.pitch + 2 * _MARGIN)
 
     @property
     def items(self) -> int:
@@ -153,7 +153,7 @@ class DepthwiseSpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """Images and weights."""
-        return self.source.value_bytes + self.target.value_bytes + 4 * self.target.channels * self.weight_row
+        return self.source.value_bytes + self.target.value_bytes + WORD_BYTES * self.target.channels * self.weight_row
 
     def describe(self) -> str:
         """The tile."""
@@ -170,7 +170,7 @@ def depthwise_tile(source: Image, target: Image, size: tuple[int, int], strides:
     rows = 4 if strides[0] > 1 and target.height >= 28 else 7
     rows = min(rows, target.height)
     items = (target.width // run) * ceil_div(target.height, rows)
-    plane_bytes = 4 * source.height * source.width
+    plane_bytes = WORD_BYTES * source.height * source.width
     vector = GPU_VECTOR_BYTES // item_bytes(source.dtype)
     if (plane_bytes > _SHARED_BYTES or items > _MOST_THREADS) and source.width % vector == 0:
         bands = 1 if strides[0] > 1 else 2

@@ -14,6 +14,7 @@ from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.element import WORD_BYTES
 from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 from tsm_edge.compile.ir.layout import Image
 
@@ -82,7 +83,7 @@ class DirectSpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """Images and weights."""
-        weights = 4 * self.target.channels * (self.inputs * self.size[0] * self.size[1] + 1)
+        weights = WORD_BYTES * self.target.channels * (self.inputs * self.size[0] * self.size[1] + 1)
         extra = self.target.value_bytes if self.residual else 0
         return self.source.value_bytes + self.target.value_bytes + weights + extra
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tsm_edge.compile.ir.element import ceil_div, item_bytes
+from tsm_edge.compile.ir.element import WORD_BYTES, ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 from tsm_edge.compile.ir.layout import Image
 
-WORD_BYTES = 4
 _LEAST_SUM_BYTES = 16384
 # Issue slots a multiply-add with what stands around it, of a sum at the end, and of a warp at its start.
 _SLOTS_MULTIPLY, _SLOTS_SUM, _SLOTS_START = 1.12, 3, 300

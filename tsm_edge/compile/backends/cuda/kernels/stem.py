@@ -20,7 +20,7 @@ from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.element import ceil_div, item_bytes
+from tsm_edge.compile.ir.element import WORD_BYTES, ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 from tsm_edge.compile.ir.layout import Image
 from tsm_edge.compile.ir.program import BufferRef, KernelCall
@@ -108,7 +108,7 @@ class StemSpec(KernelSpec):
     @property
     def shared_bytes(self) -> int:
         """Weights of a block."""
-        return 4 * (self.taps + 1) * self.block_channels
+        return WORD_BYTES * (self.taps + 1) * self.block_channels
 
     @property
     def parallel(self) -> Grid:
@@ -149,7 +149,7 @@ class StemSpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """Images and weights."""
-        return self.source.value_bytes + self.target.value_bytes + 4 * (self.taps + 1) * self.target.channels
+        return self.source.value_bytes + self.target.value_bytes + WORD_BYTES * (self.taps + 1) * self.target.channels
 
     def describe(self) -> str:
         """What a thread makes."""
