@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -59,6 +59,20 @@ class Choices:
 
     def __iter__(self) -> Iterator[Choice]:
         return iter(self.kernels)
+
+    def check_layers(self, names: Collection[str]) -> None:
+        """Refuse choices for layers that a model does not have.
+
+        Raises
+        ------
+        CompileError
+            One does not.
+        """
+        missing = next((layer for choice in self.kernels for layer in choice.layers if layer not in names), None)
+        if missing is not None:
+            raise CompileError(
+                f"choices: the model has no layer {missing!r}", "compile without these choices: the rules then decide"
+            )
 
     def settings(self, last: str, kind: type[_Settings]) -> _Settings | None:
         """What was chosen for the kernel whose last layer has a name; None: nothing.

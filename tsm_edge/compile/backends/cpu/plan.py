@@ -35,6 +35,7 @@ def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, choic
     """
     names = ir.layer_names(graph, layers)
     by_name = {names[layer.output]: layer for layer in layers}
+    choices.check_layers(by_name)
     chosen = [_chosen(graph, by_name, choice) for choice in choices]
     decided = {layer.output for unit in chosen for layer in layers_of(unit)}
     free = [layer for layer in layers if layer.output not in decided]
@@ -54,13 +55,8 @@ def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, choic
 
 
 def _chosen(graph: OnlineGraph, by_name: dict[str, ir.Layer], choice: Choice) -> Unit:
-    layers = [by_name.get(name) for name in choice.layers]
+    layers = [by_name[name] for name in choice.layers]
     convolutions = [layer for layer in layers if isinstance(layer, ir.Convolution)]
-    if None in layers:
-        missing = choice.layers[layers.index(None)]
-        raise CompileError(
-            f"choices: the model has no layer {missing!r}", "compile without these choices: the rules then decide"
-        )
     whole = len(convolutions) == len(layers)
     if choice.rule == "inverted_residual" and whole and len(layers) == 3:
         return InvertedResidual(*convolutions)
@@ -70,10 +66,9 @@ def _chosen(graph: OnlineGraph, by_name: dict[str, ir.Layer], choice: Choice) ->
         settings = choice.settings
         if isinstance(settings, WinogradSettings):
             return WinogradConvolution(convolutions[0], settings.tile)
-    alone = layers[0]
-    if len(layers) != 1 or alone is None or choice.rule == "winograd":
+    if len(layers) != 1 or choice.rule == "winograd":
         raise CompileError(
             f"choices: rule {choice.rule!r} cannot take the layers {', '.join(choice.layers)}",
             "compile without these choices: the rules then decide",
         )
-    return alone
+    return layers[0]

@@ -44,6 +44,7 @@ class Lowering(Step):
         choices: Choices,
     ) -> None:
         super().__init__(graph, layers, choices)
+        choices.check_layers(set(ir.layer_names(graph, layers).values()))
         self.gpu, self.precision = gpu, precision
         self.tensors = Tensors(graph, precision.storage, self.workspace)
         half = precision.storage == "float16"
