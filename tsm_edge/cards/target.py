@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tsm_edge.cards.checks import check_name, check_range
@@ -206,6 +206,39 @@ class GpuSpec:
 
 
 @dataclass(frozen=True)
+class NewerCpu:
+    """Instructions that some of a target's CPUs have: a second set of kernels is chosen where they are there.
+
+    Attributes
+    ----------
+    features : tuple of str
+        LLVM features beyond those of the card's CPU, of :data:`HARDWARE_BITS`.
+    abilities : tuple of str
+        All it can then do, as of :class:`CpuSpec`.
+    """
+
+    features: tuple[str, ...]
+    abilities: tuple[Ability, ...]
+
+    @property
+    def needs(self) -> int:
+        """The bits of ``AT_HWCAP`` in which Linux says that a CPU has them."""
+        return sum(HARDWARE_BITS[feature] for feature in self.features)
+
+    def __post_init__(self) -> None:
+        for feature in self.features:
+            if feature not in HARDWARE_BITS:
+                raise CardError(
+                    f"newer features has {shown(feature)}, expected one of {', '.join(HARDWARE_BITS)}",
+                    "a second set of kernels is for 64-bit Arm",
+                )
+
+
+# ``asimddp``; ``fphp`` and ``asimdhp`` (arch/arm64/include/uapi/asm/hwcap.h).
+HARDWARE_BITS = {"+dotprod": 1 << 20, "+fullfp16": 1 << 9 | 1 << 10}
+
+
+@dataclass(frozen=True)
 class TargetCard:
     """A machine of ``targets/NAME.toml``.
 
@@ -225,6 +258,8 @@ class TargetCard:
         Of a ``cuda`` target.
     detect : bool
         The CPU and GPU fields are placeholders, to be replaced by what this machine reports (``native``).
+    newer : NewerCpu or None
+        Of integers: what a second set of kernels in the same file may use.
     """
 
     name: str
@@ -236,6 +271,15 @@ class TargetCard:
     power_sensors: tuple[str, ...] = ()
     gpu: GpuSpec | None = None
     detect: bool = False
+    newer: NewerCpu | None = None
+
+    @property
+    def newer_cpu(self) -> CpuSpec | None:
+        """The CPU with the newer instructions."""
+        if self.newer is None:
+            return None
+        features = (*self.cpu.features, *self.newer.features)
+        return replace(self.cpu, features=features, abilities=self.newer.abilities)
 
     @property
     def android(self) -> bool:

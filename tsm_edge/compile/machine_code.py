@@ -120,9 +120,12 @@ class _Cpu:
         from tsm_edge.compile.backends.cpu.llvm import generate
 
         functions, kernels = generate(program, self.target.cpu, progress)
-        path = folder / "kernels.o"
-        kernels.write_to_file(str(path), "o")
-        return _CpuCode((path,), functions, kernels)
+        sets = {"kernels": kernels}
+        if program.newer is not None and self.target.newer_cpu is not None:
+            sets["newer-kernels"] = generate(program.newer, self.target.newer_cpu)[1]
+        for name, made in sets.items():
+            made.write_to_file(str(folder / f"{name}.o"), "o")
+        return _CpuCode(tuple(folder / f"{name}.o" for name in sets), functions, kernels)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from tsm_edge.cards import Preprocess, TargetCard
 from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.ir.program import Program, renamed
 from tsm_edge.compile.ir.quantisation import Quantisation
 from tsm_edge.errors import CompileError
 
@@ -135,4 +135,11 @@ def integer_program(
     from tsm_edge.compile.backends.cpu.int8.lower import lower_int8
 
     write_quantised(folder, graph, layers, quantisation)
-    return lower_int8(graph, layers, target, precision, quantisation, preprocess)
+    program = lower_int8(graph, layers, target, precision, quantisation, preprocess)
+    if target.newer_cpu is None:
+        return program
+    card = replace(target, cpu=target.newer_cpu)
+    newer = lower_int8(graph, layers, card, precision, quantisation, preprocess)
+    if (newer.caches, newer.cache_levels) != (program.caches, program.cache_levels):
+        raise TypeError("the caches of two sets of kernels lie differently")
+    return replace(program, newer=renamed(newer, "newer_"))

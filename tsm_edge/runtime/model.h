@@ -60,7 +60,7 @@ typedef struct {
   int32_t zero, flip;
 } tsm_cache;
 
-typedef struct {
+typedef struct tsm_model {
   const char *manifest;
   const char *frame_name;
   const char *logits_name;
@@ -80,6 +80,8 @@ typedef struct {
   const tsm_call *calls;
   const tsm_cache *caches;
   const unsigned char *weights;
+  const struct tsm_model *newer; /* null, or the same step with instructions that not every CPU of the target has */
+  unsigned long needs;           /* of such a step: bits of getauxval(AT_HWCAP), all of them */
 } tsm_model;
 
 extern const tsm_model tsm_the_model;

@@ -7,6 +7,9 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/auxv.h>
+#endif
 
 #include "caches.h"
 #include "caller.h"
@@ -18,6 +21,7 @@ enum { ALIGNMENT = 64 };
 
 struct tsm_stream {
   tsm_caller caller;
+  const tsm_model *model; /* tsm_the_model, or its newer one */
   pid_t opener; /* the process that has the pool's threads */
   int32_t threads;
   int32_t newest;       /* which of the two cache sets the next frame reads */
@@ -54,8 +58,18 @@ static size_t cache_set_bytes(void) { return aligned(tsm_the_model.cache_bytes +
 
 static void walk(void *context, int32_t thread, uint32_t run);
 
+/* The step for this CPU. */
+static const tsm_model *fitting(void) {
+  const tsm_model *newer = tsm_the_model.newer;
+#ifdef __linux__
+  if (newer && (getauxval(AT_HWCAP) & newer->needs) == newer->needs) return newer;
+#endif
+  (void)newer;
+  return &tsm_the_model;
+}
+
 static tsm_pool *open_pool(tsm_stream *stream) {
-  const tsm_model *model = &tsm_the_model;
+  const tsm_model *model = stream->model;
   const int32_t n_calls = model->n_calls + model->n_byte_calls;
   int32_t *items = malloc(sizeof *items * (size_t)n_calls);
   if (!items) return NULL;
@@ -66,7 +80,7 @@ static tsm_pool *open_pool(tsm_stream *stream) {
 }
 
 tsm_stream *tsm_open(int32_t threads) {
-  const tsm_model *model = &tsm_the_model;
+  const tsm_model *model = fitting();
   if (threads < 1 || threads > TSM_MOST_THREADS) {
     tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open: threads is %d, expected 1 to %d", (int)threads, TSM_MOST_THREADS);
     return NULL;
@@ -80,6 +94,7 @@ tsm_stream *tsm_open(int32_t threads) {
     tsm_fail(TSM_ERROR_MEMORY, "tsm_open: %lu bytes cannot be allocated", (unsigned long)bytes);
     return NULL;
   }
+  stream->model = model;
   stream->caches[0] = align_up(stream->block);
   stream->caches[1] = stream->caches[0] + cache;
   stream->workspace = stream->caches[1] + cache;
@@ -155,7 +170,7 @@ static void do_items(const tsm_call *call, unsigned char *const *spaces, int32_t
 /* Take items of one call until none is left, and wait until those the others took are done; 0: the run is over. */
 static int do_call(const tsm_stream *stream, int32_t index, unsigned char *const *spaces, int32_t thread, uint32_t run,
                    uint64_t *stages) {
-  const tsm_call *call = &tsm_the_model.calls[index];
+  const tsm_call *call = &stream->model->calls[index];
   int32_t own = call->resumes ? 1 : call->grain, begin, end, before = -1;
   while (tsm_pool_take(stream->pool, run, index, thread, own, call->grain, &begin, &end)) {
     do_items(call, spaces, begin, end, begin == before, stages);
@@ -168,7 +183,7 @@ static int do_call(const tsm_stream *stream, int32_t index, unsigned char *const
 /* Every thread walks all calls in order. */
 static void walk(void *context, int32_t thread, uint32_t run) {
   tsm_stream *stream = context;
-  const tsm_model *model = &tsm_the_model;
+  const tsm_model *model = stream->model;
   unsigned char *const spaces[] = {
       [TSM_FRAME] = atomic_load_explicit(&stream->frame, memory_order_relaxed),
       [TSM_WORKSPACE] = stream->workspace,
@@ -208,7 +223,7 @@ static void run_frame(tsm_stream *stream, const void *frame, int from_bytes, uns
     tsm_pool_run(stream->pool);
   else
     walk(stream, 0, 0);
-  memcpy(logits, stream->workspace + tsm_the_model.logits_offset, sizeof(float) * (size_t)tsm_the_model.classes);
+  memcpy(logits, stream->workspace + stream->model->logits_offset, sizeof(float) * (size_t)tsm_the_model.classes);
 }
 
 /* A frame of the stream's own caches. */
@@ -226,6 +241,8 @@ static int32_t null_argument(const char *function, const void *stream, const voi
 int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds,
                           uint64_t *stages) {
   if (!stream || !frame || !logits) return null_argument("tsm_step", stream, frame);
+  if ((nanoseconds || stages) && stream->model != &tsm_the_model)
+    return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step_profiled: the manifest names the kernels of older CPUs, not this one's");
   if (!enter(stream)) return tsm_caller_refused("tsm_step");
   next_frame(stream, frame, 0, logits, nanoseconds, stages);
   leave(stream);
@@ -237,7 +254,7 @@ int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
   const size_t pixels = (size_t)(model->frame_shape[2] * model->frame_shape[3]);
   if (!stream || !frame || !logits) return null_argument("tsm_step_u8", stream, frame);
   if (!enter(stream)) return tsm_caller_refused("tsm_step_u8");
-  if (model->n_byte_calls) {
+  if (stream->model->n_byte_calls) {
     next_frame(stream, frame, 1, logits, NULL, NULL);
     leave(stream);
     return TSM_OK;

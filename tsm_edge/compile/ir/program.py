@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -134,6 +134,8 @@ class Program:
         Of integers: the signal-to-noise ratio after each layer, dB, on the frames it was calibrated with.
     in_float : tuple of str
         Of integers: ``operator (layer)`` of what has no form in integers.
+    newer : Program or None
+        The same step with the newer instructions of the target card: caches lie as they do here.
     """
 
     calls: tuple[KernelCall, ...]
@@ -148,8 +150,18 @@ class Program:
     cache_levels: tuple[StoredLevels, ...] = ()
     noise_db: Mapping[str, float] = field(default_factory=dict)
     in_float: tuple[str, ...] = ()
+    newer: Program | None = None
 
     @property
     def scratch_bytes(self) -> int:
         """Scratch memory of a thread."""
         return max((call.spec.scratch_bytes for call in self.calls), default=0)
+
+
+def renamed(program: Program, prefix: str) -> Program:
+    """The program with other symbols, to be linked beside the one that has these."""
+
+    def calls(those: tuple[KernelCall, ...]) -> tuple[KernelCall, ...]:
+        return tuple(replace(call, kernel=f"{prefix}{call.kernel}") for call in those)
+
+    return replace(program, calls=calls(program.calls), byte_calls=calls(program.byte_calls))

@@ -20,7 +20,7 @@ from tsm_edge.runtime import CUDA_SOURCES, RUNTIME_FOLDER, SOURCES, VERSION_SCRI
 BIONIC = {
     "libc.so": (
         *("malloc", "calloc", "realloc", "posix_memalign", "free", "memcpy", "memmove", "memset", "memcmp", "strlen"),
-        *("getenv", "strtol", "snprintf", "vsnprintf", "clock_gettime", "nanosleep", "syscall"),
+        *("getauxval", "getenv", "strtol", "snprintf", "vsnprintf", "clock_gettime", "nanosleep", "syscall"),
         *("mmap", "munmap", "clock_nanosleep", "sched_getaffinity", "sched_yield", "getpid"),
         *("pthread_create", "pthread_join", "pthread_self"),
         *("pthread_key_create", "pthread_key_delete", "pthread_getspecific", "pthread_setspecific"),
