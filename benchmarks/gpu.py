@@ -1,15 +1,16 @@
 """Models for GPUs on a real GPU: are they right, clean under compute-sanitizer, and how fast?
 
-Two steps, because machines with a GPU are lent for minutes and have little installed. ``prepare`` compiles, where
-tsm-edge is installed, for x86-64 hosts: the Jetson Nano's kernels (the very PTX that a Nano gets: every newer driver
-takes it) and those for the GPUs named. ``run`` needs Python's standard library and the driver alone:
+Two steps, because machines with a GPU are lent for minutes and nothing can be fetched there. ``prepare`` compiles,
+where tsm-edge is installed, for x86-64 hosts: the Jetson Nano's kernels (the very PTX that a Nano gets: every newer
+driver takes it) and those for the GPUs named. ``run`` needs Python's standard library and the driver alone:
 
 1. ``tsm-runner verify`` (all outputs and caches against ONNX Runtime's golden frames): with graphs, without, waiting
    for each launch, and with the machine code where it is for this GPU;
-2. compute-sanitizer's four tools, where it is installed;
-3. ``tsm-runner bench``, the ways of launching in turns; ONNX Runtime's CUDA provider and torch.compile with CUDA graphs
+2. ``tsm-runner bench``, the ways of launching in turns; ONNX Runtime's CUDA provider and torch.compile with CUDA graphs
    beside it where they are installed;
-4. one JSON file with the device, the driver, the date and every answer; what was left out for lack of time says so.
+3. compute-sanitizer's four tools, where it is installed;
+4. one JSON file with the device, the driver, the date and every answer. It is written after each step; what was left
+   out, for lack of time or of a program, says so.
 
 No figure of a Jetson follows from another GPU's.
 """
@@ -30,44 +31,58 @@ from pathlib import Path
 
 LIMIT_S = 460.0  # of `run`: eight minutes, less what starting and writing take
 ROUNDS = 5
-PLAN = "plan.json"
+PLAN, ONNX = "plan.json", "model.onnx"
 MODEL = "mobilenetv2-jester"
-CARDS = ("cuda-sm80", "cuda-sm90")
+CARDS = ("cuda-sm90",)
+NANO = "jetson-nano-on-x86"
 WAYS = {
     "graph": {},
     "graph, spinning": {"TSM_EDGE_SPIN": "1"},
     "launches": {"TSM_EDGE_NO_GRAPH": "1"},
 }
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+# Of gpu_peers.py.
+PEERS = (
+    "ONNX Runtime CUDA",
+    "torch.compile reduce-overhead",
+    "torch.compile in a CUDA graph",
+    "torch.compile in a CUDA graph, fp16",
+)
 
 
-def prepare(folder: Path) -> None:
-    """Compile the artifacts, and write what they are into ``plan.json``."""
+def prepare(folder: Path, cards: list[str], onnx: Path | None = None) -> None:
+    """Compile the artifacts, and write what they are into ``plan.json``; the ONNX file is kept once."""
     import dataclasses
 
     from tsm_edge.cards import load_model, load_target
     from tsm_edge.cards.precision import precision_named
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
-    from tsm_edge.errors import TsmEdgeError
 
     folder.mkdir(parents=True, exist_ok=True)
-    host = load_target(CARDS[-1])
-    cards = [dataclasses.replace(host, name="jetson-nano-on-x86", gpu=load_target("jetson-nano").gpu)]
-    cards += [load_target(name) for name in CARDS]
+    host = load_target("cuda-sm90")
+    targets = [dataclasses.replace(host, name=NANO, gpu=load_target("jetson-nano").gpu)]
+    targets += [load_target(name) for name in cards]
     artifacts = []
-    for card in cards:
+    for target in targets:
         for precision in ("fp32", "fp16"):
-            name = f"{card.name}-{precision}"
-            request = (card, folder / name, load_model(MODEL))
-            try:
-                compile_model(CompileRequest(*request, precision=precision_named(precision)))
-            except TsmEdgeError as error:
-                print(f"{name}: {error}", file=sys.stderr)
-                continue
-            arch = card.gpu.compute_capability if card.gpu else ""
+            name = f"{target.name}-{precision}"
+            made = compile_model(
+                CompileRequest(
+                    target,
+                    folder / name,
+                    None if onnx else load_model(MODEL),
+                    onnx=onnx,
+                    precision=precision_named(precision),
+                )
+            )
+            shutil.move(made.reference, folder / ONNX)
+            arch = target.gpu.compute_capability if target.gpu else ""
             artifacts.append({"name": name, "arch": arch, "precision": precision})
             print(f"{name}: compiled", file=sys.stderr)
-    (folder / PLAN).write_text(json.dumps({"model": MODEL, "artifacts": artifacts}, indent=1), "utf-8")
+    plan = {"model": onnx.stem if onnx else MODEL, "artifacts": artifacts}
+    (folder / PLAN).write_text(json.dumps(plan, indent=1), "utf-8")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {size / 1e6:.0f} MB", file=sys.stderr)
 
 
 class Clock:
@@ -156,7 +171,7 @@ def measure(folder: Path, artifact: dict, clock: Clock) -> dict:
     problems: dict[str, str] = {}
     for index in range(ROUNDS):
         for way in list(WAYS)[:: 1 if index % 2 == 0 else -1]:
-            options = ["--frames", "400", "--warmup", "0.3", "--idle", "0"]
+            options = ["--duration", "1", "--warmup", "0.3", "--idle", "0"]
             answer = execute([runner, "bench", *options], clock, 30, WAYS[way])
             document = _json(answer.get("output", ""))
             try:
@@ -169,44 +184,73 @@ def measure(folder: Path, artifact: dict, clock: Clock) -> dict:
     return {"ways": table, "problems": problems}
 
 
+def compare_peers(folder: Path, clock: Clock) -> dict:
+    """Other engines on the same ONNX file, each in a process of its own."""
+    script = Path(__file__).with_name("gpu_peers.py")
+    found = {}
+    for name in PEERS:
+        answer = execute([sys.executable, str(script), name, str(folder / ONNX)], clock, 60)
+        found[name] = _json(answer["output"]) if answer.get("code") == 0 else answer
+        print(f"{name}: {_peer_verdict(found[name])}", file=sys.stderr)
+    return found
+
+
 def run(folder: Path, results: Path) -> int:
-    """All steps; returns an exit code: 1 where an answer was wrong."""
+    """All steps; returns an exit code: 1 where an answer was wrong, 2 where nothing could be asked."""
     clock = Clock(LIMIT_S)
     plan = json.loads((folder / PLAN).read_text("utf-8"))
     device = ask_device(clock)
     now = datetime.datetime.now(datetime.timezone.utc)
     found = {"date": now.isoformat(timespec="seconds"), "device": device, "model": plan["model"], "artifacts": {}}
-    for artifact in plan["artifacts"]:
-        found["artifacts"][artifact["name"]] = {"verify": verify(folder, artifact, device, clock)}
-    for artifact in plan["artifacts"]:
-        found["artifacts"][artifact["name"]]["bench"] = measure(folder, artifact, clock)
-    for artifact in plan["artifacts"]:
-        found["artifacts"][artifact["name"]]["sanitizer"] = sanitize(folder, artifact, clock)
-    found["peers"] = _peers(folder, plan, clock)
-    found["device_after"] = ask_device(Clock(20))
-    results.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", device["name"].lower()).strip("-")
     path = results / f"gpu-{slug}-{now:%Y-%m-%d}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+    def keep() -> None:
+        results.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+    steps = {name: {} for name in (artifact["name"] for artifact in plan["artifacts"])}
+    found["artifacts"] = steps
+    for artifact in plan["artifacts"]:
+        steps[artifact["name"]]["verify"] = verify(folder, artifact, device, clock)
+        keep()
+    for artifact in plan["artifacts"]:
+        steps[artifact["name"]]["bench"] = measure(folder, artifact, clock)
+        print(f"{artifact['name']}: {_speed(steps[artifact['name']]['bench'])}", file=sys.stderr)
+        keep()
+    found["peers"] = compare_peers(folder, clock)
+    keep()
+    for artifact in plan["artifacts"]:
+        steps[artifact["name"]]["sanitizer"] = sanitize(folder, artifact, clock)
+        print(
+            f"{artifact['name']}, compute-sanitizer: {_cleanness(steps[artifact['name']]['sanitizer'])}",
+            file=sys.stderr,
+        )
+        keep()
+    found["device_after"] = ask_device(Clock(20))
+    keep()
     print(path)
-    wrong = [
-        f"{name}, {way}"
-        for name, steps in found["artifacts"].items()
-        for way, answer in steps["verify"].items()
-        if answer.get("passed") is False
+    return conclude(steps)
+
+
+def conclude(steps: dict) -> int:
+    """Say what was wrong; an exit code."""
+    answers = {f"{name}, {way}": each for name, of in steps.items() for way, each in of["verify"].items()}
+    wrong = [name for name, answer in answers.items() if answer.get("passed") is False]
+    unclean = [
+        f"{name}, {tool}"
+        for name, of in steps.items()
+        for tool, answer in of["sanitizer"].items()
+        if isinstance(answer, dict) and answer.get("clean") is False
     ]
-    print(f"WRONG: {'; '.join(wrong)}" if wrong else "all that ran is right", file=sys.stderr)
-    return 1 if wrong else 0
-
-
-def _peers(folder: Path, plan: dict, clock: Clock) -> dict:
-    """Other engines on the same ONNX file, where they are installed."""
-    script = Path(__file__).with_name("gpu_peers.py")
-    onnx = next((folder / each["name"] / "model.onnx" for each in plan["artifacts"]), None)
-    if onnx is None:
-        return {"left_out": "nothing was compiled"}
-    answer = execute([sys.executable, str(script), str(onnx)], clock, 90)
-    return _json(answer["output"]) if answer.get("code") == 0 else answer
+    if wrong or unclean:
+        print(f"WRONG: {'; '.join(wrong + unclean)}", file=sys.stderr)
+        return 1
+    if not any(answer.get("passed") for answer in answers.values()):
+        print("NOTHING RAN: see the file", file=sys.stderr)
+        return 2
+    print("all that ran is right", file=sys.stderr)
+    return 0
 
 
 def _json(text: str) -> dict:
@@ -222,18 +266,46 @@ def _verdict(answer: dict) -> str:
     return "right" if answer["passed"] else f"WRONG ({answer['errors'].strip() or 'outputs differ'})"
 
 
+def _peer_verdict(answer: dict) -> str:
+    if "median_ms" in answer:
+        return f"{answer['median_ms']:.3f} ms a frame"
+    if "right" in answer:
+        return f"not measured, its logits are {answer['error']:.1e} off"
+    return f"left out: {answer.get('left_out') or answer.get('errors', '')[-300:].strip()}"
+
+
+def _speed(bench: dict) -> str:
+    ways = ", ".join(f"{way} {table['median_ms']:.3f} ms" for way, table in bench["ways"].items())
+    return ways or f"not measured: {next(iter(bench['problems'].values()), '')}"
+
+
+def _cleanness(answers: dict) -> str:
+    if "left_out" in answers:
+        return f"left out: {answers['left_out']}"
+    return ", ".join(f"{tool} {_tool_verdict(answer)}" for tool, answer in answers.items())
+
+
+def _tool_verdict(answer: dict) -> str:
+    if "left_out" in answer:
+        return f"left out ({answer['left_out']})"
+    return "clean" if answer["clean"] else "NOT CLEAN"
+
+
 def main() -> int:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)
-    steps.add_parser("prepare", help="compile; no GPU").add_argument("folder", type=Path)
+    here = steps.add_parser("prepare", help="compile; no GPU")
+    here.add_argument("folder", type=Path)
+    here.add_argument("--cards", nargs="*", default=list(CARDS), help=f"targets, by default {' '.join(CARDS)}")
+    here.add_argument("--onnx", type=Path, help=f"an online model, by default {MODEL}'s with random weights")
     there = steps.add_parser("run", help="on the machine with the GPU")
     there.add_argument("folder", type=Path)
     there.add_argument("results", type=Path)
     given = parser.parse_args()
     if given.step == "run":
         return run(given.folder, given.results)
-    prepare(given.folder)
+    prepare(given.folder, given.cards, given.onnx)
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Other engines on the GPU of this machine, each where it is installed: the median step of an online ONNX model, ms.
+"""Other engines on the GPU of this machine: the median step of an online ONNX model, ms.
 
-Caches stay on the device; batch 1; the frame goes there and the logits come back, as with tsm-edge.
+``gpu_peers.py ENGINE MODEL.onnx`` prints one engine's answer as JSON. Caches stay on the device; batch 1; the frame
+goes there and the logits come back, as with tsm-edge. The logits of three frames must be ONNX Runtime's on the CPU.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-WARM_UP, FRAMES = 50, 500
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tsm-edge's module that sees to this may not be here
+WARM_UP, FRAMES, CHECKED = 50, 500, 3
+Step = Callable[[], Any]  # the next frame's logits
 
 
-def timed(step: Callable[[], Any]) -> float:
+class Missing(Exception):
+    """What an engine needs is not here."""
+
+
+def timed(step: Step) -> float:
     """Median duration, milliseconds."""
     for _ in range(WARM_UP):
         step()
@@ -28,18 +36,41 @@ def timed(step: Callable[[], Any]) -> float:
     return statistics.median(samples)
 
 
-def onnx_runtime(path: str) -> float:
-    """ONNX Runtime's CUDA provider with bound inputs and outputs, the caches on the device."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tsm-edge's module that sees to this may not be here
+def a_frame(shape: list[int]) -> Any:
+    """The one frame that is shown again and again; the caches make the logits change."""
+    import numpy as np
+
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def reference(path: str) -> list[Any]:
+    """Logits of the first frames, by ONNX Runtime on the CPU."""
+    import numpy as np
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    frame_info, *cache_infos = session.get_inputs()
+    inputs = {info.name: np.zeros(info.shape, np.float32) for info in cache_infos}
+    inputs[frame_info.name] = a_frame(frame_info.shape)
+    found = []
+    for _ in range(CHECKED):
+        logits, *following = session.run(None, inputs)
+        found.append(logits)
+        inputs |= {info.name: value for info, value in zip(cache_infos, following, strict=True)}
+    return found
+
+
+def onnx_runtime(path: str) -> Step:
+    """ONNX Runtime's CUDA provider with bound inputs and outputs."""
     import numpy as np
     import onnxruntime as ort
 
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise ImportError("ONNX Runtime has no CUDA provider here")
-    session = ort.InferenceSession(path, providers=["CUDAExecutionProvider"])
+        raise Missing("ONNX Runtime has no CUDA provider here")
+    session = ort.InferenceSession(path, providers=[("CUDAExecutionProvider", {"use_tf32": "0"})])
     frame_info, *cache_infos = session.get_inputs()
     logits, *next_caches = (output.name for output in session.get_outputs())
-    frame = np.random.default_rng(0).standard_normal(frame_info.shape).astype(np.float32)
+    frame = a_frame(frame_info.shape)
     sets = [
         [ort.OrtValue.ortvalue_from_numpy(np.zeros(info.shape, np.float32), "cuda", 0) for info in cache_infos]
         for _ in range(2)
@@ -63,46 +94,107 @@ def onnx_runtime(path: str) -> float:
         newest = 1 - newest
         return binding.copy_outputs_to_cpu()[0]
 
-    return timed(step)
+    return step
 
 
-def torch_compiled(path: str) -> float:
-    """torch.compile with CUDA graphs (``reduce-overhead``) of the same graph."""
-    from pathlib import Path
-
+def network_of(path: str, kind: Any) -> tuple[Any, Any, list[Any]]:
+    """The graph as one PyTorch function on the GPU without a break in it, a pinned frame, and zeroed caches."""
+    import onnx
     import torch
     from engines.torch_graph import TorchGraph
 
     if not torch.cuda.is_available():
-        raise ImportError("PyTorch has no CUDA here")
-    network = TorchGraph(Path(path)).eval().cuda()
-    step_of = torch.compile(network, mode="reduce-overhead")
-    import onnx
-
+        raise Missing("PyTorch has no CUDA here")
+    torch.backends.cudnn.allow_tf32 = False  # float32 is to be float32, as it is in tsm-edge
+    torch.backends.cudnn.benchmark = True
     shapes = [[size.dim_value for size in value.type.tensor_type.shape.dim] for value in onnx.load(path).graph.input]
-    frame = torch.randn(shapes[0]).pin_memory()
-    caches = [torch.zeros(shape, device="cuda") for shape in shapes[1:]]
+    network = TorchGraph(Path(path)).eval().to(kind)
+    example = tuple(torch.zeros(shape, dtype=kind) for shape in shapes)
+    exported = torch.export.export(network, example).module().cuda()
+    frame = torch.from_numpy(a_frame(shapes[0])).to(kind).pin_memory()
+    return exported, frame, [torch.zeros(shape, device="cuda", dtype=kind) for shape in shapes[1:]]
+
+
+def torch_reduce_overhead(path: str) -> Step:
+    """``torch.compile`` in the mode that makes CUDA graphs by itself (``reduce-overhead``)."""
+    import torch
+
+    network, frame, caches = network_of(path, torch.float32)
+    compiled = torch.compile(network, mode="reduce-overhead", fullgraph=True)
 
     def step() -> Any:
         nonlocal caches
         with torch.no_grad():
             torch.compiler.cudagraph_mark_step_begin()
-            logits, *following = step_of(frame.cuda(non_blocking=True), *caches)
+            logits, *following = compiled(frame.cuda(non_blocking=True), *caches)
             caches = [cache.clone() for cache in following]  # the graph's own memory is used again
-            return logits.cpu()
+            return logits.cpu().numpy()
 
-    return timed(step)
+    return step
+
+
+def torch_captured(path: str, kind_name: str = "float32") -> Step:
+    """``torch.compile``, the whole step with its upload, caches and download in one CUDA graph made by hand."""
+    import torch
+
+    network, frame, caches = network_of(path, getattr(torch, kind_name))
+    compiled = torch.compile(network, fullgraph=True)
+    on_device = frame.cuda()
+    with torch.no_grad():
+        logits, *_ = compiled(on_device, *caches)
+    back = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+
+    def whole() -> None:
+        on_device.copy_(frame, non_blocking=True)
+        logits, *following = compiled(on_device, *caches)
+        for cache, value in zip(caches, following, strict=True):
+            cache.copy_(value)
+        back.copy_(logits, non_blocking=True)
+
+    side = torch.cuda.Stream()
+    with torch.no_grad(), torch.cuda.stream(side):
+        for _ in range(3):
+            whole()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        whole()
+    for cache in caches:
+        cache.zero_()
+
+    def step() -> Any:
+        graph.replay()
+        torch.cuda.current_stream().synchronize()
+        return back.float().numpy().copy()
+
+    return step
+
+
+# Name → what makes its step, and the largest error of its logits.
+ENGINES: dict[str, tuple[Callable[[str], Step], float]] = {
+    "ONNX Runtime CUDA": (onnx_runtime, 1e-3),
+    "torch.compile reduce-overhead": (torch_reduce_overhead, 1e-3),
+    "torch.compile in a CUDA graph": (torch_captured, 1e-3),
+    "torch.compile in a CUDA graph, fp16": (lambda path: torch_captured(path, "float16"), 3e-2),
+}
 
 
 def main() -> None:
     """Print what there is as JSON."""
-    found: dict[str, Any] = {}
-    for name, engine in (("ONNX Runtime CUDA", onnx_runtime), ("torch.compile, CUDA graphs", torch_compiled)):
-        try:
-            found[name] = {"median_ms": engine(sys.argv[1])}
-        except ImportError as error:
-            found[name] = {"left_out": str(error)}
-    print(json.dumps(found))
+    name, path = sys.argv[1:]
+    make, tolerance = ENGINES[name]
+    try:
+        expected = reference(path)
+        step = make(path)
+    except (ImportError, Missing) as error:
+        print(json.dumps({"left_out": str(error)}))
+        return
+    largest = max(abs(logits).max() for logits in expected)
+    error = max(float(abs(step() - logits).max() / largest) for logits in expected)
+    answer: dict[str, Any] = {"error": error, "right": error <= tolerance}
+    if answer["right"]:
+        answer["median_ms"] = timed(step)
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

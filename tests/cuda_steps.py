@@ -17,6 +17,7 @@ from tsm_edge.compile.backends.cuda.codegen import cuda_source
 from tsm_edge.compile.backends.cuda.lower import lower
 from tsm_edge.compile.backends.cuda.nvrtc import compile_ptx
 from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.layout import Image
 from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
@@ -37,12 +38,13 @@ def lowered(
     target: str = "jetson-nano",
     precision: Precision = FP32,
     preprocess: Preprocess | None = None,
+    choices: Choices | None = None,
 ) -> Lowered:
     """Lower a model for a target's GPU."""
     path = folder / "model.onnx"
     onnx.save(model, str(path))
     graph = load_onnx(path)
-    return Lowered(graph, lower(graph, fuse(graph), load_target(target), precision, preprocess=preprocess))
+    return Lowered(graph, lower(graph, fuse(graph), load_target(target), precision, choices, preprocess))
 
 
 def compiled(networks: Mapping[str, Lowered], gpu: GpuSpec) -> str:
@@ -55,10 +57,32 @@ def compiled(networks: Mapping[str, Lowered], gpu: GpuSpec) -> str:
     return compile_ptx(cuda_source({name: spec.write(name) for name, spec in functions.items()}, gpu), gpu)
 
 
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """One launch of a kernel, with what its buffers held before it."""
+
+    kernel: str
+    blocks: tuple[int, int, int]
+    threads: int
+    before: tuple[np.ndarray, ...]
+
+    def repeat(self, ptx: str) -> tuple[np.ndarray, ...]:
+        """Launch it again on copies; what these hold after it."""
+        copies = {id(buffer): buffer.copy() for buffer in self.before}
+        buffers = [copies[id(buffer)] for buffer in self.before]
+        run_kernel(ptx, self.kernel, self.blocks, self.threads, buffers)
+        return tuple(buffers)
+
+
 class Step:
     """A program's memory, and its launches.
 
     Every workspace buffer begins as NaN, as do outputs: what is read without having been written shows.
+
+    Attributes
+    ----------
+    launches : list of Launch
+        Of the last frame.
     """
 
     def __init__(self, network: Lowered, ptx: str, prefix: str = "") -> None:
@@ -85,6 +109,7 @@ class Step:
             memory[:] = _nan(buffer.image)
         self._caches = [to_device(values, image) for values, image in zip(caches, program.caches, strict=True)]
         self._next = [_nan(image) for image in program.caches]
+        self.launches: list[Launch] = []
         for call in calls:
             self._launch(call)
         logits = self._workspace[program.logits][: np.prod(self._graph.shapes[self._graph.logits])]
@@ -96,6 +121,9 @@ class Step:
     def _launch(self, call: KernelCall) -> None:
         grid = call.grid
         buffers = [self._memory(ref) for ref in call.buffers]
+        kept = {id(buffer): buffer.copy() for buffer in buffers}
+        before = tuple(kept[id(buffer)] for buffer in buffers)
+        self.launches.append(Launch(self._prefix + call.kernel, grid.blocks, grid.threads[0], before))
         run_kernel(self._ptx, self._prefix + call.kernel, grid.blocks, grid.threads[0], buffers)
 
     def _memory(self, ref: BufferRef) -> np.ndarray:

@@ -29,6 +29,7 @@ def run_kernel(
     block: int | tuple[int, int, int],
     buffers: Sequence[np.ndarray],
     allocations: Sequence[np.ndarray] = (),
+    library: ctypes.CDLL | None = None,
 ) -> None:
     """Launch one kernel and bring its buffers back; an array may be given for several arguments.
 
@@ -46,13 +47,15 @@ def run_kernel(
         to be written may be full of NaNs; shared memory is at the start.
     allocations : sequence of numpy.ndarray, optional
         Arrays in device memory that no argument points to, also brought back.
+    library : ctypes.CDLL, optional
+        A stand-in from :func:`load_driver`; by default one is built of the PTX.
 
     Raises
     ------
     KernelFault
         An access is outside or not aligned, threads race, or a barrier is not reached by all.
     """
-    library = _driver(ptx)
+    library = library or _driver(ptx)
     threads = (block, 1, 1) if isinstance(block, int) else block
     with _stream(library) as stream, _device_copies(library, stream, [*buffers, *allocations]) as addresses:
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
@@ -65,10 +68,48 @@ def run_kernel(
         _call(library, "cuStreamSynchronize", stream)
 
 
+@contextmanager
+def removed_barrier(ptx: str, line: int) -> Iterator[None]:
+    """As if there were no barrier in a line of the PTX."""
+    library = _driver(ptx)
+    library.standin_remove_barrier(line)
+    try:
+        yield
+    finally:
+        library.standin_remove_barrier(0)
+
+
+# An access of a kernel; addresses of shared memory count from its start.
+ACCESS = np.dtype(
+    [("address", "u8"), ("thread", "u4"), ("line", "u4"), ("bytes", "u4"), ("is_shared", "u4")], align=True
+)
+
+
+@contextmanager
+def traced(ptx: str, block: int = 0, most: int = 1 << 20) -> Iterator[list[np.ndarray]]:
+    """The accesses of one block of the launches inside, as one array of :data:`ACCESS`, in each thread's own order."""
+    library, found = _driver(ptx), np.zeros(most, ACCESS)
+    library.standin_traced.restype = ctypes.c_size_t
+    library.standin_trace(ctypes.c_void_p(found.ctypes.data), ctypes.c_size_t(most), block)
+    result: list[np.ndarray] = []
+    try:
+        yield result
+        count = library.standin_traced()
+        assert count <= most, f"{count} accesses, expected {most} at most"
+        result.append(found[:count])
+    finally:
+        library.standin_trace(None, ctypes.c_size_t(0), 0)
+
+
 @functools.cache
 def _driver(ptx: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:  # the loaded file outlives its name
-        library = ctypes.CDLL(str(build_standin(Path(folder), [Image(ptx)], _ANY_PTX)))
+        return load_driver(build_standin(Path(folder), [Image(ptx)], _ANY_PTX, "-Og"))
+
+
+def load_driver(path: Path) -> ctypes.CDLL:
+    """A stand-in in this process."""
+    library = ctypes.CDLL(str(path))
     library.standin_reason.restype = ctypes.c_char_p
     _call(library, "cuInit", 0)
     return library

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx_graphs import small_network
+
+from tsm_edge.artifact.folder import LIBRARY
+from tsm_edge.verify.standin.build import StandIn, build_standin
+from tsm_edge.verify.standin.shipped import shipped_ptx
+from tsm_edge.verify.standin.translate import Image
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 RUNNER = """#!/bin/sh
@@ -19,28 +28,36 @@ echo '{{"results": [{{"latency_ms": {{"p50": '$p'}}}}]}}'
 SMI = "#!/bin/sh\necho 'NVIDIA Test 1, 535.1, 9.0, 1980 MHz, 1980 MHz, 41'\n"
 
 
-def run(folder: Path, code: int = 0, arch: str = "9.0") -> tuple[subprocess.CompletedProcess[str], Any]:
-    """Run it on a prepared folder, with a stand-in for nvidia-smi."""
-    model = folder / "build" / "model"
-    model.mkdir(parents=True)
-    programs = {model / "tsm-runner": RUNNER.format(code=code, seconds=0), folder / "bin" / "nvidia-smi": SMI}
-    for path, text in programs.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
+def prepared(folder: Path, code: int = 0, arch: str = "9.0") -> None:
+    """A folder as ``prepare`` leaves it, of one model that is a shell script."""
+    program(folder / "build" / "model" / "tsm-runner", RUNNER.format(code=code, seconds=0))
     plan = {"model": "m", "artifacts": [{"name": "model", "arch": arch, "precision": "fp32"}]}
     (folder / "build" / "plan.json").write_text(json.dumps(plan))
-    environment = {"PATH": f"{folder / 'bin'}:/usr/local/bin:/usr/bin:/bin"}
-    done = subprocess.run(
-        [str(SCRIPT), str(folder / "build"), str(folder / "results")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment,
-    )
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def script(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run it, with a stand-in for nvidia-smi."""
+    program(folder / "bin" / "nvidia-smi", SMI)
+    environment = {"PATH": f"{folder / 'bin'}:/usr/local/bin:/usr/bin:/bin", **variables}
+    command = [str(SCRIPT), str(folder / "build"), str(folder / "results")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
+
+
+def run(folder: Path, code: int = 0, arch: str = "9.0") -> tuple[subprocess.CompletedProcess[str], Any]:
+    prepared(folder, code, arch)
+    return script(folder), results(folder)
+
+
+def results(folder: Path) -> Any:
     (path,) = (folder / "results").iterdir()
     assert path.name.startswith("gpu-nvidia-test-1-20")
-    return done, json.loads(path.read_text())
+    return json.loads(path.read_text())
 
 
 def test_everything_is_asked_and_kept(tmp_path: Path) -> None:
@@ -61,6 +78,10 @@ def test_everything_is_asked_and_kept(tmp_path: Path) -> None:
         "graph, spinning": 2.5,
         "launches": 3.5,
     }
+    assert len(found["peers"]) == 4
+    for name, answer in found["peers"].items():
+        assert not answer.get("median_ms")
+        assert f"{name}: left out: " in done.stderr
     assert "left_out" in model["sanitizer"] or "memcheck" in model["sanitizer"]
 
 
@@ -77,3 +98,42 @@ def test_no_step_begins_without_time(limit: int) -> None:
 
     script = runpy.run_path(str(SCRIPT.with_suffix(".py")))
     assert script["execute"](["true"], script["Clock"](limit), 60) == {"left_out": "no time was left"}
+
+
+def test_without_python_the_models_are_checked_all_the_same(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    (tmp_path / "bin").mkdir()
+    for name in ("env", "dirname", "sleep"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    done = script(tmp_path, PATH=str(tmp_path / "bin"))
+    assert done.returncode == 0, done.stderr
+    assert "no python3 here: no peers, no compute-sanitizer" in done.stderr
+    assert done.stdout.count('"passed": true') == 2
+    assert done.stdout.count('"p50": 3.5') == 2
+
+
+@pytest.mark.slow
+def test_from_the_preparation_to_the_result_on_a_stand_in(tmp_path: Path) -> None:
+    """Real artifacts of a small network; nothing but the standard library where they run."""
+    pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is not installed: pip install tsm-edge[cuda]")
+    onnx.save(small_network(), str(tmp_path / "small.onnx"))
+    command = [sys.executable, "-m", "benchmarks.gpu", "prepare", str(tmp_path / "build")]
+    command += ["--onnx", str(tmp_path / "small.onnx"), "--cards", "cuda-sm80"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=SCRIPT.parents[1])
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((tmp_path / "build" / "plan.json").read_text())
+    names = [artifact["name"] for artifact in plan["artifacts"]]
+    assert names == [f"{card}-{kind}" for card in ("jetson-nano-on-x86", "cuda-sm80") for kind in ("fp32", "fp16")]
+    assert len(list((tmp_path / "build").rglob("*.onnx"))) == 1
+    (tmp_path / "driver").mkdir()
+    images = [Image(shipped_ptx(tmp_path / "build" / name / LIBRARY)) for name in names]
+    build_standin(tmp_path / "driver", images, StandIn(capability=90, newest_ptx=80))
+    done = script(tmp_path, LD_LIBRARY_PATH=str(tmp_path / "driver"))
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path)
+    for name in names:
+        steps = found["artifacts"][name]
+        assert all(answer["passed"] for answer in steps["verify"].values()), steps["verify"]
+        assert all(table["median_ms"] > 0 for table in steps["bench"]["ways"].values())
+        assert len(steps["bench"]["ways"]) == 3
+    assert "all that ran is right" in done.stderr

@@ -17,6 +17,7 @@ import tiny_gpu
 from tiny_gpu import expected
 
 import tsm_edge
+from tsm_edge.compile.package.zig import run_zig
 from tsm_edge.verify.standin.build import StandIn, build_standin
 from tsm_edge.verify.standin.translate import Image
 
@@ -273,6 +274,49 @@ def _has_a_driver() -> bool:
     """Asked of another process: in this one the stand-in may be loaded under that name."""
     command = [sys.executable, "-c", "import ctypes; ctypes.CDLL('libcuda.so.1')"]
     return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+
+
+_NO_ACCESS = """
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int access(const char *path, int mode) {
+  if (strcmp(path, "/dev/nvhost-gpu") != 0) return (int)syscall(SYS_faccessat, AT_FDCWD, path, mode);
+  errno = EACCES;
+  return -1;
+}
+"""
+
+
+@pytest.mark.parametrize("code", [100, 999, 304])
+def test_a_user_who_may_not_use_the_gpu(code: int, machine: Machine, tmp_path: Path) -> None:
+    """On a Jetson: the driver says one thing or another, its device file belongs to the group video."""
+    shim = shared_library(tmp_path / "shim.so", _NO_ACCESS)
+    found, _ = machine.run(_OPEN_AND_STEP, STANDIN_FAIL=f"cuInit={code}", LD_PRELOAD=str(shim))
+    assert found[0].startswith(f"{machine.model}: cuInit failed: ")
+    assert found[0].endswith(f"({code})")
+    assert found[1] == (
+        "this user may not use the GPU: join its group with: sudo usermod -aG video $USER, then log in again"
+    )
+
+
+def test_a_driver_from_before_cuda_10(machine: Machine, tmp_path: Path) -> None:
+    shared_library(tmp_path / "libcuda.so.1", "int cuInit(unsigned flags) { return (int)flags; }")
+    found, _ = machine.run(_OPEN_AND_STEP, LD_LIBRARY_PATH=str(tmp_path))
+    assert found == [
+        f"{machine.model}: libcuda.so.1 has no cuDriverGetVersion, expected a driver of CUDA 10 or later",
+        "update the driver (on a Jetson: JetPack 4.2 or later)",
+    ]
+
+
+def shared_library(path: Path, source: str) -> Path:
+    code = path.with_suffix(".c")
+    code.write_text(source)
+    run_zig(["cc", "-shared", "-fPIC", "-O1", str(code), "-o", str(path)], "building a library", path)
+    return path
 
 
 def test_a_gpu_that_is_too_old(machine: Machine, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from onnx_graphs import small_network
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import load_model, load_target
+from tsm_edge.cards.precision import precision_named
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import ArtifactError
 from tsm_edge.verify.emulated import verify_emulated
@@ -44,13 +45,29 @@ def test_a_kernel_that_fails_is_named(nano: Artifact, monkeypatch: pytest.Monkey
         verify_emulated(nano, frames=2)
 
 
+# Largest errors of logits and of caches. The golden weights multiply what is lost on the way: with exact sums, halfs
+# alone make errors of 1.0e-2 and 2.8e-2 (2 frames, rounded in PyTorch); the sums of halfs are on top of that.
+LIMITS = {
+    ("fp32", "golden"): (2e-5, 2e-5),
+    ("fp16", "initial"): (5e-3, 2e-2),
+    ("fp16", "golden"): (5e-2, 1e-1),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["jetson-nano", "jetson-tx2", "cuda-sm75"])
-def test_the_golden_checkpoint(name: str, golden_checkpoint: Path, tmp_path: Path) -> None:
-    """Three frames with feedback, and a reset after the first. Minutes: the stand-in checks every access."""
+@pytest.mark.parametrize(("precision", "weights"), LIMITS)
+@pytest.mark.parametrize("name", ["jetson-nano", "jetson-tx2"])
+def test_the_whole_network(name: str, precision: str, weights: str, golden_checkpoint: Path, tmp_path: Path) -> None:
+    """Three frames with feedback, and a reset after the first; a minute each. The run: pytest -m slow tests/verify."""
     need_qemu()
-    card = load_model("mobilenetv2-jester")
-    artifact = compile_model(CompileRequest(load_target(name), tmp_path / name, card, checkpoint=golden_checkpoint))
-    result = verify_emulated(artifact, frames=3)
-    assert result.passed, result.checks
-    assert max(check.error for check in result.checks) <= 2e-5
+    request = CompileRequest(
+        load_target(name),
+        tmp_path / name,
+        load_model("mobilenetv2-jester"),
+        checkpoint=golden_checkpoint if weights == "golden" else None,
+        precision=precision_named(precision),
+    )
+    errors = {check.name: check.error for check in verify_emulated(compile_model(request), frames=3).checks}
+    assert len(errors) == 12  # logits of both faces, ten caches
+    for check, error in errors.items():
+        assert error <= LIMITS[precision, weights]["logits" not in check], (check, error)

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from standin_device import KernelFault, run_kernel
+from standin_device import KernelFault, load_driver, run_kernel
 
+from tsm_edge.cards.architecture import this_architecture
 from tsm_edge.errors import ArtifactError
-from tsm_edge.verify.standin.build import StandIn, build_standin
+from tsm_edge.verify.standin.apart import gpu_apart
+from tsm_edge.verify.standin.build import LIBRARY_NAME, StandIn, build_standin
 from tsm_edge.verify.standin.translate import Image
 
 PTX = (Path(__file__).parents[1] / "ptx" / "forms.ptx").read_text("ascii")
@@ -139,6 +141,22 @@ def test_a_block_that_reads_what_another_writes_is_found() -> None:
 def test_too_many_threads_are_refused() -> None:
     with pytest.raises(KernelFault, match="cuLaunchKernel: error 701"):
         run_kernel(PTX, "floats", (2, 1, 1), 129, [np.zeros(258, np.float32)] * 2)
+
+
+def test_a_gpu_that_is_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under an emulator: its memory is the caller's, its faults are told, and it ends with the program."""
+    with gpu_apart(tmp_path, [Image(PTX)], StandIn(newest_ptx=99), this_architecture()) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        library = load_driver(tmp_path / LIBRARY_NAME)
+        random = np.random.default_rng(3)
+        w, x = (random.standard_normal((32, 64)).astype(np.float32) for _ in range(2))
+        for _ in range(2):
+            y, steps = np.full((64, 64), np.nan, np.float32), np.zeros(16, np.uint32)
+            run_kernel(PTX, "product", (4, 4, 1), 64, [w, x, y, steps], library=library)
+            np.testing.assert_allclose(y, w.astype(np.float64).T @ x, rtol=1e-5, atol=1e-5)
+            with pytest.raises(KernelFault, match=r"product: global store outside .*block 12"):
+                run_kernel(PTX, "product", (4, 4, 1), 64, [w, x, y[:63].copy(), steps], library=library)
 
 
 def test_instructions_it_does_not_know_are_named(tmp_path: Path) -> None:

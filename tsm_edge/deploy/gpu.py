@@ -1,8 +1,9 @@
 """Has a device the GPU's driver that a model needs? Asked before anything is copied there.
 
-A driver takes PTX up to a version: that of its CUDA release (NVIDIA's "PTX ISA", table of release notes, and the "CUDA
-Toolkit and Corresponding Driver Versions" of CUDA's release notes). A Jetson's driver comes with JetPack, which
-``/etc/nv_tegra_release`` names by its Linux for Tegra (L4T).
+A driver takes PTX up to a version: that of its CUDA release. The drivers of CUDA releases are in the table "CUDA
+Toolkit and Corresponding Driver Versions" of CUDA's release notes, the PTX of CUDA releases in the "PTX Release
+History" of the PTX ISA; both at docs.nvidia.com/cuda. A Jetson's driver comes with JetPack, which
+``/etc/nv_tegra_release`` names by its Linux for Tegra (L4T): developer.nvidia.com/embedded/jetpack-archive.
 """
 
 from __future__ import annotations
@@ -13,23 +14,37 @@ from collections.abc import Mapping
 from tsm_edge.cards import TargetCard
 from tsm_edge.errors import DeployError
 
-# What a driver of this version, or later, takes: (L4T, JetPack, PTX) and (driver, CUDA, PTX), the newest first.
+# The first of those that take a PTX version, the newest first: (L4T, JetPack, PTX), and (driver, PTX).
 _JETPACKS = (
-    ((36, 2), "6.0", (8, 2)),
-    ((34, 1), "5.0", (7, 4)),
-    ((32, 4), "4.4", (6, 5)),
-    ((32, 1), "4.2", (6, 3)),
+    ((36, 4), "6.1", (8, 5)),  # CUDA 12.6
+    ((36, 2), "6.0", (8, 2)),  # CUDA 12.2
+    ((34, 1), "5.0", (7, 4)),  # CUDA 11.4
+    ((32, 4), "4.4", (6, 5)),  # CUDA 10.2
+    ((32, 1), "4.2", (6, 3)),  # CUDA 10.0
 )
 _DRIVERS = (
-    ((550,), "12.4", (8, 4)),
-    ((535,), "12.2", (8, 2)),
-    ((525,), "12.0", (8, 0)),
-    ((520,), "11.8", (7, 8)),
-    ((470,), "11.4", (7, 4)),
-    ((450,), "11.0", (7, 0)),
-    ((440,), "10.2", (6, 5)),
-    ((418,), "10.1", (6, 4)),
-    ((410,), "10.0", (6, 3)),
+    ((580,), (9, 0)),  # CUDA 13.0
+    ((575,), (8, 8)),
+    ((570,), (8, 7)),
+    ((560,), (8, 5)),
+    ((555,), (8, 5)),
+    ((550,), (8, 4)),
+    ((545,), (8, 3)),
+    ((535,), (8, 2)),
+    ((530,), (8, 1)),
+    ((525,), (8, 0)),  # CUDA 12.0
+    ((520,), (7, 8)),
+    ((515,), (7, 7)),
+    ((510,), (7, 6)),
+    ((495,), (7, 5)),
+    ((470,), (7, 4)),
+    ((465,), (7, 3)),
+    ((460,), (7, 2)),
+    ((455,), (7, 1)),
+    ((450,), (7, 0)),  # CUDA 11.0
+    ((440,), (6, 5)),
+    ((418,), (6, 4)),
+    ((410,), (6, 3)),  # CUDA 10.0
 )
 _LIBRARY = "libcuda.so.1"
 _FOLDERS = (
@@ -97,7 +112,7 @@ def _newest_ptx(answers: Mapping[str, str]) -> tuple[str, tuple[int, ...]] | Non
     driver = re.search(r"Kernel Module\D*\s(\d+)\.", answers.get("nvidia", ""))
     if driver:
         known_driver = next((entry for entry in _DRIVERS if (int(driver[1]),) >= entry[0]), None)
-        return f"NVIDIA's driver {driver[1]}", known_driver[2] if known_driver else (0,)
+        return f"NVIDIA's driver {driver[1]}", known_driver[1] if known_driver else (0,)
     return None
 
 
@@ -106,7 +121,7 @@ def _first_with(needed: tuple[int, ...], *, is_tegra: bool) -> str:
     if is_tegra:
         names = [f"JetPack {jetpack}" for _, jetpack, newest in _JETPACKS if newest >= needed]
     else:
-        names = [f"driver {_dotted(driver)}" for driver, _, newest in _DRIVERS if newest >= needed]
+        names = [f"driver {_dotted(driver)}" for driver, newest in _DRIVERS if newest >= needed]
     return f"{names[-1]} or later" if names else "the newest driver"
 
 

@@ -7,6 +7,7 @@ kernels (``tsm_edge.verify.standin``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -128,8 +129,8 @@ def emulated_outputs(artifact: Artifact, golden: Golden, threads: int = 1) -> li
     ArtifactError
         The runner or QEMU is missing, or the runner stopped on the way: a kernel of a GPU did what it must not, too.
     """
-    with scratch_folder() as folder:
-        command = _command(artifact, _driver(artifact, folder))
+    with scratch_folder() as folder, _gpu(artifact, folder) as variables:
+        command = _command(artifact, variables)
         frames_file, outputs_file = folder / "frames.bin", folder / "outputs.bin"
         write_golden(frames_file, golden)
         arguments = ["--golden", str(frames_file), "--outputs", str(outputs_file), "--threads", str(threads)]
@@ -151,19 +152,26 @@ def _command(artifact: Artifact, environment: Mapping[str, str]) -> list[str]:
     return [*emulator, str(artifact.runner.resolve())]
 
 
-def _driver(artifact: Artifact, folder: Path) -> dict[str, str]:
-    """Where a GPU's model finds a driver: the variables that say so, once there is one in ``folder``."""
+@contextlib.contextmanager
+def _gpu(artifact: Artifact, folder: Path) -> Iterator[dict[str, str]]:
+    """A driver in ``folder`` for a GPU's model; yields the variables with which the program finds it."""
     target = artifact.manifest.target
     if target.gpu is None:
-        return {}
+        yield {}
+        return
+    from tsm_edge.verify.standin.apart import gpu_apart
     from tsm_edge.verify.standin.build import StandIn, build_standin
     from tsm_edge.verify.standin.shipped import shipped_ptx
     from tsm_edge.verify.standin.translate import Image
 
     standin = StandIn(_digits(target.gpu.compute_capability), _digits(target.gpu.ptx_isa))
-    machine = architecture(target.cpu.triple)
-    build_standin(folder, [Image(shipped_ptx(artifact.library))], standin, machine)
-    return {"LD_LIBRARY_PATH": str(folder)}
+    images, machine = [Image(shipped_ptx(artifact.library))], architecture(target.cpu.triple)
+    if machine == this_architecture():
+        build_standin(folder, images, standin)
+        yield {"LD_LIBRARY_PATH": str(folder)}
+        return
+    with gpu_apart(folder, images, standin, machine) as variables:
+        yield variables
 
 
 def _digits(version: str) -> int:

@@ -39,7 +39,9 @@ NETWORKS: dict[str, tuple[Callable[[GraphBuilder], str], str]] = {
 }
 
 
-@pytest.mark.parametrize("precision", [FP32, pytest.param(PRECISIONS["fp16"], marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "precision", [FP32, pytest.param(PRECISIONS["fp16"], marks=pytest.mark.slow)], ids=["fp32", "fp16"]
+)
 def test_bytes_are_the_normalised_frame(precision: Precision, tmp_path: Path) -> None:
     """Against ONNX Runtime on floats, and against the way of floats on the GPU."""
     made: dict[str, Lowered] = {}

@@ -16,7 +16,9 @@ TOLERANCES = {"float32": 1e-5, "float16": 2e-2}
 Pairs = dict[str, tuple[Floats, Floats]]
 
 
-@pytest.fixture(scope="module", params=[FP32, pytest.param(PRECISIONS["fp16"], marks=pytest.mark.slow)], ids=str)
+@pytest.fixture(
+    scope="module", params=[FP32, pytest.param(PRECISIONS["fp16"], marks=pytest.mark.slow)], ids=["fp32", "fp16"]
+)
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Precision, Pairs]:
     """Operator → what the GPU's kernels make of it, and ONNX Runtime."""
     precision: Precision = request.param

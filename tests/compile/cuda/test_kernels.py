@@ -5,127 +5,213 @@ Every access of a kernel is checked there: bounds, alignment, races between thre
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from cuda_steps import Lowered, Step, compiled, lowered
-from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
+from cuda_cases import CASES, MORE, TILES, Branches
+from cuda_steps import Launch, Lowered, Step, compiled, lowered
+from onnx_graphs import Floats, Reference, assert_close
+from standin_device import KernelFault, removed_barrier
 
 from tsm_edge.cards import load_target
+from tsm_edge.cards.precision import FP32, PRECISIONS, Precision
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
+from tsm_edge.compile.backends.cuda.rules import RULES
+from tsm_edge.compile.ir.choices import Choice, Choices
+from tsm_edge.verify.standin.ptx import parse
 
 NANO = "jetson-nano"
+HALF = PRECISIONS["fp16"]
+SUMS_IN_FP32 = dataclasses.replace(HALF, accumulator="float32")
+TOLERANCES = {"float32": 1e-5, "float16": 1e-2}
+EVERY_CASE = CASES | MORE
 
 
-class Branches(GraphBuilder):
-    """A graph of branches from one image; each ends in a next cache, so that all of its values can be compared."""
+@dataclass(frozen=True)
+class Run:
+    """Branches of one network, compiled together.
 
-    def __init__(self, height: int, width: int) -> None:
-        super().__init__(height, width)
-        self._sources: dict[int, str] = {}
+    Attributes
+    ----------
+    height, width : int
+        Of the frame.
+    cases : tuple of str
+    precision : Precision
+    """
 
-    def source(self, channels: int) -> str:
-        """An image of the frame's size with values of both signs."""
-        if channels not in self._sources:
-            self._sources[channels] = self.conv(self.frame, channels)
-        return self._sources[channels]
+    height: int
+    width: int
+    cases: tuple[str, ...]
+    precision: Precision = FP32
 
-    def end(self, tensor: str) -> None:
-        """Make ``tensor`` an output."""
-        self.feed_back(self.cache(self.shapes[tensor]), tensor)
-
-
-def shifted(channels: int, taken: int, kernel: int = 1) -> Callable[[Branches], str]:
-    """A convolution that reads a shift cache; what fills it is a branch's end as well."""
-    return lambda g: g.conv(g.shift(g.relu(g.conv(g.source(8), channels)), taken), 12, kernel)
+    def __str__(self) -> str:
+        sums = ", sums in fp32" if self.precision == SUMS_IN_FP32 else ""
+        return f"{self.height}×{self.width} {self.precision.name}{sums}"
 
 
-# Name → branch.
-CASES: dict[str, Callable[[Branches], str]] = {
-    "stem 3×3": lambda g: g.clip(g.conv(g.frame, 10, 3, 2), 0, 3),
-    "stem 7×7": lambda g: g.relu(g.conv(g.frame, 12, 7, 2)),
-    "stem 2×3, uneven pads": lambda g: g.conv(g.frame, 3, (2, 3), (1, 2), (0, 2, 1, 1)),
-    "pointwise, tails": lambda g: g.relu(g.conv(g.source(9), 13)),
-    "pointwise, slices": lambda g: g.conv(g.source(48), 8),
-    "pointwise, saturated": lambda g: g.conv(g.clip(g.conv(g.source(8), 24), 0, 6), 6),
-    "pointwise, clamped": lambda g: g.clip(g.conv(g.source(8), 8), -0.5, 0.25),
-    "pointwise, residual": lambda g: g.add(g.conv(g.source(24), 8), g.source(8)),
-    "pointwise, shift 3": shifted(9, 3),
-    "pointwise, shift 8": shifted(16, 8),
-    "3×3, strided, tails": lambda g: g.conv(g.source(9), 11, 3, 2),
-    "3×3, slices, residual": lambda g: g.relu(g.add(g.conv(g.source(24), 8, 3), g.source(8))),
-    "3×3, shift": shifted(8, 2, 3),
-    "5×2, uneven pads": lambda g: g.conv(g.source(8), 8, (5, 2), (2, 1), (1, 0, 2, 1)),
-    "3×3, grouped": lambda g: g.relu(g.conv(g.source(16), 24, 3, groups=2)),
-    "depthwise": lambda g: g.clip(g.depthwise(g.source(8)), 0, 6),
-    "depthwise, strided": lambda g: g.relu(g.depthwise(g.source(9), 3, 2)),
-    "depthwise 5×5": lambda g: g.depthwise(g.source(8), 5),
-    "depthwise, saturated": lambda g: g.conv(g.clip(g.depthwise(g.clip(g.conv(g.source(8), 8), 0, 6)), 0, 6), 8),
-    "direct: two channels a group": lambda g: g.conv(g.source(8), 16, 3, groups=4),
-    "max pool": lambda g: g.max_pool(g.source(8), 3, 2, (1, 1, 1, 1)),
-    "squeeze and excitation": lambda g: g.node(
-        "Mul",
-        [g.source(8), g.node("Sigmoid", [g.conv(g.global_average(g.source(8)), 8)], (1, 8, 1, 1))],
-        g.shapes[g.source(8)],
-    ),
-    "hard swish": lambda g: g.node("HardSwish", [g.source(8)], g.shapes[g.source(8)]),
-    "fallback: an element": lambda g: g.node("Tanh", [g.source(8)], g.shapes[g.source(8)]),
-    "fallback: a window": lambda g: g.node(
-        "AveragePool", [g.source(8)], g.shapes[g.source(8)], kernel_shape=[3, 3], pads=[1] * 4
-    ),
-    "fallback, then a rule": lambda g: g.conv(g.concat(g.source(8), g.source(9)), 8),
-    "fallback: reduction": lambda g: g.node(
-        "ReduceMax", [g.source(8), g.constant([2, 3], np.int64)], (1, 8, 1, 1), keepdims=1
-    ),
-    "elementwise, broadcast": lambda g: g.node("Mul", [g.source(8), g.random(1, 8, 1, 1)], g.shapes[g.source(8)]),
-}
 # Odd sides, where planes have gaps and threads have tails; rows of several blocks, of whole vectors.
-SIZES = ((7, 9), pytest.param((6, 64), marks=pytest.mark.slow))
+QUICK = Run(7, 9, tuple(CASES))
+SWEEP = (
+    Run(7, 9, tuple(MORE)),
+    Run(6, 64, tuple(EVERY_CASE)),
+    Run(7, 9, tuple(EVERY_CASE), HALF),
+    Run(6, 64, tuple(EVERY_CASE), HALF),
+    Run(7, 9, tuple(EVERY_CASE), SUMS_IN_FP32),
+)
+SLOW = pytest.mark.slow
+EACH_RUN = [pytest.param(QUICK, id=str(QUICK)), *(pytest.param(run, id=str(run), marks=SLOW) for run in SWEEP)]
+EACH_CASE = [
+    pytest.param(run, case, id=f"{run}: {case}", marks=[] if run is QUICK else SLOW)
+    for run in (QUICK, *SWEEP)
+    for case in run.cases
+]
 
 
-def network(height: int, width: int, folder: Path) -> tuple[Reference, Lowered, dict[str, str]]:
-    """All cases; and case → its output."""
-    graph = Branches(height, width)
+def network(run: Run, folder: Path) -> tuple[Reference, Lowered, dict[str, str]]:
+    """All cases of a run; and case → its output."""
+    graph = Branches(run.height, run.width)
     ends = {}
-    for name, build in CASES.items():
-        made = build(graph)
+    for name in run.cases:
+        made = EVERY_CASE[name](graph)
         ends[name] = f"shift_{len(graph.caches)}_next"
         graph.end(made)
     model = graph.model(graph.head(graph.source(8), 5))
-    return Reference(model), lowered(model, folder, NANO), ends
+    return Reference(model), lowered(model, folder, NANO, run.precision), ends
 
 
-@pytest.fixture(scope="module", params=SIZES, ids=str)
-def values(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, str]]:
-    """Output → value found, and expected; case → output."""
-    reference, made, ends = network(*request.param, tmp_path_factory.mktemp("cuda"))
+@dataclass(frozen=True)
+class Computed:
+    """Outputs by name, found and expected; case → output; the PTX, and how its kernels were launched."""
+
+    found: dict[str, Floats]
+    expected: dict[str, Floats]
+    ends: dict[str, str]
+    tolerance: float
+    ptx: str
+    launches: tuple[Launch, ...]
+
+
+@pytest.fixture(scope="module")
+def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Computed:
+    run: Run = request.param
+    reference, made, ends = network(run, tmp_path_factory.mktemp("cuda"))
     gpu = load_target(NANO).gpu
     assert gpu is not None
-    step = Step(made, compiled({"net": made}, gpu), "net")
+    ptx = compiled({"net": made}, gpu)
+    step = Step(made, ptx, "net")
     (frame,) = reference.frames(1)
     caches = [cache + 0.5 for cache in reference.zeros()]
     logits, following = step(frame, caches)
     expected, expected_following = reference.step(frame, caches)
     names = ["logits", *(cache.output for cache in made.graph.caches)]
-    return (
+    return Computed(
         dict(zip(names, [logits, *following], strict=True)),
         dict(zip(reference.outputs, [expected, *expected_following], strict=True)),
         ends,
+        TOLERANCES[run.precision.storage],
+        ptx,
+        tuple(step.launches),
     )
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_kernel_computes_what_onnx_runtime_does(
-    case: str, values: tuple[dict[str, Floats], dict[str, Floats], dict[str, str]]
-) -> None:
-    found, expected, ends = values
-    assert_close(found[ends[case]], expected[ends[case]])
+@pytest.mark.parametrize(("computed", "case"), EACH_CASE, indirect=["computed"])
+def test_a_kernel_computes_what_onnx_runtime_does(computed: Computed, case: str) -> None:
+    name = computed.ends[case]
+    assert_close(computed.found[name], computed.expected[name], computed.tolerance)
 
 
-def test_shift_caches_and_logits(values: tuple[dict[str, Floats], dict[str, Floats], dict[str, str]]) -> None:
-    found, expected, _ = values
-    for name, value in expected.items():
-        assert_close(found[name], value)
+@pytest.mark.parametrize("computed", EACH_RUN, indirect=True)
+def test_shift_caches_and_logits(computed: Computed) -> None:
+    for name, value in computed.expected.items():
+        assert_close(computed.found[name], value, computed.tolerance)
+
+
+@pytest.mark.parametrize("computed", EACH_RUN, indirect=True)
+def test_a_barrier_that_is_missing_is_found(computed: Computed) -> None:
+    """Of every kernel that has some, each in turn."""
+    barriers = {
+        kernel.name: [item.line for item in kernel.statements if item.text.startswith(("bar.sync", "barrier.sync"))]
+        for kernel in parse(computed.ptx).kernels
+    }
+    tried, missed = 0, []
+    for launch in {launch.kernel: launch for launch in computed.launches}.values():
+        for line in barriers[launch.kernel]:
+            tried += 1
+            with removed_barrier(computed.ptx, line), contextlib.suppress(KernelFault):
+                launch.repeat(computed.ptx)
+                missed.append(f"{launch.kernel}, line {line}")
+    assert tried > 20
+    assert not missed
+
+
+# Fields that can be but one thing on a GPU, or are another test's.
+CONSTANT = re.compile(
+    r"^\w+$|\.(source|target|cache|border|tile|loops|parallel)$"  # what is in it counts
+    r"|\.border\.|\.paired$|\.pixel$"  # planes have neither borders nor pairs
+    r"|^AveragePoolSpec\.target\.(height|width|row|channel|dtype)$"  # a vector
+    r"|^FallbackSpec\.loops\.parallel\."  # TVM's
+    r"|^StemSpec\.(source\.dtype|outside)$"  # test_bytes.py
+)
+
+
+def fields_of(value: object, path: str) -> Iterator[tuple[str, object]]:
+    """Every field of a dataclass, with those of the dataclasses in it; of these also whether they are there."""
+    yield path, type(value) if dataclasses.is_dataclass(value) else value
+    if not dataclasses.is_dataclass(value):
+        return
+    for field in dataclasses.fields(value):
+        yield from fields_of(getattr(value, field.name), f"{path}.{field.name}")
+
+
+@pytest.mark.slow
+def test_the_cases_cover_every_rule_and_every_field(tmp_path: Path) -> None:
+    """Each field of each spec has two values at least among the kernels that are run here."""
+    seen: dict[str, set[object]] = defaultdict(set)
+    chosen: set[str] = set()
+    for run in (QUICK, *SWEEP):
+        _, made, _ = network(run, tmp_path)
+        for call in made.program.calls:
+            chosen.add(call.spec.rule)
+            for path, value in fields_of(call.spec, type(call.spec).__name__):
+                seen[path].add(value if isinstance(value, Hashable) else repr(value))
+    for tile, _ in TILES.values():
+        for path, value in fields_of(tile, "GemmSpec.tile"):
+            seen[path].add(value)
+    assert chosen >= {rule.name for rule in RULES} - WITHOUT_A_KERNEL
+    assert [path for path, values in seen.items() if len(values) < 2 and not CONSTANT.search(path)] == []
+
+
+# Rules that make no call, or calls of another rule's kernel.
+WITHOUT_A_KERNEL = {"view", "cache_tap", "dense_view"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [FP32, HALF, SUMS_IN_FP32], ids=["fp32", "fp16", "sums in fp32"])
+def test_tiles_that_no_rule_chooses_here(precision: Precision, tmp_path: Path) -> None:
+    graph = Branches(8, 50)
+    ends, choices = {}, []
+    for name, (tile, window) in TILES.items():
+        end = graph.conv(graph.source(16), 24, 3) if window else graph.conv(graph.source(40), 40)
+        ends[name] = f"shift_{len(graph.caches)}_next"
+        graph.end(end)
+        choices.append(Choice("convolution" if window else "pointwise", (ends[name],), tile))
+    model = graph.model(graph.head(graph.source(16), 5))
+    reference = Reference(model)
+    made = lowered(model, tmp_path, NANO, precision, choices=Choices(tuple(choices)))
+    used = [call.spec.tile for call in made.program.calls if isinstance(call.spec, GemmSpec)]
+    assert {tile for tile, _ in TILES.values()} <= set(used)
+    gpu = load_target(NANO).gpu
+    assert gpu is not None
+    (frame,) = reference.frames(1)
+    _, found = Step(made, compiled({"net": made}, gpu), "net")(frame, reference.zeros())
+    _, expected = reference.step(frame, reference.zeros())
+    by_output = {cache.output: index for index, cache in enumerate(made.graph.caches)}
+    for output in ends.values():
+        index = by_output[output]
+        assert_close(found[index], expected[index], TOLERANCES[precision.storage])

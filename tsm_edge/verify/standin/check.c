@@ -92,6 +92,32 @@ static history new_history(size_t bytes) {
   return (history){calloc(words, sizeof(record)), NULL, words};
 }
 
+/* Traces ----------------------------------------------------------------------------------------------------------- */
+
+/* For tests: the accesses of one block, in the order in which each thread made them. */
+typedef struct {
+  uint64_t address; /* of shared memory: from its start */
+  uint32_t thread, line, bytes, is_shared;
+} traced;
+
+static traced *trace;
+static size_t trace_room, trace_length;
+static uint32_t trace_block;
+
+__attribute__((visibility("default"))) void standin_trace(traced *into, size_t room, uint32_t block) {
+  trace = into, trace_room = room, trace_length = 0, trace_block = block;
+}
+
+/* How many there were; more than there was room for: the rest is not there. */
+__attribute__((visibility("default"))) size_t standin_traced(void) { return trace_length; }
+
+static void note_access(uint64_t address, uint32_t size, uint32_t line, int is_shared) {
+  if (!trace || standin_now.block != trace_block) return;
+  if (trace_length < trace_room)
+    trace[trace_length] = (traced){address, standin_now.thread, line, size, (uint32_t)is_shared};
+  ++trace_length;
+}
+
 /* Shared memory ---------------------------------------------------------------------------------------------------- */
 
 void standin_new_block(uint32_t bytes) {
@@ -109,6 +135,7 @@ static uint8_t *shared_at(uint64_t address, uint32_t size, uint32_t line, int st
     standin_fault(store ? "shared store outside" : "shared load outside", offset, size, line);
   if (offset % size) standin_fault(store ? "shared store not aligned" : "shared load not aligned", offset, size, line);
   touch(&shared_history, 1, offset, size, line, store);
+  note_access(offset, size, line, 1);
   return shared_memory + offset;
 }
 
@@ -129,13 +156,27 @@ uint8_t *standin_local(uint64_t address, uint32_t size, uint32_t line, void *bas
 
 /* Global memory ---------------------------------------------------------------------------------------------------- */
 
+uint8_t *standin_arena, *standin_arena_end;
+
+static void *take(size_t bytes) {
+  if (!standin_arena) return malloc(bytes);
+  if ((size_t)(standin_arena_end - standin_arena) < bytes) return NULL;
+  uint8_t *taken = standin_arena;
+  standin_arena += bytes;
+  return taken;
+}
+
+static void give_back(void *block) {
+  if (!standin_arena) free(block);
+}
+
 uint64_t standin_allocate(size_t bytes) {
   if (n_allocations == MOST_ALLOCATIONS) return 0;
   allocation *made = &allocations[n_allocations];
-  made->block = malloc(bytes + 2 * GUARD + ALIGNMENT);
+  made->block = take(bytes + 2 * GUARD + ALIGNMENT);
   made->touched = new_history(bytes);
   if (!made->block || !made->touched.words) {
-    free(made->block);
+    give_back(made->block);
     free(made->touched.words);
     return 0;
   }
@@ -164,7 +205,7 @@ int standin_is_inside(uint64_t address, size_t bytes) { return around(address, b
 int standin_free(uint64_t address) {
   allocation *found = around(address, 0);
   if (!found || (uint64_t)(uintptr_t)found->at != address) return 0;
-  free(found->block);
+  give_back(found->block);
   free(found->touched.words);
   free(found->touched.halves);
   *found = allocations[--n_allocations];
@@ -182,6 +223,7 @@ static uint8_t *global_at(uint64_t address, uint32_t size, uint32_t line, int st
   if (address % size) standin_fault(store ? "global store not aligned" : "global load not aligned", address, size, line);
   uint64_t offset = address - (uint64_t)(uintptr_t)found->at;
   touch(&found->touched, 0, offset, size, line, store);
+  note_access(address, size, line, 0);
   return (uint8_t *)(uintptr_t)address;
 }
 

@@ -32,6 +32,13 @@ typedef struct {
   uint32_t shared_bytes;
 } standin_kernel;
 
+/* Where the GPU is another process only that has the bodies. */
+#ifdef STANDIN_ASKING
+#define STANDIN_BODY(name) NULL
+#else
+#define STANDIN_BODY(name) name
+#endif
+
 /* A text or binary that the driver may be given to load. */
 typedef struct {
   size_t bytes;

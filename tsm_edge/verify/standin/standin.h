@@ -28,7 +28,8 @@ extern char standin_fault_text[512];
 /* Shared memory of the block that begins: nothing is in it but NaNs. */
 void standin_new_block(uint32_t shared_bytes);
 
-/* Device memory. */
+/* Device memory: what is left of a block that is handed out piece by piece and never taken back; null: the heap. */
+extern uint8_t *standin_arena, *standin_arena_end;
 uint64_t standin_allocate(size_t bytes); /* 0: no memory; full of NaNs */
 int standin_free(uint64_t address);
 int standin_is_inside(uint64_t address, size_t bytes);

@@ -135,7 +135,7 @@ def _function(kernel: Kernel, name: str, outer: Sequence[Array], constants: dict
     sizes = ", ".join(str(parameter.bytes) for parameter in kernel.parameters)
     offsets = ", ".join(str(parameter.offset) for parameter in kernel.parameters)
     entry = (
-        f'    {{"{kernel.name}", {name}, {len(kernel.parameters)}, {{{sizes or 0}}}, {{{offsets or 0}}}, '
+        f'    {{"{kernel.name}", STANDIN_BODY({name}), {len(kernel.parameters)}, {{{sizes or 0}}}, {{{offsets or 0}}}, '
         f"{kernel.most_threads}, {shared.offset}}},"
     )
     return "\n".join([*lines, "}"]), entry
