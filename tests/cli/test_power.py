@@ -81,6 +81,27 @@ def test_one_sensor_is_read_alone(tree: Path, capsys: pytest.CaptureFixture[str]
     assert (sensor["name"], sensor["boundary"], sensor["total_w"]) == (f"shelly:{plug.url}", "wall", 6.25)
 
 
+def test_the_sensors_of_a_board_are_read_over_ssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stand-in for ssh runs what it is given in a shell where /sys is a Jetson's."""
+    tree, program = tmp_path / "board", tmp_path / "bin" / "ssh"
+    jetson_nano(tree)
+    program.parent.mkdir()
+    there, back = f"s#{tree}/sys/#/sys/#g", f"s#/sys/#{tree}/sys/#g"
+    program.write_text(f'#!/bin/sh\nfor last; do :; done\necho "$last" | sed "{there};{back}" | sh | sed "{there}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    assert entry_point(["power", "--ssh", "pi@board", "--seconds", "0.5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    [sensor] = [entry for entry in found["found"] if entry["name"] == "ina3221"]
+    assert (sensor["boundary"], sensor["total_w"]) == ("module", 3.5)
+    assert entry_point(["power", "ina3221", "--ssh", "pi@board", "--seconds", "0.5"]) == 0
+    assert "POM_5V_IN" in capsys.readouterr().out
+    assert entry_point(["power", "nvml", "--ssh", "pi@board"]) == 2
+    assert "is read by a driver of this machine, not of another one" in capsys.readouterr().err
+
+
 def test_a_sensor_that_vanishes_meanwhile_is_one_line(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jetson_nano(tree)
     reads = 0
@@ -125,6 +146,8 @@ def test_a_log_is_shown_as_power_and_energy(tmp_path: Path, run_program: Callabl
         (["rapll"], "unknown power sensor 'rapll' (did you mean 'rapl'?)"),
         (["csv:none.csv"], "none.csv: cannot be read (No such file or directory)"),
         (["--seconds", "0"], "--seconds"),
+        (["--ssh", "pi@board", "--rpc", "board"], "several boards were given, expected one"),
+        (["--key", "k"], "--key was given without --rpc or --tracker"),
         (["tasmota:plug"], "expected tasmota:http://HOST"),
     ],
 )

@@ -58,3 +58,13 @@ def test_verify_on_the_device(run_program: RunProgram, ours: Place, square_artif
     both = run_program(*arguments, "--emulate")
     assert (both.returncode, both.stdout) == (2, "")
     assert "--emulate runs on this machine" in both.stderr
+
+
+def test_power_sensors_of_a_device_are_looked_for_there(ours: Place, stock: Place, run_program: RunProgram) -> None:
+    done = run_program("power", "--seconds", "0.5", "--rpc", str(ours.endpoint), "--key", ours.key)
+    assert done.returncode == 0, done.stderr
+    assert f"not found on {ours.endpoint}" in done.stdout
+    assert "is read by a driver of this machine, not of another one" in done.stdout  # nvml
+    done = run_program("power", "--rpc", str(stock.endpoint), "--key", stock.key)
+    assert done.returncode == 2
+    assert "TVM's own server shows no power sensors of its board" in done.stderr.splitlines()[-1]

@@ -1,23 +1,25 @@
-"""``tsm-edge power``: the power sensors of this machine, and what they read now."""
+"""``tsm-edge power``: the power sensors of this machine or a board, and what they read now."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain
-from tsm_edge.errors import TsmEdgeError
+from tsm_edge.errors import PowerError, TsmEdgeError
 
 if TYPE_CHECKING:
     from tsm_edge.power.measure import EnergyReport
     from tsm_edge.power.registry import Family
     from tsm_edge.power.sensor import Sensor
+    from tsm_edge.power.system import System
     from tsm_edge.power.trace import Trace
+    from tsm_edge.rpc.place import Place
 
 _REFRESH_S = 0.5
 
@@ -27,9 +29,27 @@ _REFRESH_S = 0.5
 @click.option(
     "--seconds", type=click.FloatRange(min=0.5, max=86400), default=2.0, show_default=True, help="How long to read."
 )
+@click.option("--rpc", metavar="HOST:PORT", help="Those of the board that tsm-edge serve runs on.")
+@click.option("--tracker", metavar="HOST:PORT", help="Those of a board that this tracker has free under --key.")
+@click.option("--key", metavar="K", default="", help="The server's key; with --tracker: the board's key.")
+@click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="Read the key from a file.")
+@click.option("--ssh", metavar="USER@HOST", help="Those of a board with no more than sshd.")
+@click.option("--ssh-config", metavar="FILE", type=click.Path(path_type=Path), help="Configuration for ssh.")
+@click.option("--adb", is_flag=False, flag_value="", metavar="[SERIAL]", help="Those of an Android device.")
 @json_option
-def command(sensor: str | None, seconds: float, as_json: bool) -> None:
-    """List the power sensors found here, and read them for a while; or read SENSOR alone.
+def command(
+    sensor: str | None,
+    seconds: float,
+    rpc: str | None,
+    tracker: str | None,
+    key: str,
+    key_file: Path | None,
+    ssh: str | None,
+    ssh_config: Path | None,
+    adb: str | None,
+    as_json: bool,
+) -> None:
+    """List the power sensors found here or on a board, and read them for a while; or read SENSOR alone.
 
     \b
     SENSOR:
@@ -45,28 +65,73 @@ def command(sensor: str | None, seconds: float, as_json: bool) -> None:
       scpi:RESOURCE              a laboratory meter (VISA)
       csv:FILE                   the log of any other meter, with markers
     """
-    from tsm_edge.power.registry import CSV, open_sensor
+    from tsm_edge.power.registry import CSV
+    from tsm_edge.rpc.key import chosen_key
+    from tsm_edge.rpc.place import chosen_place
 
-    if sensor is None:
-        _list(seconds, as_json)
-    elif sensor.startswith(f"{CSV}:"):
+    if sensor is not None and sensor.startswith(f"{CSV}:"):
         _show_log(Path(sensor.removeprefix(f"{CSV}:")), as_json)
-    else:
-        opened = open_sensor(sensor)
-        with contextlib.closing(opened):
-            [(trace, failure)] = _watch([opened], seconds)
-        if failure is not None:
-            raise failure
-        if as_json:
-            print_json(_as_json(trace))
+        return
+    place = chosen_place(rpc, tracker, chosen_key(key, key_file))
+    ways = [way for way in (place, ssh, adb) if way is not None]
+    if len(ways) > 1:
+        raise PowerError("several boards were given, expected one", "give one of: --rpc, --tracker, --ssh, --adb")
+    with _machine(place, ssh, ssh_config, adb) as (name, system):
+        if sensor is None:
+            _list(name, system, seconds, as_json)
         else:
-            _print_traces([trace])
+            _read(sensor, system, seconds, as_json)
 
 
-def _list(seconds: float, as_json: bool) -> None:
+@contextlib.contextmanager
+def _machine(
+    place: Place | None, ssh: str | None, config: Path | None, adb: str | None
+) -> Iterator[tuple[str, System | None]]:
+    """What a message calls the machine, and its files; None: this one."""
+    from tsm_edge.power.system import OneAtATime
+
+    if place is not None:
+        from tsm_edge.rpc.device import open_device
+        from tsm_edge.rpc.machine import RemoteSystem
+        from tsm_edge.rpc.place import TimeLimits
+
+        with contextlib.closing(open_device(place, TimeLimits())) as device:
+            if device.info.tsm_edge is None:
+                raise PowerError(
+                    f"{device.name}: TVM's own server shows no power sensors of its board",
+                    "serve with: tsm-edge serve; or: tsm-edge power --ssh USER@HOST",
+                )
+            yield f"on {device.name}", OneAtATime(RemoteSystem(device))
+        return
+    if ssh is None and adb is None:
+        yield "here", None
+        return
+    from tsm_edge.bench.boards import open_system
+    from tsm_edge.deploy.adb import adb_destination
+    from tsm_edge.deploy.destination import parse_destination
+
+    name, system = open_system(parse_destination(ssh, config) if ssh is not None else adb_destination(adb or ""))
+    yield f"on {name}", OneAtATime(system)
+
+
+def _read(sensor: str, system: System | None, seconds: float, as_json: bool) -> None:
+    from tsm_edge.power.registry import open_sensor
+
+    opened = open_sensor(sensor, system)
+    with contextlib.closing(opened):
+        [(trace, failure)] = _watch([opened], seconds)
+    if failure is not None:
+        raise failure
+    if as_json:
+        print_json(_as_json(trace))
+    else:
+        _print_traces([trace])
+
+
+def _list(where: str, system: System | None, seconds: float, as_json: bool) -> None:
     from tsm_edge.power.registry import CSV_FORM, FAMILIES, find_sensors, sensor_forms
 
-    found = find_sensors()
+    found = find_sensors(system)
     with contextlib.ExitStack() as stack:
         sensors = [entry.sensor for entry in found if entry.sensor is not None]
         for sensor in sensors:
@@ -90,10 +155,10 @@ def _list(seconds: float, as_json: bool) -> None:
         _print_traces(traces)
         click.echo()
     rows = [(family.name, _without_name(family, problem)) for family, problem in problems]
-    print_table("", ("not found here", "why"), rows)
+    print_table("", (f"not found {where}", "why"), rows)
     print_table("\nfound by what you write", ("sensor", "device"), [*named, (CSV_FORM, "a log of any other meter")])
     if not traces:
-        note("no power sensor was found here: `tsm-edge power SENSOR` reads a meter of yours")
+        note(f"no power sensor was found {where}: `tsm-edge power SENSOR` reads a meter of yours")
 
 
 def _watch(sensors: Sequence[Sensor], seconds: float) -> list[tuple[Trace, TsmEdgeError | None]]:

@@ -10,6 +10,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -195,6 +196,40 @@ class ShellSystem:
         if len(codes) != len(commands):
             raise PowerError("the device's shell broke off while power was read", "check the connection")
         return [(text.strip(), code != "0") for text, code in zip(texts, codes, strict=True)]
+
+
+class OneAtATime:
+    """A :class:`System` behind one connection, for threads: each call waits for the one before.
+
+    Parameters
+    ----------
+    system : System
+    """
+
+    def __init__(self, system: System) -> None:
+        self.here = system.here
+        self._system = system
+        self._lock = threading.Lock()
+
+    def read(self, paths: Sequence[str]) -> list[str]:
+        """See :meth:`System.read`."""
+        with self._lock:
+            return self._system.read(paths)
+
+    def find(self, pattern: str) -> list[str]:
+        """See :meth:`System.find`."""
+        with self._lock:
+            return self._system.find(pattern)
+
+    def gather(self, patterns: Sequence[str]) -> dict[str, str]:
+        """See :meth:`System.gather`."""
+        with self._lock:
+            return self._system.gather(patterns)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """See :meth:`System.run`."""
+        with self._lock:
+            return self._system.run(program, *arguments)
 
 
 def _os_error(name: str, text: str) -> OSError:
