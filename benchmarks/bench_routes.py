@@ -3,7 +3,7 @@
 python -m benchmarks.bench_routes DIR [--rounds 200] [--threads 1]: starts ``tsm-edge serve`` and TVM's own server, and
 times short stretches by each way, one after the other, in a random order; ``tsm-runner`` is started for each of
 its own. Before and after each the yardstick in model.so is read. Prints the median ratio of each way to the local loop
-and its 95 % interval (bootstrap): of all rounds, and of the turns in which the machine had one speed.
+and its 95 % interval (bootstrap): of all rounds as they are, and adjusted for the machine's speed in each turn.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from tsm_edge.artifact.folder import RUNNER, Artifact, load_artifact
 from tsm_edge.bench.paired import paired_ratio
 from tsm_edge.bench.result import Yardstick, from_json
-from tsm_edge.bench.speed import Stretch, at_one_speed, stretch_between
+from tsm_edge.bench.speed import Stretch, stretch_between
 from tsm_edge.bench.subject import Subject, here, over_rpc
 from tsm_edge.rpc.place import Place, parse_endpoint
 from tsm_edge.session.timings import Speed
@@ -45,6 +45,11 @@ class Turn:
 
     seconds: NDArray[np.float64]
     speeds: tuple[Speed, ...]
+
+    def speed(self) -> tuple[float, float]:
+        """Logarithms of what the yardstick took: arithmetic, memory."""
+        stretch = self.stretch()
+        return stretch.arithmetic, stretch.memory
 
     def stretch(self) -> Stretch:
         """As a comparison of runs has it."""
@@ -88,20 +93,28 @@ def _print(turns: Mapping[str, Sequence[Turn]]) -> None:
         everything = np.array([turn.seconds for turn in own])
         ratio = paired_ratio(everything, np.array([turn.seconds for turn in local]))
         line = f"{name:17s} p50 {1e3 * np.median(everything):.3f} ms"
-        print(f"{line}, over local {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]; {_at_one_speed(local, own)}")
+        print(f"{line}, over local {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]; {_adjusted(local, own)}")
 
 
-def _at_one_speed(local: Sequence[Turn], own: Sequence[Turn]) -> str:
-    """The ratio of the turns in which the machine had one speed, whichever rounds they are of."""
-    chosen = at_one_speed([turn.stretch() for turn in local], [turn.stretch() for turn in own])
-    if chosen is None:
-        return "no turns at one speed"
-    base, values = (np.array([one.log_ms for one in some]) for some in chosen)
+def _adjusted(local: Sequence[Turn], own: Sequence[Turn]) -> str:
+    """The ratio at one speed of the machine: logarithms, by least squares on the way and the yardstick's two times."""
+    if own is local:
+        return "at one speed 1"
+    values = np.array([(turn.stretch().log_ms, *turn.speed(), 0.0) for turn in local])
+    others = np.array([(turn.stretch().log_ms, *turn.speed(), 1.0) for turn in own])
     random = np.random.default_rng(0)
-    picks = [np.median(random.choice(part, (_RESAMPLES, len(part))), axis=1) for part in (values, base)]
-    low, high = np.exp(np.percentile(picks[0] - picks[1], [2.5, 97.5]))
-    middle = math.exp(np.median(values) - np.median(base))
-    return f"at one speed ({len(values)} and {len(base)} turns) {middle:.3f} [{low:.3f}, {high:.3f}]"
+    found = [_effect(values, others)]
+    for _ in range(_RESAMPLES):
+        picks = [random.integers(0, len(part), len(part)) for part in (values, others)]
+        found.append(_effect(values[picks[0]], others[picks[1]]))
+    low, high = np.exp(np.percentile(found[1:], [2.5, 97.5]))
+    return f"at one speed {math.exp(found[0]):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _effect(*parts: NDArray[np.float64]) -> float:
+    rows = np.concatenate(parts)
+    known = np.column_stack([np.ones(len(rows)), rows[:, 1:]])
+    return float(np.linalg.lstsq(known, rows[:, 0], rcond=None)[0][-1])
 
 
 def _race(ways: Mapping[str, Way], rounds: int) -> dict[str, list[Turn]]:

@@ -167,6 +167,22 @@ def energies(result: Any) -> None:
     result["power"] = {**POWER, "net_w": 9.0}
 
 
+@odd("it has the energy of 3 frames, and 70 were timed")
+def few(result: Any) -> None:
+    powers(result)
+    result["power"]["frames"] = 3
+
+
+@odd("the machine's speed has times that are none")
+def backwards(result: Any) -> None:
+    result["yardstick"].reverse()
+
+
+@odd("measuring the machine's speed took longer than the whole run")
+def slow_yardstick(result: Any) -> None:
+    result["yardstick"][0]["memory_ms"] = 1e6
+
+
 @odd("2.000 W, and 3.000 W in the mean of its samples")
 def powers(result: Any) -> None:
     last = result["samples"]["start_s"][-1] + 1e-3 * result["samples"]["step_ms"][-1]

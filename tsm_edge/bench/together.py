@@ -58,7 +58,18 @@ def machine_behind(system: System | None, address: str | None) -> str:
         number = str(socket.getaddrinfo(host, None)[0][4][0])
     except (OSError, UnicodeError):
         return host
-    return (_boot_of(LocalSystem()) or "here") if number.startswith("127.") or number == "::1" else number
+    return (_boot_of(LocalSystem()) or "here") if _is_here(number) else number
+
+
+def _is_here(number: str) -> bool:
+    """Whether an address is one of this machine's: only then can it be bound to."""
+    family = socket.AF_INET6 if ":" in number else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((number, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _boot_of(system: System) -> str:
