@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tsm_edge.bench.result import Result
-from tsm_edge.bench.speed import FEWEST_STRETCHES, Stretch, at_one_speed, speed_ratio, stretches
+from tsm_edge.bench.speed import (
+    ARITHMETIC_BAND,
+    FEWEST_STRETCHES,
+    MEMORY_BAND,
+    Stretch,
+    at_one_speed,
+    speed_ratio,
+    stretches,
+)
 from tsm_edge.bench.statistics import BATCHES, CONFIDENCE, student_t
 from tsm_edge.errors import BenchError
 
@@ -143,9 +151,9 @@ def _by_stretches(old: Result, new: Result, tolerance_percent: float) -> Compari
 def _no_one_speed(old: Result, new: Result, runs: Sequence[Sequence[Stretch]]) -> str:
     """Why two runs have no stretches to compare."""
     if any(len(run) < FEWEST_STRETCHES for run in runs):
-        return f"fewer than {FEWEST_STRETCHES} stretches of half a second: measure longer"
+        return f"fewer than {FEWEST_STRETCHES} stretches between looks at the machine's speed: measure longer"
     arithmetic, memory = speed_ratio(old, new)
-    if max(abs(math.log(arithmetic)), abs(math.log(memory))) < 0.05:
+    if abs(math.log(arithmetic)) <= ARITHMETIC_BAND and abs(math.log(memory)) <= MEMORY_BAND:
         return "the machine's own speed changed all the time: measure longer, or on a machine that others leave alone"
     return (
         f"the machine itself ran at another speed (fixed work took ×{arithmetic:.2f}, reading memory ×{memory:.2f}): "

@@ -1,5 +1,7 @@
 """The measured frames of a run, as they come: in stretches of half a second, each one call of the loop in model.so.
 
+Where the machine's speed changes from one to the next they are shorter, so that some lie within one speed.
+
 Between two stretches the machine is looked at and its speed measured, Ctrl-C is heard, and a device that died is
 noticed. What was measured until then is kept.
 """
@@ -17,6 +19,7 @@ from tsm_edge.bench.clocks import ClockWatch
 from tsm_edge.bench.environment import glance
 from tsm_edge.bench.plan import Plan
 from tsm_edge.bench.result import Deadlines, Environment, Samples, Yardstick
+from tsm_edge.bench.speed import is_steady
 from tsm_edge.bench.subject import Subject
 from tsm_edge.errors import BenchError, TsmEdgeError
 from tsm_edge.session.timings import Speed, Timings
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 HEAD = 2
 """Untimed frames at the head of each stretch: they bring weights and code back into the caches."""
-STRETCH_S = 0.5
+STRETCH_S, SHORT_S = 0.5, 0.1
+_FEWEST_IN_SHORT = 8
 _MOST_IN_STRETCH = 10_000
 _LOOK_S = 1.0  # between two looks at the machine
 
@@ -121,8 +125,7 @@ class Recording:
         zero = int(self.stretches[0].start_ns[0])
         pauses = [self._head_ns, *(int(one.start_ns[-1]) + int(one.duration_ns[-1]) for one in self.stretches)]
         return tuple(
-            Yardstick(round((pause - zero) * 1e-9, 9), speed.arithmetic_ns * 1e-6, speed.memory_ns * 1e-6)
-            for pause, speed in zip(pauses, self.speeds, strict=False)
+            _reading(speed, round((pause - zero) * 1e-9, 9)) for pause, speed in zip(pauses, self.speeds, strict=False)
         )
 
     def deadlines(self) -> Deadlines | None:
@@ -143,7 +146,7 @@ class Recording:
         period = self.plan.period_ns
         step_s = max(self.step_s, period * 1e-9)
         left = self.plan.frames_left(self.count, self.seconds, step_s)
-        count = max(1, min(left, round(STRETCH_S / step_s), _MOST_IN_STRETCH))
+        count = max(1, min(left, self._frames_of_stretch(step_s), _MOST_IN_STRETCH))
         asked_s = host_now()
         whole = self.subject.session.measure(self.frames, self.steps, HEAD + count, period)
         self._check_clock(asked_s, host_now(), whole)
@@ -154,6 +157,12 @@ class Recording:
         self.step_s = float(np.median(self.stretches[-1].duration_ns)) * 1e-9
         self._measure_speed()
         self._look()
+
+    def _frames_of_stretch(self, step_s: float) -> int:
+        whole = round(STRETCH_S / step_s)
+        if len(self.speeds) < 2 or is_steady(*(_reading(speed) for speed in self.speeds[-2:])):
+            return whole
+        return min(whole, max(_FEWEST_IN_SHORT, round(SHORT_S / step_s)))
 
     def _measure_speed(self) -> None:
         if self.subject.artifact.manifest.target.device != "cpu":
@@ -180,6 +189,10 @@ class Recording:
         due = not self.looks or now_s - self.looks[-1].at_s >= _LOOK_S
         if due and self.subject.system is not None:
             self.looks.append(glance(self.subject.system, now_s))
+
+
+def _reading(speed: Speed, at_s: float = 0.0) -> Yardstick:
+    return Yardstick(at_s, speed.arithmetic_ns * 1e-6, speed.memory_ns * 1e-6)
 
 
 def _without_head(whole: Timings) -> Timings:

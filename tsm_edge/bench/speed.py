@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # By how much the yardstick's two ends of a stretch, and stretches that are compared, may differ. It is read to 1 % on a
 # quiet machine; a second thread on the same core makes it 50 % (arithmetic) and 25 % (memory) slower.
-ARITHMETIC_BAND, MEMORY_BAND = 0.05, 0.10
+ARITHMETIC_BAND, MEMORY_BAND = 0.08, 0.15
 FEWEST_STRETCHES = 5
 _MOST_CANDIDATES = 200
 
@@ -65,12 +65,18 @@ def stretches(result: Result) -> list[Stretch]:
     return found
 
 
+def is_steady(before: Yardstick, after: Yardstick) -> bool:
+    """Whether two readings are of one speed."""
+    arithmetic = abs(math.log(after.arithmetic_ms / before.arithmetic_ms))
+    return arithmetic <= ARITHMETIC_BAND and abs(math.log(after.memory_ms / before.memory_ms)) <= MEMORY_BAND
+
+
 def stretch_between(steps_ms: Sequence[float] | NDArray[np.float64], before: Yardstick, after: Yardstick) -> Stretch:
     """Of frames between two readings."""
     arithmetic = [math.log(reading.arithmetic_ms) for reading in (before, after)]
     memory = [math.log(reading.memory_ms) for reading in (before, after)]
-    steady = abs(arithmetic[1] - arithmetic[0]) <= ARITHMETIC_BAND and abs(memory[1] - memory[0]) <= MEMORY_BAND
-    return Stretch(math.log(float(np.median(steps_ms))), sum(arithmetic) / 2, sum(memory) / 2, steady)
+    log_ms = math.log(float(np.median(steps_ms)))
+    return Stretch(log_ms, sum(arithmetic) / 2, sum(memory) / 2, is_steady(before, after))
 
 
 def at_one_speed(old: Sequence[Stretch], new: Sequence[Stretch]) -> tuple[list[Stretch], list[Stretch]] | None:

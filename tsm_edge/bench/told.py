@@ -149,6 +149,8 @@ def _check_power(power: Power, watts: tuple[Watts, ...], result: Result, name: s
     inside = [sample.power_w for sample in watts if 0 <= sample.at_s <= took_s]
     mean = math.fsum(inside) / len(inside) if inside else math.nan
     frames = power.frames
+    if frames < result.latency_ms.count:
+        raise _wrong(name, f"it has the energy of {frames} frames, and {result.latency_ms.count} were timed")
     follows = (
         (power.duration_s, took_s),
         (power.idle_w, (power.idle_before_w + power.idle_after_w) / 2),
@@ -158,8 +160,6 @@ def _check_power(power: Power, watts: tuple[Watts, ...], result: Result, name: s
         (power.gross_j_per_frame, power.gross_j / frames),
         (power.net_j_per_frame, power.net_j / frames),
     )
-    if frames < result.latency_ms.count:
-        raise _wrong(name, f"it has the energy of {frames} frames, and {result.latency_ms.count} were timed")
     if not all(math.isclose(told, found, rel_tol=1e-5, abs_tol=1e-6) for told, found in follows):
         raise _wrong(name, "its energies do not follow from its powers")
     if not math.isclose(power.gross_w, mean, rel_tol=_LIKE_W):

@@ -4,6 +4,7 @@
 #include "bench/bench.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +18,12 @@
 /* So many different frames: together they do not stay in the caches of small boards. HEAD: untimed frames after a
  * look at the machine, to bring weights and code back into the caches. */
 enum { DIFFERENT_FRAMES = 16, HEAD = 2, MOST_FRAMES = 1000000 };
-/* Between chunks of so many seconds the clock is looked at; the machine's speed every PAUSE_S, the rest every GLANCE_S. */
-static const double CHUNK_S = 0.2, PAUSE_S = 0.5, GLANCE_S = 1.0;
+/* Between chunks of so many seconds the clock is looked at; the machine's speed every PAUSE_S, or every SHORT_S and so
+ * many frames while it changes; the rest every GLANCE_S. */
+static const double CHUNK_S = 0.1, PAUSE_S = 0.5, SHORT_S = 0.1, GLANCE_S = 1.0;
+enum { FEWEST_IN_SHORT = 8 };
+/* Readings of one speed differ by no more than these shares. */
+static const double ARITHMETIC_BAND = 0.08, MEMORY_BAND = 0.15;
 
 /* Pixels of noise, the same on every machine. */
 static float *make_frames(int32_t count) {
@@ -130,10 +135,25 @@ typedef struct {
   uint64_t speed, rest;
 } looks;
 
+static int alike(uint64_t one, uint64_t other, double band) {
+  return fabs((double)one - (double)other) <= band * (double)one;
+}
+
+/* Whether it is time to measure the machine's speed. */
+static int speed_is_due(const tsm_bench_run *run, uint64_t last) {
+  const double since_s = tsm_seconds(last, tsm_now());
+  if (since_s >= PAUSE_S) return 1;
+  if (since_s < SHORT_S || run->n_pauses < 2) return 0;
+  const tsm_pause *before = &run->pauses[run->n_pauses - 2], *newest = before + 1;
+  return run->count - newest->count >= FEWEST_IN_SHORT &&
+         !(alike(before->speed.arithmetic, newest->speed.arithmetic, ARITHMETIC_BAND) &&
+           alike(before->speed.memory, newest->speed.memory, MEMORY_BAND));
+}
+
 /* Look at the machine, if the last time is long ago; a camera's frames leave time for it. */
 static int look(loop *loop, looks *last_looks, tsm_sample *last) {
   tsm_sample head[HEAD];
-  if (tsm_seconds(last_looks->speed, tsm_now()) < PAUSE_S) return 1;
+  if (!speed_is_due(loop->run, last_looks->speed)) return 1;
   measure_speed(loop->run);
   if (tsm_seconds(last_looks->rest, tsm_now()) >= GLANCE_S) {
     glance(loop->run);
