@@ -130,7 +130,7 @@ def print_result(result: Result) -> None:
     for entry in result.unavailable:
         if not any(verdict.text.endswith(entry.reason) for verdict in result.verdicts):
             print_entry("  no", f"{entry.key}: {entry.reason}")
-    (warn if any(verdict.level == "bad" for verdict in result.verdicts) else note)(headline(result))
+    (warn if any(verdict.level == "bad" for verdict in result.verdicts) else note)(f"{result.name}: {headline(result)}")
 
 
 def _row(name: str, latency: Latency) -> tuple[object, ...]:

@@ -19,7 +19,8 @@ _RULES: Mapping[str, str] = {
     "copy": "#8b929b",
     "shift": "#8b929b",
 }
-LATENCY, CLOCK, HEAT, POWER, GPU, SPEED = "#3d7fc1", "#2f9a74", "#d0555a", "#d98a1f", "#7d63c9", "#1f9fa5"
+LATENCY, CLOCK, HEAT, POWER, GPU = "#3d7fc1", "#2f9a74", "#d0555a", "#d98a1f", "#7d63c9"
+ARITHMETIC, MEMORY = "#1f9fa5", "#d0669a"
 # Of results side by side.
 SERIES = ("#3d7fc1", "#dd8a2f", "#2f9a74", "#7d63c9", "#d0669a", "#1f9fa5", "#b09a35", "#c84a4a")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tsm_edge.bench.disturbances import fastest_mhz
 from tsm_edge.bench.page import svg
 from tsm_edge.bench.page.html import Html, element, join, legend, section
-from tsm_edge.bench.page.style import CLOCK, GPU, HEAT, LATENCY, POWER, SPEED
+from tsm_edge.bench.page.style import ARITHMETIC, CLOCK, GPU, HEAT, LATENCY, MEMORY, POWER
 from tsm_edge.bench.page.svg import Axis
 from tsm_edge.bench.result import Environment, Result
 
@@ -101,13 +101,16 @@ def _panels(result: Result) -> Iterator[Panel]:
 
 def _speeds(result: Result) -> Iterator[Line]:
     """The yardstick: what the machine itself did, whatever the model."""
-    for key, name, opacity in (("arithmetic_ms", "fixed work", 1.0), ("memory_ms", "reading memory", 0.5)):
+    for key, name, colour in (
+        ("arithmetic_ms", "fixed work", ARITHMETIC),
+        ("memory_ms", "reading memory", MEMORY),
+    ):
         times = [getattr(pause, key) for pause in result.yardstick]
         if times and min(times) > 0:
             points = (
                 (pause.at_s, 100 * took / min(times)) for pause, took in zip(result.yardstick, times, strict=True)
             )
-            yield Line(name, SPEED, tuple(points), opacity)
+            yield Line(name, colour, tuple(points))
 
 
 def _clocks(looks: Sequence[Environment]) -> Iterator[Line]:
