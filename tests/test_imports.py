@@ -44,6 +44,7 @@ ALLOWED = {
     "video": {"cards"},
     "live": {"video", "artifact", "session", "cards"},
     "events": {"live", "video", "cards"},
+    "service": {"live"},
     "page": {"live", "video", "artifact", "power", "machine"},
     "power": set(),
     "machine": set(),
@@ -110,7 +111,7 @@ TOOLS = {
     "cv2": {"video", "live", "training"},
 }
 # What runs on a device, where none of these is installed.
-ON_A_DEVICE = ("session", "artifact", "live", "video", "page", "events", "power", "machine", "rpc", "deploy")
+ON_A_DEVICE = ("session", "artifact", "live", "video", "page", "events", "service", "power", "machine", "rpc", "deploy")
 NOT_ON_A_DEVICE = ("compile", "networks", "export", "training")
 
 

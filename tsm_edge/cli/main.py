@@ -41,6 +41,7 @@ COMMANDS = {
     "compile": "Compile a model for a target: one self-contained model.so.",
     "verify": "Check a compiled model against ONNX Runtime.",
     "run": "Predict live on a video file, stream or camera.",
+    "service": "Run a model as a service of this system, by systemd.",
     "evaluate": "Measure how often a compiled model is right.",
     "profile": "Time every kernel of a compiled model.",
     "bench": "Measure latency and power, here or on boards, and whether to believe it.",

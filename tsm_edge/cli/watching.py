@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -123,8 +124,13 @@ def watching_options(command: _Command) -> _Command:
 @contextmanager
 def watched(asked: Watching, manifest: Manifest, info: SourceInfo) -> Iterator[list[Observer]]:
     """Open what was asked for; yields what the run shall tell."""
+    from tsm_edge.service.notify import heartbeat_of
+
     with ExitStack() as stack:
         observers: list[Observer] = []
+        heartbeat = heartbeat_of(os.environ)
+        if heartbeat is not None:
+            observers.append(stack.enter_context(heartbeat))
         counters: Counters = list
         if asked.tells:
             watch = open_watch(asked, manifest, info)

@@ -1,0 +1,197 @@
+"""A run as a service: the unit, as systemd's own tools judge it, and what systemd hears while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from background import Background
+from clips import clip
+from mjpeg_server import wait_until
+from running_page import PROGRAM, TESTS
+
+import tsm_edge
+from tsm_edge.artifact.folder import Artifact
+from tsm_edge.cli.main import entry_point
+from tsm_edge.errors import ServiceError
+from tsm_edge.live.observer import Snapshot, Totals
+from tsm_edge.live.result import FrameResult
+from tsm_edge.service.manage import install, remove
+from tsm_edge.service.notify import Heartbeat, heartbeat_of
+from tsm_edge.service.unit import CREDENTIAL, Unit, check_readable
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd: apt install systemd")
+UNIT = Unit(
+    "door",
+    ("/bin/echo", "run", "/opt/a b/50%", "--camera", "rtsp://u:$x@h/1", "--page-token", f"{CREDENTIAL}page-token"),
+    (("page-token", Path("/etc/my token")),),
+)
+
+
+def analyze(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=folder
+    )
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", [UNIT, Unit("gpu", ("/bin/echo",), reads_home=True, gpu=True)])
+def test_systemd_finds_nothing_wrong_with_the_unit(unit: Unit, tmp_path: Path) -> None:
+    path = tmp_path / unit.file_name
+    path.write_text(unit.text())
+    done = analyze(tmp_path, "verify", "--man=no", str(path))
+    own = [line for line in done.stderr.splitlines() if unit.file_name in line]
+    assert (done.returncode, own) == (0, [])
+    path.write_text(unit.text().replace("ProtectSystem", "ProtektSystem"))
+    assert "ProtektSystem" in analyze(tmp_path, "verify", "--man=no", str(path)).stderr  # it would have said so
+
+
+@needs_systemd
+def test_systemd_calls_the_exposure_low(tmp_path: Path) -> None:
+    path = tmp_path / UNIT.file_name
+    path.write_text(UNIT.text())
+    done = analyze(tmp_path, "security", "--offline=true", "--no-pager", str(path))
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+) (\w+)", done.stdout)
+    assert found, done.stderr
+    assert float(found[1]) <= 2.0, done.stdout
+
+
+def test_arguments_are_written_as_systemd_reads_them() -> None:
+    (line,) = [line for line in UNIT.text().splitlines() if line.startswith("ExecStart=")]
+    page = "--page-token ${CREDENTIALS_DIRECTORY}/page-token"
+    assert line == f'ExecStart=/bin/echo run "/opt/a b/50%%" --camera rtsp://u:$$x@h/1 {page}'
+    assert "LoadCredential=page-token:/etc/my token\n" in UNIT.text()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "a b", "ä", "-x", "a" * 65])
+def test_names_that_no_unit_can_have(name: str) -> None:
+    with pytest.raises(ServiceError, match="expected letters"):
+        Unit(name, ())
+
+
+def test_a_unit_is_installed_and_removed(tmp_path: Path) -> None:
+    asked: list[Sequence[str]] = []
+    path = install(UNIT, tmp_path, asked.append)
+    assert path.read_text() == UNIT.text()
+    assert path.stat().st_mode & 0o777 == 0o644
+    install(UNIT, tmp_path, asked.append)  # again: it is ours
+    assert asked[:3] == [["daemon-reload"], ["enable", UNIT.file_name], ["restart", UNIT.file_name]]
+    with pytest.raises(ServiceError, match="known are: door"):
+        remove("window", tmp_path, asked.append)
+    remove("door", tmp_path, asked.append)
+    assert not path.exists()
+    path.write_text("[Unit]\n")
+    for action in (lambda: install(UNIT, tmp_path, asked.append), lambda: remove("door", tmp_path, asked.append)):
+        with pytest.raises(ServiceError, match="was not written by tsm-edge"):
+            action()
+    assert path.read_text() == "[Unit]\n"
+
+
+def test_what_the_services_user_cannot_read_is_refused(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "model").mkdir()
+    with pytest.raises(ServiceError, match="is closed to other users"):
+        check_readable(closed / "model")
+    check_readable(Path("/usr/bin/env"))
+
+
+def test_the_dry_run_shows_the_unit_and_changes_nothing(
+    small_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tsm_edge.cli.service.check_readable", lambda path: None)  # the tests' folders are closed
+    monkeypatch.chdir(tmp_path)
+    for name in ("0", "rules.toml", "secret"):
+        Path(name).touch()
+    words = f"service install --dry-run --service-name door {small_artifact.path} --camera 0 --rules rules.toml"
+    hook = ("--events", "e.jsonl", "--webhook", "http://h/", "--webhook-secret", "secret")
+    assert entry_point([*words.split(), *hook]) == 0
+    out, err = capsys.readouterr()
+    (line,) = [line for line in out.splitlines() if line.startswith("ExecStart=")]
+    found = shlex.split(line.removeprefix("ExecStart="))
+    assert found[1:] == [
+        "-m", "tsm_edge.cli", "run", str(small_artifact.path), "--camera", "0", "--rules", str(tmp_path / "rules.toml"),
+        "--events", "e.jsonl", "--webhook", "http://h/", "--webhook-secret", "${CREDENTIALS_DIRECTORY}/webhook-secret",
+        "--quiet", "--reconnect", "inf",
+    ]  # fmt: skip
+    assert f"LoadCredential=webhook-secret:{tmp_path}/secret" in out
+    assert "would write /etc/systemd/system/tsm-edge-door.service" in err
+    assert entry_point(["service", "install", "--dry-run", str(small_artifact.path), "--camra", "0"]) == 2
+    assert "--camra" in capsys.readouterr().err
+
+
+def snapshot() -> Snapshot:
+    result = FrameResult(0, 0.0, "two\nlines", 0, 0.9, 1.0, 1.0, 1.0, 1.0, "", np.zeros(2, np.float32))
+    return Snapshot(np.zeros((2, 2, 3), np.uint8), result, Totals(7, 1, 2, 0), time.time(), time.monotonic())
+
+
+def heard(listener: socket.socket) -> list[str]:
+    messages = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            messages.append(listener.recv(4096).decode())
+    return messages
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> socket.socket:
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    stream.bind(str(tmp_path / "notify"))
+    stream.setblocking(False)
+    return stream
+
+
+def test_the_watchdog_hears_of_frames_and_of_silence_and_of_nothing_else(listener: socket.socket) -> None:
+    with listener, Heartbeat(listener.getsockname(), 0.3) as heartbeat:
+        assert heard(listener) == ["READY=1", "WATCHDOG=1"]
+        heartbeat.see(snapshot())
+        assert heard(listener) == ["STATUS=two lines; 7 frames, 2 dropped"]
+        time.sleep(0.12)
+        assert heard(listener) == []  # a loop that hangs says nothing
+        heartbeat.idle()
+        heartbeat.see(snapshot())
+        assert heard(listener) == ["WATCHDOG=1"]
+        listener.close()
+        heartbeat.see(snapshot())  # nobody listens: no matter
+
+
+def test_without_systemd_there_is_no_heartbeat() -> None:
+    assert heartbeat_of({}) is None
+    assert heartbeat_of({"NOTIFY_SOCKET": "vsock:2:1234"}) is None
+
+
+def test_a_real_run_tells_systemd(listener: socket.socket, tmp_path: Path) -> None:
+    package = str(Path(tsm_edge.__file__).resolve().parents[1])
+    environment = {
+        **os.environ, "PYTHONPATH": f"{package}:{TESTS}", "NOTIFY_SOCKET": listener.getsockname(),
+        "WATCHDOG_USEC": "600000",
+    }  # fmt: skip
+    program = Background(
+        [*PROGRAM, "run", "model", "--camera", str(clip("bikes.mp4")), "--loop"], tmp_path / "log", environment
+    )
+    messages: list[str] = []
+
+    def beats() -> int:
+        messages.extend(heard(listener))
+        return messages.count("WATCHDOG=1")
+
+    try:
+        wait_until(lambda: beats() >= 4, 30)
+        assert messages[0] == "READY=1"
+        program.process.terminate()
+        assert program.process.wait(10) == 143
+        beats()
+        assert messages[-1] == "STOPPING=1"
+    finally:
+        program.kill()
+        listener.close()

@@ -1,0 +1,110 @@
+"""``tsm-edge service``: a run that systemd starts with the system, watches, and starts again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from tsm_edge.artifact.folder import latest_artifact, load_artifact
+from tsm_edge.cli.output import note
+from tsm_edge.cli.run import command as run_command
+from tsm_edge.service.manage import FOLDER
+from tsm_edge.service.manage import install as install_unit
+from tsm_edge.service.manage import remove as remove_unit
+from tsm_edge.service.unit import CREDENTIAL, Unit, check_readable, is_in_home, program
+
+_SECRETS = ("--page-token", "--webhook-secret", "--mqtt-login")
+
+
+@click.group("service")
+def command() -> None:
+    """Run a model as a service of this system, by systemd."""
+
+
+@command.command("install", context_settings={"ignore_unknown_options": True})
+@click.option("--service-name", metavar="NAME", default="live", show_default=True, help="Of the service.")
+@click.option("--dry-run", is_flag=True, help="Print the unit, and change nothing.")
+@click.argument("arguments", metavar="[DIR] --camera N|URL [RUN OPTIONS]", nargs=-1, type=click.UNPROCESSED)
+def install(service_name: str, dry_run: bool, arguments: tuple[str, ...]) -> None:
+    """Write a systemd unit for `tsm-edge run` with these options, and start it.
+
+    Files that are there are named by their whole path; those that are written go to /var/lib/tsm-edge-NAME. Lines for
+    each frame are left out, and a camera that is lost is waited for, unless --reconnect says for how long.
+    """
+    unit = planned(service_name, arguments)
+    if dry_run:
+        click.echo(unit.text(), nl=False)
+        note(f"would write {FOLDER / unit.file_name}, and run: systemctl enable --now {unit.file_name}")
+        return
+    path = install_unit(unit)
+    click.echo(f"wrote {path}; it runs, also after a restart")
+    click.echo(f"its log: journalctl -u {unit.file_name} -f")
+
+
+@command.command("remove")
+@click.option("--service-name", metavar="NAME", default="live", show_default=True, help="Of the service.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+def remove(service_name: str, dry_run: bool) -> None:
+    """Stop a service and remove its unit. What it wrote stays in /var/lib/tsm-edge-NAME."""
+    unit = Unit(service_name, ())
+    if dry_run:
+        note(f"would run: systemctl disable --now {unit.file_name}, and remove {FOLDER / unit.file_name}")
+        return
+    click.echo(f"removed {remove_unit(service_name)}; what it wrote stays in /var/lib/tsm-edge-{service_name}")
+
+
+def planned(name: str, arguments: tuple[str, ...]) -> Unit:
+    """The unit for a run with these arguments.
+
+    Raises
+    ------
+    UsageError
+        ``run`` does not know them.
+    ServiceError
+        The service's user could not read a file.
+    """
+    given = run_command.make_context("run", list(arguments)).params
+    words = [*arguments]
+    artifact = given["artifact"]
+    if artifact is None:
+        artifact = latest_artifact()
+        words.insert(0, str(artifact))
+    manifest = load_artifact(artifact).manifest
+    words, credentials = _with_credentials(words)
+    read = [Path(word).absolute() for word in words if _is_there(word)]
+    words = [str(Path(word).absolute()) if _is_there(word) else word for word in words]
+    if "--quiet" not in words:
+        words.append("--quiet")
+    if not any(word.startswith("--reconnect") for word in words):
+        words += ["--reconnect", "inf"]
+    read += [Path(sys.executable).absolute(), Path(__file__).absolute()]
+    for path in read:
+        check_readable(path)
+    return Unit(
+        name=name,
+        command=(*program(Path(sys.executable)), "run", *words),
+        credentials=credentials,
+        reads_home=is_in_home(read),
+        gpu=manifest.target.gpu is not None,
+    )
+
+
+def _with_credentials(words: list[str]) -> tuple[list[str], tuple[tuple[str, Path], ...]]:
+    """Files with secrets are read by systemd: their owner keeps them to himself."""
+    found: list[tuple[str, Path]] = []
+    result: list[str] = []
+    for word in words:
+        option = result[-1] if result else ""
+        if option in _SECRETS:
+            name = option.removeprefix("--")
+            found.append((name, Path(word).absolute()))
+            word = f"{CREDENTIAL}{name}"
+        result.append(word)
+    return result, tuple(found)
+
+
+def _is_there(word: str) -> bool:
+    """Whether a word of the command line is a file or folder; a camera's number is none, whatever lies here."""
+    return bool(word) and not word.startswith("-") and not word.isdigit() and len(word) < 4096 and Path(word).exists()
