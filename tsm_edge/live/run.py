@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -105,7 +104,8 @@ class Run:
         self._reset_log: list[CacheReset] = []
         self._reconnections = session.reconnections
         self._pending: Break = ""
-        self._timings: deque[tuple[float, float, float, float]] = deque(maxlen=_KEPT_TIMINGS)
+        # All of it at once, so that a run of months needs no more memory than one of a minute.
+        self._timings = np.zeros((_KEPT_TIMINGS, 4), np.float32)
         self._began_s = self._ended_s = 0.0
         self._ended = ""
         self._lost = False
@@ -170,7 +170,7 @@ class Run:
 
     def summary(self) -> RunSummary:
         """Return the figures so far."""
-        columns = np.array(self._timings, np.float64).reshape(-1, 4).T
+        columns = self._timings[: self._predictions].astype(np.float64).T
         decode, preprocess, step, latency = (_timing(column) for column in columns)
         wall_s = self._ended_s - self._began_s
         info = self._source.info
@@ -218,7 +218,7 @@ class Run:
         shown = self._smoother.update(logits)
         preprocess_ms, step_ms = (ready_s - began_s) * 1e3, (done_s - ready_s) * 1e3
         latency_ms = (time.perf_counter() - frame.arrived_s) * 1e3
-        self._timings.append((frame.decode_ms, preprocess_ms, step_ms, latency_ms))
+        self._timings[self._predictions % _KEPT_TIMINGS] = frame.decode_ms, preprocess_ms, step_ms, latency_ms
         self._predictions += 1
         return FrameResult(
             index=frame.index,
