@@ -62,9 +62,8 @@ def tracker(start: Start) -> Background:
 
 
 @pytest.fixture
-def ours(our_server: Background, stock_server: Background) -> Place:
-    """Our server; the stock one is started at the same time, because both take seconds to load TVM."""
-    del stock_server
+def ours(our_server: Background) -> Place:
+    """Our server."""
     return Place(served_at(our_server), "board")
 
 
