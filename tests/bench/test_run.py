@@ -166,7 +166,7 @@ def test_ctrl_c_while_idling_after_the_frames_gives_no_power(subject: Subject) -
     class Interrupted:
         def measure(self, work: Callable[[], T], idle_s: float, clock: Clock = SYSTEM_CLOCK) -> Measured[T]:
             work()
-            raise KeyboardInterrupt("interrupted")
+            raise KeyboardInterrupt
 
         def close(self) -> None:
             pass

@@ -87,7 +87,7 @@ class Recording:
         except TsmEdgeError as error:
             self.error, self.partial = error, f"{error.problem}, after {self.count} frames"
         except KeyboardInterrupt as stopped:
-            self.partial = f"{stopped or 'interrupted'} after {self.count} frames"
+            self.partial = f"{str(stopped) or 'interrupted'} after {self.count} frames"
             raise
 
     @property

@@ -234,7 +234,7 @@ def _measure(recording: Recording, meter: Meter | None, plan: Plan) -> tuple[Mea
         idle_s = plan.idle_s if info is None else max(plan.idle_s, shortest_window_s(info))
         return meter.measure(recording.run, idle_s), recording.error
     except KeyboardInterrupt as stopped:
-        recording.partial = recording.partial or f"{stopped or 'interrupted'} after {recording.count} frames"
+        recording.partial = recording.partial or f"{str(stopped) or 'interrupted'} after {recording.count} frames"
         return none, stopped
     except TsmEdgeError as error:  # of the sensor, once frames were measured
         if not recording.count:
