@@ -182,13 +182,19 @@ def test_other_runs_are_found_and_servers_that_wait_are_not(tmp_path: Path) -> N
     assert found.others == ("tsm-edge run (process 11)", "tsm-runner bench (process 13)")
 
 
-def test_a_process_and_its_own_helpers_are_no_other_runs(tmp_path: Path) -> None:
-    processes: dict[str, object] = {}
+@pytest.mark.parametrize("way", ["here", "client", "elsewhere"])
+def test_a_process_and_its_own_helpers_are_no_other_runs(way: str, tmp_path: Path) -> None:
+    """Nor is the client of a server on the same machine; on another machine its number is somebody else's."""
+    boot = "/proc/sys/kernel/random/boot_id"
+    processes: dict[str, object] = {boot: Path(boot).read_text() if way == "client" else "another\n"}
     for pid, parent in ((os.getpid(), 1), (4194301, os.getpid()), (4194302, 1)):
         processes[f"/proc/{pid}/cmdline"] = "tsm-edge\0bench\0"
         processes[f"/proc/{pid}/stat"] = f"{pid} (tsm edge) S {parent} 1 1"
-    found = snapshot(build(tmp_path, {**pi_4(), **processes}))
-    assert found.others == ("tsm-edge bench (process 4194302)",)
+    system = build(tmp_path, {**pi_4(), **processes})
+    system.here = way == "here"
+    found = snapshot(system)
+    others = (os.getpid(), 4194301, 4194302) if way == "elsewhere" else (4194302,)
+    assert found.others == tuple(f"tsm-edge bench (process {pid})" for pid in others)
 
 
 def test_garbage_is_not_believed(tmp_path: Path) -> None:

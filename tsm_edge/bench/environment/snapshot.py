@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from tsm_edge.bench.environment import alarms, board, load
 from tsm_edge.bench.environment.alarms import Alarm, Way, ask_alarms, read_alarms
@@ -88,9 +89,19 @@ def snapshot(system: System, at_s: float = 0.0) -> Environment:
         swap_used_mb=work.used_swap_mb,
         supply_v=_supply_v(files) or (_pi_supply_v(system) if pi else None),
         # This process and the one that started it: a shell that is called like a command of this project.
-        others=other_runs(system, files, {os.getpid(), os.getppid()} if system.here else ()),
+        others=other_runs(system, files, {os.getpid(), os.getppid()} if _is_here(system, machine.boot_id) else ()),
     )
     return _with_unknown(environment, found)
+
+
+def _is_here(system: System, boot_id: str) -> bool:
+    """Whether this process runs there: also as the client of a server, which sleeps while frames run."""
+    if system.here:
+        return True
+    try:
+        return bool(boot_id) and boot_id == Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return False
 
 
 def glance(system: System, at_s: float) -> Environment:
