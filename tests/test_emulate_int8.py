@@ -31,10 +31,22 @@ def test_mobilenetv2_is_exact(board: str, tmp_path: Path) -> None:
     """Logits and every cache of 16 frames with feedback, and a reset half way."""
     if shutil.which("qemu-aarch64") is None:
         pytest.skip("qemu-aarch64 is not installed: apt-get install qemu-user")
-    target = load_target(board)
-    assert BOARDS[board] in emulator_command(target)
+    assert BOARDS[board] in emulator_command(load_target(board))
+    check_exact("mobilenetv2-jester", board, tmp_path)
+
+
+@pytest.mark.slow
+def test_resnet50_is_exact(tmp_path: Path) -> None:
+    """The same of the larger network, on the board with dot products."""
+    if shutil.which("qemu-aarch64") is None:
+        pytest.skip("qemu-aarch64 is not installed: apt-get install qemu-user")
+    check_exact("resnet50-kinetics", "raspberry-pi-5", tmp_path)
+
+
+def check_exact(model: str, board: str, folder: Path) -> None:
+    """Compile, run 16 frames, compare."""
     request = CompileRequest(
-        target, tmp_path / board, load_model("mobilenetv2-jester"), seed=0, precision=precision_named("int8")
+        load_target(board), folder / board, load_model(model), seed=0, precision=precision_named("int8")
     )
     result = verify_emulated(compile_model(request), frames=16)
     assert result.tolerance == 0
