@@ -68,6 +68,14 @@ class Steps:
         return [step for moment, step in self.found if begin_s <= moment < end_s]
 
 
+def _set_priorities(run: int, busy: bool) -> None:
+    """Put this process, which the viewers are in, last; on a busy machine it and the page before all others."""
+    os.setpriority(os.PRIO_PROCESS, 0, -10 if busy else 19)
+    for text in " ".join(path.read_text() for path in Path(f"/proc/{run}/task").glob("*/children")).split():
+        for task in Path(f"/proc/{text}/task").iterdir() if busy else ():
+            os.setpriority(os.PRIO_PROCESS, int(task.name), -10)
+
+
 def main() -> int:
     """Run the program; exit code 1: viewers cost more than 3 %."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.viewers", description=__doc__.partition(":")[0])
@@ -77,23 +85,27 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=5.0, help="of a phase [5]")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--nice", type=int, default=0, help="of the run; below 0 as root [0]")
+    parser.add_argument(
+        "--busy-machine",
+        action="store_true",
+        help="as root: above all other processes, the run at nice -20, and the page and its viewers at -10",
+    )
     options = parser.parse_args()
     command = [
         sys.executable, "-m", "tsm_edge.cli", "run", str(options.artifact), "--camera", options.video, "--loop",
         "--json", "--page", "0", "--threads", str(options.threads),
     ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.nice(options.nice)
-    )
+    if options.busy_machine:
+        command = ["nice", "-n", "-20", *command]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     port = 0
     while not port:
         found = re.search(r"page: http://[^:]+:(\d+)/", process.stderr.readline())
         port = int(found[1]) if found else 0
     steps = Steps(process)
-    os.nice(19)
     time.sleep(3)
+    _set_priorities(process.pid, options.busy_machine)
     ratios, pictures = [], 0
     for number in range(options.pairs):
         medians = {}

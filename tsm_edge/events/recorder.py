@@ -89,7 +89,7 @@ class Recorder:
         self._info = info
         self._check_folder()
         self.left_out = 0
-        self._written = self._failed = self._deleted = 0
+        self._written = self._failed = self._encoded = 0
         self._queue: deque[Snapshot | Event] = deque()
         self._wake = threading.Event()
         self._stopping = False
@@ -113,9 +113,12 @@ class Recorder:
         self._wake.set()
 
     @property
-    def counts(self) -> Counts:
-        """Clips written, clips deleted for room (as retries), being written, and lost."""
-        return Counts("clips", self._written, 0, int(self._clip is not None), self._failed)
+    def counts(self) -> tuple[Counts, ...]:
+        """What became of clips, and of the frames for them."""
+        return (
+            Counts("clips", self._written, 0, int(self._clip is not None), self._failed),
+            Counts("clip frames", self._encoded, 0, len(self._queue), self.left_out),
+        )
 
     def close(self) -> None:
         """Finish the clip that is being written."""
@@ -153,6 +156,7 @@ class Recorder:
 
     def _take_frame(self, snapshot: Snapshot) -> None:
         still = _Still(snapshot.monotonic_s, encode_jpeg(snapshot.image, _WIDEST_PX, _QUALITY))
+        self._encoded += 1
         self._ring.append(still)
         self._ring_bytes += len(still.jpeg)
         oldest_s = still.monotonic_s - self._recording.before_s
@@ -208,7 +212,6 @@ class Recorder:
                 oldest.unlink()
                 total -= sizes[oldest]
                 free += sizes[oldest]
-                self._deleted += 1
         except OSError:  # somebody else deletes, too: the next clip looks again
             pass
 

@@ -26,7 +26,7 @@ class Camera(Protocol):
         """Know of an event; returns at once."""
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> tuple[Counts, ...]:
         """What became of clips."""
 
     def close(self) -> None:
@@ -90,18 +90,19 @@ class Watch:
 
     def counters(self) -> list[dict[str, Any]]:
         """What became of events, by receiver."""
-        counts = [courier.counts for courier in self._couriers]
-        if self._recorder is not None:
-            counts.append(self._recorder.counts)
-        return [plain(item) for item in counts]
+        return [plain(item) for item in self._counts()]
 
     def losses(self) -> list[str]:
-        """What to say at the end of a run of events that did not arrive."""
+        """What to say at the end of a run of what did not arrive."""
         return [
-            f"events to {item.name}: {item.lost} lost, {item.waiting} not delivered"
-            for item in (courier.counts for courier in self._couriers)
+            f"{item.name}: {item.lost} lost, {item.waiting} not delivered"
+            for item in self._counts()
             if item.lost or item.waiting
         ]
+
+    def _counts(self) -> list[Counts]:
+        recorded = self._recorder.counts if self._recorder is not None else ()
+        return [*(courier.counts for courier in self._couriers), *recorded]
 
     def _tell(self, event: Event) -> None:
         if self._recorder is not None:

@@ -9,6 +9,13 @@ const SHOWN_LABELS = 6;
 const SPEAK_MS = 2000;
 const LIST_MS = 500;
 const SILENT_S = 2;
+const RECEIVERS = {
+  file: "Events to the file",
+  webhook: "Events to the webhook",
+  mqtt: "Events over MQTT",
+  clips: "Clips",
+  "clip frames": "Frames for clips",
+};
 
 const element = (id) => document.getElementById(id);
 const steps = [];
@@ -127,7 +134,7 @@ function listFacts(view) {
   if (machine.gpu_mhz !== null) facts.push(["GPU clock", `${Math.round(machine.gpu_mhz)} MHz`]);
   if (machine.power_w !== null) facts.push([`Power (${machine.power_covers})`, `${machine.power_w.toFixed(2)} W`]);
   for (const { name, delivered, waiting: queued, lost } of view.receivers) {
-    facts.push([`Events to ${name}`, `${delivered} delivered, ${queued} waiting, ${lost} lost`]);
+    facts.push([RECEIVERS[name] ?? name, `${delivered} done, ${queued} waiting, ${lost} lost`]);
   }
   facts.push(["Viewers", String(view.viewers)]);
   element("facts").replaceChildren(...facts.flatMap(([name, value]) => {
