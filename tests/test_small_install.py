@@ -90,6 +90,23 @@ def test_run(program: Program, artifact_with_runner: Artifact) -> None:
     assert json.loads(done.stdout.splitlines()[0])["index"] == 0
 
 
+def test_the_page_and_mqtt_name_the_pip_command(program: Program, artifact_with_runner: Artifact) -> None:
+    run = ("run", str(artifact_with_runner.path), "--video", str(clip("bikes.mp4")))
+    for extra, words in (("page", ("--page", "0")), ("mqtt", ("--mqtt", "localhost"))):
+        done = program(*run, *words)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"tsm-edge: error: --{extra} needs ")
+        assert done.stderr.endswith(f"install it with: pip install 'tsm-edge[{extra}]'\n")
+
+
+def test_events_need_no_extra(program: Program, artifact_with_runner: Artifact, tmp_path: Path) -> None:
+    words = ("--video", str(clip("bikes.mp4")), "--limit", "60", "--quiet", "--events", str(tmp_path / "events.jsonl"))
+    (tmp_path / "rules.toml").write_text("[[rule]]\nprobability = 0\n")
+    done = program("run", str(artifact_with_runner.path), *words, "--rules", str(tmp_path / "rules.toml"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "events.jsonl").read_text().splitlines()[0])["event_type"] == "start"
+
+
 def test_verify_with_golden_frames(program: Program, artifact_with_runner: Artifact) -> None:
     done = program("verify", str(artifact_with_runner.path), "--json")
     assert done.returncode == 0, done.stderr

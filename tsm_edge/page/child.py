@@ -14,7 +14,7 @@ from tsm_edge.page.wire import WITH_PICTURE, pack
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from tsm_edge.page.process import main; main()"
 # For the page to take a message, and to end by itself.
-_SEND_S, _END_S = 10.0, 3.0
+_SEND_S, _END_S = 5.0, 3.0
 
 
 class Child:

@@ -6,6 +6,7 @@ for one, makes a small JPEG of it if somebody looks, and sends both.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -178,4 +179,5 @@ class Publisher:
             return
         self._restarts += 1
         self._steps_sent, self._segment_sent, self._picture_sent = 0, -1, None
-        self._child = Child(self._door.listener, self._about)
+        with contextlib.suppress(OSError):  # no memory now: later
+            self._child = Child(self._door.listener, self._about)

@@ -13,7 +13,7 @@ from tsm_edge.machine.clocks import read_cores, read_gpus
 from tsm_edge.machine.heat import Temperature, read_temperatures
 from tsm_edge.power.registry import AUTO, open_sensor
 from tsm_edge.power.sensor import Sensor
-from tsm_edge.power.system import LocalSystem
+from tsm_edge.power.system import LocalSystem, System
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,16 @@ class Readings:
 
 
 class Reader:
-    """Reads this machine; its methods may take a while."""
+    """Reads a machine; its methods may take a while.
 
-    def __init__(self) -> None:
-        self._system = LocalSystem()
+    Parameters
+    ----------
+    system : System, optional
+        By default this machine.
+    """
+
+    def __init__(self, system: System | None = None) -> None:
+        self._system = system or LocalSystem()
         self._sensor: Sensor | None = None
         self._before: tuple[float, float] | None = None
         with contextlib.suppress(PowerError):
