@@ -49,7 +49,7 @@ static uint64_t now(void) {
 
 tsm_stream *runner_open_stream(const runner_options *given) {
   tsm_stream *stream = tsm_open(given->threads);
-  if (!stream) runner_fail("threads", tsm_last_error());
+  if (!stream) runner_fail("the model", tsm_last_error());
   return stream;
 }
 
