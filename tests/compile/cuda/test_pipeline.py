@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from elf import Elf
 from onnx_graphs import GraphBuilder
 
-from tsm_edge.artifact.folder import LIBRARY, load_artifact
+from tsm_edge.artifact.folder import LIBRARY, RUNNER, load_artifact
 from tsm_edge.cli.compile import command
 
 
@@ -35,8 +35,11 @@ def test_the_artifact_is_for_the_board(result: tuple[Path, dict[str, object]]) -
     assert manifest.versions["cuda"].startswith("nvrtc 11.8, ptxas 11.8.")
 
 
-def test_the_library_needs_no_cuda_and_an_old_glibc(result: tuple[Path, dict[str, object]]) -> None:
-    elf = Elf(result[0] / LIBRARY)
+@pytest.mark.parametrize("name", [LIBRARY, RUNNER])
+def test_no_cuda_and_an_old_glibc_are_needed(name: str, result: tuple[Path, dict[str, object]]) -> None:
+    """``tsm-runner`` is not static: it opens the driver's library."""
+    elf = Elf(result[0] / name)
+    assert "libc.so.6" in elf.needed
     assert elf.machine == 183  # EM_AARCH64
     assert not [name for name in elf.needed if "cuda" in name or "nv" in name]
     versions = [tuple(map(int, text.removeprefix("GLIBC_").split("."))) for text in elf.versions if "GLIBC_" in text]

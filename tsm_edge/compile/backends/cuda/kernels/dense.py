@@ -116,12 +116,11 @@ def dense(name: str, spec: DenseSpec) -> Any:
                 product = buffers["source"][index] * buffers["weights"][output * spec.inputs + index]
                 emit.store(total, 0, total[0] + product)
         emit.store(parts, thread, total[0])
-        emit.barrier()
         half = _THREADS // 2
         while half:
+            emit.barrier()
             with emit.when_all(thread < half):
                 emit.store(parts, thread, parts[thread] + parts[thread + half])
-            emit.barrier()
             half //= 2
         with emit.when_all(thread < 1):
             value = parts[0] + buffers["bias"][output]
