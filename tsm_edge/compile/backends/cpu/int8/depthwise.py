@@ -8,6 +8,7 @@ the quad and with the middle give two outputs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -213,31 +214,61 @@ def depthwise_row(spec: Int8DepthwiseSpec, buffers: Buffers, row: DepthwiseRow) 
     for quad in range(-1, quads):
         if inner and quad == inner[0]:
             with emit.loop(len(inner)) as index:
-                _between(spec, buffers, row, inner[0] + index, list(outputs))
+                # LLVM takes weights that are the same in every turn out of the loop: more than there are registers.
+                apart = index * emit.hidden_zero(0)
+                _between(spec, buffers, row, inner[0] + index, list(outputs), apart)
         if quad not in inner and inside(quad):
-            _between(spec, buffers, row, quad, inside(quad))
+            _between(spec, buffers, row, quad, inside(quad), row.target * emit.hidden_zero(int(quad >= 0)))
 
 
-def _between(spec: Int8DepthwiseSpec, buffers: Buffers, place: DepthwiseRow, quad: Expr, outputs: list[Output]) -> None:
-    """The outputs between a quad and the next, of a block of channels."""
+def _between(
+    spec: Int8DepthwiseSpec,
+    buffers: Buffers,
+    place: DepthwiseRow,
+    quad: Expr,
+    outputs: list[Output],
+    apart: Expr = 0,
+) -> None:
+    """The outputs between a quad and the next, of a block of channels; ``apart`` is zero, to be added to addresses."""
     vectors = place.vectors
     instructions = spec.instructions
     lanes, size = instructions.lanes, instructions.vector_bytes
     sums = emit.Registers(len(outputs) * vectors, lanes, "int32")
     weights = buffers["weights"]
-    for vector in range(vectors):
-        base = (place.vector + vector) * spec.vector_bytes
-        start = load(weights, base, "int32", lanes)
+
+    def base_of(vector: int) -> Expr:
+        return (place.vector + vector) * spec.vector_bytes + apart
+
+    def begin(vector: int) -> None:
+        start = load(weights, base_of(vector), "int32", lanes)
         for index in range(len(outputs)):
             sums.set(index * vectors + vector, start)
-        for row in range(KERNEL):
-            first, middle = _pixels(spec, buffers["source"], place.source(row) + vector * size, quad, outputs)
-            for index, output in enumerate(outputs):
-                which = spec.header_vectors + 2 * row + int(output.shifted)
-                weight = load(weights, base + which * size, "int8", size)
-                at = index * vectors + vector
-                sums.set(at, instructions.dot(sums.get(at), middle if output.middle else first, weight))
-    _store(spec, buffers, sums, place, quad, outputs)
+
+    def add(vector: int, row: int) -> None:
+        first, middle = _pixels(spec, buffers["source"], place.source(row) + vector * size, quad, outputs)
+        for index, output in enumerate(outputs):
+            which = spec.header_vectors + 2 * row + int(output.shifted)
+            weight = load(weights, base_of(vector) + which * size, "int8", size)
+            at = index * vectors + vector
+            sums.set(at, instructions.dot(sums.get(at), middle if output.middle else first, weight))
+
+    for vector in range(vectors):
+        with _in_a_block(vector > 0 and instructions.arm, quad, apart, vector):
+            begin(vector)
+            for row in range(KERNEL):
+                add(vector, row)
+    _store(spec, buffers, sums, place, quad, outputs, apart)
+
+
+def _in_a_block(split: bool, quad: Expr, apart: Expr, number: int) -> contextlib.AbstractContextManager[None]:
+    """A basic block of its own, by a condition that always holds, which LLVM cannot know.
+
+    LLVM would do the products of all vectors before it adds them: more than there are registers.
+    """
+    if not split or isinstance(quad, int):
+        return contextlib.nullcontext()
+    other = emit.hidden_zero(1)
+    return emit.when((emit.equal(apart, 0), emit.equal(quad * other, 0), emit.equal(apart, other))[number - 1])
 
 
 def _pixels(spec: Int8DepthwiseSpec, source: Any, start: Expr, quad: Expr, outputs: list[Output]) -> tuple[Expr, Expr]:
@@ -264,13 +295,14 @@ def _store(
     place: DepthwiseRow,
     quad: Expr,
     outputs: list[Output],
+    apart: Expr,
 ) -> None:
     instructions, vectors = spec.instructions, place.vectors
     lanes, size = instructions.lanes, instructions.vector_bytes
     rounding = Rounding(instructions, spec.made)
 
     def header(vector: int, which: int) -> Expr:
-        at = (place.vector + vector) * spec.vector_bytes + which * size
+        at = (place.vector + vector) * spec.vector_bytes + which * size + apart
         return load(buffers["weights"], at, "float32", lanes)
 
     for index, output in enumerate(outputs):
