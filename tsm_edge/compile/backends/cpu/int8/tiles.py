@@ -70,11 +70,12 @@ def work_split(
 ) -> tuple[int, bool]:
     """Register tiles of an item, and whether all items of a panel come before the next panel (see ``GemmTile``)."""
     outside = (
-        source_bytes <= core.l1_bytes
+        panels == 1
+        or source_bytes <= core.l1_bytes
         or tiles <= FEW_TILES
         or weights > core.l2_bytes
         or (panel_bytes > core.l1_bytes // 2 and source_bytes < core.l2_bytes // 2)
     )
     if outside:
         return max(1, math.ceil(tiles / max(1, math.ceil(MIN_ITEMS / panels)))), True
-    return max(1, min(tiles, TILES_TOGETHER)), False
+    return max(1, min(TILES_TOGETHER, math.ceil(tiles * panels / MIN_ITEMS))), False
