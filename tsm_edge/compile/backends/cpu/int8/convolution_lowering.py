@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tsm_edge.compile.backends.cpu.borders import needed_border
 from tsm_edge.compile.backends.cpu.int8.convolution_spec import (
+    WORD,
     Int8ConvolutionSpec,
     Int8Tile,
     Requantised,
@@ -128,7 +129,9 @@ def row_tile(at: ByteLowering, layer: ir.Convolution, target: Image) -> Int8Tile
     """The register tile of a convolution that goes by rows."""
     vectors = ceil_div(layer.weight.shape[0], at.instructions.lanes)
     quads = isinstance(target, ByteImage) and target.quads
-    rows, across = register_tile(at.instructions, target.height, target.width, vectors, quads)
+    steps = ceil_div(layer.weight[0].size, WORD)
+    l1 = at.core.l1_bytes
+    rows, across = register_tile(at.instructions, target.height, target.width, vectors, quads, steps, l1)
     return Int8Tile(rows, across, 1, panels_outside=True)
 
 

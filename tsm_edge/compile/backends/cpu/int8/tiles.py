@@ -17,9 +17,19 @@ TILES_TOGETHER = 8
 # What a tile's loads cost beside its dot products, and narrow stores beside packed ones (measured on Sapphire Rapids;
 # modelled by llvm-mca for Cortex-A76).
 LOADS_COST, NARROW_COST, NARROW_COST_ARM = 0.25, 1.02, 1.05
+# A panel this much larger than the L1 cache is read from L2 for every tile: its loads cost so much more.
+LARGE_PANEL, LARGE_PANEL_COST = 1.25, 3.0
 
 
-def register_tile(instructions: Instructions, height: int, width: int, vectors: int, in_quads: bool) -> tuple[int, int]:
+def register_tile(
+    instructions: Instructions,
+    height: int,
+    width: int,
+    vectors: int,
+    in_quads: bool,
+    steps: int = 0,
+    l1_bytes: int = 0,
+) -> tuple[int, int]:
     """Pixels and vectors of output channels whose sums stay in registers.
 
     Parameters
@@ -31,6 +41,10 @@ def register_tile(instructions: Instructions, height: int, width: int, vectors: 
         Of output channels.
     in_quads : bool
         Tiles are whole quads of columns.
+    steps : int
+        Of the k loop.
+    l1_bytes : int
+        The L1 cache; 0: all panels fit.
     """
     columns = ceil_div(width, 4) * 4 if in_quads else width
     best: tuple[float, int, int] | None = None
@@ -38,7 +52,9 @@ def register_tile(instructions: Instructions, height: int, width: int, vectors: 
         for rows in range(4 if in_quads else 1, min(MOST_ROWS, columns) + 1, 4 if in_quads else 1):
             if not _fits(instructions, rows, across):
                 continue
-            cost = height * ceil_div(columns, rows) * _cost(instructions, rows, across, vectors, in_quads)
+            large = l1_bytes and steps * across * instructions.vector_bytes > LARGE_PANEL * l1_bytes
+            weights = LARGE_PANEL_COST if large else 1.0
+            cost = height * ceil_div(columns, rows) * _cost(instructions, rows, across, vectors, in_quads, weights)
             if best is None or cost < best[0]:
                 best = (cost, rows, across)
     if best is None:
@@ -56,13 +72,13 @@ def _fits(instructions: Instructions, rows: int, vectors: int) -> bool:
     return sums + vectors + 1 <= registers
 
 
-def _cost(instructions: Instructions, rows: int, across: int, vectors: int, in_quads: bool) -> float:
-    """Of a tile of every panel, in dot products a step."""
+def _cost(instructions: Instructions, rows: int, across: int, vectors: int, in_quads: bool, weights: float) -> float:
+    """Of a tile of every panel, in dot products a step; ``weights``: of a load of weights, in loads of pixels."""
     full, tail = divmod(vectors, across)
     cost = float(sum(max(rows * part, rows + part) for part in [across] * full + [tail] * bool(tail)))
     if not in_quads and across % 4:
         cost *= NARROW_COST_ARM if instructions.arm else NARROW_COST
-    return cost * (1 + LOADS_COST * (rows + across) / (rows * across))
+    return cost * (1 + LOADS_COST * (rows + weights * across) / (rows * across))
 
 
 def work_split(
