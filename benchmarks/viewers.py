@@ -71,9 +71,13 @@ class Steps:
 def _set_priorities(run: int, busy: bool) -> None:
     """Put this process, which the viewers are in, last; on a busy machine it and the page before all others."""
     os.setpriority(os.PRIO_PROCESS, 0, -10 if busy else 19)
-    for text in " ".join(path.read_text() for path in Path(f"/proc/{run}/task").glob("*/children")).split():
-        for task in Path(f"/proc/{text}/task").iterdir() if busy else ():
-            os.setpriority(os.PRIO_PROCESS, int(task.name), -10)
+    if not busy:
+        return
+    children = " ".join(path.read_text() for path in Path(f"/proc/{run}/task").glob("*/children")).split()
+    for process in (str(run), *children):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            if task.name != str(run):
+                os.setpriority(os.PRIO_PROCESS, int(task.name), -10)
 
 
 def main() -> int:
@@ -88,7 +92,7 @@ def main() -> int:
     parser.add_argument(
         "--busy-machine",
         action="store_true",
-        help="as root: above all other processes, the run at nice -20, and the page and its viewers at -10",
+        help="as root: the network's thread in real time, and all that serves and looks at nice -10, above all others",
     )
     options = parser.parse_args()
     command = [
@@ -96,7 +100,7 @@ def main() -> int:
         "--json", "--page", "0", "--threads", str(options.threads),
     ]  # fmt: skip
     if options.busy_machine:
-        command = ["nice", "-n", "-20", *command]
+        command = ["chrt", "--reset-on-fork", "--fifo", "50", *command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     port = 0
