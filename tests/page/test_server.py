@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from clips import clip
+from mjpeg_server import serving, steady
 from prometheus_client.parser import text_string_to_metric_families
 from running_page import RunningPage, together
 from tornado.httpclient import HTTPClientError
@@ -193,6 +194,17 @@ def test_heads_bodies_and_messages_are_limited(page: RunningPage) -> None:
 
     assert together(shout()) is None  # hung up
     assert page.get("/healthz").status == 200
+
+
+def test_a_camera_that_goes_away_and_comes_back(tmp_path: Path) -> None:
+    with serving(steady(15)) as camera:  # it hangs up after each 15 frames
+        page = RunningPage(tmp_path, "--camera", camera.url, "--quiet", "--reconnect", "inf")
+        try:
+            state = page.wait_for(lambda: page.state() if page.state()["resets"] >= 2 else None, 30)
+            assert set(state["reset_reasons"]) == {"new stream"}
+            assert state["frames"] > 20
+        finally:
+            page.program.kill()
 
 
 def test_with_a_token(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_unit_is_installed_and_removed(tmp_path: Path) -> None:
     asked: list[Sequence[str]] = []
     path = install(UNIT, tmp_path, asked.append)
     assert path.read_text() == UNIT.text()
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_mode & 0o777 == 0o600
     install(UNIT, tmp_path, asked.append)  # again: it is ours
     assert asked[:3] == [["daemon-reload"], ["enable", UNIT.file_name], ["restart", UNIT.file_name]]
     with pytest.raises(ServiceError, match="known are: door"):

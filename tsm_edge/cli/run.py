@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 @click.option("--show", is_flag=True, help="Show the annotated video in a window (q: quit).")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--gap", metavar="S", type=float, default=1.0, help="Reset the caches after a gap of S seconds.")
-@click.option("--reconnect", metavar="S", type=float, default=0.0, help="Try a lost live source again for S seconds.")
+@click.option(
+    "--reconnect",
+    metavar="S",
+    type=float,
+    default=0.0,
+    help="Try a lost live source again for S seconds (inf: for ever).",
+)
 @click.option("--quiet", is_flag=True, help="Print no line a frame.")
 @watching_options
 @rpc_options

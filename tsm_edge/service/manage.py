@@ -47,7 +47,7 @@ def install(unit: Unit, folder: Path = FOLDER, control: Systemctl = systemctl) -
     _check_ours(path)
     try:
         write_atomic(path, unit.text().encode())
-        path.chmod(0o644)
+        path.chmod(0o600)  # a camera's address may have a password in it
     except OSError as error:
         raise _not_allowed(path, error) from None
     control(["daemon-reload"])
