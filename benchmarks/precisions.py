@@ -89,12 +89,12 @@ def beside_half(floats: Artifact, half: Artifact, data: MotionData, clips: int) 
     """float32 and fp16 on the same clips, and on how many both say the same."""
     frames, labels = data.test().batch(range(clips))
     truth = labels[:, -1]
-    found = {artifact: np.array([last_label(artifact, clip) for clip in frames]) for artifact in (floats, half)}
+    found = [np.array([last_label(artifact, clip) for clip in frames]) for artifact in (floats, half)]
     rows = [
-        Row(name, int((found[artifact] == truth).sum()), clips, "label of a clip's last frame")
-        for name, artifact in (("fp32", floats), ("fp16", half))
+        Row(name, int((labels == truth).sum()), clips, "label of a clip's last frame")
+        for name, labels in zip(("fp32", "fp16"), found, strict=True)
     ]
-    return rows, int((found[floats] == found[half]).sum())
+    return rows, int((found[0] == found[1]).sum())
 
 
 def main() -> None:
@@ -113,6 +113,7 @@ def main() -> None:
         tsm_edge("compile", MODEL, "--precision", "int8", *calibrate, "-o", folder / "int8")
         quality = tsm_edge("verify", folder / "int8")["signal_to_noise_db"]
         rows = [evaluated(folder / name, name, given.clips, data.frames) for name in ("fp32", "int8")]
+        print(f"int8: {quality:.1f} dB to the float model; {rows[1].percent - rows[0].percent:+.1f} points of accuracy")
         same = 0
         if given.half_clips:
             tsm_edge("compile", MODEL, "--precision", "fp16", "--target", BOARD, "-o", folder / "fp16")
@@ -125,7 +126,6 @@ def main() -> None:
             [(r.precision, f"{r.right}/{r.clips}", f"{r.percent:.1f}", r.how) for r in rows],
         )
     )
-    print(f"int8: {quality:.1f} dB to the float model; {rows[1].percent - rows[0].percent:+.1f} points of accuracy")
     if given.half_clips:
         print(f"fp16 (as {BOARD}, under QEMU): the same label as float32 on {same} of {given.half_clips} clips")
     if given.json:
