@@ -16,6 +16,7 @@ from tsm_edge.events.recorder import Recorder, Recording
 from tsm_edge.live.observer import Snapshot, Totals
 from tsm_edge.live.result import FrameResult
 from tsm_edge.video.source import SourceInfo, open_source
+from tsm_edge.video.writer import VideoFile
 
 INFO = SourceInfo("camera 0", True, 64, 48, 25.0, None)
 EVENT_ID = "0123456789abcdef"
@@ -84,8 +85,6 @@ def test_the_oldest_clips_go_first_and_other_files_stay(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_loses_a_clip_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tsm_edge.video.writer import VideoFile
-
     write = VideoFile.write
     full = [True]
 
@@ -119,6 +118,27 @@ def test_a_thread_that_cannot_keep_up_leaves_frames_out(tmp_path: Path) -> None:
     encoded, left_out = recorder.counts[1].delivered, recorder.counts[1].lost
     assert left_out > 0
     assert encoded + left_out == 300
+
+
+def test_writing_what_was_before_leaves_no_frame_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = VideoFile.write
+
+    def slowly(self: VideoFile, image: object, time_s: float) -> None:
+        time.sleep(0.01)
+        write(self, image, time_s)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(VideoFile, "write", slowly)
+    recorder = Recorder(Recording(tmp_path, before_s=9.0, after_s=0.2), INFO)
+    feed(recorder, range(0, 60))
+    left_out = recorder.left_out  # this machine may be busy
+    recorder.note(event("start"))  # 60 frames are to be written, which takes 0.6 s: 30 frames of the camera
+    feed(recorder, range(60, 110))
+    recorder.note(event("end"))
+    recorder.close()
+    (clip,) = tmp_path.iterdir()
+    with open_source(clip) as video:
+        assert sum(1 for _ in video) >= 90 - left_out
+    assert recorder.left_out - left_out < 15
 
 
 def test_memory_for_the_seconds_before_is_bounded(tmp_path: Path) -> None:

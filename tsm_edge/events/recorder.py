@@ -95,6 +95,9 @@ class Recorder:
         self._stopping = False
         self._ring: deque[_Still] = deque()
         self._ring_bytes = 0
+        # Frames of the clip that are not written yet.
+        self._backlog: deque[_Still] = deque()
+        self._backlog_bytes = 0
         self._clip: _Clip | None = None
         self._thread = threading.Thread(target=self._work, name="tsm-edge-recorder", daemon=True)
         self._thread.start()
@@ -141,7 +144,8 @@ class Recorder:
     def _work(self) -> None:
         be_last()
         while True:
-            self._wake.wait(0.5)
+            if not self._backlog:
+                self._wake.wait(0.5)
             self._wake.clear()
             while self._queue:
                 item = self._queue.popleft()
@@ -149,10 +153,14 @@ class Recorder:
                     self._take_event(item)
                 else:
                     self._take_frame(item)
-            if self._clip is not None and (self._stopping or self._clip.is_over(time.monotonic())):
+            self._write_one()
+            if not self._backlog and (self._stopping or self._is_over()):
                 self._finish()
-            if self._stopping and not self._queue:
+            if self._stopping and not self._queue and not self._backlog:
                 return
+
+    def _is_over(self) -> bool:
+        return self._clip is not None and self._clip.is_over(time.monotonic())
 
     def _take_frame(self, snapshot: Snapshot) -> None:
         still = _Still(snapshot.monotonic_s, encode_jpeg(snapshot.image, _WIDEST_PX, _QUALITY))
@@ -164,7 +172,7 @@ class Recorder:
             self._ring_bytes -= len(self._ring.popleft().jpeg)
             if not self._ring:
                 break
-        if self._clip is not None:
+        if self._clip is not None and not self._is_over():
             self._add(still)
 
     def _take_event(self, event: Event) -> None:
@@ -179,6 +187,19 @@ class Recorder:
             self._clip.end(event, time.monotonic())
 
     def _add(self, still: _Still) -> None:
+        """Let a frame wait to be written: those from before an event come all at once."""
+        if self._backlog_bytes + len(still.jpeg) > self._recording.ring_bytes:
+            self.left_out += 1
+            return
+        self._backlog.append(still)
+        self._backlog_bytes += len(still.jpeg)
+
+    def _write_one(self) -> None:
+        """Write the frame that waits longest. One at a time, so that those that come meanwhile find their place."""
+        if not self._backlog:
+            return
+        still = self._backlog.popleft()
+        self._backlog_bytes -= len(still.jpeg)
         if self._clip is None:
             return
         try:
@@ -186,6 +207,8 @@ class Recorder:
         except TsmEdgeError:  # the disk is full, most likely
             self._clip.give_up()
             self._clip = None
+            self._backlog.clear()
+            self._backlog_bytes = 0
             self._failed += 1
             self._make_room()
 
