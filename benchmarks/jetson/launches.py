@@ -14,6 +14,7 @@ from tsm_edge.compile.backends.cuda.kernels.dense import DenseSpec
 from tsm_edge.compile.backends.cuda.kernels.depthwise import DepthwiseSpec
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
 from tsm_edge.compile.backends.cuda.kernels.stem import StemSpec
+from tsm_edge.compile.backends.cuda.kernels.winograd_transforms import WinogradSourceSpec
 from tsm_edge.compile.ir.device_code import KernelResources
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.program import KernelCall
@@ -65,7 +66,8 @@ def _trips(spec: object, kernel: Kernel) -> Mapping[Loop, int]:
     if isinstance(spec, AveragePoolSpec):
         return dict.fromkeys(loops, ceil_div(spec.source.height * spec.source.width, _POOL_THREADS))
     if isinstance(spec, DenseSpec):
-        return dict.fromkeys(loops, ceil_div(spec.inputs, _DENSE_THREADS))
+        lanes = 4 if spec.inputs % 4 == 0 else 1
+        return dict.fromkeys(loops, ceil_div(spec.inputs // lanes, _DENSE_THREADS))
     return dict.fromkeys(loops, 3 if isinstance(spec, StemSpec) else 1)
 
 
@@ -106,6 +108,8 @@ def _missed(spec: object) -> Missed:
         first, others = spec.source.height / (spec.band_rows * spec.bands), _MOSTLY_CACHED
     elif isinstance(spec, StemSpec):
         first, others = 0.35, 0.35 / 9
+    elif isinstance(spec, WinogradSourceSpec):  # pixels that tiles share come from L1 or L2 after the first time
+        first = others = min(1.0, spec.source.value_bytes / spec.target.value_bytes)
 
     def share(_: int, item: Instruction) -> float:
         if item.base == "STG":

@@ -12,10 +12,10 @@ from artifacts import compile_onnx, sse_target
 from onnx_graphs import GraphBuilder, Reference, assert_close, assert_nan_goes_through
 
 from tsm_edge.cards import CpuSpec, TargetCard, load_target
+from tsm_edge.compile.backends.common.winograd import TRANSFORMS
 from tsm_edge.compile.backends.cpu.choose import winograd as algorithms
 from tsm_edge.compile.backends.cpu.choose.winograd import winograd_layers
 from tsm_edge.compile.backends.cpu.core import Core
-from tsm_edge.compile.backends.cpu.kernels.winograd import TRANSFORMS
 from tsm_edge.compile.frontend.onnx_reader import load_onnx
 from tsm_edge.compile.passes.fuse import fuse
 from tsm_edge.session.local import OnlineSession

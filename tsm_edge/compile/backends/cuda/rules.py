@@ -18,6 +18,7 @@ from tsm_edge.compile.backends.cuda.kernels import (
     pointwise,
     shift,
     stem,
+    winograd,
 )
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
@@ -28,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     dense.RULE,
     depthwise.RULE,
     pointwise.RULE,
+    winograd.RULE,
     convolution.RULE,
     direct.RULE,
     max_pool.RULE,

@@ -1,9 +1,8 @@
 """3×3 convolution at stride 1 by Winograd's minimal filtering F(m×m, 3×3): fewer multiplications, a little more moving.
 
-``Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A`` for every m×m tile of outputs, with d its (m+2)×(m+2) input pixels (Lavin and Gray,
-"Fast Algorithms for Convolutional Neural Networks", CVPR 2016). Summed over input channels, the elementwise product is
-(m+2)² matrix products, one a position: ``[tiles, channels] · [channels, outputs]``, done by the register tiles of
-``convolution.py``. Weights are transformed and packed at compile time.
+``common/winograd.py`` has the formula. Summed over input channels, its elementwise product is (m+2)² matrix products,
+one a position: ``[tiles, channels] · [channels, outputs]``, done by the register tiles of ``convolution.py``. Weights
+are transformed and packed at compile time.
 
 A thread transforms a block of tiles into its own scratch memory once, multiplies it with as many panels of output
 channels as its work items say, and transforms each panel's products back while they are in cache.
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tsm_edge.compile.backends.common.winograd import TRANSFORMS, Matrix, combination, transformed_weights
 from tsm_edge.compile.backends.cpu.choose.tiles import k_loop
 from tsm_edge.compile.backends.cpu.choose.winograd import WinogradConvolution, WinogradSettings
 from tsm_edge.compile.backends.cpu.kernels import emit
@@ -32,47 +32,6 @@ from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.ir.layout import Border, Image
 from tsm_edge.compile.ir.program import BufferRef
-
-Matrix = tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class Transforms:
-    """The matrices of F(m×m, 3×3): of the input, the weights and the output."""
-
-    input: Matrix
-    weight: Matrix
-    output: Matrix
-
-
-# Interpolation points 0, 1, -1, ∞ and 0, 1, -1, 2, -2, ∞. Column 1 of the output matrix (the point 1) is all ones:
-# what is added to position (1, 1) reaches every output once, and there the bias goes in.
-TRANSFORMS = {
-    2: Transforms(
-        input=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-        weight=((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
-        output=((1, 1, 1, 0), (0, 1, -1, -1)),
-    ),
-    4: Transforms(
-        input=(
-            (4, 0, -5, 0, 1, 0),
-            (0, -4, -4, 1, 1, 0),
-            (0, 4, -4, -1, 1, 0),
-            (0, -2, -1, 2, 1, 0),
-            (0, 2, -1, -2, 1, 0),
-            (0, 4, 0, -5, 0, 1),
-        ),
-        weight=(
-            (1 / 4, 0, 0),
-            (-1 / 6, -1 / 6, -1 / 6),
-            (-1 / 6, 1 / 6, -1 / 6),
-            (1 / 24, 1 / 12, 1 / 6),
-            (1 / 24, -1 / 12, 1 / 6),
-            (0, 0, 1),
-        ),
-        output=((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -187,10 +146,8 @@ def pack_winograd(spec: WinogradSpec, weight: np.ndarray, bias: np.ndarray) -> n
     """Transform and pack float32 [out, in, 3, 3] as ``[panel][position][1 + in][panel's channels]``."""
     outputs, channels = weight.shape[:2]
     width = spec.product.tile.vectors * spec.lanes
-    g = np.array(TRANSFORMS[spec.outputs].weight)
-    transformed = np.einsum("ia,ocab,jb->ijco", g, weight.astype(np.float64), g)
     packed = np.zeros((spec.side, spec.side, 1 + channels, spec.panels * width), spec.source.dtype)
-    packed[:, :, 1:, :outputs] = transformed
+    packed[:, :, 1:, :outputs] = transformed_weights(spec.outputs, weight)
     packed[1, 1, 0, :outputs] = bias
     panels = packed.reshape(spec.side**2, 1 + channels, spec.panels, width).transpose(2, 0, 1, 3)
     return np.ascontiguousarray(panels).reshape(-1)
@@ -357,23 +314,13 @@ def _inside(spec: WinogradSpec, y: Expr, x: Expr, i: int, j: int) -> list[Expr]:
 def _both_sides(matrix: Matrix, values: Sequence[Sequence[Expr]], lanes: int) -> list[list[Expr]]:
     """``matrix · values · matrixᵀ``, elementwise on vectors."""
     columns = len(values[0])
+
+    def constant(value: float) -> Expr:
+        return emit.splat(value, lanes)
+
     half = emit.Registers(len(matrix) * columns, lanes)
     for i, coefficients in enumerate(matrix):
         for j in range(columns):
-            half.set(i * columns + j, _combine(coefficients, [line[j] for line in values], lanes))
+            half.set(i * columns + j, combination(coefficients, [line[j] for line in values], constant))
     lines = [[half.get(i * columns + j) for j in range(columns)] for i in range(len(matrix))]
-    return [[_combine(coefficients, line, lanes) for coefficients in matrix] for line in lines]
-
-
-def _combine(coefficients: Sequence[float], values: Sequence[Expr], lanes: int) -> Expr:
-    """``Σ coefficient · value``."""
-    terms = [(c, v) for c, v in zip(coefficients, values, strict=True) if c]
-    terms.sort(key=lambda term: term[0] != 1)  # one that needs no multiplication first
-    total = None
-    for coefficient, value in terms:
-        scaled = value if math.fabs(coefficient) == 1 else value * emit.splat(math.fabs(coefficient), lanes)
-        if total is None:
-            total = scaled if coefficient > 0 else emit.splat(0.0, lanes) - scaled
-        else:
-            total = total + scaled if coefficient > 0 else total - scaled
-    return total
+    return [[combination(coefficients, line, constant) for coefficients in matrix] for line in lines]

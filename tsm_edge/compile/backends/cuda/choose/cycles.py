@@ -17,6 +17,11 @@ from tsm_edge.compile.ir.kernel import Grid
 _WARPS_TO_HIDE = 2.5  # a scheduler's, for its pipeline to be full
 _PEAK = 0.9
 _WAVE_CYCLES = 900  # latency at a wave's start and end
+# Of a kernel whose issue slots nobody counts: the share of the peak that its arithmetic reaches between loads, stores
+# and addresses.
+_SHARE_OF_PEAK = 0.5
+# Arithmetic and memory hide each other but for this share of the shorter.
+_NOT_HIDDEN = 0.3
 
 
 def modelled_cycles(gpu: GpuSpec, grid: Grid, warp_slots: float, resident: int) -> float:
@@ -46,3 +51,14 @@ def modelled_cycles(gpu: GpuSpec, grid: Grid, warp_slots: float, resident: int) 
         cycles += waves * (slots * ceil_div(blocks, gpu.multiprocessors) / schedulers / rate + _WAVE_CYCLES)
         left -= blocks * waves
     return cycles
+
+
+def cycles_by_flops(gpu: GpuSpec, flops: int) -> float:
+    """Cycles of a kernel whose issue slots nobody counts."""
+    return flops / 2 / (gpu.lanes * gpu.multiprocessors) / _SHARE_OF_PEAK
+
+
+def elapsed(gpu: GpuSpec, cycles: float, size: int) -> float:
+    """Microseconds of a launch by the cycles of its instructions and the bytes that it moves."""
+    arithmetic, memory = cycles / gpu.clock_mhz, size / gpu.memory_gb_s / 1e3
+    return max(arithmetic, memory) + _NOT_HIDDEN * min(arithmetic, memory) + gpu.launch_us

@@ -6,16 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tsm_edge.cards import GpuSpec
-from tsm_edge.compile.backends.cuda.choose.cycles import modelled_cycles
+from tsm_edge.compile.backends.cuda.choose.cycles import cycles_by_flops, elapsed, modelled_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import WARP, resident_blocks
 from tsm_edge.compile.ir.device_code import KernelResources
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.program import KernelCall
-
-# Where nobody counted the issue slots: the share of the peak that arithmetic reaches between loads and addresses.
-_SHARE_OF_PEAK = 0.5
-# Arithmetic and memory hide each other but for this share of the shorter.
-_NOT_HIDDEN = 0.3
 
 
 @dataclass(frozen=True)
@@ -45,13 +40,12 @@ def estimate(call: KernelCall, used: KernelResources, gpu: GpuSpec) -> Estimate:
     if spec.warp_slots:
         cycles = modelled_cycles(gpu, call.grid, spec.warp_slots, blocks)
     else:
-        cycles = spec.flops / 2 / (gpu.lanes * gpu.multiprocessors) / _SHARE_OF_PEAK
+        cycles = cycles_by_flops(gpu, spec.flops)
     arithmetic, memory = cycles / gpu.clock_mhz, spec.bytes / gpu.memory_gb_s / 1e3
-    longer, shorter = max(arithmetic, memory), min(arithmetic, memory)
     bound: Literal["arithmetic", "memory", "launch"] = "arithmetic" if arithmetic >= memory else "memory"
     return Estimate(
-        microseconds=longer + _NOT_HIDDEN * shorter + gpu.launch_us,
-        bound="launch" if gpu.launch_us > longer else bound,
+        microseconds=elapsed(gpu, cycles, spec.bytes),
+        bound="launch" if gpu.launch_us > max(arithmetic, memory) else bound,
         blocks=blocks,
         warps=blocks * ceil_div(threads, WARP),
     )

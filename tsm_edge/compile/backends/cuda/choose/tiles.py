@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tsm_edge.cards import GpuSpec
-from tsm_edge.compile.backends.cuda.choose.cycles import modelled_cycles
+from tsm_edge.compile.backends.cuda.choose.cycles import elapsed, modelled_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
 from tsm_edge.compile.ir.element import WORD_BYTES
@@ -24,11 +24,25 @@ _REGISTERS_FLUSHED = {(8, 8): 168}
 _MOST_THREADS = 256
 # Products that are summed in halfs, of a slice: their sums meet in fp32.
 MOST_HALF_PRODUCTS = 256
+# Slices that a reduction of halfs may be parted into without harm to the rest of the tile.
+_SLICES_OF_HALFS = 4
+# Where sums of halfs go to fp32 on the way: ptxas spills in larger blocks.
+_MOST_THREADS_FLUSHED = 127
+# Channels, pixels, slices for which ptxas 11.8 spills a few registers in gathered convolutions, whatever it may use.
+_SPILLING = {(128, 28, 2)}
 _MOST_SHARED_BYTES = 40_000
 # A short reduction gains nothing from a last step of its own.
 _SHORT_REDUCTION = 64
 # More for the addresses of a gathered convolution, and for a residual.
 _EXTRA_REGISTERS = 8
+
+
+def flush_of(products: int, asked: int) -> int:
+    """Products of halfs that are summed before the sum goes to fp32, of a reduction; ``asked``: 0, or at most so many.
+
+    Sums of halfs are short: where slices cannot make them so, they go to fp32 on the way.
+    """
+    return asked or (0 if products <= MOST_HALF_PRODUCTS * _SLICES_OF_HALFS else MOST_HALF_PRODUCTS)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,10 @@ def _fits(spec: GemmSpec) -> bool:
     tile, per_word = spec.tile, spec.word_elements
     if tile.threads > _MOST_THREADS or spec.shared_words * WORD_BYTES > _MOST_SHARED_BYTES:
         return False
+    if spec.flush and tile.threads > _MOST_THREADS_FLUSHED:
+        return False
+    if spec.window and (tile.channels, tile.pixels, tile.slices) in _SPILLING:
+        return False
     if tile.channels // per_word % 4 or tile.pixels // per_word % 4:
         return False
     if spec.half and not spec.flush and spec.steps * tile.depth > MOST_HALF_PRODUCTS:
@@ -120,3 +138,8 @@ def _cycles(gpu: GpuSpec, spec: GemmSpec) -> float:
         return float("inf")
     resident = resident_blocks(gpu, registers, spec.shared_words * WORD_BYTES, spec.tile.threads)
     return modelled_cycles(gpu, spec.parallel, spec.warp_slots, resident)
+
+
+def microseconds(gpu: GpuSpec, spec: GemmSpec) -> float:
+    """How long a product takes, with its launch; registers are estimated."""
+    return elapsed(gpu, _cycles(gpu, spec), spec.bytes)

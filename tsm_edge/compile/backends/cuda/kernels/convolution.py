@@ -21,9 +21,14 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
     return is_aligned(source) and is_aligned(target) and source.dtype == target.dtype == at.precision.storage
 
 
-def _lower(at: Lowering, layer: ir.Convolution) -> None:
+def window_of(layer: ir.Convolution) -> Window:
+    """How it reads its source."""
     rows, columns = layer.weight.shape[2:]
-    lower_product(at, layer, Window((rows, columns), layer.strides, layer.pads[:2], layer.groups))
+    return Window((rows, columns), layer.strides, layer.pads[:2], layer.groups)
+
+
+def _lower(at: Lowering, layer: ir.Convolution) -> None:
+    lower_product(at, layer, window_of(layer))
 
 
 RULE = Rule("convolution", _takes, _lower, GemmTile)

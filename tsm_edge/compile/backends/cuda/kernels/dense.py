@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.compile.backends.cuda.kernels import emit
+from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR
 from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
@@ -110,11 +111,17 @@ def dense(name: str, spec: DenseSpec) -> Any:
         output = kernel.block[0]
         parts, total = emit.shared(_THREADS), emit.registers(1)
         emit.store(total, 0, emit.splat(0.0))
-        with emit.loop(ceil_div(spec.inputs, _THREADS)) as turn:
+        lanes = VECTOR if spec.inputs % VECTOR == 0 else 1  # rows of weights then begin on whole vectors
+        count = spec.inputs // lanes
+        values, row = emit.registers(lanes), emit.registers(lanes)
+        with emit.loop(ceil_div(count, _THREADS)) as turn:
             index = turn * _THREADS + thread
-            with emit.when_all((index < spec.inputs) if spec.inputs % _THREADS else True):
-                product = buffers["source"][index] * buffers["weights"][output * spec.inputs + index]
-                emit.store(total, 0, total[0] + product)
+            with emit.when_all((index < count) if count % _THREADS else True):
+                emit.store(values, 0, emit.load(buffers["source"], index * lanes, lanes), lanes)
+                at = output * spec.inputs + index * lanes
+                emit.store(row, 0, emit.load(buffers["weights"], at, lanes), lanes)
+                for lane in range(lanes):
+                    emit.store(total, 0, total[0] + values[lane] * row[lane])
         emit.store(parts, thread, total[0])
         half = _THREADS // 2
         while half:

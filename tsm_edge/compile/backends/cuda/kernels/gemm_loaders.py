@@ -34,7 +34,7 @@ class Operands:
 
 def operands(kernel: emit.Kernel, spec: GemmSpec, memory: Any, group: Expr) -> Operands:
     """The loaders of a spec."""
-    pixels = _Rows(kernel, spec, memory) if spec.window is None else _Gathered(kernel, spec, memory, group)
+    pixels = _Rows(kernel, spec, memory, group) if spec.window is None else _Gathered(kernel, spec, memory, group)
     return Operands(pixels, _Weights(kernel, spec, memory, group))
 
 
@@ -68,10 +68,11 @@ class _Vectors:
 class _Rows(_Vectors):
     """Pixels of a 1×1 convolution: a row is a plane, or a shift cache's."""
 
-    def __init__(self, kernel: emit.Kernel, spec: GemmSpec, memory: Any) -> None:
+    def __init__(self, kernel: emit.Kernel, spec: GemmSpec, memory: Any, group: Expr) -> None:
         words = spec.tile.pixels // spec.word_elements
         super().__init__(kernel, spec, memory, words, 0)
         self.plane = spec.source.channel // spec.word_elements
+        self.origin = group * spec.inputs
         self.first_word = kernel.block[0] * words
 
     def value(self, row: Expr, column: Expr) -> Expr:
@@ -81,7 +82,7 @@ class _Rows(_Vectors):
             word = emit.smaller(word, self.plane - VECTOR)  # never past the plane
         if spec.padded_inputs != spec.inputs:
             row = emit.smaller(row, spec.inputs - 1)  # its weights are zero
-        at = row * self.plane + word
+        at = (self.origin + row) * self.plane + word
         value = emit.load(buffers["source"], at, VECTOR)
         if not spec.shift:
             return value
@@ -107,7 +108,8 @@ class _Weights(_Vectors):
 class _Gathered:
     """Pixels of a convolution with a window: a thread reads a pixel (or two halfs) of several channels.
 
-    A step is at one position of the kernel, so one condition decides for all of a thread's loads of it.
+    A step is at one position of the kernel, so one condition decides for all of a thread's loads of it. What is outside
+    the image reads its first pixel, and becomes zero when it is kept: a condition around the load would be waited for.
     """
 
     def __init__(self, kernel: emit.Kernel, spec: GemmSpec, memory: Any, group: Expr) -> None:
@@ -119,12 +121,15 @@ class _Gathered:
         self.columns = tile.pixels // self.per_word
         self.lines = tile.threads // self.columns  # channels that the block reads at a time
         self.turns = tile.rows // self.lines
-        self.values = emit.registers(self.turns, "uint32" if spec.half else "float32")
+        self.values = emit.registers(self.turns * self.per_word, "uint16" if spec.half else "float32")
         self.tile_words = tile.rows * self.columns
         self.column, self.line = mod(kernel.thread, self.columns), div(kernel.thread, self.columns)
         self.origin = group * spec.inputs
         # Row and column of the image that the kernel's first position reads, of each of the word's pixels.
         self.at = emit.registers(2 * self.per_word, "int32")
+        # All ones where a pixel is in the image at the position on its way; of halfs, in their halves of the word.
+        self.mask = emit.registers(1, "uint32")
+        self.masks = False
         for element in range(self.per_word):
             pixel = kernel.block[0] * tile.pixels + self.column * self.per_word + element
             if spec.pixels % tile.pixels:
@@ -138,25 +143,40 @@ class _Gathered:
         runs = spec.padded_inputs // spec.tile.rows
         position, run = div(step, runs), mod(step, runs)
         ky, kx = div(position, self.window.size[1]), mod(position, self.window.size[1])
+        places = self._places(ky, kx)
         for turn in range(self.turns):
             channel = run * spec.tile.rows + turn * self.lines + self.line
             if spec.padded_inputs != spec.inputs:
                 channel = emit.smaller(channel, spec.inputs - 1)  # its weights are zero
-            parts = [self._pixel(channel, element, ky, kx) for element in range(self.per_word)]
-            emit.store(self.values, turn, parts[0] if len(parts) == 1 else _word(*parts))
+            for element, place in enumerate(places):
+                emit.store(self.values, turn * self.per_word + element, self._pixel(channel, place))
 
-    def _pixel(self, channel: Expr, element: int, ky: Expr, kx: Expr) -> Expr:
-        spec, image, buffers = self.spec, self.spec.source, self.kernel.buffers
-        y, x = self.at[2 * element] + ky, self.at[2 * element + 1] + kx
-        at = y * image.row + x
+    def _places(self, ky: Expr, kx: Expr) -> list[Expr]:
+        """Where in a plane each of the word's pixels is; notes whether it is in the image."""
+        image, places, masks = self.spec.source, [], []
+        for element in range(self.per_word):
+            y, x = self.at[2 * element] + ky, self.at[2 * element + 1] + kx
+            place = emit.registers(1, "int32")
+            bits = 0xFFFFFFFF if self.per_word == 1 else 0xFFFF << 16 * element
+            inside = [condition for condition in self._inside(y, x) if condition is not True]
+            if inside:
+                within = emit.every(*inside)
+                emit.store(place, 0, tirx.Select(within, y * image.row + x, 0))
+                masks.append(tirx.Select(within, T.uint32(bits), T.uint32(0)))
+            else:
+                emit.store(place, 0, y * image.row + x)
+            places.append(place[0])
+        self.masks = bool(masks)
+        if masks:
+            emit.store(self.mask, 0, masks[0] if len(masks) == 1 else masks[0] | masks[1])
+        return places
+
+    def _pixel(self, channel: Expr, place: Expr) -> Expr:
+        spec, buffers = self.spec, self.kernel.buffers
         whole = self.origin + channel
-        value = buffers["source"][whole * image.channel + at]
-        if spec.shift:
-            cached = buffers["cache"][whole * image.channel + at]
-            value = emit.either(whole < spec.shift, cached, value)
-        zero = T.uint16(0) if spec.half else T.float32(0)
-        inside = [condition for condition in self._inside(y, x) if condition is not True]
-        return tirx.if_then_else(emit.every(*inside), value, zero) if inside else value
+        at = whole * spec.source.channel + place
+        value = buffers["source"][at]
+        return emit.either(whole < spec.shift, buffers["cache"][at], value) if spec.shift else value
 
     def _inside(self, y: Expr, x: Expr) -> list[Expr]:
         """Whether a position is in the image; True where it is for every output."""
@@ -170,7 +190,16 @@ class _Gathered:
     def keep(self, parity: Expr) -> None:
         for turn in range(self.turns):
             at = parity * self.tile_words + turn * self.spec.tile.threads + self.kernel.thread
-            emit.store(self.memory, at, self.values[turn])
+            parts = [self.values[turn * self.per_word + element] for element in range(self.per_word)]
+            value = parts[0] if len(parts) == 1 else _word(*parts)
+            if self.masks:
+                value = value & self.mask[0] if self.spec.half else _masked(value, self.mask[0])
+            emit.store(self.memory, at, value)
+
+
+def _masked(value: Expr, mask: Expr) -> Expr:
+    """A float where the mask is all ones, else zero: whatever the float is."""
+    return tirx.reinterpret("float32", tirx.reinterpret("uint32", value) & mask)
 
 
 def _word(low: Expr, high: Expr) -> Expr:

@@ -15,6 +15,10 @@ from tsm_edge.compile.ir.layout import Image
 _LEAST_SUM_BYTES = 16384
 # Issue slots a multiply-add with what stands around it, of a sum at the end, and of a warp at its start.
 _SLOTS_MULTIPLY, _SLOTS_SUM, _SLOTS_START = 1.12, 3, 300
+# Of a vector from memory to shared memory, of a gathered element, and of where a step's pixels are.
+_SLOTS_VECTOR, _SLOTS_GATHERED, _SLOTS_POSITION = 2, 6, 30
+# Of a sum of halfs that goes to fp32 on the way: a conversion at a quarter of the rate, and an addition.
+_SLOTS_FLUSH = 6
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ class GemmSpec(KernelSpec):
         Target channels that are also the next value of a shift cache.
     flush : int
         Of halfs: products that are summed before the sum is added in fp32; 0: as many as the reduction has.
+    batch : int
+        Products of the same size in one launch, without a window: the images hold one after the other.
     """
 
     source: Image
@@ -124,16 +130,19 @@ class GemmSpec(KernelSpec):
     residual: bool = False
     tap: int = 0
     flush: int = 0
+    batch: int = 1
 
     @property
     def rule(self) -> str:
         """The rules that use it."""
-        return "pointwise" if self.window is None else "convolution"
+        if self.window is not None:
+            return "convolution"
+        return "pointwise" if self.batch == 1 else "winograd"
 
     @property
     def groups(self) -> int:
-        """Of the convolution."""
-        return self.window.groups if self.window else 1
+        """Of the convolution, or of the batch: sets of channels that have nothing to do with each other."""
+        return self.window.groups if self.window else self.batch
 
     @property
     def inputs(self) -> int:
@@ -229,10 +238,22 @@ class GemmSpec(KernelSpec):
 
     @property
     def warp_slots(self) -> float:
-        """Multiply-adds, sums and what a warp does before its loop."""
+        """Multiply-adds, operands on their way, sums and what a warp does before its loop."""
         sums = self.tile.thread_channels * self.tile.thread_pixels
-        products = self.steps * self.tile.depth * sums / self.word_elements
-        return products * _SLOTS_MULTIPLY + _SLOTS_SUM * sums + _SLOTS_START
+        products = self.tile.depth * sums / self.word_elements
+        step = products * _SLOTS_MULTIPLY + self._load_slots
+        flushes = self.steps * self.tile.depth / self.flush if self.flush else 0
+        return self.steps * step + (_SLOTS_SUM + _SLOTS_FLUSH * flushes) * sums + _SLOTS_START
+
+    @property
+    def _load_slots(self) -> float:
+        """Issue slots of a thread that bring a step's operands."""
+        tile, per_word = self.tile, self.word_elements
+        weights = _SLOTS_VECTOR * ceil_div(tile.rows * tile.channels // per_word, 4 * tile.threads)
+        words = tile.rows * tile.pixels // per_word
+        if self.window is None:
+            return weights + _SLOTS_VECTOR * ceil_div(words, 4 * tile.threads)
+        return weights + _SLOTS_GATHERED * per_word * ceil_div(words, tile.threads) + _SLOTS_POSITION
 
     @property
     def bytes(self) -> int:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tsm_edge.compile.backends.cuda.choose.tiles import MOST_HALF_PRODUCTS, gemm_tile
+from tsm_edge.compile.backends.cuda.choose.tiles import flush_of, gemm_tile
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile, Window
-from tsm_edge.compile.backends.cuda.lowering import FLUSH, Lowering
+from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.backends.cuda.tensors import Planes
 from tsm_edge.compile.ir import layers as ir
@@ -17,8 +17,6 @@ from tsm_edge.compile.ir.program import BufferRef
 
 # Stands where the tile will: what chooses it looks at the rest.
 NO_TILE = GemmTile(8, 8, 8, 8)
-# Slices that a reduction of halfs may be parted into without harm to the rest of the tile.
-_SLICES_OF_HALFS = 4
 
 
 def activation_of(layer: ir.Convolution, scale: float) -> tuple[str, float, float]:
@@ -32,16 +30,12 @@ def activation_of(layer: ir.Convolution, scale: float) -> tuple[str, float, floa
     return "clamp", layer.clamp.low, layer.clamp.high
 
 
-def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) -> None:
-    """A convolution as a matrix product: choose its tile, pack its weights, add its call."""
-    source = at.tensors[layer.source]
-    scale = at.scale_of(layer)
-    target = at.tensors.output(layer.output, scale)
-    activation, low, high = activation_of(layer, scale)
-    cache = at.caches.take(layer.output)
-    plain = GemmSpec(
-        source=source.image,
-        target=target.image,
+def product_spec(at: Lowering, layer: ir.Convolution, window: Window | None, tap: int = 0) -> GemmSpec:
+    """A convolution as a matrix product; its tile is not chosen yet."""
+    activation, low, high = activation_of(layer, at.scale_of(layer))
+    return GemmSpec(
+        source=at.tensors[layer.source].image,
+        target=at.tensors.planes_of(layer.output),
         tile=NO_TILE,
         window=window,
         activation=activation,
@@ -49,34 +43,51 @@ def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) ->
         high=high,
         shift=layer.shift.channels if layer.shift else 0,
         residual=layer.residual is not None,
-        tap=at.caches.images[cache].channels if cache is not None else 0,
+        tap=tap,
         flush=_flush(at, layer),
     )
-    tile = at.given((layer,), GemmTile) or gemm_tile(at.gpu, plain)
-    spec = replace(plain, tile=tile)
-    at.chose(spec.rule, (layer,), tile)
-    weight = layer.weight.astype(np.float64) * source.scale / scale
-    buffers = {
-        "source": source.buffer,
-        "weights": at.add_weights(pack_weights(spec, weight)),
-        "bias": at.add_weights(pack_bias(spec, layer.bias.astype(np.float64) / scale)),
-        "target": target.buffer,
-    }
+
+
+def product_buffers(at: Lowering, layer: ir.Convolution, cache: int | None) -> dict[str, BufferRef]:
+    """What a convolution reads and writes besides its weights; ``cache`` is the shift cache that it writes."""
+    target = at.tensors.output(layer.output, at.scale_of(layer))
+    buffers = {"source": at.tensors[layer.source].buffer, "target": target.buffer}
     if layer.shift:
         buffers["cache"] = at.plain(layer.shift.cache).buffer
     if layer.residual is not None:
         buffers["residual"] = at.plain(layer.residual).buffer
     if cache is not None:
         buffers["tap"] = BufferRef("next_cache", cache)
-    at.call(spec, buffers, at.label((layer,)))
+    return buffers
+
+
+def stored_weights(at: Lowering, layer: ir.Convolution) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias as float64, for a source and a target that are stored divided by their scales."""
+    scale = at.scale_of(layer)
+    weight = layer.weight.astype(np.float64) * at.tensors[layer.source].scale / scale
+    return weight, layer.bias.astype(np.float64) / scale
+
+
+def tapped(at: Lowering, layer: ir.Convolution) -> tuple[int | None, int]:
+    """The shift cache that a convolution writes on the way, and its channels."""
+    cache = at.caches.take(layer.output)
+    return cache, at.caches.images[cache].channels if cache is not None else 0
+
+
+def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) -> None:
+    """A convolution as a matrix product: choose its tile, pack its weights, add its call."""
+    cache, tap = tapped(at, layer)
+    plain = product_spec(at, layer, window, tap)
+    tile = at.given((layer,), GemmTile) or gemm_tile(at.gpu, plain)
+    spec = replace(plain, tile=tile)
+    at.chose(spec.rule, (layer,), tile)
+    weight, bias = stored_weights(at, layer)
+    weights = {"weights": at.add_weights(pack_weights(spec, weight)), "bias": at.add_weights(pack_bias(spec, bias))}
+    at.call(spec, product_buffers(at, layer, cache) | weights, at.label((layer,)))
 
 
 def _flush(at: Lowering, layer: ir.Convolution) -> int:
-    """Sums of halfs are short: where slices cannot make them so, they go to fp32 on the way."""
-    if at.precision.storage != "float16":
-        return 0
-    products = layer.weight[0].size
-    return at.flush if products <= MOST_HALF_PRODUCTS * _SLICES_OF_HALFS else FLUSH
+    return flush_of(layer.weight[0].size, at.flush) if at.precision.storage == "float16" else 0
 
 
 def pack_weights(spec: GemmSpec, weight: np.ndarray) -> np.ndarray:
