@@ -12,6 +12,7 @@ from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
 from tsm_edge.compile.backends.cuda.kernels.average_pool import AveragePoolSpec
 from tsm_edge.compile.backends.cuda.kernels.dense import DenseSpec
 from tsm_edge.compile.backends.cuda.kernels.depthwise import DepthwiseSpec
+from tsm_edge.compile.backends.cuda.kernels.expand_depthwise import AHEAD, ExpandDepthwiseSpec
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
 from tsm_edge.compile.backends.cuda.kernels.stem import StemSpec
 from tsm_edge.compile.backends.cuda.kernels.winograd_transforms import WinogradSourceSpec
@@ -68,6 +69,8 @@ def _trips(spec: object, kernel: Kernel) -> Mapping[Loop, int]:
     if isinstance(spec, DenseSpec):
         lanes = 4 if spec.inputs % 4 == 0 else 1
         return dict.fromkeys(loops, ceil_div(spec.inputs // lanes, _DENSE_THREADS))
+    if isinstance(spec, ExpandDepthwiseSpec):
+        return _trips_of_pair(spec, kernel, loops)
     return dict.fromkeys(loops, 3 if isinstance(spec, StemSpec) else 1)
 
 
@@ -90,6 +93,13 @@ def _trips_of_product(spec: GemmSpec, kernel: Kernel, loops: list[Loop]) -> dict
     return trips
 
 
+def _trips_of_pair(spec: ExpandDepthwiseSpec, kernel: Kernel, loops: list[Loop]) -> dict[Loop, int]:
+    """The expansion's loop is the one without stores."""
+    rounds = ceil_div(spec.depthwise.items, spec.threads)
+    stores = {loop: any(item.base == "STG" for item in kernel.instructions[loop[0] : loop[1] + 1]) for loop in loops}
+    return {loop: rounds if stores[loop] else spec.source.channels // AHEAD for loop in loops}
+
+
 def _multiplies(kernel: Kernel, loop: Loop) -> int:
     return sum(item.base in ("FFMA", "HFMA2") for item in kernel.instructions[loop[0] : loop[1] + 1])
 
@@ -104,6 +114,9 @@ def _missed(spec: object) -> Missed:
         moved = groups * across * down * rows * (spec.tile.pixels + spec.tile.channels) * size
         once = spec.source.value_bytes + spec.inputs * spec.positions * spec.target.channels * size
         first = others = min(1.0, once / moved)
+    elif isinstance(spec, ExpandDepthwiseSpec):  # a band's rows come once for all of its expanded channels
+        loads = spec.parallel.blocks[0] * spec.parallel.blocks[1] * spec.depthwise.pitch * spec.source.channels
+        first, others = spec.source.values / loads, _MOSTLY_CACHED
     elif isinstance(spec, DepthwiseSpec):
         first, others = spec.source.height / (spec.band_rows * spec.bands), _MOSTLY_CACHED
     elif isinstance(spec, StemSpec):

@@ -31,6 +31,8 @@ class Lowering(Step):
     precision : Precision
     tensors : Tensors
     caches : ShiftCaches
+    waiting : dict of str to Convolution
+        Tensor → the layer that makes it together with its reader.
     flush : int
         Products of halfs that are summed before the sum goes to fp32; 0: a slice's whole reduction.
     """
@@ -47,6 +49,7 @@ class Lowering(Step):
         choices.check_layers(set(ir.layer_names(graph, layers).values()))
         self.gpu, self.precision = gpu, precision
         self.tensors = Tensors(graph, precision.storage, self.workspace)
+        self.waiting: dict[str, ir.Convolution] = {}
         half = precision.storage == "float16"
         self.flush = FLUSH if half and precision.accumulator == "float32" else 0
         self.caches = ShiftCaches(graph, layers, self.tensors.image)
@@ -83,6 +86,13 @@ class Lowering(Step):
             elif not isinstance(reader, ir.Convolution) or reader.shift or reader.residual == tensor:
                 return False
         return True
+
+    def only_reader(self, tensor: str) -> ir.Layer | None:
+        """The one layer that reads a tensor; None: there are others, or the tensor is wanted outside."""
+        if tensor == self.graph.logits or self.caches.is_source(tensor):
+            return None
+        readers = [layer for layer in self._layers if tensor in ir.layer_sources(layer)]
+        return readers[0] if len(readers) == 1 else None
 
     def copy_caches(self, tensor: str) -> None:
         """Write the caches cut from ``tensor`` that its kernel did not write on the way."""

@@ -12,6 +12,7 @@ from tsm_edge.compile.backends.cuda.kernels import (
     depthwise,
     direct,
     elementwise,
+    expand_depthwise_rule,
     fallback,
     max_pool,
     no_work,
@@ -25,6 +26,7 @@ from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 
 RULES: tuple[Rule, ...] = (
+    expand_depthwise_rule.RULE,
     stem.RULE,
     dense.RULE,
     depthwise.RULE,

@@ -22,7 +22,7 @@ from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 from tsm_edge.compile.ir.layout import GPU_VECTOR_BYTES, Image
 
 LARGEST_KERNEL = 5
-_MARGIN = 4  # floats of shared memory before the first plane: a window begins left of it
+MARGIN = 4  # floats of shared memory before the first plane: a window begins left of it
 _SHARED_BYTES = 12_544  # of a block with whole planes: five of them fit a multiprocessor
 _MOST_THREADS = 256
 _BAND_PLANES = 2
@@ -111,7 +111,7 @@ class DepthwiseSpec(KernelSpec):
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        return WORD_BYTES * (self.tile.planes * self.pitch + 2 * _MARGIN)
+        return WORD_BYTES * (self.tile.planes * self.pitch + 2 * MARGIN)
 
     @property
     def items(self) -> int:
@@ -188,14 +188,29 @@ def _spec(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSpec:
     return DepthwiseSpec(source, target, size, layer.strides, layer.pads[:2], tile, activation, low, high)
 
 
-def _takes(at: Lowering, layer: ir.Layer) -> bool:
-    if not isinstance(layer, ir.Convolution) or not layer.depthwise or layer.shift or layer.residual:
+def fits(layer: ir.Convolution, source: Image, target: Image) -> bool:
+    """Whether a depthwise convolution is one of this rule's, for some tile."""
+    if layer.shift or layer.residual or not layer.depthwise:
         return False
-    source = at.tensors[layer.source].image
-    if max(layer.weight.shape[2:]) > LARGEST_KERNEL or max(layer.pads[:2]) > _MARGIN or not is_aligned(source):
+    if max(layer.weight.shape[2:]) > LARGEST_KERNEL or max(layer.pads[:2]) > MARGIN:
+        return False
+    return is_aligned(source) and source.dtype == target.dtype
+
+
+def pack_weights(spec: DepthwiseSpec, layer: ir.Convolution, scale: float, bias_scale: float) -> np.ndarray:
+    """[channel][bias, weights], rounded up to whole vectors."""
+    weights = np.zeros((spec.target.channels, spec.weight_row), np.float32)
+    weights[:, 0] = layer.bias * bias_scale
+    taps = spec.size[0] * spec.size[1]
+    weights[:, 1 : 1 + taps] = layer.weight.reshape(-1, taps).astype(np.float64) * scale
+    return weights
+
+
+def _takes(at: Lowering, layer: ir.Layer) -> bool:
+    if not isinstance(layer, ir.Convolution) or not layer.depthwise:
         return False
     target = at.tensors.planes_of(layer.output)
-    if source.dtype != target.dtype:
+    if not fits(layer, at.tensors[layer.source].image, target):
         return False
     spec = _spec(at, layer, target)
     return spec.shared_bytes <= at.gpu.shared_kib * 1024 and spec.parallel.threads[0] <= _MOST_THREADS
@@ -206,12 +221,8 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     target = at.tensors.output(layer.output, scale)
     spec = _spec(at, layer, target.image)
     at.chose(spec.rule, (layer,), spec.tile)
-    weights = np.zeros((target.image.channels, spec.weight_row), np.float32)
-    weights[:, 0] = layer.bias / scale
-    taps = spec.size[0] * spec.size[1]
-    weights[:, 1 : 1 + taps] = layer.weight.reshape(-1, taps).astype(np.float64) * source.scale / scale
-    buffers = {"source": source.buffer, "weights": at.add_weights(weights), "target": target.buffer}
-    at.call(spec, buffers, at.label((layer,)))
+    weights = at.add_weights(pack_weights(spec, layer, source.scale / scale, 1 / scale))
+    at.call(spec, {"source": source.buffer, "weights": weights, "target": target.buffer}, at.label((layer,)))
 
 
 RULE = Rule("depthwise", _takes, _lower, DepthwiseTile)
@@ -220,58 +231,81 @@ RULE = Rule("depthwise", _takes, _lower, DepthwiseTile)
 def depthwise(name: str, spec: DepthwiseSpec) -> Any:
     """Write the kernel of a depthwise convolution; returns its PrimFunc."""
     with emit.kernel(name, spec) as kernel:
-        writer = _Depthwise(kernel, spec)
-        writer.stage()
+        memory = emit.shared(spec.shared_bytes // 4)
+        place = Place(kernel.block[0], kernel.block[1] * spec.tile.planes)
+        _stage(kernel, spec, memory, place)
         emit.barrier()
-        channels = spec.target.channels
-        has_channel = (writer.channel < channels) if channels % spec.tile.planes else True
-        has_work = (kernel.thread < spec.items) if spec.items % 32 else True
-        with emit.when_all(has_work, has_channel):
-            writer.slide()
+        has_item = (kernel.thread < spec.items) if spec.items % 32 else True
+        slide_rows(kernel, spec, memory, place, kernel.thread, has_item)
     return kernel.function
 
 
-class _Depthwise:
-    """The kernel of one spec while it is written."""
+@dataclass(frozen=True)
+class Place:
+    """What a block makes: a band of rows, and planes from ``channel``."""
 
-    def __init__(self, kernel: emit.Kernel, spec: DepthwiseSpec) -> None:
+    band: Expr
+    channel: Expr
+
+    def first_row(self, spec: DepthwiseSpec) -> Expr:
+        """Of the source, in shared memory."""
+        if spec.bands == 1:
+            return 0
+        top = emit.larger(self.band * (spec.tile.band * spec.strides[0]) - spec.pads[0], 0)
+        return emit.smaller(top, spec.source.height - spec.band_rows)
+
+
+def _stage(kernel: emit.Kernel, spec: DepthwiseSpec, memory: Any, place: Place) -> None:
+    """Bring the block's planes, or their bands, to shared memory."""
+    half = item_bytes(spec.source.dtype) == 2
+    elements = 8 if half else 4
+    vectors = spec.pitch // elements
+    words, floats = emit.registers(VECTOR, "uint32" if half else "float32"), emit.registers(2 * VECTOR)
+    first_row = place.first_row(spec)
+    for _, index, inside in emit.shares(spec.tile.planes * vectors, kernel_threads(spec), kernel.thread):
+        channel = place.channel + div(index, vectors)
+        if spec.target.channels % spec.tile.planes:
+            channel = emit.smaller(channel, spec.target.channels - 1)
+        at = channel * spec.source.channel + first_row * spec.source.width + mod(index, vectors) * elements
+        with emit.when_all(inside):
+            if not half:
+                emit.store(memory, MARGIN + index * VECTOR, emit.load(kernel.buffers["source"], at, VECTOR), VECTOR)
+                continue
+            emit.store(words, 0, emit.load(kernel.buffers["source"], div(at, 2), VECTOR), VECTOR)
+            for word in range(VECTOR):
+                emit.store(floats, 2 * word, emit.call("tsm_low", words[word]))
+                emit.store(floats, 2 * word + 1, emit.call("tsm_high", words[word]))
+            for quad in range(0, 8, VECTOR):
+                emit.store(memory, MARGIN + index * 8 + quad, emit.load(floats, quad, VECTOR), VECTOR)
+
+
+def slide_rows(kernel: emit.Kernel, spec: DepthwiseSpec, memory: Any, place: Place, item: Expr, has_item: Expr) -> None:
+    """The outputs of one of the block's ``spec.items``, where it has that, from planes in shared memory.
+
+    The planes begin at ``MARGIN``, ``spec.pitch`` floats apart. The kernel's buffers are ``depthwise_weights``, or
+    ``weights`` where there are no others, and ``target``.
+    """
+    writer = _Rows(kernel, spec, memory, place, item)
+    channels = spec.target.channels
+    has_channel = (writer.channel < channels) if channels % spec.tile.planes else True
+    with emit.when_all(has_item, has_channel):
+        writer.slide()
+
+
+class _Rows:
+    """A thread's outputs while their code is written."""
+
+    def __init__(self, kernel: emit.Kernel, spec: DepthwiseSpec, memory: Any, place: Place, item: Expr) -> None:
         tile = spec.tile
-        self.kernel, self.spec = kernel, spec
-        self.memory = emit.shared(spec.tile.planes * spec.pitch + 2 * _MARGIN)
-        self.first_channel = kernel.block[1] * tile.planes
-        across, rest = mod(kernel.thread, spec.across), div(kernel.thread, spec.across)
+        self.spec, self.memory = spec, memory
+        self.weights = kernel.buffers.get("depthwise_weights", kernel.buffers["weights"])
+        self.target = kernel.buffers["target"]
+        across, rest = mod(item, spec.across), div(item, spec.across)
         self.plane = div(rest, spec.down)
-        self.channel = self.first_channel + self.plane
+        self.channel = place.channel + self.plane
         self.x = across * tile.run
-        self.y = kernel.block[0] * tile.band + mod(rest, spec.down) * tile.rows
-        self.first_row: Expr = 0
-        if spec.bands > 1:
-            top = emit.larger(kernel.block[0] * (tile.band * spec.strides[0]) - spec.pads[0], 0)
-            self.first_row = emit.smaller(top, spec.source.height - spec.band_rows)
-
-    def stage(self) -> None:
-        """Bring the block's planes, or their bands, to shared memory."""
-        spec, kernel = self.spec, self.kernel
-        half = item_bytes(spec.source.dtype) == 2
-        elements = 8 if half else 4
-        vectors = spec.pitch // elements
-        words, floats = emit.registers(VECTOR, "uint32" if half else "float32"), emit.registers(2 * VECTOR)
-        for _, index, inside in emit.shares(spec.tile.planes * vectors, kernel_threads(spec), kernel.thread):
-            channel = self.first_channel + div(index, vectors)
-            if spec.target.channels % spec.tile.planes:
-                channel = emit.smaller(channel, spec.target.channels - 1)
-            at = channel * spec.source.channel + self.first_row * spec.source.width + mod(index, vectors) * elements
-            with emit.when_all(inside):
-                if not half:
-                    value = emit.load(kernel.buffers["source"], at, VECTOR)
-                    emit.store(self.memory, _MARGIN + index * VECTOR, value, VECTOR)
-                    continue
-                emit.store(words, 0, emit.load(kernel.buffers["source"], div(at, 2), VECTOR), VECTOR)
-                for word in range(VECTOR):
-                    emit.store(floats, 2 * word, emit.call("tsm_low", words[word]))
-                    emit.store(floats, 2 * word + 1, emit.call("tsm_high", words[word]))
-                for quad in range(0, 8, VECTOR):
-                    emit.store(self.memory, _MARGIN + index * 8 + quad, emit.load(floats, quad, VECTOR), VECTOR)
+        self.y = place.band * tile.band + mod(rest, spec.down) * tile.rows
+        self.first_row = place.first_row(spec)
 
     def slide(self) -> None:
         """The thread's outputs, row after row; a row of the source is read once."""
@@ -280,7 +314,7 @@ class _Depthwise:
         row_weights = emit.registers(spec.weight_row)
         for quad in range(0, spec.weight_row, VECTOR):
             at = self.channel * spec.weight_row + quad
-            emit.store(row_weights, quad, emit.load(self.kernel.buffers["weights"], at, VECTOR), VECTOR)
+            emit.store(row_weights, quad, emit.load(self.weights, at, VECTOR), VECTOR)
         width = (tile.run - 1) * spec.strides[1] + columns
         window = emit.registers(rows * width)
         sums = emit.registers(tile.run)
@@ -308,7 +342,7 @@ class _Depthwise:
         outside = [row >= 0 if needed < spec.pads[0] else True, row < image.height if last >= image.height else True]
         left = spec.pads[1]
         x = self.x * spec.strides[1]
-        at = _MARGIN + self.plane * spec.pitch + (row - self.first_row) * image.width + x
+        at = MARGIN + self.plane * spec.pitch + (row - self.first_row) * image.width + x
         free = image.width + left - (spec.target.width - tile.run) * spec.strides[1]  # columns that are always inside
         lanes = self._lanes()
         column = 0
@@ -332,7 +366,7 @@ class _Depthwise:
         return next(n for n in (4, 2, 1) if spec.source.width % n == 0 and spec.pitch % n == 0 and step % n == 0)
 
     def _store_row(self, sums: Any, row: int) -> None:
-        spec, tile, target = self.spec, self.spec.tile, self.kernel.buffers["target"]
+        spec, tile, target = self.spec, self.spec.tile, self.target
         values = [emit.activate(sums[index], spec.activation, spec.low, spec.high) for index in range(tile.run)]
         at = self.channel * spec.target.channel + (self.y + row) * spec.target.width + self.x
         inside = (self.y + row < spec.target.height) if spec.bands * tile.band > spec.target.height else True

@@ -1,0 +1,81 @@
+"""The rule of ``expand_depthwise.py``: a 1×1 convolution that only a depthwise one reads waits for that."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tsm_edge.compile.backends.cuda.choose.fusion import ExpandDepthwiseSettings, fusion_settings
+from tsm_edge.compile.backends.cuda.kernels import depthwise, pointwise
+from tsm_edge.compile.backends.cuda.kernels.depthwise import DepthwiseSpec, DepthwiseTile
+from tsm_edge.compile.backends.cuda.kernels.expand_depthwise import ExpandDepthwiseSpec
+from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.rule import Rule
+from tsm_edge.compile.ir import layers as ir
+
+# Stands where the tile will.
+_NO_TILE = DepthwiseTile(1, 1, 8, 1)
+
+
+def _takes(at: Lowering, layer: ir.Layer) -> bool:
+    """The expansion, and then the depthwise convolution that it waits for."""
+    if not isinstance(layer, ir.Convolution):
+        return False
+    if layer.source in at.waiting:
+        return True
+    reader = at.only_reader(layer.output)
+    if not isinstance(reader, ir.Convolution) or not _is_pair(at, layer, reader):
+        return False
+    return _settings(at, layer, reader) is not None
+
+
+def _is_pair(at: Lowering, expand: ir.Convolution, reader: ir.Convolution) -> bool:
+    return (
+        expand.residual is None
+        and pointwise.RULE.takes(at, expand)
+        and depthwise.fits(reader, at.tensors.planes_of(expand.output), at.tensors.planes_of(reader.output))
+    )
+
+
+def _spec(at: Lowering, expand: ir.Convolution, reader: ir.Convolution, tile: DepthwiseTile) -> ExpandDepthwiseSpec:
+    expanded, target = at.tensors.planes_of(expand.output), at.tensors.planes_of(reader.output)
+    after = pointwise.activation_of(reader, at.scale_of(reader))
+    second = DepthwiseSpec(expanded, target, reader.weight.shape[2:], reader.strides, reader.pads[:2], tile, *after)
+    between = pointwise.activation_of(expand, at.scale_of(expand))
+    shift = expand.shift.channels if expand.shift else 0
+    return ExpandDepthwiseSpec(at.tensors[expand.source].image, second, *between, shift=shift)
+
+
+def _settings(at: Lowering, expand: ir.Convolution, reader: ir.Convolution) -> ExpandDepthwiseSettings | None:
+    given = at.given((expand, reader), object)
+    if given is not None or at.given((expand,), object) is not None:
+        return given if isinstance(given, ExpandDepthwiseSettings) else None
+    return fusion_settings(at.gpu, pointwise.product_spec(at, expand, None), _spec(at, expand, reader, _NO_TILE))
+
+
+def _lower(at: Lowering, layer: ir.Convolution) -> None:
+    expand = at.waiting.pop(layer.source, None)
+    if expand is None:
+        at.waiting[layer.output] = layer
+        return
+    settings = _settings(at, expand, layer)
+    if settings is None:
+        raise TypeError("two launches are faster")
+    spec, scale = _spec(at, expand, layer, settings.tile), at.scale_of(layer)
+    target = at.tensors.output(layer.output, scale)
+    at.chose(RULE.name, (expand, layer), settings)
+    weight, bias = pointwise.stored_weights(at, expand)
+    buffers = {
+        "source": at.tensors[expand.source].buffer,
+        "weights": at.add_weights(weight[:, :, 0, 0].T.astype(spec.source.dtype)),
+        "bias": at.add_weights(bias.astype(np.float32)),
+        "depthwise_weights": at.add_weights(
+            depthwise.pack_weights(spec.depthwise, layer, at.scale_of(expand) / scale, 1 / scale)
+        ),
+        "target": target.buffer,
+    }
+    if expand.shift:
+        buffers["cache"] = at.plain(expand.shift.cache).buffer
+    at.call(spec, buffers, at.label((expand, layer)))
+
+
+RULE = Rule("expand_depthwise", _takes, _lower, ExpandDepthwiseSettings)
