@@ -231,7 +231,7 @@ RULE = Rule("depthwise", _takes, _lower, DepthwiseTile)
 def depthwise(name: str, spec: DepthwiseSpec) -> Any:
     """Write the kernel of a depthwise convolution; returns its PrimFunc."""
     with emit.kernel(name, spec) as kernel:
-        memory = emit.shared(spec.shared_bytes // 4)
+        memory = emit.shared(spec.shared_bytes // WORD_BYTES)
         place = Place(kernel.block[0], kernel.block[1] * spec.tile.planes)
         _stage(kernel, spec, memory, place)
         emit.barrier()

@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 from tsm_edge.compile.backends.cuda.kernels import emit
 from tsm_edge.compile.backends.cuda.kernels.depthwise import MARGIN, DepthwiseSpec, Place, slide_rows
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
-from tsm_edge.compile.ir.element import ceil_div, item_bytes
+from tsm_edge.compile.ir.element import WORD_BYTES, ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec, Stage
 from tsm_edge.compile.ir.layout import Image
 
@@ -90,7 +90,7 @@ class ExpandDepthwiseSpec(KernelSpec):
     @property
     def shared_bytes(self) -> int:
         """Of a block."""
-        return self.depthwise.shared_bytes + 4 * self.weight_words
+        return self.depthwise.shared_bytes + WORD_BYTES * self.weight_words
 
     @property
     def parallel(self) -> Grid:
@@ -137,7 +137,7 @@ class ExpandDepthwiseSpec(KernelSpec):
         """Source, target and weights."""
         depthwise, channels = self.depthwise, self.source.channels
         expanded = depthwise.source.channels
-        weights = expanded * (channels * item_bytes(self.source.dtype) + 4 + 4 * depthwise.weight_row)
+        weights = expanded * (channels * item_bytes(self.source.dtype) + WORD_BYTES * (1 + depthwise.weight_row))
         return self.source.value_bytes + depthwise.target.value_bytes + weights
 
     def describe(self) -> str:
@@ -153,7 +153,7 @@ def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:
     """Write the kernel of both layers; returns its PrimFunc."""
     with emit.kernel(name, spec) as kernel:
         place = Place(kernel.block[1], kernel.block[0] * spec.planes)
-        expanded = emit.shared(spec.depthwise.shared_bytes // 4)
+        expanded = emit.shared(spec.depthwise.shared_bytes // WORD_BYTES)
         weights = emit.shared(spec.weight_words, "uint32" if spec.half else "float32")
         _stage_weights(kernel, spec, weights, place)
         emit.barrier()
