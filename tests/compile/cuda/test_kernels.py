@@ -139,6 +139,7 @@ CONSTANT = re.compile(
     r"|^AveragePoolSpec\.target\.(height|width|row|channel|dtype)$"  # a vector
     r"|^FallbackSpec\.loops\.parallel\."  # TVM's
     r"|^StemSpec\.(source\.dtype|outside)$"  # test_bytes.py
+    r"|^(ExpandDepthwise|Winograd(Source|Target))Spec\."  # test_expand_depthwise.py, test_winograd.py
     r"|^GemmSpec\.batch$"  # test_winograd.py
 )
 
