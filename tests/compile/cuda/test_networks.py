@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 def exported(backbone: str, frame_size: int, folder: Path) -> onnx.ModelProto:
     """A network with random weights."""
     card = load_model("resnet50-kinetics")
-    card = replace(card, network=replace(card.network, backbone=backbone, frame_size=frame_size))
+    network = replace(card.network, backbone=backbone, frame_size=frame_size)
+    card = replace(card, network=network, preprocess=replace(card.preprocess, crop=frame_size))
     export_onnx(ExportRequest(card, folder / "exported.onnx", seed=0))
     return onnx.load(folder / "exported.onnx")
 

@@ -15,7 +15,8 @@ from tsm_edge.compile.ir.layout import Image
 _LEAST_SUM_BYTES = 16384
 # Issue slots a multiply-add with what stands around it, of a sum at the end, and of a warp at its start.
 _SLOTS_MULTIPLY, _SLOTS_SUM, _SLOTS_START = 1.12, 3, 300
-# Of a vector from memory to shared memory, of a gathered element, and of where a step's pixels are.
+# Of a vector of floats from memory to shared memory (one of halfs hides between products, whose registers conflict), of
+# a gathered element, and of where a step's pixels are.
 _SLOTS_VECTOR, _SLOTS_GATHERED, _SLOTS_POSITION = 2, 6, 30
 # Of a sum of halfs that goes to fp32 on the way: a conversion at a quarter of the rate, and an addition.
 _SLOTS_FLUSH = 6
@@ -249,10 +250,11 @@ class GemmSpec(KernelSpec):
     def _load_slots(self) -> float:
         """Issue slots of a thread that bring a step's operands."""
         tile, per_word = self.tile, self.word_elements
-        weights = _SLOTS_VECTOR * ceil_div(tile.rows * tile.channels // per_word, 4 * tile.threads)
+        vector = 0 if self.half else _SLOTS_VECTOR
+        weights = vector * ceil_div(tile.rows * tile.channels // per_word, 4 * tile.threads)
         words = tile.rows * tile.pixels // per_word
         if self.window is None:
-            return weights + _SLOTS_VECTOR * ceil_div(words, 4 * tile.threads)
+            return weights + vector * ceil_div(words, 4 * tile.threads)
         return weights + _SLOTS_GATHERED * per_word * ceil_div(words, tile.threads) + _SLOTS_POSITION
 
     @property
