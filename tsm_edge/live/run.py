@@ -104,8 +104,8 @@ class Run:
         self._reset_log: list[CacheReset] = []
         self._reconnections = session.reconnections
         self._pending: Break = ""
-        # All of it at once, so that a run of months needs no more memory than one of a minute.
-        self._timings = np.zeros((_KEPT_TIMINGS, 4), np.float32)
+        # All of it at once, and written to (zeros are not there until then): months need no more memory than a minute.
+        self._timings = np.full((_KEPT_TIMINGS, 4), np.nan, np.float32)
         self._began_s = self._ended_s = 0.0
         self._ended = ""
         self._lost = False
