@@ -30,7 +30,7 @@ SIZE, FRAMES = 32, 6
 SPEC = NetworkSpec("mobilenet-v2", 12, width=0.1, frame_size=SIZE, frames=FRAMES)
 CARD = ModelCard("tiny", "a small network", "this test", SPEC, Preprocess(SIZE, SIZE))
 DATA = MotionData(FRAMES, SIZE, per_epoch=8, validation_clips=12, test_clips=12)
-RECIPE = Recipe(epochs=2, batch=4, rate=0.01)
+RECIPE = Recipe(epochs=2, batch=4, rate=0.01, thaw=0.5)
 
 
 def trained(folder: Path, **changes: object) -> dict[str, torch.Tensor]:
@@ -82,7 +82,7 @@ def test_a_run_leaves_a_card_that_loads_with_its_weights(run: tuple[Path, dict[s
 
 def test_the_same_recipe_gives_the_same_weights(run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
     assert same(trained(tmp_path / "again"), run[1])
-    other = Recipe(epochs=2, batch=4, rate=0.01, seed=1)
+    other = dataclasses.replace(RECIPE, seed=1)
     assert not same(trained(tmp_path / "other", recipe=other), run[1])
 
 
@@ -165,7 +165,21 @@ def test_imagenet_without_its_package_names_it(tmp_path: Path, monkeypatch: pyte
         trained(tmp_path / "run", start="imagenet")
 
 
-@pytest.mark.parametrize(("labels", "place"), [((1, 2), 10), ((3, 4), 11)])
+def test_what_is_before_the_shift_waits(run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    """Until the thaw its weights are those of the start, and its statistics those of clips."""
+    first = build_network(SPEC).backbone
+    start(first, 0)
+    before = {
+        name: tensor for name, tensor in first.state_dict().items() if name.startswith(("features.0", "features.1."))
+    }
+    held = trained(tmp_path / "held", recipe=dataclasses.replace(RECIPE, thaw=0.99))
+    moved = {name for name in before if name in held and not torch.equal(held[name], before[name])}
+    assert moved == {name for name in before if "running" in name}
+    assert not torch.equal(held["features.3.conv.0.weight"], first.state_dict()["features.3.conv.0.weight"])
+    assert not torch.equal(run[1]["features.0.0.weight"], before["features.0.0.weight"])
+
+
+@pytest.mark.parametrize(("labels", "place"), [((1, 2), 10), ((3, 4), 11), ((10, 11), 12), ((10, 11), 13)])
 def test_training_from_nothing_starts_with_detectors_of_motion(labels: tuple[int, int], place: int) -> None:
     """Before a single step carried channels tell opposite motions apart, as their maker claims."""
     spec = dataclasses.replace(load_model("motion").network, frame_size=48, frames=8)
@@ -188,6 +202,7 @@ def test_training_from_nothing_starts_with_detectors_of_motion(labels: tuple[int
         ({"batch": 5}, r"the 2 workers; try: --batch 4"),
         ({"epochs": 0}, "epochs is 0"),
         ({"rate": 0.0}, "rate is 0"),
+        ({"thaw": 1.0}, "thaw is 1"),
     ],
 )
 def test_impossible_recipes(changes: dict[str, float], message: str) -> None:

@@ -34,6 +34,7 @@ from tsm_edge.training.recipe import Recipe
 
 _SAVE_EVERY_S = 60.0
 _CHUNK = 24  # clips that are measured at once
+_CALIBRATED = 6  # chunks whose statistics are those of parts that are not trained yet
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Loop:
         Every frame is to be told by itself, from what came before; else the mean of a clip's logits is.
     fixed : sequence of nn.Module
         Parts that stay as they are, with their BatchNorm statistics.
+    late : sequence of nn.Module
+        Parts that stay as they are until the recipe's ``thaw``.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Loop:
         recipe: Recipe,
         online: bool,
         fixed: Sequence[nn.Module] = (),
+        late: Sequence[nn.Module] = (),
     ) -> None:
         self._recipe = recipe
         self._online = online
@@ -107,9 +111,12 @@ class Loop:
                 module.inplace = True
         self._replicas = [backbone, *(_with_shared_parameters(backbone) for _ in range(recipe.workers - 1))]
         fixed_names = [name for name, module in backbone.named_modules() if any(module is part for part in fixed)]
+        late_names = [name for name, module in backbone.named_modules() if any(module is part for part in late)]
+        self._late = [[dict(replica.named_modules())[name] for name in late_names] for replica in self._replicas]
         self._set_modes = [_modes(replica, fixed_names, recipe.partial_bn) for replica in self._replicas]
         self._parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
         self._optimizer = _optimizer(self._parameters, recipe)
+        self._held = False
         self.progress = Progressing()
 
     def train(
@@ -118,7 +125,7 @@ class Loop:
         validation: HeldOutClips,
         state: Path | None,
         tell: Progress,
-        measure: int = 12,
+        measure: int = 8,
     ) -> tuple[Point, ...]:
         """Train to the end of the recipe, from where ``state`` left off.
 
@@ -157,7 +164,10 @@ class Loop:
         began_s, before_s, saved_s = time.monotonic(), now.seconds, time.monotonic()
         first = now.step
         with _Workers(recipe.workers) as pool:
+            if not now.step:
+                self._calibrate(clips)
             while now.step < steps:
+                self._hold(now.step < recipe.thaw * steps)
                 epoch, batch = divmod(now.step, per_epoch)
                 places = range(batch * recipe.batch, (batch + 1) * recipe.batch)
                 self._step(pool, clips, epoch, places, now.step / steps)
@@ -188,6 +198,31 @@ class Loop:
         loss = sum(losses) / len(losses) if losses else points[-1].loss
         return f"step {self.progress.step}: loss {loss:.3f}{accuracy}, {_duration(left_s)} left"
 
+    def _hold(self, held: bool) -> None:
+        """Keep the late parts as they are, or train them."""
+        self._held = held
+        for module in self._late[0]:  # the replicas share their parameters
+            module.requires_grad_(not held)
+
+    @torch.no_grad()
+    def _calibrate(self, clips: TrainingClips) -> None:
+        """Give the late parts the statistics of some clips: they hold them fixed until they are trained."""
+        norms = [module for part in self._late[0] for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
+        if not (norms and self._recipe.thaw):
+            return
+        self._replicas[0].train()
+        momentum = norms[0].momentum
+        for norm in norms:
+            norm.momentum = None  # the mean of all batches
+        for batch in range(_CALIBRATED):
+            places = [place % clips.per_epoch for place in range(batch * _CHUNK, (batch + 1) * _CHUNK)]
+            self._replicas[0].extract(self.tensor(clips.training_batch(0, places)[0]), self._shift)
+        for norm in norms:
+            norm.momentum = momentum
+        for late in self._late[1:]:
+            for ours, first in zip(late, self._late[0], strict=True):
+                ours.load_state_dict(first.state_dict())
+
     def _step(
         self, pool: ThreadPoolExecutor, clips: TrainingClips, epoch: int, places: Sequence[int], done: float
     ) -> None:
@@ -200,11 +235,15 @@ class Loop:
         loss = sum(part[0] for part in parts) / workers
         if not np.isfinite(loss):
             raise TsmEdgeError("training diverged: the loss is no number any more", "try a smaller one: --rate R")
-        for index, parameter in enumerate(self._parameters):
+        self._optimizer.zero_grad()
+        for index, parameter in enumerate(self._trained()):
             parameter.grad = sum(part[1][index] for part in parts) / workers  # type: ignore[assignment]
-        nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm)
+        nn.utils.clip_grad_norm_(self._trained(), self._recipe.clip_norm)
         self._optimizer.step()
         self.progress.losses.append(loss)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self._parameters if parameter.requires_grad]
 
     def _gradients(
         self, worker: int, clips: TrainingClips, epoch: int, places: Sequence[int]
@@ -212,6 +251,9 @@ class Loop:
         frames, labels = clips.training_batch(epoch, places)
         replica = self._replicas[worker]
         self._set_modes[worker]()
+        if self._held:
+            for module in self._late[worker]:
+                module.eval()
         features = replica.extract(self.tensor(frames), self._shift).mean((2, 3))
         if self._recipe.dropout:
             generator = torch.Generator().manual_seed(
@@ -227,7 +269,7 @@ class Loop:
         )
         # Of short pieces there may be none whose motion is seen yet.
         loss = loss / max(int((truth != UNSEEN).sum()), 1)
-        return loss.item(), torch.autograd.grad(loss, self._parameters)
+        return loss.item(), torch.autograd.grad(loss, self._trained())
 
     def tensor(self, frames: Frames) -> Tensor:
         """Normalised float ``[n * T, 3, H, W]`` of uint8 ``[n, T, H, W, 3]``."""

@@ -11,7 +11,7 @@ that subtract the frame before. All of it is trained on like the rest.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ def start(backbone: Backbone, seed: int) -> None:
         _subtract_frames(backbone, generator)
         if isinstance(backbone.features[3], InvertedResidual) and backbone.features[3].fold:
             _detect_motion(backbone)
+            _detect_fades(backbone)
 
 
 def _subtract_frames(backbone: MobileNetV2, generator: torch.Generator) -> None:
@@ -100,21 +101,96 @@ def _detect_motion(backbone: MobileNetV2) -> None:
     moving = {across + 2 + axis: {4 * axis + unit: (1, 1, -1, -1)[unit] for unit in range(4)} for axis in (0, 1)}
     if across + 3 < channels:
         _set_rows(_projection(third), moving)
-        _carry(backbone, [*moving])
+        _carry(list(backbone.features)[4:-1], [*moving])
 
 
-def _carry(backbone: MobileNetV2, places: list[int]) -> None:
-    """Let channels through to the end, blurred where the picture gets smaller."""
-    for block in backbone.features[4:-1]:
+def _detect_fades(backbone: MobileNetV2) -> None:
+    """The strength of edges now, less what it was some frames ago: it grows while something appears."""
+    layers = list(backbone.features)
+    second, third = layers[2:4]
+    across, energy = 2 * third.fold, 2 * third.fold + 4
+    if energy + 1 >= _projection(third).shape[0]:
+        return
+    # The third block: both signs of the brightness' two derivatives, blurred, together.
+    edges = {8 + unit: {across + unit // 2: 1 - 2 * (unit % 2)} for unit in range(4)}
+    _set_rows(_projection(second), {energy: {}})
+    _set_rows(_convolution(third, 0), edges)
+    _filter(third, 3, [*edges], _BLUR)
+    _set_rows(_projection(third), {energy: dict.fromkeys(edges, 1.0)})
+    third.conv[-1].weight[energy] = 1
+    now = before = energy
+    for index, run in enumerate(_later_runs(layers)[:2]):
+        now, before = _compare(layers, run, now, before, energy + index)
+        _carry(layers[run[-1] + 1 : -1], [energy + index], 16 + 2 * index)
+
+
+def _later_runs(layers: Sequence[nn.Module]) -> list[list[int]]:
+    """Places of shifted blocks that follow each other, of all but the first."""
+    shifted = [index for index, block in enumerate(layers) if isinstance(block, InvertedResidual) and block.fold][1:]
+    return [
+        [place for _, place in group]
+        for _, group in itertools.groupby(enumerate(shifted), lambda numbered: numbered[1] - numbered[0])
+    ]
+
+
+def _compare(layers: Sequence[nn.Module], run: list[int], now: int, before: int, place: int) -> tuple[int, int]:
+    """Hand a channel from block to block of a run, a frame later in each, and in the last take it from today's.
+
+    Parameters
+    ----------
+    layers : sequence of nn.Module
+    run : list of int
+        Shifted blocks that follow each other.
+    now, before : int
+        Channels that enter the block in front of the run: today's, and the one to be handed on.
+    place : int
+        The difference's channel.
+
+    Returns
+    -------
+    now, before : int
+        The same two behind the run.
+    """
+    front, fold = layers[run[0] - 1], layers[run[0]].fold
+    _through(front, {20: {now: 1}, 21: {before: 1}})
+    _set_rows(_projection(front), {0: {21: 1}, fold: {20: 1}, place: {}} | {1 + step: {} for step in range(len(run))})
+    for step, index in enumerate(run):
+        block = layers[index]
+        _through(block, {20: {step: 1}})
+        _set_rows(_projection(block), {step + 1: {20: 1}, fold: {}})
+        block.conv[-1].weight[step + 1] = 1
+    _through(block, {21: {fold: 1, step: -1}}, 3)
+    _set_rows(_projection(block), {place: {21: 1}})
+    block.conv[-1].weight[place] = 1
+    return fold, len(run)
+
+
+def _through(block: nn.Module, units: Mapping[int, Mapping[int, float]], gain: float = 1.0) -> None:
+    """Units of a block whose values of both signs pass its rectifiers, three standard deviations each."""
+    _set_rows(_convolution(block, 0), units)
+    for unit in units:
+        block.conv[1].weight[unit], block.conv[1].bias[unit] = gain, 3
+    _filter(block, 3, [*units], _BLUR, 3)
+
+
+def _carry(layers: Sequence[nn.Module], places: list[int], first: int = 0) -> None:
+    """Let channels through to the end, blurred where the picture gets smaller, by units from ``first`` on."""
+    for block in layers:
         if not isinstance(block, InvertedResidual):
             continue
         if block.adds:
             block.conv[-1].weight[places] = 0.1  # type: ignore[union-attr]
             continue
-        units = {2 * index + sign: {place: 1 - 2 * sign} for index, place in enumerate(places) for sign in (0, 1)}
+        units = {
+            first + 2 * index + sign: {place: 1 - 2 * sign} for index, place in enumerate(places) for sign in (0, 1)
+        }
         _set_rows(_convolution(block, 0), units)
-        _filter(block, 3, range(2 * len(places)), _BLUR)
-        _set_rows(_projection(block), {place: {2 * i: 1, 2 * i + 1: -1} for i, place in enumerate(places)})
+        _filter(block, 3, [*units], _BLUR)
+        pairs = zip(*[iter(units)] * 2, strict=True)
+        _set_rows(
+            _projection(block),
+            {place: {plus: 1, minus: -1} for place, (plus, minus) in zip(places, pairs, strict=True)},
+        )
 
 
 def _signed(unit: int) -> dict[int, float]:

@@ -13,6 +13,7 @@ from tsm_edge.cards import ModelCard, NetworkSpec
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.files.atomic import make_folders
 from tsm_edge.networks import TemporalNetwork, build_network
+from tsm_edge.networks.backbone import Shifted
 from tsm_edge.networks.mobilenet_v2 import MobileNetV2
 from tsm_edge.networks.temporal_shift import CausalShift, OfflineShift, Shift, no_shift
 from tsm_edge.progress import Progress, silent
@@ -79,8 +80,9 @@ def train(
         note(line)
     online = card.network.temporal_mode == "online"
     frozen = freeze(network, request.freeze)
+    late = before_the_shift(network) if request.start == "none" and not frozen else ()
     make_folders(request.output)
-    loop = Loop(network.backbone, clip_shift(card.network), card.preprocess, request.recipe, online, frozen)
+    loop = Loop(network.backbone, clip_shift(card.network), card.preprocess, request.recipe, online, frozen, late)
     state = request.output / STATE
     points = loop.train(
         request.data.train(), request.data.validation(), state, lambda text, done: progress(text, 0.97 * done)
@@ -116,6 +118,15 @@ def clip_shift(spec: NetworkSpec) -> Shift:
     if spec.temporal_mode == "online":
         return CausalShift(spec.frames)
     return OfflineShift(spec.frames) if spec.temporal_mode == "offline" else no_shift
+
+
+def before_the_shift(network: TemporalNetwork) -> Sequence[nn.Module]:
+    """The parts of a MobileNet-V2 that see one frame only; of other networks none."""
+    if not isinstance(network.backbone, MobileNetV2):
+        return ()
+    layers = list(network.backbone.features)
+    shifted = [index for index, layer in enumerate(layers) if isinstance(layer, Shifted) and layer.fold]
+    return layers[: shifted[0]] if shifted else ()
 
 
 def freeze(network: TemporalNetwork, parts: int) -> Sequence[nn.Module]:
