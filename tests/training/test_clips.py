@@ -7,7 +7,7 @@ import pytest
 
 from tsm_edge.training.clips import MotionClips, bank, draw_scene, speeds_of
 from tsm_edge.training.data import SEEN_AFTER, UNSEEN
-from tsm_edge.training.motions import LABELS, PAIRS, Path, offsets, placed
+from tsm_edge.training.motions import LABELS, PAIRS, Path, fade_seen, offsets, placed
 from tsm_edge.training.render import Camera, render
 from tsm_edge.training.stream import draw_stream
 
@@ -92,6 +92,13 @@ def test_pieces_of_a_stream_have_no_label_until_their_motion_is_seen() -> None:
     assert unseen.min() == SEEN_AFTER
     assert unseen.max() > SEEN_AFTER
     assert (labels[:, -1] == np.arange(40) % len(LABELS)).all()
+
+
+def test_a_fade_has_no_label_before_a_third_of_it() -> None:
+    fade = np.array([0.1, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.0], np.float32)
+    assert fade_seen(fade) == 4
+    assert fade_seen(fade[::-1]) == 3
+    assert fade_seen(np.ones(8, np.float32)) == 0
 
 
 def test_a_stream_goes_on_where_it_was_and_shows_every_motion() -> None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from tsm_edge.training.data import SEEN_AFTER, UNSEEN, Frames, Labels
-from tsm_edge.training.motions import LABELS, Path, Speeds, led_into, offsets, placed
+from tsm_edge.training.motions import LABELS, Path, Speeds, fade_seen, led_into, offsets, placed
 from tsm_edge.training.render import Scene, covered_scale, draw_camera, render
 from tsm_edge.training.textures import Image, Random, silhouettes, textures
 
@@ -94,7 +94,7 @@ class MotionClips:
         label = index % len(LABELS)
         path, lead = self._path(label, random)
         labels = np.full(self.frames, label, np.int64)
-        labels[: lead + SEEN_AFTER] = UNSEEN
+        labels[: max(lead + SEEN_AFTER, fade_seen(path.opacity[lead:]) + lead)] = UNSEEN
         path = _with_drops(path, random)
         scene = draw_scene(bank(self.split, self.seed), random)
         return render(scene, path, draw_camera(self.frames, random), self.size, self.size, random), labels

@@ -151,6 +151,12 @@ def _fade(frames: int, random: Random) -> Values:
     return fade
 
 
+def fade_seen(opacity: Values) -> int:
+    """Frames until a fade is seen: a third of its way. 0 for what does not fade."""
+    way = np.abs(opacity - opacity[0])
+    return int(np.argmax(way >= way.max() / 3))
+
+
 def placed(motion: Path, still: bool, random: Random) -> Path:
     """Put a motion into the frame: its middle is where a still object is, whatever the class."""
     x, y = random.uniform(0.3, 0.7, 2)
