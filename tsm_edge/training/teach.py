@@ -96,6 +96,9 @@ def teach(
     """
     card = _card(request)
     data = VideoData.of(request.clips, card, request.seed, request.fps)
+    learned, watched, held_out = data.splits
+    # Nothing is chosen by watching, so that those clips are learned from, too.
+    data = dataclasses.replace(data, splits=(learned + watched, held_out, held_out))
     data = dataclasses.replace(data, repeats=max(1, 8 * TEACH.batch // len(data.splits[0])))
     epochs = max(1, round(_STEPS / (len(data.splits[0]) * data.repeats // TEACH.batch)))
     recipe = dataclasses.replace(TEACH, epochs=epochs, seed=request.seed)
