@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,9 +20,12 @@ from tsm_edge.training.clips import bank, draw_scene
 from tsm_edge.training.data import UNSEEN, Frames
 from tsm_edge.training.evaluate import EvaluateRequest, evaluate
 from tsm_edge.training.motions import Path as ObjectPath
+from tsm_edge.training.recipe import Recipe
 from tsm_edge.training.render import draw_camera, render
-from tsm_edge.training.teach import TeachRequest, teach
+from tsm_edge.training.teach import TeachRequest, record, teach
+from tsm_edge.training.train import TrainRequest, train
 from tsm_edge.training.videos import Clip, Held, VideoData, find_clips, read_clip
+from tsm_edge.video.camera import OpenCvCapture
 from tsm_edge.video.source import SourceInfo
 from tsm_edge.video.writer import VideoFile
 
@@ -104,6 +109,64 @@ def test_a_table_gives_parts_of_videos(tmp_path: Path) -> None:
     assert len(read_clip(clips[1], CARD.preprocess, 4)) == 1
     with pytest.raises(VideoError, match=r"film\.mp4: no frames from 9 s on"):
         read_clip(Clip(tmp_path / "film.mp4", "a", 9.0), CARD.preprocess, 12)
+
+
+class Waving:
+    """Stands for OpenCV's camera: 20 frames a second of a square that goes to the right, over and over."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+
+    def grab(self) -> bool:
+        time.sleep(0.05)
+        self._shown += 1
+        return True
+
+    def retrieve(self, image: object = None) -> tuple[bool, Frames]:
+        picture = np.full((48, 64, 3), 40, np.uint8)
+        left = 4 * self._shown % 48
+        picture[16:32, left : left + 16] = 220
+        return True, picture
+
+    def get(self, prop: int) -> float:
+        return 20.0 if prop == cv2.CAP_PROP_FPS else 0.0
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+def test_a_camera_is_recorded_clip_by_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each clip is asked for, has its length, and can be learned from; clips that are there stay."""
+    monkeypatch.setattr("tsm_edge.video.source.open_camera", lambda *_arguments: OpenCvCapture(Waving()))
+    asked: list[tuple[str, int]] = []
+    for clips in (2, 1):
+        record(0, tmp_path, ("wave", "rest"), clips, 0.4, lambda label, number: asked.append((label, number)))
+    assert asked == [("wave", 1), ("wave", 2), ("rest", 1), ("rest", 2), ("wave", 1), ("rest", 1)]
+    found = find_clips(tmp_path)
+    assert [clip.path.name for clip in found if clip.label == "wave"] == ["000.mp4", "001.mp4", "002.mp4"]
+    for clip in found:
+        frames = read_clip(clip, CARD.preprocess, 0)
+        assert 3 <= len(frames) <= 9
+        assert frames.max() > 180
+        assert not (frames[0] == frames[-1]).all()
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_network_is_trained_on_peoples_clips(small: Path, tmp_path: Path, table: bool) -> None:
+    """A step on a folder and on a CSV file of its clips."""
+    place = small
+    if table:
+        place = tmp_path / "clips.csv"
+        rows = [f"{path},{path.parent.name},," for path in sorted(small.glob("*/*.mp4"))]
+        place.write_text("path,label,start,end\n" + "\n".join(rows) + "\n")
+    network = dataclasses.replace(CARD.network, width=0.1, frame_size=32, frames=6)
+    card = dataclasses.replace(
+        CARD, network=network, preprocess=dataclasses.replace(CARD.preprocess, short_side=32, crop=32)
+    )
+    request = TrainRequest(card, VideoData.of(place, card, 0), tmp_path / "run", Recipe(epochs=1, batch=2))
+    result = train(request)
+    assert result.test.overall.clips == 2
+    assert load_model(result.card).labels == ("circle", "zigzag")
 
 
 def test_mistakes_name_the_next_step(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
