@@ -38,9 +38,10 @@ TARGETS = [name for name in target_names() if name != "native" and load_target(n
 GLIBC = [name for name in TARGETS if load_target(name).libc.startswith("glibc")]
 ANDROID = [name for name in TARGETS if load_target(name).libc == "bionic"]
 ABI = {
-    *("tsm_abi_version", "tsm_manifest", "tsm_open", "tsm_reset", "tsm_step", "tsm_step_explicit"),
-    *("tsm_step_u8", "tsm_step_profiled", "tsm_measure", "tsm_yardstick", "tsm_close", "tsm_last_error"),
+    *("tsm_abi_version", "tsm_manifest", "tsm_open", "tsm_open_program", "tsm_reset", "tsm_step", "tsm_step_explicit"),
+    *("tsm_step_u8", "tsm_calls", "tsm_step_profiled", "tsm_measure", "tsm_yardstick", "tsm_close", "tsm_last_error"),
     *("__tvm_ffi_step", "__tvm_ffi_stream_step", "__tvm_ffi_stream_reset", "__tvm_ffi_measure", "__tvm_ffi_yardstick"),
+    "__tvm_ffi_select",
 }
 
 
@@ -161,6 +162,8 @@ def test_android_code_that_asks_for_more_than_bionic_is_known_to_have_does_not_l
         #include <stdlib.h>
         #include "model.h"
         const tsm_model tsm_the_model;
+        const tsm_model *const tsm_programs[] = {&tsm_the_model};
+        const int32_t tsm_n_programs = 1;
         int more(unsigned *seed) { return rand_r(seed); }
     """)
     includes = [Path(tvm_ffi.libinfo.find_include_path()), Path(tvm_ffi.libinfo.find_dlpack_include_path())]

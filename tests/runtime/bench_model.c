@@ -50,6 +50,8 @@ const tsm_model tsm_the_model = {.manifest = "{}",
                                  .n_caches = 1,
                                  .calls = calls,
                                  .caches = caches};
+const tsm_model *const tsm_programs[] = {&tsm_the_model};
+const int32_t tsm_n_programs = 1;
 
 static const tsm_card_cache card_caches[] = {{"out", 1}};
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import GpuSpec, Preprocess, TargetCard
 from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.device_code import DeviceCode
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.layers import Layer
@@ -59,9 +60,14 @@ class Backend(Protocol):
         ...
 
     def lower(
-        self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision, preprocess: Preprocess
+        self,
+        graph: OnlineGraph,
+        layers: Sequence[Layer],
+        precision: Precision,
+        preprocess: Preprocess,
+        choices: Choices,
     ) -> Program:
-        """Choose layouts and kernels."""
+        """Choose layouts and kernels, but for what was chosen already."""
         ...
 
     def generate(self, program: Program, folder: Path, progress: Callable[[int], None]) -> MachineCode:
@@ -90,7 +96,7 @@ class _CpuCode:
     ) -> tuple[Path, Path]:
         from tsm_edge.compile.package.c_tables import write_sources
 
-        return write_sources(folder, graph, program, plan, manifest)
+        return write_sources(folder, graph, [program], [plan], manifest)
 
     def keep(self, folder: Path) -> None:
         text = "\n".join(function.script() for function in self.functions.values())
@@ -110,11 +116,16 @@ class _Cpu:
         check_cpu(self.target)
 
     def lower(
-        self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision, preprocess: Preprocess
+        self,
+        graph: OnlineGraph,
+        layers: Sequence[Layer],
+        precision: Precision,
+        preprocess: Preprocess,
+        choices: Choices,
     ) -> Program:
         from tsm_edge.compile.backends.cpu.lower import lower
 
-        return lower(graph, layers, self.target, precision)
+        return lower(graph, layers, self.target, precision, choices)
 
     def generate(self, program: Program, folder: Path, progress: Callable[[int], None]) -> MachineCode:
         from tsm_edge.compile.backends.cpu.llvm import generate
@@ -163,11 +174,16 @@ class _Cuda:
             detect_gpu()
 
     def lower(
-        self, graph: OnlineGraph, layers: Sequence[Layer], precision: Precision, preprocess: Preprocess
+        self,
+        graph: OnlineGraph,
+        layers: Sequence[Layer],
+        precision: Precision,
+        preprocess: Preprocess,
+        choices: Choices,
     ) -> Program:
         from tsm_edge.compile.backends.cuda.lower import lower
 
-        return lower(graph, layers, self.target, precision, preprocess=preprocess)
+        return lower(graph, layers, self.target, precision, choices, preprocess=preprocess)
 
     def generate(self, program: Program, folder: Path, progress: Callable[[int], None]) -> MachineCode:
         from tsm_edge.compile.backends.cuda.generate import generate

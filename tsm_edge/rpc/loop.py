@@ -37,6 +37,11 @@ class RemoteLoop:
     values : numpy.ndarray
         The same, contiguous: sent once.
 
+    Attributes
+    ----------
+    kernels : int
+        Kernel calls of a frame.
+
     Raises
     ------
     ArtifactError
@@ -59,7 +64,7 @@ class RemoteLoop:
         self._measure = measure
         self._device = device
         self._given = frames
-        self._kernels = len(artifact.manifest.kernels)
+        self.kernels = len(artifact.manifest.kernels)
         self._logits = device.tensor(artifact.manifest.logits.shape)
         self._frames = device.tensor(values.shape)
         self._outputs: dict[tuple[int, ...], RemoteTensor] = {}
@@ -79,7 +84,7 @@ class RemoteLoop:
             The device fails, or what it answers cannot be.
         """
         samples = self._output((count, _COLUMNS))
-        times = self._output((count, self._kernels)) if kernels else None
+        times = self._output((count, self.kernels)) if kernels else None
         fetched = [samples, self._logits, *([] if times is None else [times])]
         packets = [
             call_packet(self._measure, self._frames, first, period_ns, False, samples, self._logits, times),

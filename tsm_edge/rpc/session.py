@@ -22,7 +22,7 @@ from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.values import RemoteFunction, RemoteTensor
 from tsm_edge.rpc.wire import Packet, call_packet, copy_from_packet, copy_to_packet
 from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
-from tsm_edge.session.timings import Speed, Timings, checked_frames
+from tsm_edge.session.timings import Speed, Timings, cannot_measure, checked_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,6 +78,7 @@ class RemoteSession:
         self._notify = notify
         self._loop: RemoteLoop | None = None
         self._yardstick: RemoteYardstick | None = None
+        self._kernels = 0  # of the selected program; 0: the first
         self._link: _Link | None
         self.artifact, self._link = _begin(model, self._connect)
         if threads is not None and not self._link.threads_set:
@@ -174,6 +175,7 @@ class RemoteSession:
             link = self._open()
             if self._loop is None or not self._loop.is_of(link.device, frames):
                 self._loop = RemoteLoop(link.device, link.module, self.artifact, frames, values)
+                self._loop.kernels = self._kernels or self._loop.kernels
             return self._loop.run(first, count, period_ns, kernels, self._limits.answer_s)
 
     def machine_speed(self) -> Speed | None:
@@ -191,6 +193,29 @@ class RemoteSession:
             if self._yardstick is None or not self._yardstick.is_of(link.device):
                 self._yardstick = RemoteYardstick(link.device, link.module)
             return self._yardstick.measure(self._limits.answer_s)
+
+    def select(self, program: int) -> int:
+        """See :meth:`tsm_edge.session.local.OnlineSession.select`; it is :meth:`measure` that then runs the program.
+
+        Raises
+        ------
+        ArtifactError
+            The library is of an earlier version, or the session is closed.
+        RpcError
+            There is no such program, the device fails, does not answer in time, or is lost.
+        """
+        with self._lock:
+            link = self._open()
+            select = link.device.function(link.module, "select")
+            if select is None:
+                raise cannot_measure(str(self.artifact.path))
+            (calls,) = link.device.connection.exchange([call_packet(select, program)], self._limits.answer_s)
+            if not isinstance(calls, int) or calls < 1:
+                raise RpcError(f"{self.place}: program {program} has {calls!r} kernels", "look at the server's output")
+            self._kernels = calls
+            if self._loop is not None:
+                self._loop.kernels = calls
+            return calls
 
     @property
     def connection(self) -> Device:

@@ -34,7 +34,7 @@ int32_t tsm_measure(tsm_stream *stream, const tsm_run *run, tsm_sample *samples,
   for (int32_t i = 0; i < run->count; ++i) {
     if (run->period) sleep_until(due);
     int64_t frame = ((int64_t)run->first + i) % run->n_frames;
-    uint64_t *times = kernels ? kernels + (int64_t)i * tsm_the_model.n_calls : NULL;
+    uint64_t *times = kernels ? kernels + (int64_t)i * tsm_calls(stream) : NULL;
     uint64_t start = now();
     int32_t code = tsm_step_profiled(stream, run->frames + frame * floats, logits, times, NULL);
     uint64_t end = now();

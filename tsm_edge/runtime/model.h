@@ -86,6 +86,11 @@ typedef struct tsm_model {
 
 extern const tsm_model tsm_the_model;
 
+/* Programs of one network that differ in their kernels: the first is tsm_the_model, and a library that is not for tuning
+ * has no other. They read the same frames, write the same logits, and have the same caches. */
+extern const tsm_model *const tsm_programs[];
+extern const int32_t tsm_n_programs;
+
 /* Record a failure for this thread's tsm_last_error and return its code. */
 int32_t tsm_fail(int32_t code, const char *format, ...);
 

@@ -5,6 +5,7 @@
  *     stream_step(frame, logits), stream_reset(): tsm_step and tsm_reset, on a stream of its own
  *     measure(frames, first, period, reset, samples, logits, kernels): tsm_measure, on that stream, too
  *     yardstick(microseconds): tsm_yardstick, arithmetic and memory
+ *     select(program): from now on that stream is of another of the library's programs; returns its kernel calls
  *
  * Needs only TVM's public C interface (tvm/ffi/c_api.h). Its one symbol is weak: without TVM in the process the
  * library loads all the same. */
@@ -24,6 +25,7 @@ static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 /* Lives as long as the library. Explicit steps leave no state in it; its own caches are those of
  * `stream_step` and `measure`. */
 static tsm_stream *shared_stream;
+static int32_t shared_program;
 
 /* For TVM, and for who calls without it, as tsm_last_error. */
 static int raise_error(const char *kind, const char *message) {
@@ -96,7 +98,8 @@ static int32_t thread_count(void) {
 
 /* The one stream, opened at the first call; null raises. */
 static tsm_stream *open_shared_stream(void) {
-  if (!shared_stream && !(shared_stream = tsm_open(thread_count()))) raise_error("RuntimeError", tsm_last_error());
+  if (!shared_stream && !(shared_stream = tsm_open_program(thread_count(), shared_program)))
+    raise_error("RuntimeError", tsm_last_error());
   return shared_stream;
 }
 
@@ -196,7 +199,7 @@ static int read_measurement(const TVMFFIAny *args, int32_t n_args, measurement *
       args[2].type_index != kTVMFFIInt || args[2].v_int64 < 0)
     return raise_error("TypeError", "measure: expected frames, first, period, reset, samples, logits, kernels") == 0;
   int64_t frames[] = {length_of(&args[0], 0), one[1], one[2], one[3]};
-  int64_t samples[] = {length_of(&args[4], 0), 3}, kernels[] = {samples[0], model->n_calls};
+  int64_t samples[] = {length_of(&args[4], 0), 3}, kernels[] = {samples[0], tsm_calls(shared_stream)};
   into->run = (tsm_run){data_of("measure", args, 0, "frames", frames, 4), (int32_t)frames[0],
                         (int32_t)args[1].v_int64, (int32_t)samples[0], (uint64_t)args[2].v_int64};
   into->samples = into->run.frames ? data_of("measure", args, 4, "samples", samples, 2) : NULL;
@@ -221,7 +224,7 @@ static int64_t measure(const measurement *what, tsm_sample *samples, uint64_t *k
     what->samples[3 * i + 1] = microseconds(samples[i].start - samples[0].due);
     what->samples[3 * i + 2] = microseconds(samples[i].duration);
   }
-  for (size_t i = 0; what->kernels && i < count * (size_t)tsm_the_model.n_calls; ++i)
+  for (size_t i = 0; what->kernels && i < count * (size_t)tsm_calls(shared_stream); ++i)
     what->kernels[i] = microseconds(kernels[i]);
   return (int64_t)samples[0].due;
 }
@@ -233,8 +236,8 @@ int __tvm_ffi_measure(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIA
   measurement what = {0};
   int64_t began = -1;
   pthread_mutex_lock(&one_at_a_time);
-  if (read_measurement(args, n_args, &what) && open_shared_stream()) {
-    size_t count = (size_t)what.run.count, calls = (size_t)tsm_the_model.n_calls;
+  if (open_shared_stream() && read_measurement(args, n_args, &what)) {
+    size_t count = (size_t)what.run.count, calls = (size_t)tsm_calls(shared_stream);
     tsm_sample *samples = calloc(count, sizeof *samples);
     uint64_t *kernels = what.kernels ? calloc(count * calls, sizeof *kernels) : NULL;
     if (args[3].v_int64) tsm_reset(shared_stream);
@@ -261,6 +264,25 @@ int __tvm_ffi_yardstick(void *self, const TVMFFIAny *args, int32_t n_args, TVMFF
   into[0] = microseconds(speed.arithmetic);
   into[1] = microseconds(speed.memory);
   return 0;
+}
+
+/* Closes the stream: the memory of one program at a time is enough for a small board. */
+int __tvm_ffi_select(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny *result) {
+  (void)self;
+  int32_t calls = -1;
+  pthread_mutex_lock(&one_at_a_time);
+  if (n_args != 1 || args[0].type_index != kTVMFFIInt || args[0].v_int64 < 0 || args[0].v_int64 > INT32_MAX) {
+    raise_error("TypeError", "select: expected the number of a program");
+  } else {
+    tsm_close(shared_stream);
+    shared_stream = NULL;
+    shared_program = (int32_t)args[0].v_int64;
+    if (open_shared_stream()) calls = tsm_calls(shared_stream);
+  }
+  pthread_mutex_unlock(&one_at_a_time);
+  result->type_index = kTVMFFIInt;
+  result->v_int64 = calls;
+  return calls < 0 ? -1 : 0;
 }
 
 /* The workers must be gone before their code is: dlclose and exit end here. */

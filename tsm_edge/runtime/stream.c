@@ -21,7 +21,7 @@ enum { ALIGNMENT = 64 };
 
 struct tsm_stream {
   tsm_caller caller;
-  const tsm_model *model; /* tsm_the_model, or its newer one */
+  const tsm_model *model; /* one of the library's programs, or the newer one of the first */
   pid_t opener; /* the process that has the pool's threads */
   int32_t threads;
   int32_t newest;       /* which of the two cache sets the next frame reads */
@@ -56,6 +56,8 @@ static unsigned char *align_up(unsigned char *pointer) {
 /* A set of caches, and what kernels may read behind it (see model.h). */
 static size_t cache_set_bytes(void) { return aligned(tsm_the_model.cache_bytes + TSM_READ_BEHIND); }
 
+int32_t tsm_calls(const tsm_stream *stream) { return stream->model->n_calls; }
+
 static void walk(void *context, int32_t thread, uint32_t run);
 
 /* The step for this CPU. */
@@ -79,8 +81,15 @@ static tsm_pool *open_pool(tsm_stream *stream) {
   return pool;
 }
 
-tsm_stream *tsm_open(int32_t threads) {
-  const tsm_model *model = fitting();
+tsm_stream *tsm_open(int32_t threads) { return tsm_open_program(threads, 0); }
+
+tsm_stream *tsm_open_program(int32_t threads, int32_t program) {
+  if (program < 0 || program >= tsm_n_programs) {
+    tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open_program: program is %d, the library has %d", (int)program,
+             (int)tsm_n_programs);
+    return NULL;
+  }
+  const tsm_model *model = program ? tsm_programs[program] : fitting();
   if (threads < 1 || threads > TSM_MOST_THREADS) {
     tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open: threads is %d, expected 1 to %d", (int)threads, TSM_MOST_THREADS);
     return NULL;
@@ -241,7 +250,7 @@ static int32_t null_argument(const char *function, const void *stream, const voi
 int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds,
                           uint64_t *stages) {
   if (!stream || !frame || !logits) return null_argument("tsm_step", stream, frame);
-  if ((nanoseconds || stages) && stream->model != &tsm_the_model)
+  if ((nanoseconds || stages) && stream->model == tsm_the_model.newer)
     return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step_profiled: the manifest names the kernels of older CPUs, not this one's");
   if (!enter(stream)) return tsm_caller_refused("tsm_step");
   next_frame(stream, frame, 0, logits, nanoseconds, stages);

@@ -50,6 +50,10 @@ const char *tsm_manifest(void);
  * Returns null on failure; tsm_last_error says why. */
 tsm_stream *tsm_open(int32_t threads);
 
+/* As tsm_open, with another of the library's programs: libraries made for tuning have several, of which the first is
+ * tsm_open's. */
+tsm_stream *tsm_open_program(int32_t threads, int32_t program);
+
 /* Zero the shift caches: the next frame is the first of a video. */
 int32_t tsm_reset(tsm_stream *stream);
 
@@ -66,7 +70,10 @@ int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits);
 int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *const *shift, float *logits,
                           float *const *shift_next);
 
-/* As tsm_step, and write the time of each kernel call in nanoseconds (as many as the manifest's kernels).
+/* Kernel calls of a frame: as many as the manifest's kernels, but of another program. */
+int32_t tsm_calls(const tsm_stream *stream);
+
+/* As tsm_step, and write the time of each of its tsm_calls in nanoseconds.
  * stages: null, or written: nanoseconds of every stage of the fused kernels, in the manifest's order, spent in the
  * calling thread; then the kernels' own times have the reading of those clocks in them. */
 int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits, uint64_t *nanoseconds,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOATS = ctypes.POINTER(ctypes.c_float)
+_PROGRAM = "tsm_open_program"
 _MEASURE = "tsm_measure"
 _STEP_BYTES = "tsm_step_u8"
 _YARDSTICK = "tsm_yardstick"
@@ -68,13 +69,17 @@ class Library:
         """The artifact's manifest."""
         return self.artifact.manifest
 
-    def open_stream(self, threads: int) -> int:
-        """``tsm_open``; returns the stream's address."""
+    def open_stream(self, threads: int, program: int = 0) -> int:
+        """``tsm_open``, or ``tsm_open_program``; returns the stream's address."""
         check_threads(threads)
-        stream = self._c.tsm_open(threads)
+        stream = self._c.tsm_open_program(threads, program) if program else self._c.tsm_open(threads)
         if not stream:
             raise self.failure("try fewer threads, or free some memory")
         return int(stream)
+
+    def calls(self, stream: int) -> int:
+        """Kernel calls of a frame of a stream."""
+        return self._c.tsm_calls(stream) if hasattr(self._c, _PROGRAM) else len(self.manifest.kernels)
 
     def failure(self, hint: str) -> ArtifactError:
         """The latest failure; what the device layer of a GPU says has a hint of its own, after a semicolon."""
@@ -120,6 +125,9 @@ def _declare(c: ctypes.CDLL) -> None:
             ctypes.c_int32,
             [stream, ctypes.POINTER(_Run), _NANOSECONDS, _FLOATS, _NANOSECONDS],
         )
+    if hasattr(c, _PROGRAM):  # the same
+        signatures[_PROGRAM] = (stream, [ctypes.c_int32, ctypes.c_int32])
+        signatures["tsm_calls"] = (ctypes.c_int32, [stream])
     if hasattr(c, _STEP_BYTES):  # the same
         signatures[_STEP_BYTES] = (ctypes.c_int32, [stream, _BYTES, _FLOATS])
     if hasattr(c, _YARDSTICK):
@@ -136,15 +144,18 @@ class _Stream:
     ----------
     lock : threading.RLock
         Held in every call; whoever has it may read what the call has written.
+    calls : int
+        Kernel calls of a frame.
     """
 
-    def __init__(self, library: Library, threads: int) -> None:
+    def __init__(self, library: Library, threads: int, program: int = 0) -> None:
         self._library = library
         self._address: int | None = None
         self._in_a_call = False
         self._closing = False
         self.lock = threading.RLock()
-        self._address = library.open_stream(threads)
+        self._address = library.open_stream(threads, program)
+        self.calls = library.calls(self._address)
         _streams.add(self)
 
     def __del__(self) -> None:
@@ -231,6 +242,7 @@ class OnlineSession:
     def __init__(self, model: str | Path | Artifact | Library, threads: int = 1) -> None:
         self.library = model if isinstance(model, Library) else Library(model)
         self.manifest = self.library.manifest
+        self._threads = threads
         self._stream = _Stream(self.library, threads)
         # A step leaves little of the interpreter in the caches: what can be looked up and converted now costs ten times
         # as much there.
@@ -262,6 +274,25 @@ class OnlineSession:
     def reset(self) -> None:
         """Zero the shift caches: the next frame is the first of a video."""
         self._stream.call(self.library.tsm_reset)
+
+    def select(self, program: int) -> int:
+        """Go on with another of the library's programs, its caches at zero; for libraries that are made for tuning.
+
+        Returns
+        -------
+        int
+            Its kernel calls a frame.
+
+        Raises
+        ------
+        ArtifactError
+            The library has no such program.
+        """
+        with self._stream.lock:
+            chosen = _Stream(self.library, self._threads, program)
+            self._stream.close()
+            self._stream = chosen
+            return chosen.calls
 
     def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one frame, float32 [1, 3, height, width]; return the logits, float32 [1, classes], the caller's own."""
@@ -351,7 +382,7 @@ class OnlineSession:
         values = checked_frames(frames, self.manifest)
         steps = max(0, min(count, _MOST_STEPS))
         samples = np.zeros((steps, 3), np.uint64)
-        times = np.zeros((steps, len(self.manifest.kernels)), np.uint64) if kernels else None
+        times = np.zeros((steps, self._stream.calls), np.uint64) if kernels else None
         logits = np.empty(self.manifest.logits.shape, np.float32)
         run = _Run(values.ctypes.data_as(_FLOATS), len(values), first, count, period_ns)
         self._stream.call(

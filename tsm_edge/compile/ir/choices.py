@@ -29,7 +29,7 @@ class Choice:
     layers : tuple of str
         Names of the layers it computes, in order (:func:`tsm_edge.compile.ir.layers.layer_names`).
     settings : object
-        A frozen dataclass of the rule; None: the rule has nothing to choose.
+        A frozen dataclass of the rule; None: the rule has nothing to choose, or shall choose.
     """
 
     rule: str
@@ -38,7 +38,7 @@ class Choice:
 
     def to_table(self) -> dict[str, Any]:
         """As JSON knows it; :meth:`Choices.from_tables` is its inverse."""
-        settings = {} if self.settings is None else _to_plain(self.settings)
+        settings = None if self.settings is None else _to_plain(self.settings)
         return {"rule": self.rule, "layers": list(self.layers), "settings": settings}
 
 
@@ -117,7 +117,8 @@ def _choice(table: Mapping[str, Any], settings: Mapping[str, type | None]) -> Ch
         if not layers:
             raise ValueError("there is no layer")
         kind = settings[rule]
-        return Choice(rule, layers, None if kind is None else _from_plain(kind, table["settings"]))
+        given = table["settings"]
+        return Choice(rule, layers, None if kind is None or given is None else _from_plain(kind, given))
     except KeyError as error:
         known = ", ".join(settings)
         raise CompileError(f"choices: {error} is missing or unknown (rules are {known})", again) from None

@@ -47,6 +47,11 @@ int32_t tsm_abi_version(void) { return TSM_ABI_VERSION; }
 
 const char *tsm_manifest(void) { return tsm_the_model.manifest; }
 
+int32_t tsm_calls(const tsm_stream *stream) {
+  (void)stream; /* no library for a GPU has several programs */
+  return tsm_the_model.n_calls;
+}
+
 static size_t aligned(size_t bytes) { return (bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1); }
 static size_t pixels(void) { return (size_t)(tsm_the_model.frame_shape[2] * tsm_the_model.frame_shape[3]); }
 static size_t frame_bytes(void) { return sizeof(float) * 3 * pixels(); }
@@ -181,6 +186,12 @@ static void empty_stream(tsm_stream *stream) {
   if (stream->pinned) tsm_cu.release_pinned(stream->pinned);
   if (stream->pinned_caches) tsm_cu.release_pinned(stream->pinned_caches);
   if (stream->stream) tsm_cu.stream_destroy(stream->stream);
+}
+
+tsm_stream *tsm_open_program(int32_t threads, int32_t program) {
+  if (!program) return tsm_open(threads);
+  tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open_program: program is %d, the library has 1", (int)program);
+  return NULL;
 }
 
 tsm_stream *tsm_open(int32_t threads) {
