@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +20,12 @@ from tsm_edge.errors import CompileError
 _Settings = TypeVar("_Settings")
 
 
+def label_of(names: Sequence[str]) -> str:
+    """What a call for layers of these names is called: ``features.3`` where they are parts of one block."""
+    blocks = list(dict.fromkeys(name.split(" ")[0] for name in names))
+    return names[0] if len(names) == 1 else " + ".join(blocks)
+
+
 class Step:
     """What came out of a backend's lowering so far.
 
@@ -34,6 +40,9 @@ class Step:
     ----------
     workspace : Workspace
     calls : list of KernelCall
+    choices : list of Choice
+    others : dict of tuple of str to iterable
+        By the names of a kernel's layers: other settings of its rule that may be faster, the likeliest first.
     """
 
     def __init__(self, graph: OnlineGraph, layers: Sequence[ir.Layer], choices: Choices) -> None:
@@ -43,7 +52,8 @@ class Step:
         self._layers = layers
         self._given = choices
         self._weights: list[np.ndarray] = []
-        self._choices: list[Choice] = []
+        self.choices: list[Choice] = []
+        self.others: dict[tuple[str, ...], Iterable[object]] = {}
         self._names = ir.layer_names(graph, layers)
         self._kernel_names: dict[KernelSpec, str] = {}
 
@@ -69,15 +79,17 @@ class Step:
         """The settings a rule was told to use for these layers; None: it chooses."""
         return self._given.settings(self._names[layers[-1].output], kind)
 
-    def chose(self, rule: str, layers: Sequence[ir.Layer], settings: object = None) -> None:
-        """Write down what was chosen."""
-        self._choices.append(Choice(rule, tuple(self._names[layer.output] for layer in layers), settings))
+    def chose(
+        self, rule: str, layers: Sequence[ir.Layer], settings: object = None, others: Iterable[object] = ()
+    ) -> None:
+        """Write down what was chosen; ``others``: what else may be, looked at by nobody but a tuner."""
+        choice = Choice(rule, tuple(self._names[layer.output] for layer in layers), settings)
+        self.choices.append(choice)
+        self.others[choice.layers] = others
 
     def label(self, layers: Sequence[ir.Layer]) -> str:
-        """The network's own names of the layers, for people: ``features.3`` where they are parts of one block."""
-        names = [self._names[layer.output] for layer in layers]
-        blocks = list(dict.fromkeys(name.split(" ")[0] for name in names))
-        return names[0] if len(names) == 1 else " + ".join(blocks)
+        """The network's own names of the layers, for people; see :func:`label_of`."""
+        return label_of([self._names[layer.output] for layer in layers])
 
     def readers(self, tensor: str) -> set[type]:
         """Kinds of the layers that read a tensor."""
@@ -102,5 +114,5 @@ class Step:
             caches=caches,
             logits=logits.index,
             precision=precision,
-            choices=Choices(tuple(self._choices)),
+            choices=Choices(tuple(self.choices)),
         )

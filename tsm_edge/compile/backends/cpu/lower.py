@@ -40,13 +40,31 @@ def lower(
     CompileError
         A layer no rule can compile, or a choice that does not fit the model.
     """
-    choices = choices or Choices()
+    return finished(walked(graph, layers, target, precision, choices or Choices()), precision)
+
+
+def walked(
+    graph: OnlineGraph, layers: Sequence[ir.Layer], target: TargetCard, precision: Precision, choices: Choices
+) -> Lowering:
+    """The step, written down; parameters and errors as of :func:`lower`."""
     core = Core(target.cpu, precision.storage)
     units = plan_units(graph, layers, core, choices)
     lowering = Lowering(graph, layers, units, core, choices)
     for unit in units:
         rule_for(unit).lower(lowering, unit)
         lowering.copy_caches(layers_of(unit)[-1].output)
-    placed = lowering.tensors[graph.logits]
-    logits = placed.buffer if placed.image.dtype == "float32" else lowering.tensors.dense(graph.logits)
-    return lowering.program(logits, lowering.caches.images, precision)
+    return lowering
+
+
+def finished(lowering: Lowering, precision: Precision) -> Program:
+    """What was written down, as a program.
+
+    Raises
+    ------
+    CompileError
+        There was nothing to compile.
+    """
+    logits = lowering.graph.logits
+    placed = lowering.tensors[logits]
+    buffer = placed.buffer if placed.image.dtype == "float32" else lowering.tensors.dense(logits)
+    return lowering.program(buffer, lowering.caches.images, precision)

@@ -8,6 +8,7 @@ file, weighed against what it wastes at the edges of the layer.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from tsm_edge.compile.backends.cpu.core import Core
@@ -93,22 +94,30 @@ def gemm_tile(
     paired : bool
         Two neighbouring pixels share a vector, with half of the channels each; then columns must be even.
     """
+    tiles = gemm_tiles(core, image_rows, image_columns, reduction, channels, even, paired)
+    return min(tiles, key=lambda tile: tile.cycles)
+
+
+def gemm_tiles(
+    core: Core,
+    image_rows: int,
+    image_columns: int,
+    reduction: int,
+    channels: int,
+    even: bool = False,
+    paired: bool = False,
+) -> Iterator[GemmTile]:
+    """All register tiles that a convolution can have, at least one; parameters as of :func:`gemm_tile`."""
     together = 2 if paired else 1  # to the k loop, a pair is a pixel with twice as many channels
     columns, total = image_columns // together, math.ceil(together * channels / core.lanes)
-    best: GemmTile | None = None
     for vectors in range(1, min(MAX_TILE_VECTORS, total) + 1):
         # Panels begin with whole vectors of a pixel's channels.
         if (even and total % vectors) or (vectors % together and vectors < total):
             continue
         for rows in range(1, min(MAX_TILE_ROWS, columns) + 1):
-            if not _fits(core, rows, vectors):
-                continue
-            tile = _modelled(core, rows, vectors, image_rows, columns, reduction, total)
-            if best is None or tile.cycles < best.cycles:
-                best = replace(tile, rows=together * rows)
-    if best is None:
-        raise ValueError("no register tile fits: a 1×1 tile must always do")
-    return best
+            if _fits(core, rows, vectors):
+                tile = _modelled(core, rows, vectors, image_rows, columns, reduction, total)
+                yield replace(tile, rows=together * rows)
 
 
 def worth_pairing(core: Core, image_rows: int, image_columns: int, reduction: int, channels: int) -> bool:
@@ -264,29 +273,32 @@ def winograd_tile(
     core: Core, height: int, width: int, in_channels: int, out_channels: int, outputs: int
 ) -> WinogradTile | None:
     """Choose the tiles of F(``outputs``×``outputs``, 3×3); None: not even one tile fits the L2 cache."""
+    tiles = winograd_tiles(core, height, width, in_channels, out_channels, outputs)
+    return min(tiles, key=lambda tile: (tile.weight_bytes, tile.cycles), default=None)
+
+
+def winograd_tiles(
+    core: Core, height: int, width: int, in_channels: int, out_channels: int, outputs: int
+) -> Iterator[WinogradTile]:
+    """The splits of F(``outputs``×``outputs``, 3×3) worth a thought: the largest blocks first."""
     positions = (outputs + 2) ** 2
     tiles = math.ceil(height / outputs) * math.ceil(width / outputs)
     room = core.own_l2_bytes * 0.625
     # A block is there once for every position and input channel; the products of a panel, two vectors or so, beside it.
     most = int(room // core.bytes(positions * (in_channels + 2 * core.lanes)))
     if most < 1:
-        return None
+        return
     weights = float(core.bytes(positions * in_channels * out_channels))
     vectors = math.ceil(in_channels / core.lanes), math.ceil(out_channels / core.lanes)
     # In vectors: loads and stores of both transforms, and their additions, two a cycle.
     transforms = positions * (vectors[0] * 4 + vectors[1] * 3.5) / 2
     fewest = math.ceil(tiles / most)
-    best: WinogradTile | None = None
     for blocks in range(fewest, min(fewest + BLOCK_COUNTS_TRIED, tiles + 1)):
         block = math.ceil(tiles / blocks)
         product = gemm_tile(core, 1, block, in_channels, out_channels, even=True)
         cycles = blocks * (positions * product.cycles + block * transforms)
         far = weights * (blocks if weights > room else 1)
-        product = replace(product, panels_outside=blocks == 1)
-        tile = WinogradTile(outputs, block, product, cycles, far)
-        if best is None or (tile.weight_bytes, tile.cycles) < (best.weight_bytes, best.cycles):
-            best = tile
-    return best
+        yield WinogradTile(outputs, block, replace(product, panels_outside=blocks == 1), cycles, far)
 
 
 @dataclass(frozen=True)

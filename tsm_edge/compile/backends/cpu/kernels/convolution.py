@@ -15,7 +15,7 @@ the shift cache, the others from the current frame. Nothing is concatenated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
     convolution_inputs,
     convolution_spec,
     in_k_blocks,
+    other_settings,
 )
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import (
     ConvolutionSpec,
@@ -57,7 +58,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     if pointwise and all(image.dense_rows for image in images.values()):
         images = {name: image.flat() for name, image in images.items()}
     settings = at.given((layer,), ConvolutionSettings) or _choose(at, layer, images)
-    at.chose(RULE.name, (layer,), settings)
+    at.chose(RULE.name, (layer,), settings, _others(at, layer, images, settings))
     spec = convolution_spec(at, layer, images, settings)
     if _can_overwrite_residual(at, layer, spec, inputs, target_image):
         spec = replace(spec, in_place=True)
@@ -77,6 +78,19 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
 def _choose(at: Lowering, layer: ir.Convolution, images: Mapping[str, Image]) -> ConvolutionSettings:
     settings = choose_settings(at, layer, images)
     return in_k_blocks(at, convolution_spec(at, layer, images, settings), settings)
+
+
+def _others(
+    at: Lowering, layer: ir.Convolution, images: Mapping[str, Image], settings: ConvolutionSettings
+) -> Iterator[ConvolutionSettings]:
+    if settings.k_block:
+        yield replace(settings, k_block=0)
+    for others in other_settings(at, layer, images, replace(settings, k_block=0)):
+        spec = convolution_spec(at, layer, images, others)
+        in_blocks = in_k_blocks(at, spec, others)
+        yield in_blocks if settings.k_block else others
+        if in_blocks.k_block and not settings.k_block:
+            yield in_blocks
 
 
 def _can_overwrite_residual(

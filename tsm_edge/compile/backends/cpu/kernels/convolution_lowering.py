@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.borders import NO_BORDER
-from tsm_edge.compile.backends.cpu.choose.tiles import GemmTile, gemm_tile, k_block, k_loop, run_of_tiles
+from tsm_edge.compile.backends.cpu.choose.tiles import GemmTile, gemm_tile, gemm_tiles, k_block, k_loop, run_of_tiles
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.ir import layers as ir
@@ -63,6 +63,39 @@ def choose_settings(at: Lowering, layer: ir.Convolution, images: Mapping[str, Im
             tile = gemm_tile(at.core, target.height, target.width, reduction, (tile.vectors - 1) * at.lanes)
         tile = replace(tile, tail_vectors=0, panels=math.ceil(outputs / (tile.vectors * at.lanes)))
     return ConvolutionSettings(tile, far_operands(at, layer, images))
+
+
+# Tiles that the model finds this much slower than the best are not worth a measurement.
+WORST_TILE = 1.35
+MOST_TILES = 8
+
+
+def other_settings(
+    at: Lowering, layer: ir.Convolution, images: Mapping[str, Image], settings: ConvolutionSettings
+) -> Iterator[ConvolutionSettings]:
+    """What may be faster than what was chosen, the likeliest first: the order of work, prefetch, other tiles."""
+    tile = settings.tile
+    yield replace(settings, tile=replace(tile, panels_outside=not tile.panels_outside))
+    if at.core.can("prefetch"):
+        everything = ("caches", *sorted({"residual", "source", "target"} & set(images)), "weights")
+        yield from (replace(settings, prefetch=names) for names in ((), everything) if names != settings.prefetch)
+    yield from (replace(settings, tile=other) for other in _other_tiles(at, layer, images, tile))
+    for block in (tile.block * 2, tile.block // 2):
+        if block:
+            yield replace(settings, tile=replace(tile, block=block))
+
+
+def _other_tiles(
+    at: Lowering, layer: ir.Convolution, images: Mapping[str, Image], chosen: GemmTile
+) -> Iterator[GemmTile]:
+    channels, group_vectors = _group_split(at.lanes, layer)
+    if group_vectors:  # a panel must end with its group: there is little to choose from
+        return
+    target, (outputs, _, *kernel) = images["target"], layer.weight.shape
+    size = (target.height, target.width, channels * kernel[0] * kernel[1], outputs)
+    tiles = sorted(gemm_tiles(at.core, *size, paired=images["source"].paired), key=lambda tile: tile.cycles)
+    near = [tile for tile in tiles if tile != chosen and tile.cycles <= WORST_TILE * tiles[0].cycles]
+    yield from near[:MOST_TILES]
 
 
 def convolution_spec(

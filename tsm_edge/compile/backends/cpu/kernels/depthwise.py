@@ -6,8 +6,8 @@ in registers while the columns of that row are read once each and used by every 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,26 @@ def choose_settings(at: Lowering, layer: ir.Convolution, target: Image) -> Depth
     return DepthwiseSettings(depthwise_tile(at.core, *size, channels, (height, width), layer.strides, target.paired))
 
 
+def other_settings(
+    at: Lowering, layer: ir.Convolution, target: Image, settings: DepthwiseSettings
+) -> Iterator[DepthwiseSettings]:
+    """What may be faster than what was chosen, the likeliest first: rows together, columns, chunks of channels."""
+    tile, total = settings.tile, ceil_div(target.channels, at.lanes)
+    step = 2 if target.paired else 1
+    accumulators = at.core.cpu.vector_registers
+    if tile.rows == 2:
+        yield replace(settings, tile=replace(tile, rows=1))
+    elif target.height > 1 and layer.weight.shape[2] > layer.strides[0] == 1:
+        yield replace(settings, tile=replace(tile, rows=2))
+    for columns in (tile.columns - step, tile.columns + step, tile.columns - 2 * step, tile.columns + 2 * step):
+        if step <= columns <= target.width and columns * tile.rows < accumulators:
+            yield replace(settings, tile=replace(tile, columns=columns))
+    for chunks in (tile.chunks * 2, tile.chunks // 2):
+        if 1 <= chunks <= total:
+            vectors = ceil_div(total, chunks)
+            yield replace(settings, tile=replace(tile, vectors=vectors, chunks=ceil_div(total, vectors)))
+
+
 def depthwise_spec(
     at: Lowering, layer: ir.Convolution, source: Image, target: Image, settings: DepthwiseSettings
 ) -> DepthwiseSpec:
@@ -136,7 +156,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     source = at.tensors.vectors(layer.source, at.border_of(layer))
     target = at.tensors.output(layer.output)
     settings = at.given((layer,), DepthwiseSettings) or choose_settings(at, layer, target.image)
-    at.chose(RULE.name, (layer,), settings)
+    at.chose(RULE.name, (layer,), settings, other_settings(at, layer, target.image, settings))
     spec = depthwise_spec(at, layer, source.image, target.image, settings)
     buffers = {
         "source": source.buffer,

@@ -8,6 +8,7 @@ the block's input. It is for small images; where a panel is larger than the cach
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
     choose_settings,
     convolution_inputs,
     convolution_spec,
+    other_settings,
 )
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import (
     ConvolutionSpec,
@@ -38,6 +40,9 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
 from tsm_edge.compile.backends.cpu.kernels.depthwise import (
     choose_settings as choose_depthwise,
 )
+from tsm_edge.compile.backends.cpu.kernels.depthwise import (
+    other_settings as other_depthwise,
+)
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr, Kernel
 from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fused_arguments
 from tsm_edge.compile.backends.cpu.kernels.register_tile import for_panel, register_tile, tile_start
@@ -45,6 +50,7 @@ from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
+from tsm_edge.compile.ir.layout import Image
 from tsm_edge.compile.ir.program import BufferRef
 
 
@@ -140,7 +146,7 @@ def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
             ),
             choose_depthwise(at, depthwise, target.image),
         )
-    at.chose(RULE.name, unit.layers, settings)
+    at.chose(RULE.name, unit.layers, settings, _others(at, unit, settings, images | {"target": whole}, target.image))
     panel = at.nhwc(height, width, settings.expand.tile.vectors * at.lanes, at.border_of(depthwise))
     spec = ExpandDepthwiseSpec(
         expand=convolution_spec(at, expand, images | {"target": panel}, settings.expand),
@@ -153,6 +159,24 @@ def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
         "target": target.buffer,
     }
     at.call(spec, buffers, at.label(unit.layers))
+
+
+def _others(
+    at: Lowering,
+    unit: ExpandDepthwise,
+    settings: ExpandDepthwiseSettings,
+    images: Mapping[str, Image],
+    target: Image,
+) -> Iterator[ExpandDepthwiseSettings]:
+    """What may be faster, the likeliest first: one of the two layers otherwise, the panels still outside."""
+    whole = images["target"]
+    for part in other_settings(at, unit.expand, images, settings.expand):
+        tiles = ceil_div(whole.width, part.tile.rows) * whole.height
+        tile = replace(part.tile, panels_outside=True, block=tiles)
+        names = tuple(name for name in part.prefetch if name != "target")
+        yield replace(settings, expand=replace(part, tile=tile, prefetch=names))
+    for depthwise in other_depthwise(at, unit.depthwise, target, settings.depthwise):
+        yield replace(settings, depthwise=depthwise)
 
 
 RULE = Rule("expand_depthwise", lambda unit: isinstance(unit, ExpandDepthwise), _lower, ExpandDepthwiseSettings)

@@ -11,6 +11,7 @@ thing with another convolution in front.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
     choose_settings,
     convolution_inputs,
     convolution_spec,
+    other_settings,
 )
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import (
     ConvolutionSpec,
@@ -42,6 +44,9 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
 from tsm_edge.compile.backends.cpu.kernels.depthwise import (
     choose_settings as choose_depthwise,
 )
+from tsm_edge.compile.backends.cpu.kernels.depthwise import (
+    other_settings as other_depthwise,
+)
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fused_arguments
 from tsm_edge.compile.backends.cpu.kernels.register_tile import for_panel, register_tile, tile_start
@@ -49,7 +54,7 @@ from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
-from tsm_edge.compile.ir.layout import Border
+from tsm_edge.compile.ir.layout import Border, Image
 from tsm_edge.compile.ir.program import BufferRef
 
 # Taking this part of an image from another thread costs little more than it saves.
@@ -184,7 +189,8 @@ def _lower(at: Lowering, unit: InvertedResidual) -> None:
             choose_settings(at, project, outer),
             paired,
         )
-    at.chose(RULE.name, unit.layers, settings)
+    others = _others(at, unit, settings, inner, outer)
+    at.chose(RULE.name, unit.layers, settings, others)
     spec = InvertedResidualSpec(
         expand=convolution_spec(at, expand, inner, settings.expand),
         depthwise=depthwise_spec(at, depthwise, ring, row, settings.depthwise),
@@ -203,6 +209,25 @@ def _lower(at: Lowering, unit: InvertedResidual) -> None:
     if tap is not None:
         buffers["tap"] = BufferRef("next_cache", tap)
     at.call(spec, buffers, at.label(unit.layers))
+
+
+def _others(
+    at: Lowering,
+    unit: InvertedResidual,
+    settings: InvertedResidualSettings,
+    inner: Mapping[str, Image],
+    outer: Mapping[str, Image],
+) -> Iterator[InvertedResidualSettings]:
+    """What may be faster, the likeliest first: one of the three layers otherwise.
+
+    A row's panels are always outside: the order of items is not there to choose, nor are blocks.
+    """
+    for part in other_settings(at, unit.project, outer, settings.project):
+        yield replace(settings, project=part)
+    for part in other_settings(at, unit.expand, inner, settings.expand):
+        yield replace(settings, expand=part)
+    for depthwise in other_depthwise(at, unit.depthwise, outer["source"], settings.depthwise):
+        yield replace(settings, depthwise=depthwise)
 
 
 RULE = Rule("inverted_residual", lambda unit: isinstance(unit, InvertedResidual), _lower, InvertedResidualSettings)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tsm_edge.compile.backends.common.winograd import TRANSFORMS, Matrix, combination, transformed_weights
-from tsm_edge.compile.backends.cpu.choose.tiles import k_loop
+from tsm_edge.compile.backends.cpu.choose.tiles import WinogradTile, k_loop
 from tsm_edge.compile.backends.cpu.choose.winograd import WinogradConvolution, WinogradSettings
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import zero_whole_border
@@ -28,6 +28,7 @@ from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.kernels.register_tile import register_tile, tile_start
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
+from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.ir.layout import Border, Image
@@ -162,10 +163,7 @@ def _lower(at: Lowering, unit: WinogradConvolution) -> None:
     positions = (tile.outputs + 2) ** 2
     block = at.nhwc(positions, tile.block, channels)
     products = at.nhwc(1, tile.block, positions * vectors * at.lanes)
-    settings = at.given((layer,), WinogradSettings)
-    if settings is None:
-        far = far_operands(at, layer, {"source": block})
-        settings = WinogradSettings(tile, tuple(name for name in far if name == "weights"))
+    settings = at.given((layer,), WinogradSettings) or settings_of(at, layer, tile)
     at.chose(RULE.name, (layer,), settings)
     product = ConvolutionSpec(
         source=block,
@@ -203,6 +201,13 @@ def _lower(at: Lowering, unit: WinogradConvolution) -> None:
     if residual is not None:
         buffers["residual"] = residual.buffer
     at.call(spec, buffers, at.label(unit.layers))
+
+
+def settings_of(at: Lowering, layer: ir.Convolution, tile: WinogradTile) -> WinogradSettings:
+    """With a tile, and what comes from beyond L2."""
+    block = at.nhwc((tile.outputs + 2) ** 2, tile.block, layer.weight.shape[1])
+    far = far_operands(at, layer, {"source": block})
+    return WinogradSettings(tile, tuple(name for name in far if name == "weights"))
 
 
 RULE = Rule("winograd", lambda unit: isinstance(unit, WinogradConvolution), _lower, WinogradSettings)

@@ -1,0 +1,102 @@
+"""What may be chosen instead: for every kernel of a program, the choices that may be faster than the rules'.
+
+The rules know the card and not the board: its memory, the L2 cache it really gets, what its prefetchers do. So a tuner
+asks here for what to measure: the rule's own other settings, the same layers in other kernels, the other algorithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tsm_edge.cards import TargetCard
+from tsm_edge.cards.precision import Precision
+from tsm_edge.compile.backends.common.step import label_of
+from tsm_edge.compile.backends.cpu.choose.tiles import winograd_tiles
+from tsm_edge.compile.backends.cpu.choose.winograd import OUTPUTS, winograd_fits
+from tsm_edge.compile.backends.cpu.kernels import winograd
+from tsm_edge.compile.backends.cpu.lower import finished, walked
+from tsm_edge.compile.backends.cpu.lowering import Lowering
+from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.choices import Choice, Choices
+from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.program import Program
+
+# Splits of Winograd's algorithm tried for a layer and size of tile.
+MOST_SPLITS = 3
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """A kernel, and what may stand in its place.
+
+    Attributes
+    ----------
+    chosen : Choice
+        The rules'.
+    others : tuple of tuple of Choice
+        Each for the same layers, in one kernel or several; the likeliest to be faster first, none twice.
+    """
+
+    chosen: Choice
+    others: tuple[tuple[Choice, ...], ...]
+
+    @property
+    def label(self) -> str:
+        """What the kernel's call is called in the program."""
+        return label_of(self.chosen.layers)
+
+
+def freedoms(
+    graph: OnlineGraph, layers: Sequence[ir.Layer], target: TargetCard, precision: Precision
+) -> tuple[Program, tuple[Freedom, ...]]:
+    """The program by the rules, and what may be chosen instead for each of its kernels.
+
+    Raises
+    ------
+    CompileError
+        As of :func:`tsm_edge.compile.backends.cpu.lower.lower`.
+    """
+    lowering = walked(graph, layers, target, precision, Choices())
+    names = ir.layer_names(graph, layers)
+    by_name = {names[layer.output]: layer for layer in layers}
+    found = []
+    for choice in lowering.choices:
+        unique = dict.fromkeys(_others(lowering, choice, [by_name[name] for name in choice.layers]))
+        found.append(Freedom(choice, tuple(other for other in unique if other != (choice,))))
+    return finished(lowering, precision), tuple(found)
+
+
+def _others(at: Lowering, choice: Choice, layers: Sequence[ir.Layer]) -> Iterator[tuple[Choice, ...]]:
+    yield from _parted(choice)
+    convolution = layers[0]
+    if len(layers) == 1 and isinstance(convolution, ir.Convolution) and winograd_fits(at.graph, convolution):
+        yield from _winograd(at, choice, convolution)
+    for settings in at.others[choice.layers]:
+        yield (Choice(choice.rule, choice.layers, settings),)
+
+
+def _parted(choice: Choice) -> Iterator[tuple[Choice, ...]]:
+    """The layers of a fused kernel in smaller ones, whose settings the rules then choose."""
+    if choice.rule == "inverted_residual":
+        expand, depthwise, project = choice.layers
+        yield Choice("expand_depthwise", (expand, depthwise)), Choice("convolution", (project,))
+        yield Choice("convolution", (expand,)), Choice("depthwise", (depthwise,)), Choice("convolution", (project,))
+    if choice.rule == "expand_depthwise":
+        expand, depthwise = choice.layers
+        yield Choice("convolution", (expand,)), Choice("depthwise", (depthwise,))
+
+
+def _winograd(at: Lowering, choice: Choice, layer: ir.Convolution) -> Iterator[tuple[Choice, ...]]:
+    """Winograd's algorithm where the direct sum was chosen and the other way round, and other splits of it."""
+    if choice.rule == winograd.RULE.name:
+        yield (Choice("convolution", choice.layers),)
+    _, _, height, width = at.graph.shapes[layer.output]
+    outputs, channels = layer.weight.shape[:2]
+    for side in OUTPUTS[at.core.dtype]:
+        tiles = sorted(
+            winograd_tiles(at.core, height, width, channels, outputs, side),
+            key=lambda tile: (tile.weight_bytes, tile.cycles),
+        )
+        for tile in tiles[:MOST_SPLITS]:
+            yield (Choice(winograd.RULE.name, choice.layers, winograd.settings_of(at, layer, tile)),)
