@@ -88,6 +88,10 @@ class ServiceError(TsmEdgeError):
     """The system's service cannot be written or removed."""
 
 
+class TuneError(TsmEdgeError):
+    """Nothing can be tuned, or a file of records cannot be used."""
+
+
 class CheckFailed(TsmEdgeError):
     """A comparison the user asked for found a mismatch (exit code 1)."""
 

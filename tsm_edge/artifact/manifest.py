@@ -132,6 +132,8 @@ class Manifest:
         Of what is stored and summed, one of :data:`tsm_edge.cards.precision.PRECISIONS`.
     activation : {"", "softmax", "sigmoid"}
         What the model itself applies to its logits: then its outputs are probabilities already. Empty: nothing.
+    tuned : int
+        Kernels of the rules' that were chosen otherwise by tuning records.
     """
 
     model: str
@@ -155,6 +157,7 @@ class Manifest:
     format: int = FORMAT
     precision: str = "fp32"
     activation: Activation = ""
+    tuned: int = 0
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -203,6 +206,8 @@ class Manifest:
         table = dataclasses.asdict(self)
         if not self.activation:
             del table["activation"]  # as in artifacts made before there was one
+        if not self.tuned:
+            del table["tuned"]
         return json.dumps(table, indent=1, ensure_ascii=False)
 
 

@@ -12,6 +12,7 @@ from tsm_edge.cards.load import (
     model_from_table,
     model_names,
     model_to_table,
+    shipped_records,
     target_file,
     target_names,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "model_from_table",
     "model_names",
     "model_to_table",
+    "shipped_records",
     "target_file",
     "target_names",
 ]

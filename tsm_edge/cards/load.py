@@ -69,6 +69,12 @@ def target_file(name: str | Path) -> Path:
     return _card_path("targets", "target", name)
 
 
+def shipped_records(target: str) -> Path | None:
+    """The tuning records that come with a target's card; None: it has none."""
+    path = _data_folder("targets") / "records" / f"{target}.jsonl"
+    return path if path.is_file() else None
+
+
 def model_to_table(card: ModelCard) -> dict[str, Any]:
     """Return a model card as plain values that JSON and TOML can hold; :func:`model_from_table` is its inverse."""
     table = dataclasses.asdict(card)

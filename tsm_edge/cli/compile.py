@@ -73,6 +73,13 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
     type=click.Path(path_type=Path),
     help="For int8: the quantisation.json of the same model compiled before, instead of --calibrate.",
 )
+@click.option(
+    "--records",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Tuning records (tsm-edge tune), instead of those that come with the target; repeatable.",
+)
+@click.option("--no-records", is_flag=True, help="The rules choose every kernel.")
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
 @click.option("--explain", is_flag=True, help="Show each kernel: rule, tile, FLOP, bytes, modelled time on the target.")
 @click.option("--no-runner", is_flag=True, help="Leave out tsm-runner, which verifies and runs the model on a device.")
@@ -92,6 +99,8 @@ def command(
     accumulate: str | None,
     clips: tuple[Path, ...],
     quantisation: Path | None,
+    records: tuple[Path, ...],
+    no_records: bool,
     keep_intermediates: bool,
     explain: bool,
     no_runner: bool,
@@ -129,6 +138,7 @@ def command(
         precision=_precision(precision, accumulate),
         calibration=_calibration(clips),
         quantisation=quantisation,
+        records=() if no_records else records or None,
     )
     inspected: list[tuple[Program, DeviceCode | None]] = []
     with status(f"compiling {name} for {target_card.name}") as show:
@@ -227,6 +237,7 @@ def _print(artifact: Artifact, seconds: float) -> None:
         ("weights", f"{memory.weight_bytes / 1e6:.1f} MB, {manifest.weights}"),
         ("workspace", f"{memory.workspace_bytes / 1e6:.1f} MB, planned at compile time"),
         ("kernels", f"{len(manifest.kernels)} calls, {sum(k.flops for k in manifest.kernels) / 1e9:.3f} GFLOP a frame"),
+        *([("tuned", f"{manifest.tuned} kernels as tuning records say")] if manifest.tuned else []),
         ("model.so", _size(artifact.library)),
         *_runner_row(artifact),
         ("on a device", _on_a_device(artifact)),

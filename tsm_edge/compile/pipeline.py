@@ -33,8 +33,10 @@ from tsm_edge.compile.ir.program import Program
 from tsm_edge.compile.machine_code import Backend, MachineCode, backend_for
 from tsm_edge.compile.package.output import check_loads, writing_artifact, writing_intermediates
 from tsm_edge.compile.quantised import integer_program, noise, quantised
+from tsm_edge.compile.records import recorded_for
 from tsm_edge.compile.request import CompileRequest as CompileRequest
 from tsm_edge.compile.request import as_the_file_is
+from tsm_edge.compile.tvm_headers import tvm_ffi_includes
 from tsm_edge.errors import CompileError
 from tsm_edge.export.metadata import OnnxMetadata, read_metadata
 from tsm_edge.files.atomic import file_sha256, scratch_folder
@@ -92,7 +94,7 @@ def compile_model(
         request = as_the_file_is(request, graph)
         model = described_model(request, metadata, graph)
         stages.begin("lowering", "lowering and scheduling")
-        program = _lowered(request, backend, metadata, model, graph, folder, warn)
+        program, tuned = _lowered(request, backend, metadata, model, graph, folder, warn)
         plan = plan_memory(program.workspace, backend.alignment)
         code = backend.generate(
             program, work, lambda count: stages.begin("generating", f"generating code for {count} kernels")
@@ -101,6 +103,7 @@ def compile_model(
         hashes = hashes_of(folder, metadata, graph)
         seconds = time.monotonic() - started
         manifest = manifest_of(request, model, metadata, graph, program, plan, code, hashes, seconds)
+        manifest = dataclasses.replace(manifest, tuned=tuned)
         sources = code.write_sources(work, graph, program, plan, manifest)
         _link(request, folder, work, manifest, sources, code, stages)
         _write_folder(folder, manifest)
@@ -118,13 +121,15 @@ def _lowered(
     graph: OnlineGraph,
     folder: Path,
     warn: Callable[[str], None],
-) -> Program:
-    """The program; of integers, calibrated before, with its decisions in the artifact."""
+) -> tuple[Program, int]:
+    """The program, and how many kernels records chose; of integers, its decisions go to the artifact."""
     from tsm_edge.compile.passes.fuse import fuse
 
     layers = fuse(graph)
     if request.precision.storage != "int8":
-        return backend.lower(graph, layers, request.precision, model.preprocess)
+        recorded = recorded_for(request.target, request.precision, request.records, graph, layers, warn)
+        choices = recorded.choices
+        return backend.lower(graph, layers, request.precision, model.preprocess, choices), recorded.covered
     calibration = request.calibration(model.preprocess) if request.calibration is not None else None
     given = request.quantisation is not None or graph.scales is not None or calibration is not None
     if not given and metadata is not None and metadata.weights.random:
@@ -133,7 +138,7 @@ def _lowered(
         calibration = noise((height, width), model.preprocess)
     decided = quantised(graph, layers, calibration, request.quantisation, warn)
     target, precision = request.target, request.precision
-    return integer_program(graph, layers, target, precision, decided, model.preprocess, folder)
+    return integer_program(graph, layers, target, precision, decided, model.preprocess, folder), 0
 
 
 def _link(
@@ -152,7 +157,7 @@ def _link(
     from tsm_edge.compile.package.runner import link_runner
 
     stages.begin("linking", f"linking for {request.target.name}")
-    link_library(folder / LIBRARY, request.target, sources, code.objects, _tvm_ffi_includes())
+    link_library(folder / LIBRARY, request.target, sources, code.objects, tvm_ffi_includes())
     shutil.copyfile(HEADER, folder / HEADER_FILE)
     if request.runner:
         stages.begin("runner", f"linking {RUNNER}")
@@ -202,13 +207,6 @@ def _write_folder(folder: Path, manifest: Manifest) -> None:
     ]
     files = {name: file_sha256(folder / name) for name in names}
     (folder / MANIFEST).write_text(dataclasses.replace(manifest, files=files).to_json(), "utf-8")
-
-
-def _tvm_ffi_includes() -> list[Path]:
-    """Folders of TVM's public C header and of DLPack's, from the installed tvm-ffi package."""
-    import tvm_ffi.libinfo
-
-    return [Path(tvm_ffi.libinfo.find_include_path()), Path(tvm_ffi.libinfo.find_dlpack_include_path())]
 
 
 def _keep(folder: Path, work: Path, onnx_file: Path, code: MachineCode, program: Program) -> None:

@@ -48,6 +48,8 @@ class CompileRequest:
         For integers: reads frames to calibrate with, preprocessed as it is told; None: of random weights noise.
     quantisation : Path or None
         For integers: a ``quantisation.json`` of the same model, instead.
+    records : tuple of Path or None
+        Files of tuning records, the later ones counting; None: those that come with the target's card.
     """
 
     target: TargetCard
@@ -65,6 +67,7 @@ class CompileRequest:
     precision: Precision = FP32
     calibration: Callable[[Preprocess], Calibration] | None = None
     quantisation: Path | None = None
+    records: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.card is None and self.onnx is None:
