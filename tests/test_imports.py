@@ -64,6 +64,7 @@ ALLOWED = {
         "compile.ir",
         "compile.package",
     },
+    "tune": {"bench", "compile", "compile.backends.cpu", "compile.ir", "session", "rpc", "power", "artifact"},
     "deploy": {"artifact", "cards"},
     "compile.ir": {"cards"},
     "compile.passes": {"compile.ir"},

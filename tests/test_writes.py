@@ -19,18 +19,24 @@ _PRIVATE = {
     "compile/quantised.py": {"write_quantised"},
     "compile/package/output.py": {"writing_intermediates"},
     "compile/machine_code.py": {"generate", "keep"},
+    "compile/trials.py": {"build", "_compile"},
     "compile/package/c_tables.py": {"write_sources", "write_constants", "write_weights"},
     "compile/package/device_tables.py": {"write_device_sources"},
     "compile/backends/cuda/nvrtc.py": {"_start", "_compile_here"},
     "compile/backends/cuda/ptxas.py": {"assemble"},
     "compile/package/runner.py": {"link_runner"},
-    "compile/package/link.py": {"_link_for_android"},
-    "verify/standin/build.py": {"build_standin"},
+    "compile/package/link.py": {"_link_for_android", "_write_at_once"},
+    "verify/standin/build.py": {"_build"},
+    "verify/standin/apart.py": {"gpu_apart"},
     "bench/peak.py": {"_compiled"},
     "bench/detected.py": {"detected_target"},
     "artifact/folder.py": {"_load"},
     # Into the temporary file of a NewFile.
     "video/writer.py": {"__init__"},
+    # Records, appended and synced a line at a time; the atomic writer sorts them at the end.
+    "tune/ledger.py": {"_locked"},
+    # Clips of a ring that the recorder names and deletes itself.
+    "events/recorder.py": {"_check_folder"},
     # State in memory, which the atomic writer then stores.
     "training/loop.py": {"_save"},
     # An archive in memory, which the atomic writer then stores; an archive without a name.

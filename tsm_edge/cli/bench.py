@@ -14,6 +14,7 @@ import click
 from tsm_edge.cards.architecture import MOST_THREADS
 from tsm_edge.cli.bench_output import print_comparison, print_result, write_outputs
 from tsm_edge.cli.output import note, status, warn
+from tsm_edge.cli.places import places_of
 from tsm_edge.cli.table8 import show_table8
 from tsm_edge.extras import require
 
@@ -151,7 +152,7 @@ def command(
     artifact = _only(paths, ctx)
     boards = _boards(ssh, ssh_config, adb)
     elsewhere = bool(boards) and not rpc and tracker is None
-    places = [] if elsewhere else _places(rpc, tracker, chosen_key(key, key_file))
+    places = [] if elsewhere else places_of(rpc, tracker, chosen_key(key, key_file))
     if fix_clocks:
         _print_clock_commands(places, boards)
         return
@@ -214,19 +215,6 @@ def _end(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
-
-
-def _places(rpc: tuple[str, ...], tracker: str | None, key: str) -> list[Place | None]:
-    from tsm_edge.rpc.place import chosen_place
-    from tsm_edge.rpc.tracker import count_devices
-
-    if len(rpc) > 1:
-        chosen_place(rpc[0], tracker, key)  # refuses both
-        return [chosen_place(address, None, key) for address in rpc]
-    place = chosen_place(rpc[0] if rpc else None, tracker, key)
-    if place is None or not place.by_tracker:
-        return [place]
-    return [place] * max(1, count_devices(place.endpoint, key))
 
 
 def _boards(ssh: tuple[str, ...], config: Path | None, adb: str | None) -> list[Destination]:

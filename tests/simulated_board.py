@@ -1,0 +1,124 @@
+"""A board that is arithmetic: each kernel takes as long as a rule of this file says, plus seeded noise."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx_graphs import GraphBuilder
+
+from tsm_edge.artifact.folder import Artifact
+from tsm_edge.artifact.manifest import Manifest
+from tsm_edge.cards import load_target
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile.backends.cpu.space import freedoms
+from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.ir.program import KernelCall, Program
+from tsm_edge.compile.passes.fuse import fuse
+from tsm_edge.compile.trials import Network
+from tsm_edge.errors import RpcError
+from tsm_edge.session.timings import Timings
+from tsm_edge.tune.boards import Board
+
+LOGITS = np.arange(5, dtype=np.float32)
+
+
+def small_network(folder: Path, target: str = "x86-64-v4") -> Network:
+    """An inverted residual, a 3×3 convolution and two dense layers, as compiled for a target."""
+    builder = GraphBuilder(28, 28)
+    x = builder.relu(builder.conv(builder.frame, 32, 3, 2))
+    x = builder.relu(builder.conv(x, 32, 3))
+    y = builder.clip(builder.depthwise(builder.clip(builder.conv(builder.shift(x, 4), 96), 0, 6)), 0, 6)
+    x = builder.add(builder.conv(y, 32), x)
+    path = folder / "model.onnx"
+    onnx.save(builder.model(builder.head(builder.relu(builder.conv(x, 64)), 5)), str(path))
+    graph = load_onnx(path, {})
+    layers, card = tuple(fuse(graph)), load_target(target)
+    program, free = freedoms(graph, layers, card, FP32)
+    manifest = SimpleNamespace(
+        target=card,
+        frame=SimpleNamespace(shape=(1, 3, 28, 28)),
+        precision="fp32",
+        versions={"tsm_edge": "1"},
+        model="small",
+    )
+    return Network(cast(Manifest, manifest), graph, layers, program, free)
+
+
+Microseconds = Callable[[KernelCall], float]
+
+
+def by_description(call: KernelCall) -> float:
+    """Between 80 and 120, by what the rule chose: some choices are better than the rules'."""
+    return 80.0 + zlib.crc32(f"{call.layer} {call.spec.describe()} {call.items.count}".encode()) % 41
+
+
+@dataclass
+class SimulatedBuilder:
+    """Instead of a library: the programs themselves."""
+
+    network: Network
+    built: list[list[Program]] = field(default_factory=list)
+
+    def build(self, programs: Sequence[Program]) -> Artifact:
+        """Program 0 is the rules' own."""
+        self.built.append([self.network.program, *programs])
+        return cast(Artifact, SimpleNamespace(programs=self.built[-1]))
+
+
+@dataclass
+class SimulatedRunner:
+    """A session over such programs."""
+
+    programs: Sequence[Program]
+    microseconds: Microseconds
+    wrong: Callable[[Program], bool]
+    noise: np.random.Generator
+    on_measure: Callable[[], None] = lambda: None
+    selected: int = 0
+
+    def select(self, program: int) -> int:
+        """Go on with another program."""
+        self.selected = program
+        return len(self.programs[program].calls)
+
+    def measure(
+        self, frames: NDArray[np.float32], first: int, count: int, period_ns: int = 0, kernels: bool = False
+    ) -> Timings:
+        """What the rule of this file says."""
+        self.on_measure()
+        program = self.programs[self.selected]
+        times = np.array([self.microseconds(call) for call in program.calls]) * 1e3
+        spent = (times * self.noise.normal(1.0, 0.01, (count, len(times)))).astype(np.uint64)
+        steps = spent.sum(axis=1)
+        logits = LOGITS + (1.0 if self.wrong(program) else 0.0)
+        return Timings(steps, steps, steps, logits.astype(np.float32), spent if kernels else None)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def simulated_board(
+    name: str = "board",
+    microseconds: Microseconds = by_description,
+    wrong: Callable[[Program], bool] = lambda program: False,
+    failures: list[str] | None = None,
+    on_measure: Callable[[], None] = lambda: None,
+) -> Board:
+    """A board; ``failures``: messages with which the next openings fail."""
+    noise = np.random.default_rng(zlib.crc32(name.encode()))
+
+    def open_it(artifact: Artifact) -> Any:
+        if failures:
+            raise RpcError(failures.pop(0), "look at it")
+        programs = cast(Any, artifact).programs
+        return SimulatedRunner(programs, microseconds, wrong, noise, on_measure)
+
+    return Board(name, "simulated", open_it)

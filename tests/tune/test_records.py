@@ -1,0 +1,116 @@
+"""Records on disk, and what compile makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from simulated_board import small_network
+
+from tsm_edge.cards import load_target
+from tsm_edge.cards.precision import FP32
+from tsm_edge.compile import records as module
+from tsm_edge.compile.ir.choices import Choices
+from tsm_edge.compile.records import Record, parse_line, read_records, recorded_choices, recorded_for
+from tsm_edge.compile.trials import Network, differing_calls
+from tsm_edge.errors import TuneError
+from tsm_edge.tune.candidates import candidates
+from tsm_edge.tune.ledger import Ledger
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    return small_network(tmp_path_factory.mktemp("network"))
+
+
+@pytest.fixture(scope="module")
+def records(network: Network) -> list[Record]:
+    found = candidates(network, network.freedoms, {"machine": "Ünnamed CPU"})
+    return [dataclasses.replace(one.blank, accepted=True, ratio=(0.9, 0.88, 0.92), rule_us=12.5) for one in found]
+
+
+def test_a_record_is_read_as_it_was_written(records: list[Record]) -> None:
+    for record in records:
+        assert parse_line(record.line()) == record
+        assert "\n" not in record.line()
+
+
+@pytest.mark.parametrize("change", [lambda line: line[:-9], lambda line: line.replace("0.9", "0.8"), lambda line: "{}"])
+def test_a_line_that_was_cut_off_or_changed_is_no_record(records: list[Record], change: object) -> None:
+    with pytest.raises(ValueError, match="checksum"):
+        parse_line(change(records[0].line()))  # type: ignore[operator]
+
+
+def test_damaged_lines_are_told_and_left_out(network: Network, records: list[Record], tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(f"{records[0].line()}\nnothing\n{records[1].line()[:40]}")
+    assert read_records(path).damaged == (2, 3)
+    said: list[str] = []
+    recorded_for(network.manifest.target, FP32, [path], network.graph, network.layers, said.append)
+    assert said[0] == f"{path}: line 2, 3 is damaged and not used"
+    path.write_text("a diary\n")
+    with pytest.raises(TuneError, match="not a file of tuning records"):
+        read_records(path)
+    with pytest.raises(TuneError, match="cannot be read"):
+        read_records(tmp_path / "nowhere")
+
+
+def test_every_candidate_can_be_recorded_and_compiled_from_its_record(network: Network, records: list[Record]) -> None:
+    target = network.manifest.target
+    for record in records:
+        found = recorded_choices(network.graph, network.layers, target, FP32, [record])
+        program = network.with_choices(found.choices)
+        assert found.covered == 1
+        assert found.stale == 0
+        assert program.choices != network.program.choices or differing_calls(program, network.program) == ([], [])
+
+
+def test_of_two_records_the_later_one_counts(network: Network, records: list[Record]) -> None:
+    same = [record for record in records if record.key == records[0].key]
+    target = network.manifest.target
+    first, last = (
+        recorded_choices(network.graph, network.layers, target, FP32, order).choices
+        for order in ([same[1], same[0]], [same[0], same[1]])
+    )
+    assert first != last
+
+
+def test_records_of_another_card_precision_or_version_are_not_used(
+    network: Network, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, layers, target = network.graph, network.layers, network.manifest.target
+    half = dataclasses.replace(FP32, name="fp16")
+    assert recorded_choices(graph, layers, load_target("x86-64"), FP32, records).covered == 0
+    assert recorded_choices(graph, layers, target, half, records).covered == 0
+    unaccepted = [dataclasses.replace(record, accepted=False) for record in records]
+    assert recorded_choices(graph, layers, target, FP32, unaccepted).choices == Choices()
+    monkeypatch.setattr(module.rules, "VERSION", 99)
+    found = recorded_choices(graph, layers, target, FP32, records)
+    assert found.covered == 0
+    assert found.stale == len({record.key for record in records})
+
+
+def test_a_file_belongs_to_one_tuner(records: list[Record], tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    with Ledger(path, go_on=False) as ledger:
+        ledger.append(records[:2])
+        code = f"from tsm_edge.tune.ledger import Ledger; from pathlib import Path; Ledger(Path({str(path)!r}), True)"
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "another tsm-edge tune has it" in other.stderr
+    with pytest.raises(TuneError, match="has 2 records already"):
+        Ledger(path, go_on=False)
+    with Ledger(path, go_on=True) as ledger:
+        assert ledger.records == records[:2]
+
+
+def test_a_finished_file_is_sorted(records: list[Record], tmp_path: Path) -> None:
+    texts = []
+    for number, order in enumerate((records, records[::-1])):
+        with Ledger(tmp_path / f"{number}.jsonl", go_on=False) as ledger:
+            ledger.append(order)
+            ledger.finish()
+        texts.append((tmp_path / f"{number}.jsonl").read_text())
+    assert texts[0] == texts[1]

@@ -1,0 +1,201 @@
+"""``tsm-edge tune``: what the rules chose, corrected by measurements on the board."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tsm_edge.cards import DEFAULT_MODEL, load_model, load_target
+from tsm_edge.cards.architecture import MOST_THREADS
+from tsm_edge.cards.precision import precision_named
+from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+from tsm_edge.extras import require
+
+if TYPE_CHECKING:
+    from tsm_edge.artifact.folder import Artifact
+    from tsm_edge.cards import TargetCard
+    from tsm_edge.compile.trials import Network
+    from tsm_edge.rpc.place import Place
+    from tsm_edge.tune.boards import Board
+    from tsm_edge.tune.tuner import State, Tuned
+
+FAST, FULL = "2m", "30m"
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not found or not float(found[1]):
+        raise click.BadParameter(f"{text!r}: expected a time like 90s, 5m or 1h", param_hint="--budget")
+    return float(found[1]) * _UNITS_S[found[2] or "m"]
+
+
+@click.command("tune")
+@click.argument("model", metavar="[MODEL|DIR]", required=False)
+@click.option("--target", metavar="T", help="Target card, for a MODEL that is compiled now.  [native]")
+@click.option("--rpc", multiple=True, metavar="HOST:PORT", help="On the device served there; or on several alike.")
+@click.option("--tracker", metavar="HOST:PORT", help="On all devices this tracker has free under --key.")
+@click.option("--key", metavar="K", default="", help="Of the device's server; of a tracker's devices.")
+@click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="Read the key from a file.")
+@click.option("--budget", default="5m", show_default=True, help="How long: 90s, 5m, 1h.")
+@click.option("--fast", "budget", flag_value=FAST, help=f"--budget {FAST}.")
+@click.option("--full", "budget", flag_value=FULL, help=f"--budget {FULL}.")
+@click.option("--precision", default="fp32", show_default=True, help="For a MODEL: fp32 or fp16.")
+@click.option("--threads", metavar="N", type=click.IntRange(1, MOST_THREADS), help="CPU threads.  [1; board: all]")
+@click.option("--kernels", "pattern", metavar="PATTERN", default="*", help="Only these layers: 'features.1*'.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File of records [records/TARGET.jsonl].")
+@click.option("--continue", "go_on", is_flag=True, help="Go on with a file of records.")
+@click.option("--dry-run", is_flag=True, help="Show kernels and candidates; measure nothing.")
+@json_option
+def command(
+    model: str | None,
+    target: str | None,
+    rpc: tuple[str, ...],
+    tracker: str | None,
+    key: str,
+    key_file: Path | None,
+    budget: str,
+    precision: str,
+    threads: int | None,
+    pattern: str,
+    output: Path | None,
+    go_on: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Find, on the board itself, what is faster than the rules' choice for each kernel, and keep it as records.
+
+    MODEL is a model card, compiled for --target; DIR a compiled model. Nothing is recorded that is not faster beyond
+    doubt. tsm-edge compile --records FILE then uses the records. Exit code 0 whether something is faster or not.
+    """
+    require("compile", "tsm-edge tune")
+    from tsm_edge.cli.places import places_of
+    from tsm_edge.compile.trials import TrialBuilder, network_of
+    from tsm_edge.files.atomic import scratch_folder
+    from tsm_edge.rpc.key import chosen_key
+    from tsm_edge.tune.candidates import kernels_to_tune
+    from tsm_edge.tune.fleet import Fleet
+    from tsm_edge.tune.ledger import Ledger
+    from tsm_edge.tune.tuner import Budget, Tuner
+
+    budget_s = _seconds(budget)
+    places = places_of(rpc, tracker, chosen_key(key, key_file))
+    compiled = _compiled(model, target)
+    card = load_target(target or "native") if compiled is None else compiled.manifest.target
+    path = output or Path("records") / f"{card.name}.jsonl"
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder())
+        ledger = None if dry_run else stack.enter_context(Ledger(path, go_on))
+        network = network_of(compiled or _compile(model or DEFAULT_MODEL, card, precision, folder))
+        kernels_to_tune(network, {}, pattern)
+        if ledger is None:
+            _print_candidates(network, pattern, as_json)
+            return
+        boards = [_board(place, threads) for place in places]
+        trials = folder / "trials"
+        trials.mkdir()
+        show = stack.enter_context(_progress())
+        about = _about(boards, threads, network)
+        builder = TrialBuilder(network, trials)
+        tuned = Tuner(network, Fleet(boards, warn), ledger, builder, Budget(budget_s), about, show).run(pattern)
+    _print(tuned, path, network, as_json)
+
+
+def _compiled(model: str | None, target: str | None) -> Artifact | None:
+    """The compiled model in DIR; None: it is no folder of one."""
+    from tsm_edge.artifact.folder import MANIFEST, load_artifact
+
+    if model is None or not (Path(model) / MANIFEST).is_file():
+        return None
+    if target is not None:
+        raise click.UsageError("--target is for a model that is compiled now: expected it or DIR")
+    return load_artifact(model)
+
+
+def _compile(model: str, target: TargetCard, precision: str, folder: Path) -> Artifact:
+    """MODEL compiled by the rules alone."""
+    from tsm_edge.compile.pipeline import CompileRequest, compile_model
+
+    card = load_model(model)
+    request = CompileRequest(
+        target=target,
+        output=folder / "model",
+        card=card,
+        runner=False,
+        precision=precision_named(precision),
+        records=(),
+    )
+    text = f"compiling {card.name} for {target.name}"
+    with status(text) as show:
+        return compile_model(request, lambda stage, done: show(f"{text}: {stage}", done), warn=warn)
+
+
+def _board(place: Place | None, threads: int | None) -> Board:
+    from tsm_edge.tune.boards import board_at, this_machine
+
+    return this_machine(threads or 1) if place is None else board_at(place, threads)
+
+
+def _about(boards: Sequence[Board], threads: int | None, network: Network) -> dict[str, str]:
+    versions = network.manifest.versions
+    return {
+        "machine": ", ".join(dict.fromkeys(board.machine for board in boards)),
+        "threads": str(threads or (1 if boards[0].local else "all")),
+        "model": network.manifest.model,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        **{name: versions[name] for name in ("tsm_edge", "tvm") if name in versions},
+    }
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[State], None]]:
+    with status("tuning") as show:
+
+        def tell(state: State) -> None:
+            step = f"step {state.step_ms:.2f} ms, hoped {100 * state.hoped:.1f} %" if state.step_ms else ""
+            text = f"{state.doing}; {state.tried} tried, {state.kernels_tried} kernels; {step}"
+            show(text.rstrip("; "), min(1.0, state.used))
+
+        yield tell
+
+
+def _print_candidates(network: Network, pattern: str, as_json: bool) -> None:
+    from tsm_edge.tune.candidates import kernels_to_tune
+    from tsm_edge.tune.tuner import A_CANDIDATE_S
+
+    kernels = kernels_to_tune(network, {}, pattern)
+    rows = [(free.label, free.chosen.rule, str(len(free.others))) for free in kernels]
+    count = sum(len(free.others) for free in kernels)
+    if as_json:
+        print_json({"kernels": [dict(zip(("kernel", "rule", "candidates"), row, strict=True)) for row in rows]})
+        return
+    title = f"{network.manifest.model} for {network.manifest.target.name}"
+    print_table(title, ("kernel", "rule", "candidates"), rows)
+    note(f"{count} candidates: to try all takes about {count * A_CANDIDATE_S / 60:.0f} min on a quiet server")
+
+
+def _print(tuned: Tuned, path: Path, network: Network, as_json: bool) -> None:
+    if as_json:
+        print_json({"records": path, "faster": tuned.is_faster, "tuned": tuned})
+        return
+    rows = [("kernels", str(tuned.kernels)), ("candidates tried", str(tuned.tried))]
+    if tuned.wrong:
+        rows.append(("of them wrong", f"{tuned.wrong}: their results differ, never used"))
+    rows.append(("step by the rules", f"{tuned.step_ms:.2f} ms"))
+    rows.append(("faster, each alone", f"{len(tuned.accepted)} kernels, beyond doubt"))
+    if tuned.whole is not None:
+        whole = tuned.whole
+        rows.append(("whole step", f"{whole.value:.3f} of the rules' time (95 %: {whole.low:.3f} to {whole.high:.3f})"))
+    print_table(str(path), ("", ""), rows)
+    if tuned.is_faster:
+        model, target = network.manifest.model, network.manifest.target.name
+        note(f"next: tsm-edge compile {model} --target {target} --records {shlex.quote(str(path))}")
+    else:
+        note("not faster beyond doubt: no record is used by compile; the trials are kept for --continue")

@@ -1,0 +1,1 @@
+"""Tuning: what the rules chose, corrected by measurements on the board itself."""

@@ -1,0 +1,166 @@
+"""Programs of one trial library, timed in turns on the machine where they will run.
+
+Each turn is some frames of one program, from zeroed caches, inside the whole step: a kernel finds the caches as the
+kernels before it leave them. Compared are the calls by which a program differs from the rules', and nothing else, so
+that a kernel of 2 % of the step can be told from one that is 5 % faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from tsm_edge.bench.paired import Ratio, paired_ratio
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tsm_edge.session.timings import Timings
+
+WARM_FRAMES = 2
+"""Untimed frames at the head of each turn: they bring the memory of a new stream, code and weights into the caches."""
+
+
+class Runner(Protocol):
+    """A session over a trial library, here or on a board."""
+
+    def select(self, program: int) -> int:
+        """See :meth:`tsm_edge.session.local.OnlineSession.select`."""
+
+    def measure(
+        self, frames: NDArray[np.float32], first: int, count: int, period_ns: int = 0, kernels: bool = False
+    ) -> Timings:
+        """See :meth:`tsm_edge.session.local.OnlineSession.measure`."""
+
+    def close(self) -> None:
+        """See :class:`tsm_edge.session.base.Session`."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A program that races against program 0.
+
+    Attributes
+    ----------
+    program : int
+        Its number in the library.
+    calls, base_calls : tuple of int
+        By which it and program 0 differ; of both the whole step counts where one is empty.
+    """
+
+    program: int
+    calls: tuple[int, ...] = ()
+    base_calls: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a race is.
+
+    Attributes
+    ----------
+    rounds : int
+        Every program has one turn a round.
+    block : int
+        Timed frames of a turn.
+    """
+
+    rounds: int
+    block: int = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Finish:
+    """How an entrant did.
+
+    Attributes
+    ----------
+    ratio : Ratio or None
+        Its time over program 0's; None where it computes something else.
+    base_us : float
+        Microseconds of program 0's calls.
+    error : float
+        Largest difference of its logits from program 0's, relative to the largest.
+    """
+
+    ratio: Ratio | None
+    base_us: float
+    error: float
+
+
+def race(
+    runner: Runner,
+    frames: NDArray[np.float32],
+    entrants: Sequence[Entrant],
+    pace: Pace,
+    tolerance: float,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Finish]:
+    """Time entrants against program 0, in turns.
+
+    Parameters
+    ----------
+    runner : Runner
+    frames : numpy.ndarray
+        float32 [n, 3, height, width]; every turn begins with the first.
+    entrants : sequence of Entrant
+    pace : Pace
+    tolerance : float
+        An entrant whose logits differ by more is wrong, however fast.
+    stop : callable
+        Asked after each round: whether the time is up. One round is always run.
+
+    Raises
+    ------
+    TsmEdgeError
+        The device fails.
+    """
+    count = WARM_FRAMES + pace.block
+    base: list[NDArray[np.float64]] = []
+    times: list[list[NDArray[np.float64]]] = [[] for _ in entrants]
+    errors = [0.0] * len(entrants)
+    for turn in range(pace.rounds):
+        order = list(range(-1, len(entrants)))
+        order = order[turn % len(order) :] + order[: turn % len(order)]
+        logits: dict[int, NDArray[np.float32]] = {}
+        for index in order:
+            runner.select(entrants[index].program if index >= 0 else 0)
+            timings = runner.measure(frames, 0, count, kernels=True)
+            logits[index] = timings.logits
+            spent = _per_call_us(timings)
+            if index < 0:
+                base.append(spent)
+            else:
+                times[index].append(_sum(spent, entrants[index].calls, entrants[index]))
+        for index in range(len(entrants)):
+            errors[index] = max(errors[index], _difference(logits[index], logits[-1]))
+        if stop():
+            break
+    finishes = []
+    for entrant, own, error in zip(entrants, times, errors, strict=True):
+        rules = np.array([_sum(spent, entrant.base_calls, entrant) for spent in base])
+        ratio = paired_ratio(np.array(own), rules) if error <= tolerance else None
+        finishes.append(Finish(ratio, float(np.median(rules)), error))
+    return finishes
+
+
+def _per_call_us(timings: Timings) -> NDArray[np.float64]:
+    """Microseconds of each call in the timed frames, and the whole step's as the last column."""
+    steps = timings.duration_ns[WARM_FRAMES:, None]
+    kernels = timings.kernels_ns
+    timed = steps if kernels is None else np.concatenate([kernels[WARM_FRAMES:], steps], axis=1)
+    return timed.astype(np.float64) / 1e3
+
+
+def _sum(spent: NDArray[np.float64], calls: tuple[int, ...], entrant: Entrant) -> NDArray[np.float64]:
+    whole = not entrant.calls or not entrant.base_calls
+    return spent[:, -1] if whole else spent[:, list(calls)].sum(axis=1)
+
+
+def _difference(logits: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    scale = float(np.abs(wanted).max()) or 1.0
+    difference = np.abs(logits.astype(np.float64) - wanted).max() / scale
+    return float(difference) if np.isfinite(difference) else float("inf")
