@@ -78,6 +78,6 @@ def test_wrong_words_would_be_found(commands: dict[str, set[str]]) -> None:
         "--trained-online",
     ]
     assert wrong_words("try: tsm-edge models --target native", commands) == ["tsm-edge models --target"]
-    assert wrong_words("tune it with: tsm-edge tune", commands) == ["tsm-edge tune"]
+    assert wrong_words("dance with: tsm-edge dance", commands) == ["tsm-edge dance"]
     assert wrong_words("accept them with --allow-wrong-weights", commands) == ["--allow-wrong-weights"]
     assert wrong_words("install it: pip install --force-reinstall tsm-edge", commands) == []

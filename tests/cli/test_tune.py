@@ -19,7 +19,17 @@ RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 def test_a_small_model_is_tuned_and_what_was_tried_is_kept(
     run_program: RunProgram, small_artifact: Artifact, tmp_path: Path
 ) -> None:
-    arguments = ("tune", str(small_artifact.path), "--budget", "4s", "-o", "mine.jsonl", "--json")
+    arguments = (
+        "tune",
+        str(small_artifact.path),
+        "--kernels",
+        "conv_0",
+        "--budget",
+        "60s",
+        "-o",
+        "mine.jsonl",
+        "--json",
+    )
     done = run_program(*arguments, timeout=240)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -75,7 +75,10 @@ def fuzz(page: RunningPage, seeds: range) -> None:
     answers = [send(page, seed)[:12] for seed in seeds]
     assert page.child() == child  # the same process, not one that was started again
     assert page.get("/healthz").status == 200
-    assert page.state()["frames"] > before
+    end = time.monotonic() + 30
+    while page.state()["frames"] <= before:  # the run goes on beside it, on a machine that may be busy
+        assert time.monotonic() < end
+        time.sleep(0.1)
     known = {answer for answer in answers if answer}
     assert not [answer for answer in known if not answer.startswith(b"HTTP/1.1 ")]
     # The server's own mistakes would be 500; 503 is a picture that was not there in time.

@@ -194,7 +194,9 @@ def _print(tuned: Tuned, path: Path, network: Network, as_json: bool) -> None:
         whole = tuned.whole
         rows.append(("whole step", f"{whole.value:.3f} of the rules' time (95 %: {whole.low:.3f} to {whole.high:.3f})"))
     print_table(str(path), ("", ""), rows)
-    if tuned.is_faster:
+    if not tuned.tried:
+        note("the time was up before anything was tried: give more with --budget")
+    elif tuned.is_faster:
         model, target = network.manifest.model, network.manifest.target.name
         note(f"next: tsm-edge compile {model} --target {target} --records {shlex.quote(str(path))}")
     else:
