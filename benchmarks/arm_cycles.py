@@ -71,7 +71,7 @@ def tool(name: str) -> str:
     raise StageError(f"{name} is not installed: apt-get install llvm-19")
 
 
-def build_plugin(qemu: Sequence[str], runner: Path, folder: Path) -> Path:
+def build_plugin(qemu: Sequence[str], folder: Path) -> Path:
     """For the installed QEMU: its interface has had several versions."""
     for version in range(6, 0, -1):
         plugin = folder / f"blocks{version}.so"
@@ -89,7 +89,7 @@ def build_plugin(qemu: Sequence[str], runner: Path, folder: Path) -> Path:
 def executions(artifact: Artifact, folder: Path) -> Counter[Block]:
     """How often each block runs in a frame more."""
     qemu = emulator_command(artifact.manifest.target)
-    plugin = build_plugin(qemu, artifact.path / RUNNER, folder)
+    plugin = build_plugin(qemu, folder)
     picture = bytes(math.prod(artifact.manifest.frame.shape))
 
     def run(frames: int) -> Counter[Block]:

@@ -1,31 +1,10 @@
 /* count_blocks.c - a QEMU plugin: which blocks of guest instructions were executed, and how often, into the file that
- * TSM_BLOCKS names: a line for each, its count and its instructions as hexadecimal words.
- *
- * The declarations are of QEMU's plugin interface, whose version (API) differs between QEMU's releases. */
-#include <stddef.h>
-#include <stdint.h>
+ * TSM_BLOCKS names: a line for each, its count and its instructions as hexadecimal words. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define EXPORT __attribute__((visibility("default")))
-
-typedef uint64_t plugin_id;
-typedef struct qemu_plugin_tb block;
-typedef struct qemu_plugin_insn instruction;
-
-size_t qemu_plugin_tb_n_insns(const block *);
-instruction *qemu_plugin_tb_get_insn(const block *, size_t index);
-void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, block *));
-void qemu_plugin_register_vcpu_tb_exec_cb(block *, void (*)(unsigned cpu, void *data), int flags, void *data);
-void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *data), void *data);
-#if API < 3
-const void *qemu_plugin_insn_data(const instruction *);
-#else
-size_t qemu_plugin_insn_data(const instruction *, void *to, size_t size);
-#endif
-
-EXPORT int qemu_plugin_version = API;
+#include "qemu_plugin.h"
 
 /* A translation; the same instructions may be translated again. */
 typedef struct record {

@@ -39,7 +39,7 @@ def test_blocks_are_counted(tmp_path: Path) -> None:
     program = tmp_path / "loop"
     build = [*zig_command(), "cc", "-target", "aarch64-linux-musl", "-nostdlib", "-static", str(tmp_path / "loop.s")]
     subprocess.run([*build, "-o", str(program)], check=True)
-    plugin = arm_cycles.build_plugin([qemu], program, tmp_path)
+    plugin = arm_cycles.build_plugin([qemu], tmp_path)
     blocks = tmp_path / "blocks.txt"
     command = [qemu, "-plugin", str(plugin), str(program)]
     subprocess.run(command, env={**os.environ, "TSM_BLOCKS": str(blocks)}, check=True)
