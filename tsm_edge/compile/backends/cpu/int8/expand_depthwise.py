@@ -36,6 +36,7 @@ from tsm_edge.compile.backends.cpu.int8.images import pixel_at
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
+from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, fused_arguments
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.ir.program import BufferRef
@@ -88,14 +89,7 @@ class Int8ExpandDepthwiseSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order; bytes, whatever lies in them."""
-        return (
-            Argument("source", "input", "uint8"),
-            Argument("expand_weights", "weights", "uint8"),
-            Argument("depthwise_weights", "weights", "uint8"),
-            Argument("scratch", "scratch", "uint8"),
-            Argument("target", "output", "uint8"),
-            *((Argument("cache", "cache", "uint8"),) if self.expand.cache is not None else ()),
-        )
+        return fused_arguments("uint8", ("expand", "depthwise"), ("cache", "cache", self.expand.cache))
 
     @property
     def scratch_bytes(self) -> int:
@@ -104,7 +98,7 @@ class Int8ExpandDepthwiseSpec(KernelSpec):
 
     def describe(self) -> str:
         """The tile of every stage."""
-        return f"expand {self.expand.describe()}, depthwise {self.depthwise.describe()}"
+        return describe_layers(expand=self.expand, depthwise=self.depthwise)
 
     def write(self, name: str) -> Any:
         """See :func:`expand_depthwise`."""

@@ -36,6 +36,7 @@ from tsm_edge.compile.backends.cpu.int8.images import byte_image, quad_image, re
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
+from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, fused_arguments
 from tsm_edge.compile.ir.element import LINE_BYTES, ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.ir.layout import Image
@@ -97,19 +98,12 @@ class Int8InvertedResidualSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order; bytes, whatever lies in them."""
-        optional = (
-            (Argument("cache", "cache", "uint8"), self.expand.cache),
-            (Argument("residual", "input", "uint8"), self.project.made.residual),
-            (Argument("tap", "next_cache", "uint8"), self.project.tap),
-        )
-        return (
-            Argument("source", "input", "uint8"),
-            Argument("expand_weights", "weights", "uint8"),
-            Argument("depthwise_weights", "weights", "uint8"),
-            Argument("project_weights", "weights", "uint8"),
-            Argument("scratch", "scratch", "uint8"),
-            Argument("target", "output", "uint8"),
-            *(argument for argument, image in optional if image is not None),
+        return fused_arguments(
+            "uint8",
+            ("expand", "depthwise", "project"),
+            ("cache", "cache", self.expand.cache),
+            ("residual", "input", self.project.made.residual),
+            ("tap", "next_cache", self.project.tap),
         )
 
     @property
@@ -120,8 +114,7 @@ class Int8InvertedResidualSpec(KernelSpec):
 
     def describe(self) -> str:
         """The tile of every stage."""
-        parts = (("expand", self.expand), ("depthwise", self.depthwise), ("project", self.project))
-        return ", ".join(f"{name} {part.describe()}" for name, part in parts)
+        return describe_layers(expand=self.expand, depthwise=self.depthwise, project=self.project)
 
     def write(self, name: str) -> Any:
         """See :func:`inverted_residual`."""

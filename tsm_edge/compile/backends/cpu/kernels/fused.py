@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec
-from tsm_edge.compile.backends.cpu.kernels.depthwise import DepthwiseSpec
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers
 from tsm_edge.compile.ir.kernel import Argument, Role
-from tsm_edge.compile.ir.layout import Image
 
 # Name and role of an argument, and what it is there for; None: it is not.
-Optional = tuple[str, Role, Image | None]
+Optional = tuple[str, Role, object | None]
+
+
+class Described(Protocol):
+    """A layer's spec."""
+
+    def describe(self) -> str:
+        """What was chosen for it, for people."""
+        ...
 
 
 def fused_arguments(dtype: str, layers: Sequence[str], *optional: Optional) -> tuple[Argument, ...]:
@@ -25,7 +32,7 @@ def fused_arguments(dtype: str, layers: Sequence[str], *optional: Optional) -> t
     )
 
 
-def describe_layers(**layers: ConvolutionSpec | DepthwiseSpec) -> str:
+def describe_layers(**layers: Described) -> str:
     """The tile of every layer."""
     return ", ".join(f"{name} {layer.describe()}" for name, layer in layers.items())
 
