@@ -158,15 +158,14 @@ class Recorded:
     Attributes
     ----------
     choices : Choices
-    covered, kernels : int
-        Kernels of the rules that have a record, and all.
+    covered : int
+        Kernels of the rules that have a record.
     stale : int
         Records for its kernels that the rules of this version cannot follow.
     """
 
     choices: Choices
     covered: int
-    kernels: int
     stale: int
 
 
@@ -181,15 +180,12 @@ def recorded_choices(
     from tsm_edge.compile.backends.cpu.core import Core
     from tsm_edge.compile.backends.cpu.plan import layers_of, plan_units
 
-    if target.device != "cpu":
-        return Recorded(Choices(), 0, len(layers), 0)
     card = card_fingerprint(target)
     best = {record.key: record for record in records if record.accepted}
     names = ir.layer_names(graph, layers)
     chosen: list[Choice] = []
     covered = stale = 0
-    units = plan_units(graph, layers, Core(target.cpu, precision.storage), Choices())
-    for unit in units:
+    for unit in plan_units(graph, layers, Core(target.cpu, precision.storage), Choices()):
         of_unit = layers_of(unit)
         record = best.get(key_of([signature(graph, layer) for layer in of_unit], card, precision.name))
         if record is None:
@@ -199,7 +195,7 @@ def recorded_choices(
             covered += 1
         except CompileError:
             stale += 1
-    return Recorded(Choices(tuple(chosen)), covered, len(units), stale)
+    return Recorded(Choices(tuple(chosen)), covered, stale)
 
 
 def recorded_for(
@@ -231,9 +227,13 @@ def recorded_for(
         records += found.records
         if found.damaged:
             warn(f"{path}: line {', '.join(map(str, found.damaged))} is damaged and not used")
-    if target.device != "cpu" or precision.storage == "int8":
-        records = []
-    recorded = recorded_choices(graph, layers, target, precision, records)
+    tunable = target.device == "cpu" and precision.storage != "int8"
+    # Without records there is nothing to look up: most compilations.
+    recorded = (
+        recorded_choices(graph, layers, target, precision, records)
+        if records and tunable
+        else Recorded(Choices(), 0, 0)
+    )
     if recorded.stale:
         warn(f"{recorded.stale} tuning records are of another version of the rules: tune again with tsm-edge tune")
     if files and not recorded.covered:

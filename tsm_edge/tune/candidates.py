@@ -25,14 +25,12 @@ class Candidate:
 
     Attributes
     ----------
-    kernel : Freedom
     choices : tuple of Choice
         For the same layers.
     blank : Record
         Its record, before it is measured.
     """
 
-    kernel: Freedom
     choices: tuple[Choice, ...]
     blank: Record
 
@@ -73,7 +71,6 @@ def candidates(network: Network, kernels: Sequence[Freedom], about: Mapping[str,
             continue
         ways[shapes] = [
             Candidate(
-                free,
                 choices,
                 Record(
                     accepted=False,

@@ -170,7 +170,6 @@ class Tuner:
         self._tolerance = network.program.precision.tolerance
         self._step_ms = 0.0
         self._wrong = 0
-        self._times: dict[tuple[str, ...], float] = {}
 
     def run(self, pattern: str = "*") -> Tuned:
         """Tune the kernels whose names fit a pattern.
@@ -182,8 +181,7 @@ class Tuner:
         TsmEdgeError
             The device fails.
         """
-        self._times = self._kernel_times()
-        kernels = kernels_to_tune(self._network, self._times, pattern)
+        kernels = kernels_to_tune(self._network, self._kernel_times(), pattern)
         tried = self._search(kernels)
         accepted = self._finals(kernels)
         whole = self._whole_step(accepted) if accepted else None
