@@ -73,13 +73,21 @@ def test_a_machine_that_fails_takes_nothing_from_the_others(machines: tuple[str,
     assert [type(one) for one in found] == [Outcome, BenchError, Outcome]
 
 
+def test_a_defect_of_ours_is_not_swallowed() -> None:
+    def broken(show: Show) -> Outcome:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(measure_together([job("a", "one"), job("b", "two", broken)], False, quiet))
+
+
 def test_ctrl_c_ends_all_with_what_they_have() -> None:
-    began = threading.Barrier(3, timeout=30)
+    began = {name: threading.Event() for name in "ab"}
 
     def measure(name: str) -> Job:
         def forever(show: Show) -> Outcome:
             try:
-                began.wait()
+                began[name].set()
                 while True:
                     time.sleep(0.01)
             except KeyboardInterrupt as stopped:
@@ -88,15 +96,41 @@ def test_ctrl_c_ends_all_with_what_they_have() -> None:
         return job(name, name, forever)
 
     def interrupt() -> None:
-        began.wait()
+        assert all(event.wait(30) for event in began.values())
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     found = list(measure_together([measure("a"), job("c", "a"), measure("b")], False, quiet))
-    thread.join()
+    thread.join(30)
     assert names(found) == ["a", "b"]  # c was not begun
     assert all(isinstance(one, Outcome) and one.result.partial == "interrupted" for one in found)
+
+
+def test_ctrl_c_while_the_threads_start_ends_those_that_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, start, started = threading.Event(), threading.Thread.start, []
+
+    def forever(show: Show) -> Outcome:
+        began.set()
+        try:
+            while time.monotonic() < until:
+                time.sleep(0.01)
+        except KeyboardInterrupt as stopped:
+            return Outcome(replace(a_result(), partial="interrupted"), stopped)
+        raise AssertionError("was not interrupted")
+
+    def interrupted(thread: threading.Thread) -> None:
+        if started:
+            assert began.wait(30)
+            raise KeyboardInterrupt
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    until = time.monotonic() + 30
+    [found] = measure_together([job("a", "one", forever), job("b", "two", forever)], False, quiet)
+    assert isinstance(found, Outcome)
+    assert found.result.partial == "interrupted"
 
 
 def test_a_machine_is_told_by_its_boot_or_its_address(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ share with their host). Measured at the same time there, each would take the oth
 
 from __future__ import annotations
 
-import concurrent.futures
 import ctypes
+import functools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -96,16 +97,36 @@ def shared_machines(jobs: Sequence[Job]) -> list[list[str]]:
 
 @dataclass
 class _Running:
-    """Threads that measure, and a way to interrupt them."""
+    """Threads that measure, and a way to interrupt them.
+
+    Each enters itself: a signal may come in the middle of ``Thread.start``, and then nobody else knows of it.
+    """
 
     threads: set[int] = field(default_factory=set)
+    defects: list[BaseException] = field(default_factory=list)
     stopped: bool = False
 
+    def work(self, measure: Callable[[], None]) -> None:
+        """Measure in this thread, unless all were stopped."""
+        own = threading.get_ident()
+        try:
+            self.threads.add(own)
+            if not self.stopped:
+                measure()
+        except KeyboardInterrupt:
+            return
+        except BaseException as error:  # noqa: BLE001 (the main thread raises it)
+            self.defects.append(error)
+        finally:
+            self.threads.discard(own)
+
     def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in all of them, as soon as each is back in Python."""
+        """Raise KeyboardInterrupt in all of them, as soon as each is back in Python; return once they have ended."""
         self.stopped = True
         for thread in list(self.threads):
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
+        while self.threads:
+            time.sleep(0.01)
 
 
 def measure_together(jobs: Sequence[Job], one_at_a_time: bool, show: Show) -> Iterator[Outcome | TsmEdgeError]:
@@ -125,28 +146,28 @@ def measure_together(jobs: Sequence[Job], one_at_a_time: bool, show: Show) -> It
     running = _Running()
     found: dict[int, Outcome | TsmEdgeError] = {}
 
-    def work(group: list[int]) -> None:
-        own = threading.get_ident()
-        running.threads.add(own)
-        try:
-            for index, outcome in zip(group, _alone([jobs[index] for index in group], show), strict=False):
-                found[index] = outcome
-                if running.stopped:
-                    return
-        except KeyboardInterrupt:
-            return
-        finally:
-            running.threads.discard(own)
+    def measure(group: list[int]) -> None:
+        for index, outcome in zip(group, _alone([jobs[index] for index in group], show), strict=False):
+            found[index] = outcome
+            if running.stopped:
+                return
 
-    with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
-        left = {pool.submit(work, group) for group in groups}
-        while left:
-            try:
-                left = concurrent.futures.wait(left, timeout=0.5).not_done
-            except KeyboardInterrupt:
-                running.interrupt()
-    if running.stopped and not found:
-        raise KeyboardInterrupt
+    threads = [threading.Thread(target=running.work, args=[functools.partial(measure, group)]) for group in groups]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)  # not for ever: a signal that another thread takes does not wake this one
+    except KeyboardInterrupt:
+        running.interrupt()
+        if not found:
+            raise
+    except BaseException:
+        running.interrupt()
+        raise
+    if running.defects:
+        raise running.defects[0]
     yield from (found[index] for index in sorted(found))
 
 
