@@ -174,6 +174,6 @@ def motion_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory
     def make(folder: Path) -> None:
         from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
-        compile_model(CompileRequest(native, folder / "motion", load_model("motion"), runner=False))
+        compile_model(CompileRequest(native, folder / "motion", load_model("motion")))
 
     return load_artifact(made_once(tmp_path_factory, "motion-artifact", make) / "motion")

@@ -20,7 +20,7 @@ from tsm_edge.session.local import OnlineSession
 from tsm_edge.verify.compare import verify_artifact
 
 WRITER = """
-import itertools, shutil, sys
+import itertools, shutil, sys, time
 from pathlib import Path
 from tsm_edge.compile.package.output import writing_artifact
 print("ready", flush=True)
@@ -28,6 +28,7 @@ for source in itertools.cycle(sys.argv[2:]):
     with writing_artifact(Path(sys.argv[1])) as folder:
         for file in Path(source).iterdir():
             shutil.copy(file, folder)
+    time.sleep(0.01)  # a reader that is slower than the replacing could try for ever
 """
 
 
