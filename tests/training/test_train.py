@@ -180,20 +180,21 @@ def test_what_is_before_the_shift_waits(run: tuple[Path, dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize(
-    ("labels", "place", "first"), [((1, 2), 10, 3), ((3, 4), 11, 3), ((10, 11), 12, 3), ((10, 11), 13, 5)]
+    ("labels", "place", "first"),
+    [((1, 2), 10, 3), ((3, 4), 11, 3), ((10, 11), 13, 7), ((10, 11), 14, 9), ((10, 11), 15, 10)],
 )
 def test_training_from_nothing_starts_with_detectors_of_motion(labels: tuple[int, int], place: int, first: int) -> None:
     """Before a single step carried channels tell opposite motions apart, from frame ``first`` on."""
-    spec = dataclasses.replace(load_model("motion").network, frame_size=48, frames=8)
+    spec = dataclasses.replace(load_model("motion").network, frame_size=48, frames=12)
     backbone = build_network(spec).backbone.train()
     start(backbone, 0)
-    frames, _ = MotionClips("train", 0, 8, 48).batch(index for index in range(144) if index % 12 in labels)
+    frames, _ = MotionClips("train", 0, 12, 48).batch(index for index in range(288) if index % 12 in labels)
     pixels = torch.from_numpy(frames).flatten(0, 1).permute(0, 3, 1, 2).float() / 64 - 2
     with torch.no_grad():
         shift, features = clip_shift(spec), pixels
         for index, layer in enumerate(backbone.features[:18]):
             features = layer(features, shift) if index else layer(features)
-    score = features[:, place].mean((1, 2)).unflatten(0, (-1, 8))[:, first:].mean(1).numpy()
+    score = features[:, place].mean((1, 2)).unflatten(0, (-1, 12))[:, first:].mean(1).numpy()
     share = (score[::2, None] > score[None, 1::2]).mean()  # of all pairs of clips of either class
     assert max(share, 1 - share) > 0.75
 

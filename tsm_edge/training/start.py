@@ -21,6 +21,8 @@ from tsm_edge.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
 
 _BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 _ACROSS = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+# A pixel less the mean of those around it.
+_AROUND = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 8.0, -1.0], [-1.0, -1.0, -1.0]]) / 8
 _POINT = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
 # Brightness and two colour differences, of RGB.
 _COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]]) / 3
@@ -105,21 +107,27 @@ def _detect_motion(backbone: MobileNetV2) -> None:
 
 
 def _detect_fades(backbone: MobileNetV2) -> None:
-    """The strength of edges now, less what it was some frames ago: it grows while something appears."""
+    """The strength of edges and fine detail now, less what it was some frames ago: it grows while something appears."""
     layers = list(backbone.features)
     second, third = layers[2:4]
     across, energy = 2 * third.fold, 2 * third.fold + 4
-    if energy + 1 >= _projection(third).shape[0]:
+    if energy + 2 >= _projection(third).shape[0]:
         return
-    # The third block: both signs of the brightness' two derivatives, blurred, together.
-    edges = {8 + unit: {across + unit // 2: 1 - 2 * (unit % 2)} for unit in range(4)}
-    _set_rows(_projection(second), {energy: {}})
-    _set_rows(_convolution(third, 0), edges)
-    _filter(third, 3, [*edges], _BLUR)
-    _set_rows(_projection(third), {energy: dict.fromkeys(edges, 1.0)})
+    # The second block: what a pixel differs from those around it, in brightness and in colours.
+    expand = {14 + unit: {unit // 4: 1 if unit % 4 < 2 else -1} for unit in range(12)}
+    _set_rows(_convolution(second, 0), expand)
+    for unit in expand:
+        _filter(second, 3, [unit], _AROUND * (1 - 2 * (unit % 2)), 0.0)
+    _set_rows(_projection(second), {energy + colour: _signed(14 + 4 * colour) for colour in range(3)})
+    # The third: both signs of that and of the brightness' two derivatives, blurred, together.
+    signed = (across, across + 1, energy, energy + 1, energy + 2)
+    detail = {8 + unit: {signed[unit // 2]: 1 - 2 * (unit % 2)} for unit in range(10)}
+    _set_rows(_convolution(third, 0), detail)
+    _filter(third, 3, [*detail], _BLUR)
+    _set_rows(_projection(third), {energy: dict.fromkeys(detail, 1.0), energy + 1: {}, energy + 2: {}})
     third.conv[-1].weight[energy] = 1
     now = before = energy
-    for index, run in enumerate(_later_runs(layers)[:2]):
+    for index, run in enumerate(_later_runs(layers)):
         now, before = _compare(layers, run, now, before, energy + index)
         _carry(layers[run[-1] + 1 : -1], [energy + index], 16 + 2 * index)
 
@@ -152,15 +160,15 @@ def _compare(layers: Sequence[nn.Module], run: list[int], now: int, before: int,
         The same two behind the run.
     """
     front, fold = layers[run[0] - 1], layers[run[0]].fold
-    _through(front, {20: {now: 1}, 21: {before: 1}})
-    _set_rows(_projection(front), {0: {21: 1}, fold: {20: 1}, place: {}} | {1 + step: {} for step in range(len(run))})
+    _through(front, {40: {now: 1}, 41: {before: 1}})
+    _set_rows(_projection(front), {0: {41: 1}, fold: {40: 1}, place: {}} | {1 + step: {} for step in range(len(run))})
     for step, index in enumerate(run):
         block = layers[index]
-        _through(block, {20: {step: 1}})
-        _set_rows(_projection(block), {step + 1: {20: 1}, fold: {}})
+        _through(block, {40: {step: 1}})
+        _set_rows(_projection(block), {step + 1: {40: 1}, fold: {}})
         block.conv[-1].weight[step + 1] = 1
-    _through(block, {21: {fold: 1, step: -1}}, 3)
-    _set_rows(_projection(block), {place: {21: 1}})
+    _through(block, {41: {fold: 1, step: -1}}, 3)
+    _set_rows(_projection(block), {place: {41: 1}})
     block.conv[-1].weight[place] = 1
     return fold, len(run)
 
