@@ -67,6 +67,8 @@ class MotionClips:
         Height and width of a frame, pixels.
     streamed : float
         Share of the clips that are cut from a stream: they begin with another motion, or in the middle of theirs.
+    again : tuple of str
+        Labels that come twice in each round through the classes.
     """
 
     split: Split
@@ -74,6 +76,7 @@ class MotionClips:
     frames: int = 12
     size: int = 48
     streamed: float = 0.0
+    again: tuple[str, ...] = ()
 
     def clip(self, index: int) -> tuple[Frames, Labels]:
         """Make one clip.
@@ -91,7 +94,8 @@ class MotionClips:
             int64 ``[frames]``: the class of each frame; :data:`UNSEEN` where a new motion cannot be seen yet.
         """
         random = np.random.default_rng([self.seed, _SPLITS.index(self.split), 1, index])
-        label = index % len(LABELS)
+        classes = (*LABELS, *self.again)
+        label = LABELS.index(classes[index % len(classes)])
         path, lead = self._path(label, random)
         labels = np.full(self.frames, label, np.int64)
         labels[: max(lead + SEEN_AFTER, fade_seen(path.opacity[lead:]) + lead)] = UNSEEN
