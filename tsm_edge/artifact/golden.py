@@ -39,11 +39,12 @@ class Golden:
     Attributes
     ----------
     frames : numpy.ndarray
-        uint8 RGB [frames, height, width, 3].
+        uint8 RGB [frames, height, width, 3]; of clips [clips, frames, height, width, 3].
     reset : int
         The caches are zeroed before this frame.
     outputs : list of list of numpy.ndarray
-        For each frame the logits, then every next cache, float32. A file has the caches of the last frame only.
+        For each frame the logits, then every next cache, float32; of clips the logits of every frame in their place. A
+        file has those of the last frame, or clip, only.
     """
 
     frames: NDArray[np.uint8]
@@ -53,8 +54,7 @@ class Golden:
 
 def make_golden(reference: Reference, manifest: Manifest, frames: int = 4, seed: int = 0) -> Golden:
     """Run seeded noise through the reference; the caches are reset once, half way."""
-    _, _, height, width = manifest.frame_shape
-    pixels = np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (frames, *picture_shape(manifest)), np.uint8)
     outputs = []
     for index, picture in enumerate(pixels):
         if index in (0, frames // 2):
@@ -77,13 +77,13 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
     except OSError:
         raise ArtifactError(f"{path}: no golden frames here", "compile with tsm-runner: tsm-edge compile") from None
     _, _, height, width = manifest.frame_shape
-    sizes = [math.prod(cache.shape) for cache in manifest.caches]
+    sizes = [math.prod(tensor.shape) for tensor in manifest.further]
     head_bytes = len(MAGIC) + _HEAD.size
     if len(data) < head_bytes or data[: len(MAGIC)] != MAGIC:
         raise ArtifactError(f"{path}: not golden frames", again)
     frames, reset, *shape = _HEAD.unpack_from(data, len(MAGIC))
     start = head_bytes + _WORD * len(sizes)
-    pixels = frames * height * width * 3
+    pixels = frames * math.prod(picture_shape(manifest))
     floats = frames * manifest.classes + sum(sizes)
     expected = [height, width, manifest.classes, len(sizes)]
     whole = start + pixels + -pixels % _WORD + _WORD * floats
@@ -91,18 +91,25 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
         raise ArtifactError(f"{path}: not the golden frames of this model", again)
     values = np.frombuffer(data, "<f4", floats, whole - _WORD * floats).astype(np.float32)
     ends = np.cumsum([*[manifest.classes] * frames, *sizes])
-    shapes = [*[manifest.logits.shape] * frames, *(cache.shape for cache in manifest.caches)]
+    shapes = [*[manifest.logits.shape] * frames, *(tensor.shape for tensor in manifest.further)]
     tensors = [tensor.reshape(shape) for tensor, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]
     outputs = [[logits] for logits in tensors[:frames]]
     outputs[-1] += tensors[frames:]
-    return Golden(np.frombuffer(data, np.uint8, pixels, start).reshape(frames, height, width, 3), reset, outputs)
+    pictures = np.frombuffer(data, np.uint8, pixels, start).reshape(frames, *picture_shape(manifest))
+    return Golden(pictures, reset, outputs)
+
+
+def picture_shape(manifest: Manifest) -> tuple[int, ...]:
+    """Of what a step takes as cameras have it: [height, width, 3], of a clip [frames, height, width, 3]."""
+    frames, _, height, width = manifest.frame_shape
+    return (*([frames] if manifest.clip else []), height, width, 3)
 
 
 def network_input(picture: NDArray[np.uint8], card: Preprocess) -> NDArray[np.float32]:
-    """uint8 RGB [height, width, 3] of the network's size → float32 [1, 3, height, width]."""
+    """uint8 RGB [height, width, 3] of the network's size, or several of them → float32 [frames, 3, height, width]."""
     scale, offset = scale_and_offset(card)
     pixels = picture.astype(np.float32) * scale + offset
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis])
+    return np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[-3:]).transpose(0, 3, 1, 2))
 
 
 def write_golden(path: Path, golden: Golden) -> None:
@@ -114,7 +121,7 @@ def write_golden(path: Path, golden: Golden) -> None:
         It cannot be written.
     """
     last = golden.outputs[-1]
-    frames, height, width, _ = golden.frames.shape
+    frames, *_, height, width, _ = golden.frames.shape
     head = _HEAD.pack(frames, golden.reset, height, width, last[0].size, len(last) - 1)
     sizes = struct.pack(f"<{len(last) - 1}I", *(cache.size for cache in last[1:]))
     pixels = golden.frames.tobytes()

@@ -24,6 +24,8 @@ _AGAIN = "compile it again with: tsm-edge compile"
 LEVEL_TOLERANCE = 3e-2
 
 Activation = Literal["", "softmax", "sigmoid"]
+# What a step takes: a frame of a stream, or all frames of a clip at once.
+Mode = Literal["online", "offline"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,10 @@ class Manifest:
     ----------
     model, description : str
     frame : TensorInfo
+        Of a clip: [frames, 3, height, width].
     outputs : tuple of TensorInfo
-        The logits first.
+        The logits first; of a clip their mean over the frames, [classes], then those of every frame,
+        [frames, classes].
     caches : tuple of CacheInfo
     preprocess : Preprocess
     smoothing : Smoothing
@@ -134,6 +138,10 @@ class Manifest:
         What the model itself applies to its logits: then its outputs are probabilities already. Empty: nothing.
     tuned : int
         Kernels of the rules' that were chosen otherwise by tuning records.
+    mode : {"online", "offline"}
+        Whether a step takes a frame of a stream, or a clip.
+    frames : int
+        Frames of a step: of a clip more than 1.
     """
 
     model: str
@@ -158,6 +166,8 @@ class Manifest:
     precision: str = "fp32"
     activation: Activation = ""
     tuned: int = 0
+    mode: Mode = "online"
+    frames: int = 1
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -166,11 +176,26 @@ class Manifest:
             raise ValueError(f"precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
         if self.activation not in get_args(Activation):
             raise ValueError(f"activation is {self.activation!r}, expected softmax, sigmoid or nothing")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode is {self.mode!r}, expected online or offline")
+        if type(self.frames) is not int or self.frames < 1 or self.frames != self.frame.shape[0]:
+            raise ValueError(f"frames is {self.frames!r}, expected those of its input {list(self.frame.shape)}")
+        if self.clip != (self.mode == "offline"):
+            raise ValueError(f"mode is {self.mode} with {self.frames} frames a step")
+        if self.clip and (
+            self.caches or len(self.outputs) != 2 or self.outputs[1].shape != (self.frames, self.classes)
+        ):
+            raise ValueError("its outputs are not the logits of a clip and of its frames")
 
     @property
     def logits(self) -> TensorInfo:
         """The first output."""
         return self.outputs[0]
+
+    @property
+    def further(self) -> tuple[TensorInfo, ...]:
+        """What a step makes beside the logits: of a clip the logits of every frame, else the next caches."""
+        return (*self.outputs[1:], *(TensorInfo(cache.output, cache.shape) for cache in self.caches))
 
     @property
     def classes(self) -> int:
@@ -179,8 +204,13 @@ class Manifest:
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
-        """[1, 3, height, width]."""
+        """[1, 3, height, width], of a clip [frames, 3, height, width]."""
         return self.frame.shape
+
+    @property
+    def clip(self) -> bool:
+        """Whether a step takes a clip."""
+        return self.frames > 1
 
     @property
     def exact(self) -> bool:
@@ -208,6 +238,8 @@ class Manifest:
             del table["activation"]  # as in artifacts made before there was one
         if not self.tuned:
             del table["tuned"]
+        if not self.clip:
+            del table["mode"], table["frames"]
         return json.dumps(table, indent=1, ensure_ascii=False)
 
 

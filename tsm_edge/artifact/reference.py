@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Reference:
-    """One stream of frames through ONNX Runtime, with the shift caches fed back.
+    """One stream of frames through ONNX Runtime, with the shift caches fed back; or clips.
 
     Parameters
     ----------
@@ -53,25 +53,28 @@ class Reference:
         self._inputs = [cache.input for cache in manifest.caches]
         self._zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
         self._caches = self._zeros
-        self.outputs = [manifest.logits.name, *(cache.output for cache in manifest.caches)]
+        self._clip = manifest.clip
+        self._outputs = [manifest.logits.name, *(cache.output for cache in manifest.caches)]
+        self.outputs = [*(output.name for output in manifest.outputs), *self._outputs[1:]]
 
     def reset(self) -> None:
         """Zero the caches."""
         self._caches = self._zeros
 
     def step(self, frame: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Run one frame: float32 [1, 3, height, width].
+        """Run one frame, float32 [1, 3, height, width], or one clip, [frames, 3, height, width].
 
         Returns
         -------
         list of numpy.ndarray
-            The logits, then every next cache, float32 NCHW; named by :attr:`outputs`.
+            The logits, then every next cache, float32 NCHW; of a clip the mean of the logits over the frames, then
+            those of every frame. Named by :attr:`outputs`.
         """
         feed = {self._frame: frame, **dict(zip(self._inputs, self._caches, strict=True))}
         with self._in_words():
-            found: list[NDArray[np.float32]] = self._session.run(self.outputs, feed)
+            found: list[NDArray[np.float32]] = self._session.run(self._outputs, feed)
         self._caches = found[1:]
-        return found
+        return [found[0].mean(0), *found] if self._clip else found
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:

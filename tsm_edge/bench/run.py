@@ -61,8 +61,9 @@ class Outcome:
 
 def frames_for(subject: Subject, plan: Plan) -> NDArray[np.float32]:
     """Different frames: seeded noise of the size that normalised pictures have."""
-    shape = subject.artifact.manifest.frame.shape[1:]
-    return np.random.default_rng(0).standard_normal((plan.different_frames, *shape), np.float32)
+    each, *shape = subject.artifact.manifest.frame.shape
+    count = max(1, plan.different_frames // each) * each  # of clips whole ones
+    return np.random.default_rng(0).standard_normal((count, *shape), np.float32)
 
 
 def run(subject: Subject, plan: Plan, command: str, show: Show = lambda text, done: None) -> Outcome:

@@ -21,7 +21,7 @@ from tsm_edge.rpc.loop import RemoteLoop, RemoteYardstick
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.values import RemoteFunction, RemoteTensor
 from tsm_edge.rpc.wire import Packet, call_packet, copy_from_packet, copy_to_packet
-from tsm_edge.session.base import checked_caches, checked_frame, session_is_closed
+from tsm_edge.session.base import checked_caches, checked_frame, frame_logits_shape, session_is_closed
 from tsm_edge.session.timings import Speed, Timings, cannot_measure, checked_frames
 
 if TYPE_CHECKING:
@@ -144,6 +144,22 @@ class RemoteSession:
                 f"{lost.problem} twice on the same frame: the model crashes there",
                 "look at the server's output, and check it with: tsm-edge verify --rpc",
             ) from None
+
+    def frame_logits(self) -> NDArray[np.float32]:
+        """See :meth:`tsm_edge.session.base.Session.frame_logits`; one round trip.
+
+        A lost connection is not made again.
+
+        Raises
+        ------
+        ArtifactError
+            The model is none of clips, or the session is closed.
+        RpcError
+            There was no step yet, the device fails, does not answer in time, or is lost.
+        """
+        shape = frame_logits_shape(self.manifest)
+        with self._lock:
+            return self._open().frame_logits(shape)
 
     def step_explicit(
         self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]
@@ -283,6 +299,7 @@ class _Link:
         self._logits = device.tensor(manifest.logits.shape)
         self._cache_shapes = [info.shape for info in manifest.caches]
         self._explicit: tuple[_Caches, _Caches] | None = None
+        self._frame_logits: tuple[RemoteFunction, RemoteTensor] | None = None
 
     def _function(self, name: str) -> RemoteFunction:
         function = self.device.function(self.module, name)
@@ -298,6 +315,15 @@ class _Link:
 
     def step(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
         raise NotImplementedError
+
+    def frame_logits(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        if self._frame_logits is None:
+            self._frame_logits = self._function("stream_output"), self.device.tensor(shape)
+        function, tensor = self._frame_logits
+        (logits,) = self._exchange(
+            [call_packet(function, 1, tensor), copy_from_packet(tensor, tensor.nbytes)], [tensor]
+        )
+        return logits
 
     def step_explicit(
         self, frame: NDArray[np.float32], caches: list[NDArray[np.float32]]

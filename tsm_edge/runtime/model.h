@@ -60,6 +60,14 @@ typedef struct {
   int32_t zero, flip;
 } tsm_cache;
 
+/* An output, float32 without gaps. */
+typedef struct {
+  const char *name;
+  int64_t shape[4];
+  int32_t rank;
+  uint32_t offset; /* bytes from the start of the workspace */
+} tsm_output_info;
+
 typedef struct tsm_model {
   const char *manifest;
   const char *frame_name;
@@ -77,6 +85,8 @@ typedef struct tsm_model {
   int32_t n_byte_calls;   /* behind the others: a step on bytes begins with these */
   int32_t replaced_calls; /* so many others, from the first on, it leaves out */
   int32_t n_caches;
+  int32_t n_outputs;
+  const tsm_output_info *outputs; /* the logits first */
   const tsm_call *calls;
   const tsm_cache *caches;
   const unsigned char *weights;

@@ -3,6 +3,7 @@
  *
  *     step(frame, shift_0 ..., logits, shift_0_next ...)
  *     stream_step(frame, logits), stream_reset(): tsm_step and tsm_reset, on a stream of its own
+ *     stream_output(index, values): tsm_output, of that stream
  *     measure(frames, first, period, reset, samples, logits, kernels): tsm_measure, on that stream, too
  *     yardstick(microseconds): tsm_yardstick, arithmetic and memory
  *     select(program): from now on that stream is of another of the library's programs; returns its kernel calls
@@ -166,6 +167,27 @@ int __tvm_ffi_stream_step(void *self, const TVMFFIAny *args, int32_t n_args, TVM
   return status;
 }
 
+static int stream_output(const TVMFFIAny *args, int32_t n_args) {
+  const tsm_model *model = &tsm_the_model;
+  if (n_args != 2 || args[0].type_index != kTVMFFIInt || args[0].v_int64 < 0 || args[0].v_int64 >= model->n_outputs)
+    return raise_error("TypeError", "stream_output: expected the number of an output, values");
+  const tsm_output_info *output = &model->outputs[args[0].v_int64];
+  float *values = data_of("stream_output", args, 1, output->name, output->shape, output->rank);
+  if (!values || !open_shared_stream()) return -1;
+  if (tsm_output(shared_stream, (int32_t)args[0].v_int64, values) == TSM_OK) return 0;
+  return raise_error("RuntimeError", tsm_last_error());
+}
+
+int __tvm_ffi_stream_output(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny *result) {
+  (void)self;
+  pthread_mutex_lock(&one_at_a_time);
+  int status = stream_output(args, n_args);
+  pthread_mutex_unlock(&one_at_a_time);
+  result->type_index = kTVMFFINone;
+  result->v_int64 = 0;
+  return status;
+}
+
 int __tvm_ffi_stream_reset(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny *result) {
   (void)self, (void)args;
   pthread_mutex_lock(&one_at_a_time);
@@ -199,8 +221,9 @@ static int read_measurement(const TVMFFIAny *args, int32_t n_args, measurement *
       args[2].type_index != kTVMFFIInt || args[2].v_int64 < 0)
     return raise_error("TypeError", "measure: expected frames, first, period, reset, samples, logits, kernels") == 0;
   int64_t frames[] = {length_of(&args[0], 0), one[1], one[2], one[3]};
+  if (frames[0] % one[0]) return raise_error("ValueError", "measure: frames are no whole number of clips") == 0;
   int64_t samples[] = {length_of(&args[4], 0), 3}, kernels[] = {samples[0], tsm_calls(shared_stream)};
-  into->run = (tsm_run){data_of("measure", args, 0, "frames", frames, 4), (int32_t)frames[0],
+  into->run = (tsm_run){data_of("measure", args, 0, "frames", frames, 4), (int32_t)(frames[0] / one[0]),
                         (int32_t)args[1].v_int64, (int32_t)samples[0], (uint64_t)args[2].v_int64};
   into->samples = into->run.frames ? data_of("measure", args, 4, "samples", samples, 2) : NULL;
   into->logits =

@@ -24,6 +24,7 @@ struct tsm_stream {
   const tsm_model *model; /* one of the library's programs, or the newer one of the first */
   pid_t opener; /* the process that has the pool's threads */
   int32_t threads;
+  int32_t stepped;      /* a step has been made: the workspace holds its outputs */
   int32_t newest;       /* which of the two cache sets the next frame reads */
   unsigned char *block; /* as allocated */
   unsigned char *workspace;
@@ -233,6 +234,7 @@ static void run_frame(tsm_stream *stream, const void *frame, int from_bytes, uns
   else
     walk(stream, 0, 0);
   memcpy(logits, stream->workspace + stream->model->logits_offset, sizeof(float) * (size_t)tsm_the_model.classes);
+  stream->stepped = 1;
 }
 
 /* A frame of the stream's own caches. */
@@ -258,6 +260,21 @@ int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits,
   return TSM_OK;
 }
 
+int32_t tsm_output(tsm_stream *stream, int32_t index, float *values) {
+  if (!stream || !values) return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_output: %s is null", stream ? "values" : "stream");
+  const tsm_model *model = stream->model;
+  if (index < 0 || index >= model->n_outputs)
+    return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_output: output is %d, the model has %d", (int)index, (int)model->n_outputs);
+  if (!enter(stream)) return tsm_caller_refused("tsm_output");
+  const int32_t stepped = stream->stepped;
+  const tsm_output_info *output = &model->outputs[index];
+  size_t floats = 1;
+  for (int32_t i = 0; i < output->rank; ++i) floats *= (size_t)output->shape[i];
+  if (stepped) memcpy(values, stream->workspace + output->offset, sizeof(float) * floats);
+  leave(stream);
+  return stepped ? TSM_OK : tsm_fail(TSM_ERROR_ARGUMENT, "tsm_output: there was no step yet");
+}
+
 int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
   const tsm_model *model = &tsm_the_model;
   const size_t pixels = (size_t)(model->frame_shape[2] * model->frame_shape[3]);
@@ -268,11 +285,13 @@ int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
     leave(stream);
     return TSM_OK;
   }
-  if (!stream->input && !(stream->input = malloc(sizeof(float) * 3 * pixels))) {
+  const size_t frames = (size_t)model->frame_shape[0];
+  if (!stream->input && !(stream->input = malloc(sizeof(float) * 3 * pixels * frames))) {
     leave(stream);
     return tsm_fail(TSM_ERROR_MEMORY, "tsm_step_u8: the frame cannot be allocated");
   }
-  tsm_input_from_bytes(frame, pixels, model->scale, model->offset, stream->input);
+  for (size_t i = 0; i < frames; ++i)
+    tsm_input_from_bytes(frame + 3 * pixels * i, pixels, model->scale, model->offset, stream->input + 3 * pixels * i);
   next_frame(stream, stream->input, 0, logits, NULL, NULL);
   leave(stream);
   return TSM_OK;

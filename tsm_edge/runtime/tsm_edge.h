@@ -1,4 +1,4 @@
-/* tsm_edge.h - the C interface of a compiled online TSM model (model.so).
+/* tsm_edge.h - the C interface of a compiled TSM model (model.so).
  *
  * The library is self-contained: kernels, weights, memory plan. It needs the C library and nothing else; one for a GPU
  * also the driver, which it looks for when the first stream is opened.
@@ -9,6 +9,9 @@
  *         if (tsm_step(stream, frame, logits) != TSM_OK)
  *             puts(tsm_last_error());
  *     tsm_close(stream);
+ *
+ * A model of clips (the manifest's "frames" is more than 1) takes all frames of a clip at once, [frames, 3, height, width],
+ * wherever a frame is asked for here, and writes the mean of their logits, [classes]. It has no shift caches.
  *
  * A stream is one video: it keeps the shift caches between frames. Call tsm_reset on a seek, a gap or a new video.
  * Several streams may run over one library, each from one thread at a time: a second one gets TSM_ERROR_BUSY.
@@ -60,8 +63,12 @@ int32_t tsm_reset(tsm_stream *stream);
 /* Run one frame. frame: float32 [1, 3, height, width]; logits: float32 [1, classes], written. */
 int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits);
 
+/* Copy an output of the stream's latest step, float32: of the manifest's outputs, in their order. 0 is the logits; 1, of a
+ * model of clips, the logits of every frame, [frames, classes]. */
+int32_t tsm_output(tsm_stream *stream, int32_t index, float *values);
+
 /* As tsm_step, of a picture as cameras have it: bytes [height, width, 3] of R, G, B, which are normalised as the manifest
- * says. */
+ * says; of a clip its pictures, one after the other. */
 int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits);
 
 /* Run one frame with the caches in the caller's hands, in the ONNX model's layout (NCHW) and order.
@@ -81,7 +88,7 @@ int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits,
 
 /* What tsm_measure shall run. */
 typedef struct {
-  const float *frames; /* float32 [n_frames, 3, height, width] */
+  const float *frames; /* float32 [n_frames, 3, height, width]; of a model of clips so many clips */
   int32_t n_frames;
   int32_t first;   /* number of the first step: step i runs frame i % n_frames */
   int32_t count;   /* of steps; 0: none */

@@ -55,12 +55,14 @@ class Session(Protocol):
         Parameters
         ----------
         frame : numpy.ndarray
-            float32 [1, 3, height, width], normalised RGB; in any memory order.
+            float32 [1, 3, height, width], normalised RGB; in any memory order. Of a model of clips all frames of one,
+            [frames, 3, height, width].
 
         Returns
         -------
         numpy.ndarray
-            Logits, float32, of the ONNX model's shape ([1, classes]). The caller's own.
+            Logits, float32, of the ONNX model's shape ([1, classes]); of a clip their mean over the frames, [classes].
+            The caller's own.
 
         Raises
         ------
@@ -68,6 +70,17 @@ class Session(Protocol):
             The frame has another shape or dtype, or the session is closed.
         RpcError
             The device fails, does not answer in time, or was lost and could not be reached again.
+        """
+
+    def frame_logits(self) -> NDArray[np.float32]:
+        """The logits of every frame of the latest step's clip, float32 [frames, classes]. The caller's own.
+
+        Raises
+        ------
+        ArtifactError
+            There was no step yet, the model is none of clips, or the session is closed.
+        RpcError
+            As of :meth:`step`.
         """
 
     def step_explicit(
@@ -114,6 +127,22 @@ def session_is_closed() -> ArtifactError:
     return ArtifactError("the session is closed", "open another with: open_session(DIR)")
 
 
+def frame_logits_shape(manifest: Manifest) -> tuple[int, ...]:
+    """Shape of the logits of every frame of a clip.
+
+    Raises
+    ------
+    ArtifactError
+        The model is none of clips.
+    """
+    if not manifest.clip:
+        raise ArtifactError(
+            f"{manifest.model} takes one frame a step: it has no frame_logits",
+            "read what step returns, or compile for clips with: tsm-edge compile --mode offline",
+        )
+    return manifest.outputs[1].shape
+
+
 def checked_frame(frame: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:
     """Return a frame with its values contiguous.
 
@@ -127,14 +156,14 @@ def checked_frame(frame: NDArray[np.float32], manifest: Manifest) -> NDArray[np.
 
 
 def checked_picture(picture: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
-    """Return a picture with its bytes contiguous.
+    """Return a picture, or of a clip all of them, with the bytes contiguous.
 
     Raises
     ------
     ArtifactError
         It is not of the model's size, or not of bytes.
     """
-    shape = (*manifest.frame.shape[2:], 3)
+    shape = (*([manifest.frames] if manifest.clip else []), *manifest.frame.shape[2:], 3)
     if not isinstance(picture, np.ndarray) or picture.shape != shape or picture.dtype != np.uint8:
         found = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
         raise ArtifactError(

@@ -18,7 +18,13 @@ from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards.architecture import check_threads
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files.replacement import again_if_replaced
-from tsm_edge.session.base import checked_caches, checked_frame, checked_picture, session_is_closed
+from tsm_edge.session.base import (
+    checked_caches,
+    checked_frame,
+    checked_picture,
+    frame_logits_shape,
+    session_is_closed,
+)
 from tsm_edge.session.timings import Speed, Timings, cannot_measure, checked_frames
 
 if TYPE_CHECKING:
@@ -28,6 +34,7 @@ _FLOATS = ctypes.POINTER(ctypes.c_float)
 _PROGRAM = "tsm_open_program"
 _MEASURE = "tsm_measure"
 _STEP_BYTES = "tsm_step_u8"
+_OUTPUT = "tsm_output"
 _YARDSTICK = "tsm_yardstick"
 _MOST_STEPS = 2**31 - 1
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
@@ -130,6 +137,8 @@ def _declare(c: ctypes.CDLL) -> None:
         signatures["tsm_calls"] = (ctypes.c_int32, [stream])
     if hasattr(c, _STEP_BYTES):  # the same
         signatures[_STEP_BYTES] = (ctypes.c_int32, [stream, _BYTES, _FLOATS])
+    if hasattr(c, _OUTPUT):
+        signatures[_OUTPUT] = (ctypes.c_int32, [stream, ctypes.c_int32, _FLOATS])
     if hasattr(c, _YARDSTICK):
         signatures[_YARDSTICK] = (ctypes.c_int32, [_NANOSECONDS])
     for name, (result, arguments) in signatures.items():
@@ -308,7 +317,7 @@ class OnlineSession:
         Parameters
         ----------
         picture : numpy.ndarray
-            uint8 [height, width, 3], RGB.
+            uint8 [height, width, 3], RGB; of a clip [frames, height, width, 3].
 
         Returns
         -------
@@ -328,6 +337,12 @@ class OnlineSession:
             pointer = values.ctypes.data_as(_BYTES)
             self._stream.call(self.library.tsm_step_u8, pointer, self._logits_pointer)
             return np.array(self._logits)
+
+    def frame_logits(self) -> NDArray[np.float32]:
+        """The logits of every frame of the latest step's clip, float32 [frames, classes], the caller's own."""
+        logits = np.empty(frame_logits_shape(self.manifest), np.float32)
+        self._stream.call(self.library.tsm_output, 1, logits.ctypes.data_as(_FLOATS))
+        return logits
 
     def step_profiled(self, frame: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
         """As :meth:`step`, with the nanoseconds each kernel of ``manifest.kernels`` took (uint64)."""
@@ -363,7 +378,7 @@ class OnlineSession:
         Parameters
         ----------
         frames : numpy.ndarray
-            float32 [n, 3, height, width], given in turn.
+            float32 [n, 3, height, width], given in turn; of clips, the frames of all of them.
         first : int
             Number of the first step: step ``i`` runs frame ``i % n``.
         count : int
@@ -384,7 +399,8 @@ class OnlineSession:
         samples = np.zeros((steps, 3), np.uint64)
         times = np.zeros((steps, self._stream.calls), np.uint64) if kernels else None
         logits = np.empty(self.manifest.logits.shape, np.float32)
-        run = _Run(values.ctypes.data_as(_FLOATS), len(values), first, count, period_ns)
+        clips = len(values) // self.manifest.frames
+        run = _Run(values.ctypes.data_as(_FLOATS), clips, first, count, period_ns)
         self._stream.call(
             self.library.tsm_measure,
             ctypes.byref(run),

@@ -62,9 +62,13 @@ def checked_frames(frames: NDArray[np.float32], manifest: Manifest) -> NDArray[n
     Raises
     ------
     ArtifactError
-        They are not at least one of the model's shape and dtype.
+        They are not at least one of the model's shape and dtype, or no whole clips.
     """
     one = manifest.frame.shape[1:]
+    if len(frames) % manifest.frames:
+        raise ArtifactError(
+            f"there are {len(frames)} frames, expected whole clips of {manifest.frames}", "leave the last ones out"
+        )
     if frames.ndim != 4 or not len(frames) or frames.shape[1:] != one or frames.dtype != np.float32:
         raise ArtifactError(
             f"frames are {frames.dtype} {list(frames.shape)}, expected float32 [n, {', '.join(map(str, one))}]",

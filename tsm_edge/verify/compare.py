@@ -59,7 +59,7 @@ class VerifyResult:
     ----------
     path : Path
     frames : int
-        Frames compared, with cache feedback; the caches are reset once, half way.
+        Frames compared, with cache feedback; the caches are reset once, half way. Of a model of clips, clips.
     threads : int
     checks : tuple of TensorCheck
         The logits of the session's own stream, the logits with explicit caches, then every cache.
@@ -152,10 +152,15 @@ def _compare(
         frame = random.standard_normal(manifest.frame_shape, np.float32)
         explicit, caches = session.step_explicit(frame, caches)
         wanted = reference.step(frame)
-        gather.add([session.step(frame), explicit, *caches], wanted)
+        gather.add([session.step(frame), explicit, *_further(session, caches)], wanted)
         if manifest.exact:
             steps.append((frame, wanted[0], begins))
     return gather.checks()
+
+
+def _further(session: Session, caches: list[np.ndarray]) -> list[np.ndarray]:
+    """What the latest step made beside the logits."""
+    return [session.frame_logits()] if session.manifest.clip else caches
 
 
 @again_if_replaced
@@ -196,16 +201,20 @@ def check_golden(session: Session, artifact: Artifact, threads: int, ran: str = 
             caches = zeros
         frame = network_input(picture, manifest.preprocess)
         explicit, caches = session.step_explicit(frame, caches)
-        gather.add([session.step(frame), explicit, *caches], [logits, *(wanted or caches)])
+        found = [session.step(frame), explicit, *_further(session, caches)]
+        gather.add(found, [logits, *(wanted or found[2:])])
     session.reset()
     frames, against = len(golden.frames), f"its {GOLDEN}"
     return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, ran, against)
 
 
 def output_names(manifest: Manifest) -> list[str]:
-    """What is compared: the logits of the stream's own caches, those with explicit caches, every next cache."""
+    """What is compared: the logits of the stream's own caches, those with explicit caches, every next cache.
+
+    Of a clip, in the caches' place, the logits of every frame.
+    """
     logits = manifest.logits.name
-    return [logits, f"{logits} (explicit caches)", *(cache.output for cache in manifest.caches)]
+    return [logits, f"{logits} (explicit caches)", *(tensor.name for tensor in manifest.further)]
 
 
 class Gather:

@@ -198,6 +198,6 @@ def _run(command: list[str], artifact: Artifact) -> None:
 
 def _tensors(values: NDArray[np.float32], manifest: Manifest) -> list[NDArray[np.float32]]:
     """One frame's outputs, in the order of ``output_names``."""
-    shapes = [manifest.logits.shape, manifest.logits.shape, *(cache.shape for cache in manifest.caches)]
+    shapes = [manifest.logits.shape, manifest.logits.shape, *(tensor.shape for tensor in manifest.further)]
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     return [part.reshape(shape) for part, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]

@@ -118,6 +118,23 @@ def cache_lines(graph: OnlineGraph, program: Program, alignment: int) -> list[st
     return ["static const tsm_cache caches[] = {", *(caches or ["    {0},"]), "};", ""]
 
 
+def _output_lines(graph: OnlineGraph, program: Program, plan: MemoryPlan) -> list[str]:
+    """What a ``tsm_model`` says of its outputs: the logits, and of a clip those of every frame."""
+    places = {graph.logits: program.logits}
+    if program.frame_logits is not None:
+        places[graph.frame_logits] = program.frame_logits
+    return [
+        f"    .n_outputs = {len(places)},",
+        "    .outputs = (const tsm_output_info[]){",
+        *(
+            f"        {{{c_string(name)}, {{{', '.join(map(str, graph.shapes[name]))}}}, {len(graph.shapes[name])}, "
+            f"{plan.offsets[index]}u}},"
+            for name, index in places.items()
+        ),
+        "    },",
+    ]
+
+
 def model_lines(
     graph: OnlineGraph,
     program: Program,
@@ -143,6 +160,7 @@ def model_lines(
         f"    .workspace_bytes = {plan.bytes}u,",
         f"    .cache_bytes = {cache_bytes(program, alignment)}u,",
         f"    .logits_offset = {plan.offsets[program.logits]}u,",
+        *_output_lines(graph, program, plan),
         f"    .n_calls = {len(program.calls)},",
         f"    .n_caches = {len(program.caches)},",
         "    .caches = caches,",

@@ -32,6 +32,7 @@ struct tsm_stream {
   CUgraphExec graphs[2][2]; /* [the frame came as bytes][which set of caches is read] */
   CUevent *events;          /* one more than launches; null until a step is profiled */
   int use_graphs, wait_for_each;
+  int stepped; /* the pinned logits are those of a step */
   int newest; /* which set of caches the next frame reads */
 };
 
@@ -288,7 +289,18 @@ static int32_t run_frame(tsm_stream *stream, float *logits, const run *how) {
   /* What a kernel did wrong comes to light here. */
   TSM_TRY(tsm_cu.synchronize(stream->stream), "cuStreamSynchronize", "a frame");
   memcpy(logits, pinned_logits, logits_bytes());
+  stream->stepped = 1;
   return TSM_OK;
+}
+
+int32_t tsm_output(tsm_stream *stream, int32_t index, float *values) {
+  if (!stream || !values) return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_output: %s is null", stream ? "values" : "stream");
+  if (index) return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_output: output is %d, the model has 1", (int)index);
+  int32_t code = enter(stream, "tsm_output");
+  if (code != TSM_OK) return code;
+  if (stream->stepped) memcpy(values, stream->pinned + aligned(frame_bytes()), logits_bytes());
+  else code = tsm_fail(TSM_ERROR_ARGUMENT, "tsm_output: there was no step yet");
+  return leave(stream, code);
 }
 
 /* One frame of the stream's own: after a failure the next one reads the same caches again. */
