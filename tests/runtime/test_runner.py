@@ -273,7 +273,7 @@ const tsm_model tsm_the_model = {
 const tsm_model *const tsm_programs[] = {&tsm_the_model};
 const int32_t tsm_n_programs = 1;
 const tsm_card tsm_the_card = {
-    .classes = 3, .short_side = 2, .crop_height = 2, .crop_width = 2, .n_labels = 3, .labels = labels};
+    .classes = 3, .frames = 1, .short_side = 2, .crop_height = 2, .crop_width = 2, .n_labels = 3, .labels = labels};
 """
 
 

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 typedef struct {
-  const char *name; /* of the output, UTF-8 */
+  const char *name; /* of the output, UTF-8; of a model of clips, in the caches' place: the logits of every frame */
   uint32_t elements;
 } tsm_card_cache;
 
@@ -17,6 +17,7 @@ typedef struct {
   const char *model, *target, *precision; /* their names */
   const char *version;                    /* of tsm-edge */
   int64_t flops, bytes;                   /* of a frame: arithmetic, and what kernels move */
+  int32_t frames;                  /* of a step: more than 1 of a model of clips */
   int32_t short_side;              /* pixels: to what a frame is resized where the crop's shorter side is cut from it */
   int32_t crop_height, crop_width; /* pixels: what is cut from the centre of the resized frame */
   float scale[3], offset[3];       /* of R, G, B: input = byte * scale + offset */

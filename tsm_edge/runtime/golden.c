@@ -54,7 +54,7 @@ static int read_golden(golden *into, FILE *file) {
     if (fread(&elements, sizeof elements, 1, file) != 1 || elements != cache_elements((int32_t)i)) return 0;
     into->caches[i] = runner_allocate(sizeof(float) * elements);
   }
-  const size_t bytes = (3 * runner_frame_pixels() * head->frames + 3) / 4 * 4;
+  const size_t bytes = (3 * runner_step_pixels() * head->frames + 3) / 4 * 4;
   const size_t logits = head->frames * (size_t)head->classes;
   into->frames = runner_allocate(bytes);
   into->logits = runner_allocate(sizeof(float) * logits);
@@ -116,7 +116,7 @@ static void dump(FILE *file, const float *logits, const float *explicit_logits, 
 /* Run all golden frames; checks: logits, logits with explicit caches, every cache after the last frame. */
 static int run_golden(const golden *golden, tsm_stream *stream, check *checks, FILE *outputs) {
   const tsm_card *card = &tsm_the_card;
-  const size_t classes = (size_t)card->classes, pixels = runner_frame_pixels();
+  const size_t classes = (size_t)card->classes, pixels = runner_step_pixels();
   float *input = runner_allocate(sizeof(float) * 3 * pixels), *logits = runner_allocate(sizeof(float) * 2 * classes);
   cache_sets sets = new_caches();
   for (uint32_t i = 0; i < golden->head.frames; ++i) {
@@ -124,10 +124,11 @@ static int run_golden(const golden *golden, tsm_stream *stream, check *checks, F
       if (tsm_reset(stream) != TSM_OK) return 0;
       zero_caches(sets);
     }
-    tsm_normalise(golden->frames + 3 * pixels * i, pixels, input);
+    runner_normalise(golden->frames + 3 * pixels * i, input);
     const float *const *read = (const float *const *)sets.read;
     if (tsm_step(stream, input, logits) != TSM_OK) return 0;
     if (tsm_step_explicit(stream, input, read, logits + classes, sets.write) != TSM_OK) return 0;
+    if (card->frames > 1 && tsm_output(stream, 1, sets.write[0]) != TSM_OK) return 0;
     compare(&checks[0], logits, golden->logits + i * classes, classes);
     compare(&checks[1], logits + classes, golden->logits + i * classes, classes);
     dump(outputs, logits, logits + classes, sets);

@@ -7,10 +7,12 @@
  *   uint32    classes
  *   uint32    caches
  *   uint32    elements of each cache
- *   uint8     [frames, height, width, 3] RGB; the model's input is byte * scale + offset of the model card
+ *   uint8     [frames, height, width, 3] RGB, of clips [frames, frames of a clip, height, width, 3]; the model's input is byte * scale + offset of the model card
  *   padding   to a multiple of 4 bytes
  *   float32   [frames, classes] logits
  *   float32   [elements] of each cache after the last frame, NCHW
+ *
+ * Of clips, `frames` counts clips, and the logits of every frame of the last one stand where a cache would.
  */
 #ifndef TSM_GOLDEN_H
 #define TSM_GOLDEN_H

@@ -17,6 +17,7 @@ static struct {
   int32_t (*step_u8)(tsm_stream *stream, const uint8_t *frame, float *logits);
   int32_t (*step_explicit)(tsm_stream *stream, const float *frame, const float *const *shift, float *logits,
                            float *const *shift_next);
+  int32_t (*output)(tsm_stream *stream, int32_t index, float *values);
   int32_t (*measure)(tsm_stream *stream, const tsm_run *run, tsm_sample *samples, float *logits, uint64_t *kernels);
   int32_t (*yardstick)(tsm_speed *speed);
   void (*close)(tsm_stream *stream);
@@ -31,7 +32,7 @@ static const struct {
     {"tsm_reset", &model.reset},                 {"tsm_step", &model.step},             {"tsm_measure", &model.measure},
     {"tsm_step_explicit", &model.step_explicit}, {"tsm_last_error", &model.last_error}, {"tsm_close", &model.close},
     {"tsm_yardstick", &model.yardstick},
-    {"tsm_step_u8", &model.step_u8},
+    {"tsm_step_u8", &model.step_u8},             {"tsm_output", &model.output},
 };
 
 int32_t tsm_abi_version(void) { return model.abi_version(); }
@@ -52,6 +53,8 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
                           float *const *shift_next) {
   return model.step_explicit(stream, frame, shift, logits, shift_next);
 }
+
+int32_t tsm_output(tsm_stream *stream, int32_t index, float *values) { return model.output(stream, index, values); }
 
 int32_t tsm_measure(tsm_stream *stream, const tsm_run *run, tsm_sample *samples, float *logits, uint64_t *kernels) {
   return model.measure(stream, run, samples, logits, kernels);

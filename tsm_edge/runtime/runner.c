@@ -21,7 +21,8 @@ static const char usage[] =
     "       tsm-runner bench [--frames N] [--duration S] [--warmup S] [--threads N] [--fps F]\n"
     "                        [--power SENSOR] [--idle S] [--json FILE] [--golden FILE]\n"
     "       tsm-runner stream [--size WIDTHxHEIGHT] [--threads N] < RGB24 frames\n"
-    "With --size frames are resized and cropped as the model card says; without, they are cropped already.\n";
+    "With --size frames are resized and cropped as the model card says; without, they are cropped already.\n"
+    "Of a model of clips, a clip's frames follow each other, and a line is a clip's.\n";
 
 int runner_fail(const char *what, const char *why) {
   fprintf(stderr, "tsm-runner: error: %s: %s\n", what, why);
@@ -56,6 +57,13 @@ tsm_stream *runner_open_stream(const runner_options *given) {
 size_t runner_classes(void) { return (size_t)tsm_the_card.classes; }
 
 size_t runner_frame_pixels(void) { return (size_t)tsm_the_card.crop_height * (size_t)tsm_the_card.crop_width; }
+
+size_t runner_step_pixels(void) { return (size_t)tsm_the_card.frames * runner_frame_pixels(); }
+
+void runner_normalise(const uint8_t *pictures, float *input) {
+  const size_t pixels = runner_frame_pixels(), all = runner_step_pixels();
+  for (size_t at = 0; at < all; at += pixels) tsm_normalise(pictures + 3 * at, pixels, input + 3 * at);
+}
 
 static void print_escaped(const char *text) {
   for (const unsigned char *at = (const unsigned char *)text; *at; ++at) {
@@ -111,10 +119,10 @@ static void print_prediction(size_t frame, const float *logits, uint64_t preproc
 }
 
 static int stream_frames(const runner_options *given) {
-  const size_t pixels = runner_frame_pixels();
-  const size_t bytes = 3 * (given->width ? (size_t)given->width * (size_t)given->height : pixels);
+  const size_t pixels = runner_frame_pixels(), frames = (size_t)tsm_the_card.frames;
+  const size_t each = 3 * (given->width ? (size_t)given->width * (size_t)given->height : pixels), bytes = frames * each;
   uint8_t *frame = runner_allocate(bytes);
-  float *input = runner_allocate(sizeof(float) * 3 * pixels);
+  float *input = runner_allocate(sizeof(float) * 3 * pixels * frames);
   float *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_card.classes);
   tsm_resizer *resizer = given->width ? tsm_resizer_open(given->width, given->height) : NULL;
   tsm_stream *stream = runner_open_stream(given);
@@ -124,7 +132,8 @@ static int stream_frames(const runner_options *given) {
   size_t count = 0, got;
   for (; (got = fread(frame, 1, bytes, stdin)) == bytes && !ferror(stdout); ++count) {
     uint64_t started = now();
-    if (resizer) tsm_resizer_run(resizer, frame, input);
+    for (size_t i = 0; resizer && i < frames; ++i)
+      tsm_resizer_run(resizer, frame + each * i, input + 3 * pixels * i);
     uint64_t prepared = now();
     const int32_t code = resizer ? tsm_step(stream, input, logits) : tsm_step_u8(stream, frame, logits);
     if (code != TSM_OK) return runner_fail("step", tsm_last_error());

@@ -36,8 +36,14 @@ tsm_stream *runner_open_stream(const runner_options *given);
 
 size_t runner_classes(void);
 
-/* Pixels of the model's input. */
+/* Pixels of a frame of the model's input. */
 size_t runner_frame_pixels(void);
+
+/* Of all frames that a step takes: 1, or a clip's. */
+size_t runner_step_pixels(void);
+
+/* What a step takes as cameras have it, as the model's input. */
+void runner_normalise(const uint8_t *pictures, float *input);
 
 /* The two texts as one JSON string. */
 void runner_print_string(const char *text, const char *suffix);

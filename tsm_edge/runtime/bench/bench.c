@@ -13,11 +13,11 @@
 #include "bench/clock.h"
 #include "bench/environment.h"
 #include "bench/run.h"
-#include "image.h"
+#include "card.h"
 
 /* So many different frames: together they do not stay in the caches of small boards. HEAD: untimed frames after a
  * look at the machine, to bring weights and code back into the caches. */
-enum { DIFFERENT_FRAMES = 16, HEAD = 2, MOST_FRAMES = 1000000 };
+enum { DIFFERENT_FRAMES = 16, DIFFERENT_CLIPS = 2, HEAD = 2, MOST_FRAMES = 1000000 };
 /* Between chunks of so many seconds the clock is looked at; the machine's speed every PAUSE_S, or every SHORT_S and so
  * many frames while it changes; the rest every GLANCE_S. */
 static const double CHUNK_S = 0.1, PAUSE_S = 0.5, SHORT_S = 0.1, GLANCE_S = 1.0;
@@ -27,7 +27,7 @@ static const double ARITHMETIC_BAND = 0.08, MEMORY_BAND = 0.15;
 
 /* Pixels of noise, the same on every machine. */
 static float *make_frames(int32_t count) {
-  const size_t pixels = runner_frame_pixels();
+  const size_t pixels = runner_step_pixels();
   uint8_t *bytes = runner_allocate(3 * pixels);
   float *frames = runner_allocate(sizeof *frames * 3 * pixels * (size_t)count);
   uint32_t state = 1;
@@ -36,7 +36,7 @@ static float *make_frames(int32_t count) {
       state = state * 1664525u + 1013904223u;
       bytes[k] = (uint8_t)(state >> 24);
     }
-    tsm_normalise(bytes, pixels, frames + 3 * pixels * (size_t)i);
+    runner_normalise(bytes, frames + 3 * pixels * (size_t)i);
   }
   free(bytes);
   return frames;
@@ -289,7 +289,7 @@ static int write_stdout(const tsm_bench_run *run) {
 
 int tsm_bench(int argc, char **argv) {
   static tsm_bench_run run;
-  run = (tsm_bench_run){.arguments = argv, .origin = tsm_now(), .n_frames = DIFFERENT_FRAMES};
+  run = (tsm_bench_run){.arguments = argv, .origin = tsm_now(), .n_frames = tsm_the_card.frames > 1 ? DIFFERENT_CLIPS : DIFFERENT_FRAMES};
   int code = tsm_read_bench_options(argc - 2, argv + 2, &run.options);
   if (code != RUNNER_OK) return code;
   if (!find_sensor(&run)) return RUNNER_USER_ERROR;

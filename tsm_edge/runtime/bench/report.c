@@ -77,7 +77,7 @@ static void write_model(tsm_json *json, const tsm_bench_run *run) {
   tsm_json_text(json, "path", run->arguments[0]);
   tsm_json_text(json, "sha256", "");
   tsm_json_open(json, "frame_shape", '[');
-  const int64_t shape[] = {1, 3, card->crop_height, card->crop_width};
+  const int64_t shape[] = {card->frames, 3, card->crop_height, card->crop_width};
   for (int i = 0; i < 4; ++i) tsm_json_integer(json, NULL, shape[i]);
   tsm_json_close(json, ']');
   tsm_json_integer(json, "flops", card->flops);
