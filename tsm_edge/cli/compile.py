@@ -26,7 +26,7 @@ from tsm_edge.files.paths import refuse_replacing_folder
 
 if TYPE_CHECKING:
     from tsm_edge.artifact.folder import Artifact
-    from tsm_edge.artifact.manifest import CacheInfo
+    from tsm_edge.artifact.manifest import CacheInfo, Manifest
     from tsm_edge.cards import Preprocess
     from tsm_edge.cli.explain import AnyExplanation
     from tsm_edge.compile.ir.device_code import DeviceCode
@@ -56,7 +56,12 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
     help="For an ONNX file of another tool: a cache input and its output; repeat for each cache.",
 )
 @weight_options
-@click.option("--mode", type=click.Choice(["online", "none"]), help="Temporal mode; by default the model card's.")
+@click.option(
+    "--mode",
+    type=click.Choice(["online", "offline", "none"]),
+    help="Temporal mode; by default the model card's. offline: whole clips.",
+)
+@click.option("--frames", metavar="N", type=click.IntRange(2, 128), help="Of a clip (modes offline and none).")
 @click.option(
     "--precision", default="fp32", show_default=True, help="Of weights, activations and sums: fp32, fp16, int8."
 )
@@ -94,6 +99,7 @@ def command(
     trained_mode: TemporalMode | None,
     allow_offline_weights: bool,
     mode: TemporalMode | None,
+    frames: int | None,
     seed: int | None,
     precision: str,
     accumulate: str | None,
@@ -132,6 +138,7 @@ def command(
         trained_mode=trained_mode,
         allow_offline_weights=allow_offline_weights,
         temporal_mode=mode,
+        frames=frames,
         seed=seed,
         intermediates=Path(f"{folder}-intermediates") if keep_intermediates else None,
         runner=not no_runner,
@@ -226,17 +233,17 @@ def _print_json(artifact: Artifact, explanation: AnyExplanation | None, seconds:
 
 def _print(artifact: Artifact, seconds: float) -> None:
     manifest = artifact.manifest
-    target, memory, caches = manifest.target, manifest.memory, len(manifest.caches)
+    target, memory = manifest.target, manifest.memory
+    flops, step = sum(kernel.flops for kernel in manifest.kernels), "clip" if manifest.clip else "frame"
     rows = [
         ("model", manifest.model),
         ("target", f"{target.name} ({target.cpu.triple}, {target.cpu.cpu}, {target.libc})"),
-        ("frame", f"{manifest.frame.dtype} {list(manifest.frame.shape)}"),
+        ("clip" if manifest.clip else "frame", f"{manifest.frame.dtype} {list(manifest.frame.shape)}"),
         ("logits", f"{manifest.logits.dtype} {list(manifest.logits.shape)}{_made_by(manifest.activation)}"),
-        ("shift caches", f"{caches}, {memory.cache_bytes / 2 / 1e3:.0f} kB (kept twice: read one, write the other)"),
-        *_fed_back(manifest.caches),
+        *(_clip_rows(manifest) if manifest.clip else _cache_rows(manifest)),
         ("weights", f"{memory.weight_bytes / 1e6:.1f} MB, {manifest.weights}"),
         ("workspace", f"{memory.workspace_bytes / 1e6:.1f} MB, planned at compile time"),
-        ("kernels", f"{len(manifest.kernels)} calls, {sum(k.flops for k in manifest.kernels) / 1e9:.3f} GFLOP a frame"),
+        ("kernels", f"{len(manifest.kernels)} calls, {flops / 1e9:.3f} GFLOP a {step}"),
         *([("tuned", f"{manifest.tuned} kernels as tuning records say")] if manifest.tuned else []),
         ("model.so", _size(artifact.library)),
         *_runner_row(artifact),
@@ -244,6 +251,19 @@ def _print(artifact: Artifact, seconds: float) -> None:
         ("compile time", f"{seconds:.1f} s, everything included"),
     ]
     print_table(str(artifact.path), ("", ""), rows)
+
+
+def _clip_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    frames = manifest.outputs[1]
+    return [(frames.name.replace("_", " "), f"{frames.dtype} {list(frames.shape)}, of every frame")]
+
+
+def _cache_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    caches, size = manifest.caches, manifest.memory.cache_bytes / 2 / 1e3
+    return [
+        ("shift caches", f"{len(caches)}, {size:.0f} kB (kept twice: read one, write the other)"),
+        *_fed_back(caches),
+    ]
 
 
 def _fed_back(caches: Sequence[CacheInfo]) -> list[tuple[str, str]]:

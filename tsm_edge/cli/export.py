@@ -21,6 +21,7 @@ from tsm_edge.files.paths import refuse_replacing
 @click.option(
     "--mode", type=click.Choice(["online", "offline", "none"]), help="Temporal mode; by default the model card's."
 )
+@click.option("--frames", metavar="N", type=click.IntRange(2, 128), help="Of a clip (modes offline and none).")
 @json_option
 def command(
     model: str,
@@ -29,6 +30,7 @@ def command(
     trained_mode: TemporalMode | None,
     allow_offline_weights: bool,
     mode: TemporalMode | None,
+    frames: int | None,
     seed: int | None,
     as_json: bool,
 ) -> None:
@@ -41,7 +43,7 @@ def command(
 
     card = load_model(model)
     refuse_replacing(output, model_files(model, card), "-o FILE.onnx")
-    request = ExportRequest(card, output, checkpoint, allow_offline_weights, mode, seed, trained_mode)
+    request = ExportRequest(card, output, checkpoint, allow_offline_weights, mode, seed, trained_mode, frames)
     with status(f"exporting {request.card.name}"):
         result = export_onnx(request)
     if as_json:

@@ -117,7 +117,7 @@ def manifest_of(
         model=model.name,
         description=model.description,
         frame=TensorInfo(graph.frame, graph.shapes[graph.frame]),
-        outputs=(TensorInfo(graph.logits, graph.shapes[graph.logits]),),
+        outputs=tuple(TensorInfo(name, graph.shapes[name]) for name in graph.outputs[: 2 if graph.frames > 1 else 1]),
         caches=tuple(CacheInfo(cache.input, cache.output, cache.shape) for cache in graph.caches),
         preprocess=model.preprocess,
         smoothing=model.smoothing,
@@ -144,4 +144,6 @@ def manifest_of(
         compile_seconds=round(seconds, 1),
         precision=request.precision.name,
         activation=output_activation(graph),
+        mode="offline" if graph.frames > 1 else "online",
+        frames=graph.frames,
     )

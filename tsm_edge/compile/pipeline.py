@@ -26,6 +26,7 @@ from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import ModelCard
 from tsm_edge.compile.describe import ForeignModel, described_model, hashes_of, manifest_of
 from tsm_edge.compile.frontend.onnx_reader import load_onnx, read_onnx
+from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.device_code import DeviceCode
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.memory_plan import plan_memory
@@ -90,7 +91,8 @@ def compile_model(
         folders.enter_context(naming_full_disk([temporary_place(), output]))
         stages = _stages(request, progress)
         onnx_file, metadata = _model_file(request, folder, stages)
-        graph = load_onnx(onnx_file, request.cache_names)
+        clips = request.clips or (metadata is not None and metadata.card.network.temporal_mode != "online")
+        graph = load_onnx(onnx_file, request.cache_names, clips)
         request = as_the_file_is(request, graph)
         model = described_model(request, metadata, graph)
         stages.begin("lowering", "lowering and scheduling")
@@ -126,6 +128,8 @@ def _lowered(
     from tsm_edge.compile.passes.fuse import fuse
 
     layers = fuse(graph)
+    if graph.frames > 1:  # records are of single frames
+        return backend.lower(graph, layers, request.precision, model.preprocess, Choices()), 0
     if request.precision.storage != "int8":
         recorded = recorded_for(request.target, request.precision, request.records, graph, layers, warn)
         choices = recorded.choices
@@ -191,6 +195,7 @@ def _model_file(request: CompileRequest, folder: Path, stages: Stages) -> tuple[
             request.temporal_mode,
             request.seed,
             request.trained_mode,
+            request.frames,
         )
     )
     return path, read_metadata(path)

@@ -35,7 +35,9 @@ class CompileRequest:
     allow_offline_weights : bool
         See :class:`tsm_edge.export.onnx.ExportRequest`.
     temporal_mode : str or None
-        Replaces the card's (``none``: the TSN baseline).
+        Replaces the card's (``none``: the TSN baseline; ``offline``: whole clips).
+    frames : int or None
+        Of a clip: replaces the card's; with mode ``none``, a clip of so many frames instead of one frame.
     seed : int or None
         Of random weights, even where the card has its own. None: no wish.
     intermediates : Path or None
@@ -61,6 +63,7 @@ class CompileRequest:
     trained_mode: TemporalMode | None = None
     allow_offline_weights: bool = False
     temporal_mode: TemporalMode | None = None
+    frames: int | None = None
     seed: int | None = None
     intermediates: Path | None = None
     runner: bool = True
@@ -77,12 +80,7 @@ class CompileRequest:
                 "--onnx already has its weights: --checkpoint cannot be given with it",
                 "leave one of them out; a checkpoint is exported with: tsm-edge export MODEL --checkpoint FILE",
             )
-        mode = self.temporal_mode or (self.card.network.temporal_mode if self.card else "online")
-        if self.onnx is None and mode == "offline":
-            raise CompileError(
-                "an offline network looks at future frames and cannot run frame by frame",
-                "compile the online one with: tsm-edge compile --mode online",
-            )
+        self._check_clips()
         if self.precision.storage != "int8" and (self.calibration is not None or self.quantisation is not None):
             raise CompileError(
                 f"precision {self.precision.name} is not calibrated", "add --precision int8, or leave --calibrate out"
@@ -110,6 +108,35 @@ class CompileRequest:
             raise CompileError(
                 f"target {self.target.name} has no {' or '.join(needs)}, which precision {self.precision.name} needs",
                 f"leave --precision out, or choose another target of: {', '.join(_targets_with(needs))}",
+            )
+
+    @property
+    def mode(self) -> TemporalMode:
+        """The temporal mode that was asked for, or the card's."""
+        return self.temporal_mode or (self.card.network.temporal_mode if self.card else "online")
+
+    @property
+    def clips(self) -> bool:
+        """Whether a model of whole clips is asked for."""
+        return self.mode == "offline" or (self.mode == "none" and self.frames is not None)
+
+    def _check_clips(self) -> None:
+        if self.frames is not None and self.onnx is not None:
+            raise CompileError("--onnx has its frames already: --frames cannot be given with it", "leave --frames out")
+        if self.frames is not None and self.mode == "online":
+            raise CompileError(
+                "an online network takes one frame a step: --frames is for clips", "add --mode offline, or --mode none"
+            )
+        if not self.clips:
+            return
+        if self.target.device == "cuda":
+            raise CompileError(
+                f"target {self.target.name} is a GPU: clips are for CPUs yet", "choose another (see: tsm-edge targets)"
+            )
+        if self.precision != FP32:
+            raise CompileError(
+                f"precision {self.precision.name} is for single frames yet: clips are computed in fp32",
+                "leave --precision out",
             )
 
 

@@ -45,6 +45,8 @@ class ExportRequest:
         Of random weights, even where the card has its own. None: no wish.
     trained_mode : {"online", "offline", "none"} or None
         How the checkpoint was trained, where it does not say so itself.
+    frames : int or None
+        Of a clip: replaces the card's; in mode ``none`` a clip of so many frames instead of one frame.
     """
 
     card: ModelCard
@@ -54,6 +56,7 @@ class ExportRequest:
     temporal_mode: TemporalMode | None = None
     seed: int | None = None
     trained_mode: TemporalMode | None = None
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
@@ -92,7 +95,7 @@ def export_onnx(request: ExportRequest, began: Callable[[], None] = lambda: None
     - online: ``frame`` [1, 3, H, W], ``shift_0`` … to ``logits`` [1, classes], ``shift_0_next`` …;
       ``shift_i_next`` of one frame is ``shift_i`` of the next, zeros before the first;
     - offline: ``clip`` [frames, 3, H, W] to ``logits`` [frames, classes], to be averaged;
-    - none: ``frame`` [1, 3, H, W] to ``logits`` [1, classes].
+    - none: ``frame`` [1, 3, H, W] to ``logits`` [1, classes]; with ``frames`` asked for as offline.
 
     Parameters
     ----------
@@ -120,13 +123,17 @@ def export_onnx(request: ExportRequest, began: Callable[[], None] = lambda: None
         check_writable(request.output)
     except OSError as error:
         raise _not_writable(request.output, error) from None
-    card = request.card
+    network_spec = request.card.network
     if request.temporal_mode is not None:
-        card = dataclasses.replace(card, network=dataclasses.replace(card.network, temporal_mode=request.temporal_mode))
+        network_spec = dataclasses.replace(network_spec, temporal_mode=request.temporal_mode)
+    if request.frames is not None:
+        network_spec = dataclasses.replace(network_spec, frames=request.frames)
+    card = dataclasses.replace(request.card, network=network_spec)
     network = build_network(card.network, request.seed or 0)
     weights = _load_weights(network, card.network, request)
     began()
-    model = _to_onnx(network, card.network)
+    clip = card.network.temporal_mode == "offline" or request.frames is not None
+    model = _to_onnx(network, card.network, card.network.frames if clip else 1)
     _strip(model)
     _name_nodes(model, network)
     write_metadata(model, OnnxMetadata(card, weights, __version__))
@@ -153,11 +160,10 @@ def _load_weights(network: TemporalNetwork, spec: NetworkSpec, request: ExportRe
     )
 
 
-def _to_onnx(network: TemporalNetwork, spec: NetworkSpec) -> onnx.ModelProto:
+def _to_onnx(network: TemporalNetwork, spec: NetworkSpec, frames: int) -> onnx.ModelProto:
     import torch
 
     size = height_width(spec.frame_size)
-    frames = spec.frames if spec.temporal_mode == "offline" else 1
     arguments = (torch.zeros(frames, 3, *size), *(torch.zeros(shape) for shape in network.cache_shapes))
     caches = [f"shift_{index}" for index in range(len(network.cache_shapes))]
     with _quiet():
@@ -166,7 +172,7 @@ def _to_onnx(network: TemporalNetwork, spec: NetworkSpec) -> onnx.ModelProto:
             arguments,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["clip" if spec.temporal_mode == "offline" else "frame", *caches],
+            input_names=["clip" if frames > 1 else "frame", *caches],
             output_names=["logits", *(f"{cache}_next" for cache in caches)],
             verbose=False,
         )

@@ -17,7 +17,7 @@ def output_activation(graph: OnlineGraph) -> Activation:
     A log-softmax counts as none: it differs from logits by one number for all classes, which softmax does not see.
     """
     makers = {output: node for node in graph.nodes for output in node.outputs}
-    last = _maker(makers, graph.logits)
+    last = _maker(makers, graph.frame_logits or graph.logits)
     if last is None:
         return ""
     if last.op == "Sigmoid":
@@ -47,7 +47,7 @@ def _is(node: Node | None, op: str) -> bool:
 
 
 def _over_classes(node: Node, graph: OnlineGraph) -> bool:
-    """Whether a softmax is over all values there are (over a dimension of 1 it makes ones)."""
+    """Whether a softmax is over all values a frame has (over a dimension of 1 it makes ones)."""
     shape = graph.shapes[node.inputs[0]]
     axis: int = node.attributes.get("axis", -1)
-    return shape[axis] == math.prod(shape)
+    return shape[axis] * graph.frames == math.prod(shape)

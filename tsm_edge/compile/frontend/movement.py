@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsm_edge.artifact.onnx_runtime import open_session, session_options
+from tsm_edge.compile.frontend.clips import frame_runs, positions_node, zeros_of
 from tsm_edge.compile.frontend.node_builder import NodeBuilder
-from tsm_edge.compile.ir.graph import Node, OnlineGraph, Shape
+from tsm_edge.compile.ir.graph import FRAME_SHIFT, Node, OnlineGraph, Shape
 from tsm_edge.errors import ModelFileError
 
 # Of the models made here; any that ONNX Runtime knows will do.
@@ -93,6 +94,8 @@ def _reduced(path: Path, graph: OnlineGraph, movers: Mapping[str, Node], builder
         runs = sources.runs(moved[name])
         if runs is not None and not _is_plain(movers, name, runs):
             replaced[name] = builder.channels(name, [(run.source, run.start, run.stop) for run in runs])
+        elif runs is None and (between := sources.between_frames(name, moved[name], builder)) is not None:
+            replaced[name] = [between]
         elif runs is None and movers[name].op in _SCATTERS:
             replaced[name] = builder.gathered(name, *sources.gathered(moved[name]))
         else:  # it stays, and what it reads is looked at
@@ -151,6 +154,8 @@ class _Sources:
         sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.names = list(self.shapes)
         self.starts = np.cumsum([0, *sizes])
+        self._constants = {name: graph.constants[name] for name in self.names if name in graph.constants}
+        self._frames = graph.frames
 
     def numbers(self) -> dict[str, NDArray[np.int64]]:
         """The numbers of each source's elements."""
@@ -179,6 +184,19 @@ class _Sources:
             Run(self.names[owners[start]], int(taken[start]), int(taken[stop - 1]) + 1)
             for start, stop in itertools.pairwise(edges)
         ]
+
+    def between_frames(self, name: str, moved: NDArray[np.int64], builder: NodeBuilder) -> Node | None:
+        """Of a clip: the moved elements as a shift between frames, or as positions; None: they are neither."""
+        variable = [index for index, source in enumerate(self.names) if source not in self._constants]
+        if self._frames == 1 or len(variable) != 1:
+            return None
+        numbers = self.numbers()
+        source = self.names[variable[0]]
+        zeros = zeros_of([(value, numbers[constant]) for constant, value in self._constants.items()])
+        runs = frame_runs(moved, numbers[source], zeros)
+        if runs is not None:
+            return builder.node(FRAME_SHIFT, [source], name, moved.shape, runs=tuple(runs))
+        return positions_node(name, moved, numbers[source], source, builder)
 
     def gathered(self, moved: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
         """The sources the elements come from, and each element's place in these, flat and one after the other."""

@@ -98,7 +98,7 @@ class NodeBuilder:
     def finished(self, nodes: Iterable[Node]) -> OnlineGraph:
         """The graph with ``nodes`` instead of its own, without those nobody needs."""
         graph = self._graph
-        needed = {graph.logits, *(cache.output for cache in graph.caches)}
+        needed = set(graph.outputs)
         kept = []
         for node in reversed(list(nodes)):
             if needed.intersection(node.outputs):

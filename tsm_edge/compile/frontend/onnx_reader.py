@@ -18,6 +18,7 @@ import numpy as np
 
 from tsm_edge.artifact.onnx_runtime import import_onnxruntime, open_session, session_options
 from tsm_edge.compile.frontend.cache_pairs import pair_caches
+from tsm_edge.compile.frontend.clips import averaged
 from tsm_edge.compile.frontend.convolutions import check_convolutions
 from tsm_edge.compile.frontend.qdq import AS_PAIRS, settled, without_pairs
 from tsm_edge.compile.frontend.rewrite import SCALAR_INPUTS, rewritten
@@ -39,8 +40,8 @@ _NO_NUMBERS = "train or export the model again, from weights that are numbers"
 _EXPORT_AGAIN = "export the model again, or make one with: tsm-edge export -o model.onnx"
 
 
-def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> OnlineGraph:
-    """Read an online TSM model from an ONNX file, ours or foreign.
+def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None, clips: bool = False) -> OnlineGraph:
+    """Read a TSM model from an ONNX file, ours or foreign.
 
     Parameters
     ----------
@@ -48,6 +49,8 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
         The ONNX file; inputs must have static shapes.
     cache_names : mapping of str to str, optional
         Cache input name → cache output name. Without it, see :mod:`tsm_edge.compile.frontend.cache_pairs`.
+    clips : bool
+        A batch is the frames of a clip; otherwise only a batch of 1 is read.
 
     Raises
     ------
@@ -64,7 +67,7 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
         inputs = _float_shapes(path, model.graph.input, inferred)
         outputs = _float_shapes(path, model.graph.output, inferred)
     caches = pair_caches(path, inputs, outputs, cache_names)
-    frame, logits = _frame_and_logits(path, inputs, outputs, caches)
+    frame, logits = _frame_and_logits(path, inputs, outputs, caches, clips)
     with _in_words(path):
         simplified = _simplify(path, model)
         graph = OnlineGraph(
@@ -81,7 +84,7 @@ def load_onnx(path: Path, cache_names: Mapping[str, str] | None = None) -> Onlin
     _refuse_infinite(path, graph)
     _refuse_constant_outputs(path, graph)
     check_convolutions(path, graph)
-    return settled(path, rewritten(path, without_pairs(path, graph)))
+    return averaged(settled(path, rewritten(path, without_pairs(path, graph))))
 
 
 def read_onnx(path: Path) -> tuple[onnx.ModelProto, bytes]:
@@ -257,14 +260,29 @@ def _float_shapes(path: Path, values: Iterable[onnx.ValueInfoProto], inferred: M
 
 
 def _frame_and_logits(
-    path: Path, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape], caches: tuple[CachePair, ...]
+    path: Path,
+    inputs: Mapping[str, Shape],
+    outputs: Mapping[str, Shape],
+    caches: tuple[CachePair, ...],
+    clips: bool,
 ) -> tuple[str, str]:
     frames = [name for name in inputs if name not in {cache.input for cache in caches}]
     logits = [name for name in outputs if name not in {cache.output for cache in caches}]
-    if len(frames) != 1 or len(inputs[frames[0]]) != 4 or inputs[frames[0]][:2] != (1, 3):
+    one = frames[0] if len(frames) == 1 and len(inputs[frames[0]]) == 4 and inputs[frames[0]][1] == 3 else None
+    if one is not None and clips and not caches and inputs[one][0] > 1:
+        if len(logits) != 1 or len(outputs[logits[0]]) != 2 or outputs[logits[0]][0] != inputs[one][0]:
+            raise ModelFileError(
+                f"{path}: expected one logits output [{inputs[one][0]}, classes], found {_listed(logits, outputs)}",
+                "export again with the logits of every frame alone, before they are averaged",
+            )
+        return one, logits[0]
+    if one is None or inputs[one][0] != 1:
+        clip = one is not None and not caches and not clips
         raise ModelFileError(
             f"{path}: expected one frame input [1, 3, height, width], found {_listed(frames, inputs)}",
-            "export again with one RGB frame; name the caches beside it with: --cache INPUT=OUTPUT",
+            "compile it as a clip of frames with: --mode offline"
+            if clip
+            else "export again with one RGB frame; name the caches beside it with: --cache INPUT=OUTPUT",
         )
     if len(logits) != 1 or math.prod(outputs[logits[0]]) != outputs[logits[0]][-1]:
         raise ModelFileError(
@@ -368,7 +386,7 @@ def _refuse_infinite(path: Path, graph: OnlineGraph) -> None:
 
 
 def _refuse_constant_outputs(path: Path, graph: OnlineGraph) -> None:
-    for name in (graph.logits, *(cache.output for cache in graph.caches)):
+    for name in graph.outputs:
         if name in graph.constants:
             raise ModelFileError(
                 f"{path}: output {name!r} is a constant, whatever the frame", "export the network itself, in eval mode"

@@ -1,6 +1,7 @@
-"""The operator graph of an online network: ONNX's own nodes, constants and static shapes, with its shift caches known.
+"""The operator graph of a network: ONNX's own nodes, constants and static shapes, with its shift caches known.
 
-``tsm_edge.compile.frontend.onnx_reader`` makes it from a file.
+``tsm_edge.compile.frontend.onnx_reader`` makes it from a file. Of a network over clips three things are no operators of
+ONNX, but many of them: a shift between frames, and both ways between images and the positions of non-local attention.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 # The first in which everything read here takes the form it has now.
 OLDEST_OPSET = 13
+# [frames, C, H, W] to the same; attribute ``runs``: (channels, offset), …, as of ``layers.FrameRun``.
+FRAME_SHIFT = "FrameShift"
+# [frames, C, H, W] to [1, frames · H · W, C], or with the attribute ``transposed`` [1, C, frames · H · W]; and back.
+TO_POSITIONS = "ToPositions"
+FROM_POSITIONS = "FromPositions"
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class FileScales:
 
 @dataclass(frozen=True)
 class OnlineGraph:
-    """An online TSM network: one frame and the caches in, logits and the next caches out.
+    """A TSM network: one frame and the caches in, logits and the next caches out; or a clip in.
 
     Attributes
     ----------
@@ -82,7 +88,8 @@ class OnlineGraph:
     shapes : dict of str to tuple of int
         Static shape of every tensor.
     frame, logits : str
-        Names of the frame input (float32, NCHW, batch 1) and of the logits output (float32, [1, classes]).
+        Names of the frame input (float32, NCHW, batch 1; of a clip [frames, 3, height, width]) and of the logits
+        output (float32, [1, classes]; of a clip their mean over the frames, [classes]).
     caches : tuple of CachePair
     sha256 : str
         Of the ONNX file.
@@ -90,6 +97,8 @@ class OnlineGraph:
         ONNX operator set the nodes are written in.
     scales : FileScales or None
         Of a file that was quantised before.
+    frame_logits : str
+        Of a clip: name of the logits of every frame, [frames, classes]; else empty.
     """
 
     nodes: tuple[Node, ...]
@@ -101,7 +110,19 @@ class OnlineGraph:
     sha256: str
     opset: int
     scales: FileScales | None = None
+    frame_logits: str = ""
+
+    @property
+    def frames(self) -> int:
+        """Frames of a step."""
+        return self.shapes[self.frame][0]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a step is for: the logits, the logits of every frame, the next caches."""
+        frames = (self.frame_logits,) if self.frame_logits else ()
+        return (self.logits, *frames, *(cache.output for cache in self.caches))
 
     def is_output(self, tensor: str) -> bool:
-        """Whether ``tensor`` is the logits or a next cache."""
-        return tensor == self.logits or any(tensor == cache.output for cache in self.caches)
+        """Whether ``tensor`` is one of the outputs."""
+        return tensor in self.outputs

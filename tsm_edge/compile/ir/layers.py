@@ -32,6 +32,14 @@ class Shift:
     channels: int
 
 
+@dataclass(frozen=True)
+class FrameRun:
+    """Channels that come from the frame ``offset`` after the one that is made; zeros where the clip has none."""
+
+    channels: int
+    offset: int
+
+
 @dataclass(frozen=True, eq=False)
 class Convolution:
     """``clamp(conv(shifted input) + bias + residual)``; a dense layer is one on a 1×1 image.
@@ -46,6 +54,8 @@ class Convolution:
         float32 [out].
     pads : tuple of int
         Top, left, bottom, right, pixels.
+    frame_runs : tuple of FrameRun
+        Of a clip: the first input channels, run after run; the others come from the frame itself.
     name : str
         The network's own, for people.
     weight_step : numpy.ndarray or None
@@ -64,6 +74,7 @@ class Convolution:
     clamp: Clamp = Clamp()
     residual: str | None = None
     shift: Shift | None = None
+    frame_runs: tuple[FrameRun, ...] = ()
     name: str = ""
     weight_step: np.ndarray | None = None
     quantisable: bool = True
@@ -114,6 +125,41 @@ class ShiftConcat:
 
 
 @dataclass(frozen=True, eq=False)
+class FrameShift:
+    """A clip with some channels from other frames, as a tensor: see ``Convolution.frame_runs``."""
+
+    source: str
+    output: str
+    runs: tuple[FrameRun, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FrameMean:
+    """Mean over the frames of a clip: [frames, classes] to [classes]."""
+
+    source: str
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """``softmax(queries · keysᵀ) · values`` over all positions of a clip: every pixel of every frame.
+
+    The sources are images, a position a pixel; keys and values may have fewer positions than queries.
+    """
+
+    query: str
+    key: str
+    value: str
+    output: str
+
+    @property
+    def source(self) -> str:
+        """The queries, of the output's size."""
+        return self.query
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """``output`` is ``source`` under another shape: no work."""
 
@@ -156,7 +202,19 @@ class Generic:
     output: str
 
 
-Layer = Convolution | MaxPool | GlobalAveragePool | CacheTap | ShiftConcat | View | Elementwise | Generic
+Layer = (
+    Convolution
+    | MaxPool
+    | GlobalAveragePool
+    | CacheTap
+    | ShiftConcat
+    | FrameShift
+    | FrameMean
+    | Attention
+    | View
+    | Elementwise
+    | Generic
+)
 
 
 def layer_sources(layer: Layer) -> tuple[str, ...]:
@@ -167,6 +225,8 @@ def layer_sources(layer: Layer) -> tuple[str, ...]:
         return tuple(operand for operand in layer.operands if isinstance(operand, str))
     if isinstance(layer, ShiftConcat):
         return (layer.source, layer.cache)
+    if isinstance(layer, Attention):
+        return (layer.query, layer.key, layer.value)
     if isinstance(layer, Convolution):
         extra = (layer.residual, layer.shift.cache if layer.shift else None)
         return (layer.source, *(name for name in extra if name))

@@ -1,4 +1,6 @@
-"""How a tensor lies in memory, in elements, as the kernels see it."""
+"""How a tensor lies in memory, in elements, as the kernels see it.
+
+The frames of a clip lie one after the other, each as an image of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Border:
 
 @dataclass(frozen=True)
 class Image:
-    """One image in memory: element (y, x, c) is at ``origin + y * row + x * pixel + c * channel``.
+    """Images in memory: element (y, x, c) is at ``origin + y * row + x * pixel + c * channel`` of its frame.
 
     Activations of a CPU are NHWC: ``channel`` is 1 and ``pixel`` is the channel count rounded up to whole vectors, so
     that vector stores need no tails; the extra lanes hold zeros; only the camera frame is planar. Those of a GPU are
@@ -38,6 +40,8 @@ class Image:
         (x - x % 2) * pixel + 2 c + x % 2``. So a vector can hold a channel of both, again and again.
     dtype : str
         Of the elements.
+    frames : int
+        Of a clip: so many images of this size, :attr:`frame` elements apart.
     """
 
     height: int
@@ -49,22 +53,33 @@ class Image:
     border: Border = Border()
     paired: bool = False
     dtype: str = "float32"
+    frames: int = 1
 
     @property
     def origin(self) -> int:
-        """Offset of element (0, 0, 0) from the start of the allocation, elements."""
+        """Offset of element (0, 0, 0) of the first frame from the start of the allocation, elements."""
         return self.border.top * self.row + self.border.left * self.pixel
 
     @property
-    def elements(self) -> int:
-        """Size of the allocation, elements."""
+    def frame(self) -> int:
+        """Elements from one frame to the next."""
         rows = self.border.top + self.height + self.border.bottom
         return max(rows * self.row, self.channels * self.channel if self.channel > 1 else 0)
 
     @property
+    def rows(self) -> int:
+        """Rows of all frames."""
+        return self.frames * self.height
+
+    @property
+    def elements(self) -> int:
+        """Size of the allocation, elements."""
+        return self.frames * self.frame
+
+    @property
     def values(self) -> int:
         """Elements that mean something: without border or rounding."""
-        return self.height * self.width * self.channels
+        return self.rows * self.width * self.channels
 
     @property
     def bytes(self) -> int:
@@ -87,7 +102,18 @@ class Image:
         return self.row == self.width * self.pixel and self.border == Border()
 
     def flat(self) -> Image:
-        """The same memory as an image of one row.
+        """The same memory as an image of one row: all frames together.
+
+        Raises
+        ------
+        ValueError
+            The rows have gaps between them.
+        """
+        pixels = self.rows * self.width
+        return replace(self.flat_frames(), frames=1, width=pixels, row=pixels * self.pixel)
+
+    def flat_frames(self) -> Image:
+        """The same memory, each frame as an image of one row.
 
         Raises
         ------
@@ -105,21 +131,36 @@ CONFLICTING_STRIDE = 2048
 
 
 def nhwc(
-    height: int, width: int, channels: int, lanes: int, border: Border = Border(), dtype: str = "float32"
+    height: int,
+    width: int,
+    channels: int,
+    lanes: int,
+    border: Border = Border(),
+    dtype: str = "float32",
+    frames: int = 1,
 ) -> Image:
     """An NHWC image with channels rounded up to ``lanes``, and one vector more where pixels would conflict in L1."""
     pixel = ceil_div(channels, lanes) * lanes
-    if pixel * item_bytes(dtype) % CONFLICTING_STRIDE == 0 and height * width > 1:
+    if pixel * item_bytes(dtype) % CONFLICTING_STRIDE == 0 and frames * height * width > 1:
         pixel += lanes
     row = (width + border.left + border.right) * pixel
-    return Image(height, width, channels, pixel, row, border=border, dtype=dtype)
+    return Image(height, width, channels, pixel, row, border=border, dtype=dtype, frames=frames)
 
 
-def planar(height: int, width: int, channels: int, border: Border = Border(), dtype: str = "float32") -> Image:
+def planar(
+    height: int, width: int, channels: int, border: Border = Border(), dtype: str = "float32", frames: int = 1
+) -> Image:
     """An NCHW image (the camera frame, or its padded copy)."""
     row = width + border.left + border.right
     rows = height + border.top + border.bottom
-    return Image(height, width, channels, 1, row, rows * row, border, dtype=dtype)
+    return Image(height, width, channels, 1, row, rows * row, border, dtype=dtype, frames=frames)
+
+
+def dense(frames: int, height: int, width: int, channels: int) -> Image:
+    """A tensor of float32 without gaps, in ONNX's own layout."""
+    if frames > 1 and height * width == 1:
+        return Image(1, 1, channels, channels, channels, frames=frames)
+    return planar(height, width, channels, frames=frames)
 
 
 # Bytes that a GPU's widest load takes.

@@ -134,6 +134,8 @@ class Program:
         Of integers: the signal-to-noise ratio after each layer, dB, on the frames it was calibrated with.
     in_float : tuple of str
         Of integers: ``operator (layer)`` of what has no form in integers.
+    frame_logits : int or None
+        Of a clip: the workspace buffer that holds the logits of every frame after the last call.
     newer : Program or None
         The same step with the newer instructions of the target card: caches lie as they do here.
     """
@@ -150,6 +152,7 @@ class Program:
     cache_levels: tuple[StoredLevels, ...] = ()
     noise_db: Mapping[str, float] = field(default_factory=dict)
     in_float: tuple[str, ...] = ()
+    frame_logits: int | None = None
     newer: Program | None = None
 
     @property

@@ -8,12 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from tsm_edge.compile.ir.graph import Node, OnlineGraph
+from tsm_edge.compile.ir.graph import FRAME_SHIFT, Node, OnlineGraph
 from tsm_edge.compile.ir.layers import (
     CacheTap,
     Clamp,
     Convolution,
     Elementwise,
+    FrameMean,
+    FrameRun,
+    FrameShift,
     Generic,
     GlobalAveragePool,
     Layer,
@@ -23,6 +26,7 @@ from tsm_edge.compile.ir.layers import (
     View,
     layer_sources,
 )
+from tsm_edge.compile.passes.attention import with_attention
 from tsm_edge.errors import CompileError
 
 
@@ -35,7 +39,7 @@ def fuse(graph: OnlineGraph) -> list[Layer]:
         A second output of an operator is read.
     """
     layers = [_layer(graph, node) for node in graph.nodes]
-    for rewrite in (_fuse_residuals, _fuse_clamps, _fuse_shifts, _read_elementwise):
+    for rewrite in (with_attention, _fuse_residuals, _fuse_clamps, _fuse_shifts, _read_elementwise):
         layers = rewrite(graph, layers)
     return layers
 
@@ -90,7 +94,9 @@ def _read_gemm(graph: OnlineGraph, node: Node) -> Layer | None:
     weight = graph.constants.get(node.inputs[1])
     bias = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
     scaled = attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA", 0)
-    if weight is None or scaled or (len(node.inputs) > 2 and bias is None) or graph.shapes[node.inputs[0]][0] != 1:
+    if weight is None or scaled or (len(node.inputs) > 2 and bias is None):
+        return None
+    if graph.shapes[node.inputs[0]][0] != graph.frames:
         return None
     matrix = weight if attributes.get("transB", 0) else weight.T
     vector = np.zeros(matrix.shape[0], np.float32) if bias is None else bias.reshape(-1)
@@ -101,7 +107,7 @@ def _read_gemm(graph: OnlineGraph, node: Node) -> Layer | None:
 
 def _read_matmul(graph: OnlineGraph, node: Node) -> Layer | None:
     weight = graph.constants.get(node.inputs[1])
-    if weight is None or weight.ndim != 2 or graph.shapes[node.inputs[0]] != (1, weight.shape[0]):
+    if weight is None or weight.ndim != 2 or graph.shapes[node.inputs[0]] != (graph.frames, weight.shape[0]):
         return None
     return Convolution(
         node.inputs[0],
@@ -132,6 +138,8 @@ def _read_max_pool(graph: OnlineGraph, node: Node) -> Layer | None:
 
 
 def _read_global_average(graph: OnlineGraph, node: Node) -> Layer | None:
+    if node.inputs[0] == graph.frame_logits and node.outputs[0] == graph.logits:
+        return FrameMean(node.inputs[0], node.outputs[0])
     if len(graph.shapes[node.inputs[0]]) != 4:
         return None
     if node.op == "ReduceMean":
@@ -148,6 +156,11 @@ def _read_view(graph: OnlineGraph, node: Node) -> Layer | None:
     before, after = graph.shapes[node.inputs[0]], graph.shapes[node.outputs[0]]
     pointwise = before[:2] == after[:2] and math.prod(before) == math.prod(before[:2]) == math.prod(after[:2])
     return View(node.inputs[0], node.outputs[0]) if pointwise or before == after else None
+
+
+def _read_frame_shift(graph: OnlineGraph, node: Node) -> Layer:
+    runs = tuple(FrameRun(channels, offset) for channels, offset in node.attributes["runs"])
+    return FrameShift(node.inputs[0], node.outputs[0], runs)
 
 
 def _read_slice(graph: OnlineGraph, node: Node) -> Layer | None:
@@ -171,6 +184,7 @@ _READERS: Mapping[str, Callable[[OnlineGraph, Node], Layer | None]] = {
     "Unsqueeze": _read_view,
     "Identity": _read_view,
     "Slice": _read_slice,
+    FRAME_SHIFT: _read_frame_shift,
 }
 
 
@@ -260,8 +274,9 @@ def _clamp(graph: OnlineGraph, layer: Generic) -> Clamp | None:
 
 
 def _fuse_shifts(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
-    """Shifts into 1×1 convolutions, whose reduction then runs over two sources; other shifts become one copy."""
+    """Shifts into 1×1 convolutions, whose reduction then runs over several sources; other shifts become one copy."""
     shifts = {layer.output: _shift(graph, layer.node) for layer in layers if isinstance(layer, Generic)}
+    of_frames = {layer.output: layer for layer in layers if isinstance(layer, FrameShift)}
     result: list[Layer] = []
     for layer in layers:
         shift = shifts.get(layer.output)
@@ -269,8 +284,11 @@ def _fuse_shifts(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
             result.append(shift)
             continue
         shift = shifts.get(layer.source) if isinstance(layer, Convolution) else None
+        frames = of_frames.get(layer.source) if isinstance(layer, Convolution) else None
         if isinstance(layer, Convolution) and shift is not None and _splits(layer):
             result.append(replace(layer, source=shift.source, shift=Shift(shift.cache, shift.channels)))
+        elif isinstance(layer, Convolution) and frames is not None and _splits(layer):
+            result.append(replace(layer, source=frames.source, frame_runs=frames.runs))
         else:
             result.append(layer)
     return _without_dead(graph, result)
@@ -298,7 +316,7 @@ def _shift(graph: OnlineGraph, node: Node) -> ShiftConcat | None:
 def _without_dead(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
     """Drop layers nobody reads any more (the slices and concatenations that a fused shift replaced)."""
     kept: list[Layer] = []
-    needed: set[str] = {graph.logits, *(cache.output for cache in graph.caches)}
+    needed = set(graph.outputs)
     for layer in reversed(layers):
         if layer.output in needed:
             kept.append(layer)
@@ -325,7 +343,7 @@ def _read_elementwise(graph: OnlineGraph, layers: list[Layer]) -> list[Layer]:
 
 def _elementwise(graph: OnlineGraph, layer: Generic) -> Elementwise | None:
     node, shape = layer.node, graph.shapes[layer.output]
-    if len(shape) not in (2, 4) or shape[0] != 1 or graph.frame in layer.sources:
+    if len(shape) not in (2, 4) or shape[0] != graph.frames or graph.frame in layer.sources:
         return None
     if node.op == "BatchNormalization":
         return _batch_normalization(graph, node)
@@ -363,7 +381,7 @@ def _operand(graph: OnlineGraph, name: str, shape: tuple[int, ...]) -> str | np.
     channels = (1, shape[1], *(1 for _ in shape[2:]))
     constant = graph.constants.get(name)
     if constant is None:
-        return name if graph.shapes[name] in (shape, channels) else None
+        return name if graph.shapes[name] in (shape, (shape[0], *channels[1:])) else None
     if constant.dtype != np.float32 or constant.ndim > len(shape):
         return None
     if constant.size == 1:

@@ -55,9 +55,9 @@ def call_operator(
     return parts[made.result]
 
 
-def as_image(shape: Shape) -> tuple[int, int, int] | None:
-    """Channels, height and width of a tensor that is an image of batch 1, or a vector; None: it is neither."""
-    if len(shape) not in (2, 4) or shape[0] != 1:
+def as_image(shape: Shape, frames: int = 1) -> tuple[int, int, int] | None:
+    """Channels, height and width of a tensor that is an image a frame, or a vector; None: it is neither."""
+    if len(shape) not in (2, 4) or shape[0] != frames:
         return None
     _, channels, height, width = (*shape, 1, 1)[:4]
     return channels, height, width

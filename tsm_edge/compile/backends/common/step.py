@@ -95,7 +95,13 @@ class Step:
         """Kinds of the layers that read a tensor."""
         return {type(layer) for layer in self._layers if tensor in ir.layer_sources(layer)}
 
-    def program(self, logits: BufferRef, caches: tuple[Image, ...], precision: Precision) -> Program:
+    def program(
+        self,
+        logits: BufferRef,
+        caches: tuple[Image, ...],
+        precision: Precision,
+        frame_logits: BufferRef | None = None,
+    ) -> Program:
         """The whole step; see :class:`~tsm_edge.compile.ir.program.Program`.
 
         Raises
@@ -107,12 +113,15 @@ class Step:
             raise CompileError(
                 "the logits are a graph input: there is nothing to compile", "export the model with its classifier"
             )
+        frames = None if frame_logits is None else frame_logits.index
+        outputs = [logits.index, *([] if frames is None else [frames])]
         return Program(
             calls=tuple(self.calls),
-            workspace=self.workspace.buffers(self.calls, logits.index),
+            workspace=self.workspace.buffers(self.calls, outputs),
             weights=tuple(self._weights),
             caches=caches,
             logits=logits.index,
             precision=precision,
             choices=Choices(tuple(self.choices)),
+            frame_logits=frames,
         )

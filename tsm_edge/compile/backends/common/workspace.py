@@ -32,10 +32,10 @@ class Workspace:
         """Room for ``size`` bytes."""
         return self.room(name, planar(1, size, 1, dtype="uint8"))
 
-    def buffers(self, calls: Sequence[KernelCall], logits: int) -> tuple[WorkspaceBuffer, ...]:
-        """Every buffer, from the call that writes it to the last one that reads it; logits to the end."""
+    def buffers(self, calls: Sequence[KernelCall], outputs: Sequence[int]) -> tuple[WorkspaceBuffer, ...]:
+        """Every buffer, from the call that writes it to the last one that reads it; outputs to the end."""
         first: dict[int, int] = {}
-        last: dict[int, int] = {logits: len(calls)}
+        last = dict.fromkeys(outputs, len(calls))
         for position, call in enumerate(calls):
             for ref in call.buffers:
                 if ref.space == "workspace":

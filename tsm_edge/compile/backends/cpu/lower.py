@@ -64,7 +64,8 @@ def finished(lowering: Lowering, precision: Precision) -> Program:
     CompileError
         There was nothing to compile.
     """
-    logits = lowering.graph.logits
-    placed = lowering.tensors[logits]
-    buffer = placed.buffer if placed.image.dtype == "float32" else lowering.tensors.dense(logits)
-    return lowering.program(buffer, lowering.caches.images, precision)
+    graph = lowering.graph
+    placed = lowering.tensors[graph.logits]
+    buffer = placed.buffer if placed.image.dtype == "float32" else lowering.tensors.dense(graph.logits)
+    frame_logits = lowering.tensors.dense(graph.frame_logits) if graph.frame_logits else None
+    return lowering.program(buffer, lowering.caches.images, precision, frame_logits)

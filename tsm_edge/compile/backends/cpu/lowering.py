@@ -55,8 +55,8 @@ class Lowering(Step):
         # A unit reads everything when it ends.
         self._position = {layer.output: index for index, unit in enumerate(units) for layer in layers_of(unit)}
         self._last_read = self._last_reads(len(units))
-        _, _, height, width = graph.shapes[graph.frame]
-        self.tensors.put(graph.frame, Tensor(planar(height, width, 3), BufferRef("frame")))
+        frames, _, height, width = graph.shapes[graph.frame]
+        self.tensors.put(graph.frame, Tensor(planar(height, width, 3, frames=frames), BufferRef("frame")))
         for index, cache in enumerate(graph.caches):
             self.tensors.put(cache.input, Tensor(self.caches.images[index], BufferRef("cache", index)))
 
@@ -88,7 +88,7 @@ class Lowering(Step):
 
     def _last_reads(self, end: int) -> dict[str, int]:
         """Tensor → position of its last reader; outputs are read after the end."""
-        reads = {self.graph.logits: end}
+        reads = dict.fromkeys((self.graph.logits, self.graph.frame_logits), end)
         for layer in self._layers:
             for source in () if isinstance(layer, ir.CacheTap) else ir.layer_sources(layer):
                 reads[source] = max(reads.get(source, 0), self._position[layer.output])

@@ -11,6 +11,7 @@ from tsm_edge.compile.backends.cpu.kernels.copying import CopySpec
 from tsm_edge.compile.ir.graph import OnlineGraph, Shape
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.ir.layout import Border, Image, nhwc, planar
+from tsm_edge.compile.ir.layout import dense as dense_image
 from tsm_edge.compile.ir.program import BufferRef
 from tsm_edge.errors import CompileError
 
@@ -41,6 +42,7 @@ class Placement:
         emit_call: EmitCall,
     ) -> None:
         self._shapes: Mapping[str, Shape] = graph.shapes
+        self._frames = graph.frames
         self._lanes, self._dtype = core.lanes, core.dtype
         self._borders = borders
         self._emit_call = emit_call
@@ -73,15 +75,17 @@ class Placement:
         Raises
         ------
         CompileError
-            Its batch is not 1.
+            Its batch is not 1, or of a clip its frames.
         """
         shape = self._shapes[tensor]
+        if len(shape) == 1:  # the mean over a clip's frames
+            return nhwc(1, 1, shape[0], self._lanes, NO_BORDER, self._dtype)
         batch, channels, height, width = shape if len(shape) == 4 else (*shape, 1, 1)[:4]
-        if batch != 1:
-            raise CompileError(
-                f"tensor {tensor!r} has batch {batch}; an online model has batch 1", "export the model with batch 1"
-            )
-        return nhwc(height, width, channels, self._lanes, self._borders.get(tensor, NO_BORDER), self._dtype)
+        if batch != self._frames:
+            expected = "an online model has batch 1" if self._frames == 1 else f"its clip has {self._frames} frames"
+            raise CompileError(f"tensor {tensor!r} has batch {batch}; {expected}", "export the model with batch 1")
+        border = self._borders.get(tensor, NO_BORDER)
+        return nhwc(height, width, channels, self._lanes, border, self._dtype, batch)
 
     def with_border(self, tensor: str, border: Border) -> Tensor:
         """The tensor in the type that is stored, with at least this border; copied if it was not made so."""
@@ -91,10 +95,11 @@ class Placement:
         key = f"{tensor} padded {border}"
         if key not in self._tensors:
             image = found.image
+            size = (image.height, image.width, image.channels)
             if image.channel > 1:
-                padded = planar(image.height, image.width, image.channels, border, self._dtype)
+                padded = planar(*size, border, self._dtype, image.frames)
             else:
-                padded = nhwc(image.height, image.width, image.channels, self._lanes, border, self._dtype)
+                padded = nhwc(*size, self._lanes, border, self._dtype, image.frames)
             self._copy(found, self.new(key, padded), key)
         return self._tensors[key]
 
@@ -106,7 +111,8 @@ class Placement:
             return found
         key = f"{tensor} as NHWC {border}"
         if key not in self._tensors:
-            made = self.new(key, nhwc(image.height, image.width, image.channels, self._lanes, border, self._dtype))
+            size = (image.height, image.width, image.channels)
+            made = self.new(key, nhwc(*size, self._lanes, border, self._dtype, image.frames))
             self._copy(self._tensors[tensor], made, key)
         return self._tensors[key]
 
@@ -115,8 +121,8 @@ class Placement:
         if tensor not in self._dense:
             found = self._tensors[tensor]
             image = found.image
-            plain = planar(image.height, image.width, image.channels)
-            one_pixel = (image.height, image.width) == (1, 1) and image.border == NO_BORDER
+            plain = dense_image(image.frames, image.height, image.width, image.channels)
+            one_pixel = (image.frames, image.height, image.width) == (1, 1, 1) and image.border == NO_BORDER
             if image == plain or (one_pixel and image.dtype == plain.dtype):
                 self._dense[tensor] = found.buffer
             else:

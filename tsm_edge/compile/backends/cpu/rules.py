@@ -6,12 +6,14 @@ A new rule is a module of ``schedules`` with its spec (see ``ir/kernel.py``) and
 from __future__ import annotations
 
 from tsm_edge.compile.backends.cpu.kernels import (
+    attention,
     average_pool,
     convolution,
     depthwise,
     elementwise,
     expand_depthwise,
     fallback,
+    frame_shift,
     inverted_residual,
     max_pool,
     no_work,
@@ -29,8 +31,11 @@ RULES: tuple[Rule, ...] = (
     convolution.RULE,
     max_pool.RULE,
     average_pool.RULE,
+    average_pool.FRAME_MEAN,
+    attention.RULE,
     elementwise.RULE,
     shift.RULE,
+    frame_shift.RULE,
     no_work.VIEW,
     no_work.CACHE_TAP,
     fallback.RULE,

@@ -69,7 +69,8 @@ def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], core: Core) -> list
         # The projection of one block may be the expansion of the next.
         if any(block.layers[-1] is expand for block in blocks):
             continue
-        large = core.bytes(math.prod(graph.shapes[expand.output])) > core.l2_bytes * LARGE_L2_SHARE
+        # Of a clip, a frame: its layers are chosen as they are for single frames.
+        large = core.bytes(math.prod(graph.shapes[expand.output][1:])) > core.l2_bytes * LARGE_L2_SHARE
         if project is not None and (large or _weights_stay(expand, project, core)):
             whole = InvertedResidual(expand, depthwise, project)
         else:
@@ -98,7 +99,8 @@ def _weights_stay(expand: ir.Convolution, project: ir.Convolution, core: Core) -
 def rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, core: Core) -> float:
     """Part of the expanded rows that two threads make, where each core has a thread."""
     shared = max(0, depthwise.weight.shape[2] - depthwise.strides[0])
-    return float((core.cpu.cores - 1) * shared / graph.shapes[expand.output][2])
+    frames, _, height, _ = graph.shapes[expand.output]
+    return float((core.cpu.cores - 1) * shared / (frames * height))
 
 
 def _expanded(

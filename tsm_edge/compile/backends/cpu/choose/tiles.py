@@ -270,19 +270,19 @@ class WinogradTile:
 
 
 def winograd_tile(
-    core: Core, height: int, width: int, in_channels: int, out_channels: int, outputs: int
+    core: Core, height: int, width: int, in_channels: int, out_channels: int, outputs: int, frames: int = 1
 ) -> WinogradTile | None:
     """Choose the tiles of F(``outputs``×``outputs``, 3×3); None: not even one tile fits the L2 cache."""
-    tiles = winograd_tiles(core, height, width, in_channels, out_channels, outputs)
+    tiles = winograd_tiles(core, height, width, in_channels, out_channels, outputs, frames)
     return min(tiles, key=lambda tile: (tile.weight_bytes, tile.cycles), default=None)
 
 
 def winograd_tiles(
-    core: Core, height: int, width: int, in_channels: int, out_channels: int, outputs: int
+    core: Core, height: int, width: int, in_channels: int, out_channels: int, outputs: int, frames: int = 1
 ) -> Iterator[WinogradTile]:
     """The splits of F(``outputs``×``outputs``, 3×3) worth a thought: the largest blocks first."""
     positions = (outputs + 2) ** 2
-    tiles = math.ceil(height / outputs) * math.ceil(width / outputs)
+    tiles = frames * math.ceil(height / outputs) * math.ceil(width / outputs)
     room = core.own_l2_bytes * 0.625
     # A block is there once for every position and input channel; the products of a panel, two vectors or so, beside it.
     most = int(room // core.bytes(positions * (in_channels + 2 * core.lanes)))
@@ -333,6 +333,7 @@ def depthwise_tile(
     kernel: tuple[int, int],
     strides: tuple[int, int],
     paired: bool = False,
+    frames: int = 1,
 ) -> DepthwiseTile:
     """Choose the tile of a depthwise convolution over ``rows`` × ``columns`` outputs; ``paired``: even columns only."""
     total = math.ceil(channels / core.lanes)
@@ -344,7 +345,7 @@ def depthwise_tile(
         most = min(most, 2)  # LLVM loads so far ahead that more accumulators go to the stack
     widths = range(2, max(2, most) + 1, 2) if paired else range(1, most + 1)
     best = min(widths, key=lambda width: (math.ceil(columns / width) * (width + 2.0), -width))
-    runs = math.ceil(rows / together)
+    runs = frames * math.ceil(rows / together)
     chunks = 1
     while runs * chunks < MIN_ITEMS and chunks * 2 <= total:
         chunks *= 2

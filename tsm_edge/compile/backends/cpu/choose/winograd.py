@@ -54,7 +54,7 @@ def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], core: Core) 
     for layer in convolutions:
         if not winograd_fits(graph, layer):
             continue
-        _, _, height, width = graph.shapes[layer.output]
+        frames, _, height, width = graph.shapes[layer.output]
         outputs, channels = layer.weight.shape[:2]
 
         def cycles(arithmetic: float, weight_bytes: float) -> float:
@@ -62,10 +62,10 @@ def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], core: Core) 
             moving = weight_bytes / bytes_per_cycle(core.cpu, weights_from)
             return max(arithmetic / core.cpu.cores, moving / (1 if weights_from == "memory" else core.cpu.cores))
 
-        direct = gemm_tile(core, height, width, 9 * channels, outputs)
+        direct = gemm_tile(core, frames * height, width, 9 * channels, outputs)
         best, fewest = None, WORTH * cycles(direct.cycles, core.bytes(layer.weight.size))
         for side in OUTPUTS[core.dtype]:
-            tile = winograd_tile(core, height, width, channels, outputs, side)
+            tile = winograd_tile(core, height, width, channels, outputs, side, frames)
             time = math.inf if tile is None else cycles(tile.cycles, tile.weight_bytes)
             if time < fewest:  # a larger tile rounds worse: it has to be worth it over the smaller one too
                 best, fewest = tile, WORTH * time

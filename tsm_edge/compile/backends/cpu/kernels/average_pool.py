@@ -15,7 +15,7 @@ from tsm_edge.compile.ir.layout import Image
 
 @dataclass(frozen=True)
 class AveragePoolSpec(KernelSpec):
-    """Mean over the whole image."""
+    """Mean over the whole image, of every frame."""
 
     source: Image
     target: Image
@@ -36,8 +36,13 @@ class AveragePoolSpec(KernelSpec):
 
     @property
     def parallel(self) -> Items:
-        """Vectors of channels."""
-        return Items(self.target.pixel // self.lanes)
+        """Vectors of channels of every frame."""
+        return Items(self.target.frames * self.vectors)
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a pixel."""
+        return self.target.pixel // self.lanes
 
     @property
     def flops(self) -> int:
@@ -46,7 +51,7 @@ class AveragePoolSpec(KernelSpec):
 
     @property
     def bytes(self) -> int:
-        """The image; the result is one pixel of it."""
+        """The image; the result is one pixel of it, or of every frame."""
         return self.source.bytes
 
     def write(self, name: str) -> Any:
@@ -64,18 +69,30 @@ def _lower(at: Lowering, layer: ir.GlobalAveragePool) -> None:
 RULE = Rule("average_pool", lambda unit: isinstance(unit, ir.GlobalAveragePool), _lower)
 
 
+def _lower_mean(at: Lowering, layer: ir.FrameMean) -> None:
+    """Frames of one pixel each are the pixels of one image."""
+    source = at.tensors.vectors(layer.source)
+    target = at.tensors.output(layer.output)
+    spec = AveragePoolSpec(source.image.flat(), target.image, at.lanes)
+    at.call(spec, {"source": source.buffer, "target": target.buffer}, at.label((layer,)))
+
+
+FRAME_MEAN = Rule("frame_mean", lambda unit: isinstance(unit, ir.FrameMean), _lower_mean)
+
+
 def global_average_pool(name: str, spec: AveragePoolSpec) -> Any:
     """Write the kernel of a global average pooling; returns its PrimFunc."""
     lanes, image = spec.lanes, spec.source
     with emit.kernel(name, spec) as kernel:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
-        with emit.loop(kernel.end, kernel.begin) as vector:
+        with emit.loop(kernel.end, kernel.begin) as item:
+            frame, vector = emit.in_frame(item, spec.vectors, spec.target.frames)
             total = emit.Registers(1, lanes)
             total.set(0, emit.splat(0.0, lanes))
             with emit.loop(image.height) as y, emit.loop(image.width) as x:
-                at = image.origin + y * image.row + x * image.pixel + vector * lanes
+                at = emit.start_of(image, frame) + y * image.row + x * image.pixel + vector * lanes
                 total.add(0, emit.cast(emit.load(source, at, lanes), "float32", lanes))
             scale = 1.0 / (image.height * image.width)
             mean = emit.cast(total.get(0) * emit.splat(scale, lanes), spec.target.dtype, lanes)
-            emit.store(target, spec.target.origin + vector * lanes, mean, lanes)
+            emit.store(target, emit.start_of(spec.target, frame) + vector * lanes, mean, lanes)
     return kernel.function

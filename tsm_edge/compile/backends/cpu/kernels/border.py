@@ -19,6 +19,7 @@ def zero_border(
     channels: int,
     lanes: int,
     many_tiles: bool,
+    frame: Expr = 0,
 ) -> None:
     """Zero the part of ``image``'s border that touches the tile (row ``y``, columns ``x … x + columns - 1``).
 
@@ -31,7 +32,7 @@ def zero_border(
 
     def zero(first_row: Expr, rows: Expr, first_column: Expr, count: Expr) -> None:
         with emit.loop(rows) as i, emit.loop(count) as j, emit.loop(channels // lanes) as vector:
-            at = image.origin + (first_row + i) * image.row + (first_column + j) * image.pixel
+            at = emit.start_of(image, frame) + (first_row + i) * image.row + (first_column + j) * image.pixel
             emit.store(buffer, at + channel + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)
 
     def edge(y_from: Expr, rows: Expr) -> None:
@@ -56,8 +57,8 @@ def zero_border(
             edge(start, rows)
 
 
-def zero_whole_border(buffer: Any, image: Image, channel: Expr, channels: int, lanes: int) -> None:
-    """Zero the border of ``image`` in some of its channels, by one work item for all tiles."""
+def zero_whole_border(buffer: Any, image: Image, channel: Expr, channels: int, lanes: int, frame: Expr = 0) -> None:
+    """Zero the border of a frame of ``image`` in some of its channels, by one work item for all tiles."""
     border, height, width = image.border, image.height, image.width
     across = border.left + width + border.right
     for first_row, rows, first_column, columns in (
@@ -68,5 +69,5 @@ def zero_whole_border(buffer: Any, image: Image, channel: Expr, channels: int, l
     ):
         if rows and columns:
             with emit.loop(rows) as i, emit.loop(columns) as j, emit.loop(channels // lanes) as vector:
-                at = image.origin + (first_row + i) * image.row + (first_column + j) * image.pixel
+                at = emit.start_of(image, frame) + (first_row + i) * image.row + (first_column + j) * image.pixel
                 emit.store(buffer, at + channel + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)

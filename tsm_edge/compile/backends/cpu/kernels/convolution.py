@@ -10,7 +10,8 @@ many channels of each (``Image.paired``): a load repeats the pair of their value
 twice.
 
 The temporal shift is two ranges of the k loop with different sources: channels below ``shift_channels`` come from
-the shift cache, the others from the current frame. Nothing is concatenated.
+the shift cache, the others from the current frame. Of a clip it is three: channels of the next frame, of the previous
+one, of the frame itself, all in one buffer. Nothing is concatenated.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
     choose_settings,
     convolution_inputs,
     convolution_spec,
+    in_groups,
     in_k_blocks,
     other_settings,
 )
@@ -56,10 +58,12 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
         images["tap"] = at.caches.images[tap]
     pointwise = layer.weight.shape[2:] == (1, 1) and layer.strides == (1, 1) and layer.pads == (0, 0, 0, 0)
     if pointwise and all(image.dense_rows for image in images.values()):
-        images = {name: image.flat() for name, image in images.items()}
+        # A shift reads other frames, and planes have those between them: then no register tile reaches into two.
+        apart = layer.frame_runs or any(image.channel > 1 for image in images.values())
+        images = {name: image.flat_frames() if apart else image.flat() for name, image in images.items()}
     settings = at.given((layer,), ConvolutionSettings) or _choose(at, layer, images)
     at.chose(RULE.name, (layer,), settings, _others(at, layer, images, settings))
-    spec = convolution_spec(at, layer, images, settings)
+    spec = in_groups(at, convolution_spec(at, layer, images, settings))
     if _can_overwrite_residual(at, layer, spec, inputs, target_image):
         spec = replace(spec, in_place=True)
         target = at.tensors.put(layer.output, inputs["residual"])
@@ -124,32 +128,42 @@ def _by_tiles(spec: ConvolutionSpec, buffers: Buffers, kernel: Kernel) -> None:
     tile = spec.tile
     with emit.loop(kernel.end, kernel.begin) as item:
         if tile.panels_outside:
-            panel, block = emit.div(item, spec.blocks), emit.mod(item, spec.blocks)
+            panel, block = _panel_and_block(spec, item)
         else:
             panel, block = emit.mod(item, tile.panels), emit.div(item, tile.panels)
         first = block * tile.block
-        last = emit.smaller(first + tile.block, spec.tiles) if spec.tiles % tile.block else first + tile.block
+        uneven = spec.tile_groups * spec.group_blocks * tile.block != spec.tiles
+        last = emit.smaller(first + tile.block, spec.tiles) if uneven else first + tile.block
         tiles = _Tiles(first, first, last)
         for_panel(spec, panel, lambda at, vectors: _tiles(spec, buffers, tiles, at, vectors))
+
+
+def _panel_and_block(spec: ConvolutionSpec, item: Expr) -> tuple[Expr, Expr]:
+    """All panels of a group of blocks before the next group; the last group's blocks may lie behind the last tile."""
+    each = spec.group_blocks
+    group, rest = emit.in_frame(item, spec.tile.panels * each, spec.tile_groups)
+    panel, block = emit.div(rest, each), emit.mod(rest, each)
+    return panel, block if spec.tile_groups == 1 else group * each + block
 
 
 def _by_k_blocks(spec: ConvolutionSpec, buffers: Buffers, kernel: Kernel) -> None:
     """The items of one run and panel together, a block of the k loop for all of them before the next."""
     run = spec.tile.block
     with emit.loop(emit.div(kernel.end + (run - 1), run), emit.div(kernel.begin, run)) as index:
-        start = emit.mod(index, spec.blocks) * run
+        panel, block = _panel_and_block(spec, index)
+        start = block * run
         first = start + emit.larger(kernel.begin - index * run, 0)
         last = start + emit.smaller(kernel.end - index * run, run)
-        if spec.tiles % run:
+        if spec.tile_groups * spec.group_blocks * run != spec.tiles:
             last = emit.smaller(last, spec.tiles)
         tiles = _Tiles(start, first, last)
-        for_panel(spec, emit.div(index, spec.blocks), lambda at, vectors: _k_blocks(spec, buffers, tiles, at, vectors))
+        for_panel(spec, panel, lambda at, vectors: _k_blocks(spec, buffers, tiles, at, vectors))
 
 
 def _k_blocks(spec: ConvolutionSpec, buffers: Buffers, tiles: _Tiles, panel: Expr, vectors: int) -> None:
     size, channels = spec.k_block, spec.reduction_channels
     last_position, each = spec.kernel[0] * spec.kernel[1] - 1, ceil_div(channels, size)
-    opening = ceil_div(spec.cache.channels, size) if spec.cache is not None else 1
+    opening = max(1, ceil_div(spec.shifted, size))
     middle = (last_position + 1) * each - opening - 1
     block = KBlock(0, 0, opening * size, opens=True, closes=False)
     _tiles(spec, buffers, tiles, panel, vectors, block)
@@ -177,14 +191,14 @@ def _tiles(
 ) -> None:
     """Register tiles one after the other, the whole k loop of each or a block of it."""
     with emit.loop(tiles.last, tiles.first) as index:
-        y = emit.div(index, spec.row_tiles) if spec.target.height > 1 else 0
+        frame, y = 0, 0
+        if spec.target.rows > 1:
+            frame, y = emit.in_frame(emit.div(index, spec.row_tiles), spec.target.height, spec.target.frames)
         step = emit.mod(index, spec.row_tiles) if spec.row_tiles > 1 else 0
         x = tile_start(spec, step)
         number = index - tiles.start if block else index
-        register_tile(spec, buffers, RegisterTile(row_of(spec, y), x, panel, vectors, number, block))
+        register_tile(spec, buffers, RegisterTile(row_of(spec, y, frame), x, panel, vectors, number, block))
         if block and not block.closes:
             return
-        channel, width = spec.first_channel(panel), spec.channels(vectors)
-        zero_border(
-            buffers["target"], spec.target, y, x, spec.tile.rows, channel, width, spec.lanes, spec.row_tiles > 1
-        )
+        channel, width, many = spec.first_channel(panel), spec.channels(vectors), spec.row_tiles > 1
+        zero_border(buffers["target"], spec.target, y, x, spec.tile.rows, channel, width, spec.lanes, many, frame)

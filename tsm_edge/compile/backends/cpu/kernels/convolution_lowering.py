@@ -57,10 +57,10 @@ def choose_settings(at: Lowering, layer: ir.Convolution, images: Mapping[str, Im
     channels, group_vectors = _group_split(at.lanes, layer)
     reduction = channels * kernel[0] * kernel[1]
     tiled = group_vectors * at.lanes if group_vectors else outputs
-    tile = gemm_tile(at.core, target.height, target.width, reduction, tiled, paired=source.paired)
+    tile = gemm_tile(at.core, target.rows, target.width, reduction, tiled, paired=source.paired)
     if group_vectors:
         while group_vectors % tile.vectors:
-            tile = gemm_tile(at.core, target.height, target.width, reduction, (tile.vectors - 1) * at.lanes)
+            tile = gemm_tile(at.core, target.rows, target.width, reduction, (tile.vectors - 1) * at.lanes)
         tile = replace(tile, tail_vectors=0, panels=math.ceil(outputs / (tile.vectors * at.lanes)))
     return ConvolutionSettings(tile, far_operands(at, layer, images))
 
@@ -92,7 +92,7 @@ def _other_tiles(
     if group_vectors:  # a panel must end with its group: there is little to choose from
         return
     target, (outputs, _, *kernel) = images["target"], layer.weight.shape
-    size = (target.height, target.width, channels * kernel[0] * kernel[1], outputs)
+    size = (target.rows, target.width, channels * kernel[0] * kernel[1], outputs)
     tiles = sorted(gemm_tiles(at.core, *size, paired=images["source"].paired), key=lambda tile: tile.cycles)
     near = [tile for tile in tiles if tile != chosen and tile.cycles <= WORST_TILE * tiles[0].cycles]
     yield from near[:MOST_TILES]
@@ -124,6 +124,7 @@ def convolution_spec(
         prefetch=settings.prefetch,
         k_loop=k_loop(at.core),
         k_block=settings.k_block,
+        frame_runs=layer.frame_runs,
         guarded=source.channel > 1 and source.border == NO_BORDER != at.border_of(layer),
     )
 
@@ -136,11 +137,22 @@ def in_k_blocks(at: Lowering, spec: ConvolutionSpec, settings: ConvolutionSettin
     if spec.group_vectors or spec.source.channel > 1 or spec.tiles < 2 or not spec.tile.panels_outside:
         return settings
     size = k_block(at.core, spec.tile, spec.kernel[0] * spec.kernel[1], spec.reduction_channels)
-    # The first block has all of the shift cache's channels: where they reach into the last, it would be both.
-    cached = 0 if spec.cache is None else spec.cache.channels
-    if not size or ceil_div(cached, size) >= ceil_div(spec.reduction_channels, size):
+    # The first block has all of the shifted channels: where they reach into the last, it would be both.
+    if not size or ceil_div(spec.shifted, size) >= ceil_div(spec.reduction_channels, size):
         return settings
     return replace(settings, k_block=size, tile=replace(settings.tile, block=run_of_tiles(spec.tiles)))
+
+
+# Pixels that all panels read, one after the other, take this share of a core's L2 cache.
+PIXELS_L2_SHARE = 0.5
+
+
+def in_groups(at: Lowering, spec: ConvolutionSpec) -> ConvolutionSpec:
+    """Of a clip, whose pixels are too many for L2: parted into groups that each go through all panels."""
+    if at.graph.frames == 1 or not spec.tile.panels_outside:
+        return spec
+    groups = math.ceil(spec.source.bytes / (at.core.own_l2_bytes * PIXELS_L2_SHARE))
+    return replace(spec, group=ceil_div(spec.blocks, groups)) if groups > 1 else spec
 
 
 def far_operands(at: Lowering, layer: ir.Convolution, images: Mapping[str, Image]) -> tuple[str, ...]:

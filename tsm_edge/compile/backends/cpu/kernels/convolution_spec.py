@@ -13,6 +13,7 @@ from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Expr
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
+from tsm_edge.compile.ir.layers import FrameRun
 from tsm_edge.compile.ir.layout import Image
 
 
@@ -39,6 +40,9 @@ class ConvolutionSpec(KernelSpec):
         Added before the clamp.
     cache : Image or None
         Shift cache; its channels replace the first channels of ``source``.
+    frame_runs : tuple of FrameRun
+        Of a clip: the first channels, which come from other frames of ``source``. Where there is no such frame they are
+        zeros, and left out of the k loop.
     tap : Image or None
         The next shift cache, filled with the first channels of the result.
     in_place : bool
@@ -55,6 +59,9 @@ class ConvolutionSpec(KernelSpec):
     k_block : int
         Input channels of a block of the k loop, a multiple of a cache line; 0: no blocks. A block's weights stay in
         L1 for all register tiles of a run, and the tiles' sums wait in scratch memory for the next block.
+    group : int
+        Where panels are outside: blocks of register tiles that go through all panels together, as many pixels as stay
+        in L2; 0: all.
     """
 
     source: Image
@@ -78,6 +85,8 @@ class ConvolutionSpec(KernelSpec):
     prefetch: tuple[str, ...] = ()
     k_loop: KLoop = field(default_factory=KLoop)
     k_block: int = 0
+    frame_runs: tuple[FrameRun, ...] = ()
+    group: int = 0
 
     @property
     def dtype(self) -> str:
@@ -113,9 +122,24 @@ class ConvolutionSpec(KernelSpec):
         return ceil_div(self.tiles, self.tile.block)
 
     @property
+    def group_blocks(self) -> int:
+        """Blocks of a group."""
+        return self.group or self.blocks
+
+    @property
+    def tile_groups(self) -> int:
+        """Groups of blocks; the last one may have fewer."""
+        return ceil_div(self.blocks, self.group_blocks)
+
+    @property
     def tiles(self) -> int:
         """Register tiles of a panel."""
-        return self.target.height * self.row_tiles
+        return self.target.rows * self.row_tiles
+
+    @property
+    def shifted(self) -> int:
+        """Channels that do not come from the same place as the others: the first ones."""
+        return sum(run.channels for run in self.frame_runs) if self.cache is None else self.cache.channels
 
     @property
     def rule(self) -> str:
@@ -128,7 +152,8 @@ class ConvolutionSpec(KernelSpec):
     @property
     def parallel(self) -> Items:
         """(Block of register tiles, panel) pairs, or with blocks of the k loop, the tiles in them."""
-        return Items(self.blocks * self.tile.panels * (self.tile.block if self.k_block else 1))
+        blocks = self.tile_groups * self.group_blocks
+        return Items(blocks * self.tile.panels * (self.tile.block if self.k_block else 1))
 
     @property
     def weights(self) -> int:
@@ -138,7 +163,7 @@ class ConvolutionSpec(KernelSpec):
     @property
     def flops(self) -> int:
         """Two a multiply-add."""
-        return 2 * self.target.height * self.target.width * self.weights
+        return 2 * self.target.rows * self.target.width * self.weights
 
     @property
     def bytes(self) -> int:
@@ -202,6 +227,8 @@ class Row:
         First and last + 1 kernel row inside the image; all of them but for a guarded source.
     target, residual, cache, tap : Expr
         Offsets of the row in the other images; 0 where there is none.
+    frame : Expr
+        Of a clip: which frame it is in.
     """
 
     source: Callable[[Expr], Expr]
@@ -210,6 +237,7 @@ class Row:
     residual: Expr = 0
     cache: Expr = 0
     tap: Expr = 0
+    frame: Expr = 0
 
 
 @dataclass(frozen=True)
@@ -221,7 +249,7 @@ class KBlock:
     position : Expr
         Kernel position: row × kernel width + column.
     first : Expr
-        First input channel; those of a shift cache are all in the first block.
+        First input channel; those that are shifted are all in the first block.
     channels : int
         Input channels.
     opens, closes : bool
@@ -273,8 +301,8 @@ class RegisterTile:
         return self.block is None or self.block.closes
 
 
-def row_of(spec: ConvolutionSpec, y: Expr) -> Row:
-    """The operands of output row ``y`` where all images are whole."""
+def row_of(spec: ConvolutionSpec, y: Expr, frame: Expr = 0) -> Row:
+    """The operands of output row ``y`` of a frame where all images are whole."""
     source = spec.source
     top = y * spec.strides[0] - spec.pad_top
     kernel_rows: tuple[Expr, Expr] = (0, spec.kernel[0])
@@ -282,15 +310,16 @@ def row_of(spec: ConvolutionSpec, y: Expr) -> Row:
         kernel_rows = (emit.larger(0 - top, 0), emit.smaller(source.height - top, spec.kernel[0]))
 
     def start(image: Image | None, at: Expr) -> Expr:
-        return 0 if image is None else image.origin + at * image.row
+        return 0 if image is None else emit.start_of(image, frame) + at * image.row
 
     return Row(
-        source=lambda ky: source.origin + (top + ky) * source.row,
+        source=lambda ky: emit.start_of(source, frame) + (top + ky) * source.row,
         kernel_rows=kernel_rows,
         target=start(spec.target, y),
         residual=start(spec.residual, y),
         cache=start(spec.cache, y * spec.strides[0]),
         tap=start(spec.tap, y),
+        frame=frame,
     )
 
 

@@ -40,13 +40,13 @@ class CopySpec(KernelSpec):
 
     @property
     def parallel(self) -> Items:
-        """Image rows (of each channel, between planar images)."""
-        return Items(self.target.height * (self.target.channels if self.planar else 1))
+        """Image rows of all frames (of each channel, between planar images)."""
+        return Items(self.target.rows * (self.target.channels if self.planar else 1))
 
     @property
     def bytes(self) -> int:
         """What is read of the source, and the target with its border."""
-        read = self.target.height * self.target.width * min(self.source.channels, self.target.channels)
+        read = self.target.rows * self.target.width * min(self.source.channels, self.target.channels)
         return read * item_bytes(self.source.dtype) + self.target.bytes
 
     def write(self, name: str) -> Any:
@@ -71,9 +71,10 @@ def _copy_planes(name: str, spec: CopySpec) -> Any:
     with emit.kernel(name, spec) as kernel:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as item:
-            channel, y = emit.div(item, image.height), emit.mod(item, image.height)
-            read = source_image.origin + channel * source_image.channel + y * source_image.row
-            write = image.origin + channel * image.channel + y * image.row
+            frame, plane_row = emit.in_frame(item, image.channels * image.height, image.frames)
+            channel, y = emit.div(plane_row, image.height), emit.mod(plane_row, image.height)
+            read = emit.start_of(source_image, frame) + channel * source_image.channel + y * source_image.row
+            write = emit.start_of(image, frame) + channel * image.channel + y * image.row
             _copy_run(source, read, target, write, image.width, lanes, image.dtype)
             for x in (*range(-border.left, 0), *range(image.width, image.width + border.right)):
                 emit.store(target, write + x, emit.splat(0.0, 1, image.dtype))
@@ -81,7 +82,7 @@ def _copy_planes(name: str, spec: CopySpec) -> Any:
                 if rows:
                     only_row = image.height == 1
                     with emit.when_unsure(only_row or y == at), emit.loop(rows * total) as x:
-                        base = image.origin + channel * image.channel + start * image.row - border.left
+                        base = emit.start_of(image, frame) + channel * image.channel + start * image.row - border.left
                         emit.store(target, base + x, emit.splat(0.0, 1, image.dtype))
     return kernel.function
 
@@ -103,9 +104,10 @@ def _copy_pixels(name: str, spec: CopySpec) -> Any:
     lanes = spec.lanes if image.pixel % spec.lanes == 0 and source_image.pixel >= image.pixel else 4
     with emit.kernel(name, spec) as kernel:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
-        with emit.loop(kernel.end, kernel.begin) as y, emit.loop(image.width) as x:
-            read = source_image.origin + y * source_image.row + x * source_image.pixel
-            write = image.origin + y * image.row + x * image.pixel
+        with emit.loop(kernel.end, kernel.begin) as item, emit.loop(image.width) as x:
+            frame, y = emit.in_frame(item, image.height, image.frames)
+            read = emit.start_of(source_image, frame) + y * source_image.row + x * source_image.pixel
+            write = emit.start_of(image, frame) + y * image.row + x * image.pixel
             shared = min(image.pixel, source_image.pixel)
             with emit.loop(shared // lanes) as vector:
                 value = emit.cast(emit.load(source, read + vector * lanes, lanes), image.dtype, lanes)
@@ -114,7 +116,7 @@ def _copy_pixels(name: str, spec: CopySpec) -> Any:
                 zero = emit.splat(0.0, lanes, image.dtype)
                 emit.store(target, write + shared + vector * lanes, zero, lanes)
             if image.border != Border():
-                zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1)
+                zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1, frame)
     return kernel.function
 
 
@@ -124,9 +126,10 @@ def _transpose(name: str, spec: CopySpec) -> Any:
     channels = min(source_image.channels, image.channels)
     with emit.kernel(name, spec) as kernel:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
-        with emit.loop(kernel.end, kernel.begin) as y, emit.loop(image.width) as x:
-            read = source_image.origin + y * source_image.row + x * source_image.pixel
-            write = image.origin + y * image.row + x * image.pixel
+        with emit.loop(kernel.end, kernel.begin) as item, emit.loop(image.width) as x:
+            frame, y = emit.in_frame(item, image.height, image.frames)
+            read = emit.start_of(source_image, frame) + y * source_image.row + x * source_image.pixel
+            write = emit.start_of(image, frame) + y * image.row + x * image.pixel
             with emit.loop(channels) as channel:
                 value = emit.cast(emit.load(source, read + channel * source_image.channel), image.dtype, 1)
                 emit.store(target, write + channel * image.channel, value)
@@ -135,5 +138,5 @@ def _transpose(name: str, spec: CopySpec) -> Any:
                     with emit.loop(image.pixel, channels) as channel:
                         emit.store(target, write + channel, emit.splat(0.0, 1, image.dtype))
                 if image.border != Border():
-                    zero_border(target, image, y, x, 1, 0, image.pixel, 4, image.width > 1)
+                    zero_border(target, image, y, x, 1, 0, image.pixel, 4, image.width > 1, frame)
     return kernel.function

@@ -57,8 +57,13 @@ class DepthwiseSpec(KernelSpec):
 
     @property
     def parallel(self) -> Items:
-        """(Run of rows, chunk of channels) pairs, the chunk running fastest."""
-        return Items(ceil_div(self.target.height, self.tile.rows) * self.tile.chunks)
+        """(Run of rows, chunk of channels) pairs of every frame, the chunk running fastest."""
+        return Items(self.target.frames * self.runs * self.tile.chunks)
+
+    @property
+    def runs(self) -> int:
+        """Runs of rows of a frame."""
+        return ceil_div(self.target.height, self.tile.rows)
 
     @property
     def weights(self) -> int:
@@ -68,7 +73,7 @@ class DepthwiseSpec(KernelSpec):
     @property
     def flops(self) -> int:
         """Two a multiply-add."""
-        return 2 * self.target.height * self.target.width * self.weights
+        return 2 * self.target.rows * self.target.width * self.weights
 
     @property
     def bytes(self) -> int:
@@ -104,8 +109,9 @@ class DepthwiseSettings:
 def choose_settings(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSettings:
     """The tile by the card's numbers."""
     channels, _, height, width = layer.weight.shape
-    size = (target.height, target.width)
-    return DepthwiseSettings(depthwise_tile(at.core, *size, channels, (height, width), layer.strides, target.paired))
+    size, kernel = (target.height, target.width), (height, width)
+    tile = depthwise_tile(at.core, *size, channels, kernel, layer.strides, target.paired, target.frames)
+    return DepthwiseSettings(tile)
 
 
 def other_settings(
@@ -171,26 +177,37 @@ RULE = Rule("depthwise", lambda unit: isinstance(unit, ir.Convolution) and unit.
 
 def depthwise(name: str, spec: DepthwiseSpec) -> Any:
     """Write the kernel of a depthwise convolution; returns its PrimFunc."""
-    image, target, tile = spec.source, spec.target, spec.tile
+    target, tile = spec.target, spec.tile
     total = target.pixel // spec.lanes
     with emit.kernel(name, spec) as kernel:
         source, weights, result = (kernel.buffers[name] for name in ("source", "weights", "target"))
         with emit.loop(kernel.end, kernel.begin) as item:
-            y = emit.smaller(emit.div(item, tile.chunks) * tile.rows, target.height - tile.rows)
+            frame, run = emit.in_frame(emit.div(item, tile.chunks), spec.runs, target.frames)
+            y = emit.smaller(run * tile.rows, target.height - tile.rows)
             first = emit.mod(item, tile.chunks) * tile.vectors
             last = emit.smaller(first + tile.vectors, total)
-            top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row
-            row = DepthwiseRow(lambda ky: top + ky * image.row, target.origin + y * target.row)
+            row = row_of(spec, y, frame)
             row_run(spec, source, weights, result, row, y, first, last - first)
     return kernel.function
 
 
 @dataclass(frozen=True)
 class DepthwiseRow:
-    """Offsets of the input rows, by their distance from the first, and of the output row (column 0, channel 0)."""
+    """Offsets of the input rows, by their distance from the first, and of the output row (column 0, channel 0).
+
+    ``frame``, of a clip: which one the output row is in.
+    """
 
     source: Callable[[int], Expr]
     target: Expr
+    frame: Expr = 0
+
+
+def row_of(spec: DepthwiseSpec, y: Expr, frame: Expr = 0) -> DepthwiseRow:
+    """Output row ``y`` of a frame where both images are whole."""
+    image, target = spec.source, spec.target
+    top = emit.start_of(image, frame) + (y * spec.strides[0] - spec.pad_top) * image.row
+    return DepthwiseRow(lambda ky: top + ky * image.row, emit.start_of(target, frame) + y * target.row, frame)
 
 
 def row_run(
@@ -203,7 +220,8 @@ def row_run(
         many = spec.target.width > spec.tile.columns
         channel, channels = first * spec.lanes, vectors * spec.lanes
         for below in range(spec.tile.rows):
-            zero_border(target, spec.target, y + below, x, spec.tile.columns, channel, channels, spec.lanes, many)
+            at = y + below, x
+            zero_border(target, spec.target, *at, spec.tile.columns, channel, channels, spec.lanes, many, row.frame)
 
 
 def column_tiles(spec: DepthwiseSpec) -> Any:

@@ -22,6 +22,8 @@ from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items
 from tsm_edge.compile.ir.layout import Border, Image
 
+_Place = tuple[Expr, Expr, Expr]  # frame, row, column
+
 
 @dataclass(frozen=True)
 class ElementwiseSpec(ElementwiseBase):
@@ -37,8 +39,8 @@ class ElementwiseSpec(ElementwiseBase):
 
     @property
     def parallel(self) -> Items:
-        """Image rows."""
-        return Items(self.target.height)
+        """Image rows of all frames."""
+        return Items(self.target.rows)
 
     def write(self, name: str) -> Any:
         """See :func:`elementwise`."""
@@ -95,32 +97,35 @@ def elementwise(name: str, spec: ElementwiseSpec) -> Any:
     with emit.kernel(name, spec) as kernel:
         buffers = kernel.buffers
         target = buffers["target"]
-        with emit.loop(kernel.end, kernel.begin) as y, emit.loop(image.width) as x:
-            write = _at(image, y, x)
+        with emit.loop(kernel.end, kernel.begin) as item, emit.loop(image.width) as x:
+            at = (*emit.in_frame(item, image.height, image.frames), x)
+            write = _at(image, at)
             if full:
                 with emit.loop(full) as vector:
-                    emit.store(target, write + vector * lanes, _value(spec, buffers, y, x, vector), lanes)
+                    emit.store(target, write + vector * lanes, _value(spec, buffers, at, vector), lanes)
             if tail:  # lanes beyond the last channel stay zero, whatever the operation makes of zeros
                 inside = tirx.LT(tirx.Ramp(0, 1, lanes), tirx.Broadcast(tail, lanes))
-                value = tirx.Select(inside, _value(spec, buffers, y, x, full), emit.splat(0.0, lanes, image.dtype))
+                value = tirx.Select(inside, _value(spec, buffers, at, full), emit.splat(0.0, lanes, image.dtype))
                 emit.store(target, write + full * lanes, value, lanes)
             for vector in range(ceil_div(image.channels, lanes), image.pixel // lanes):
                 emit.store(target, write + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)
             if image.border != Border():
-                zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1)
+                frame, y, _ = at
+                zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1, frame)
     return kernel.function
 
 
-def _value(spec: ElementwiseSpec, buffers: Mapping[str, Any], y: Expr, x: Expr, vector: Expr) -> Expr:
+def _value(spec: ElementwiseSpec, buffers: Mapping[str, Any], place: _Place, vector: Expr) -> Expr:
     """One vector of the result, computed in float32."""
 
     def read(name: str, operand: Image) -> Expr:
-        at = operand.origin if is_everywhere(operand) else _at(operand, y, x)
+        at = emit.start_of(operand, place[0]) if is_everywhere(operand) else _at(operand, place)
         found = emit.load(buffers[name], at + vector * spec.lanes, spec.lanes)
         return emit.cast(found, "float32", spec.lanes)
 
     return emit.cast(spec.result(read, _Vectors(spec.lanes)), spec.target.dtype, spec.lanes)
 
 
-def _at(image: Image, y: Expr, x: Expr) -> Expr:
-    return image.origin + y * image.row + x * image.pixel
+def _at(image: Image, place: _Place) -> Expr:
+    frame, y, x = place
+    return emit.start_of(image, frame) + y * image.row + x * image.pixel

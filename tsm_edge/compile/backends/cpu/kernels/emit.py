@@ -31,6 +31,7 @@ from tsm_edge.compile.backends.common.expressions import store as store
 from tsm_edge.compile.backends.common.expressions import when_all as when_all
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
+from tsm_edge.compile.ir.layout import Image
 
 # Kernels being written, the innermost last.
 _open: list[Kernel] = []
@@ -104,6 +105,18 @@ def loop(stop: Expr, start: Expr = 0) -> Iterator[Expr]:
     """
     with T.serial(0, stop - start) as step:
         yield step if isinstance(start, int) and start == 0 else start + step
+
+
+def in_frame(index: Expr, each: int, frames: int) -> tuple[Expr, Expr]:
+    """Frame of the ``index``-th of ``each`` things in every frame, and its number there."""
+    if frames == 1:
+        return 0, index
+    return div(index, each), mod(index, each)
+
+
+def start_of(image: Image, frame: Expr = 0) -> Expr:
+    """Offset of element (0, 0, 0) of a frame; an image of one frame is the same for all frames of a clip."""
+    return image.origin if image.frames == 1 else image.origin + frame * image.frame
 
 
 @contextlib.contextmanager

@@ -76,8 +76,13 @@ class ExpandDepthwiseSpec(KernelSpec):
 
     @property
     def parallel(self) -> Items:
-        """Panels."""
-        return Items(self.expand.tile.panels)
+        """(Panel, frame) pairs: a panel's weights stay in L1 for all frames of a clip."""
+        return Items(self.expand.tile.panels * self.frames)
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip."""
+        return self.depthwise.target.frames
 
     @property
     def _expand_weights(self) -> int:
@@ -89,7 +94,7 @@ class ExpandDepthwiseSpec(KernelSpec):
         """The layers, in the order in which they are reported."""
         panel = self.expand.target
         return (
-            Stage("expand", 2 * panel.height * panel.width * self._expand_weights),
+            Stage("expand", 2 * self.frames * panel.height * panel.width * self._expand_weights),
             Stage("depthwise", self.depthwise.flops),
         )
 
@@ -188,36 +193,37 @@ def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:
     with emit.kernel(name, spec) as kernel:
         buffers = kernel.buffers
         zero_whole_border(buffers["scratch"], panel_image, 0, panel_image.pixel, lanes)
-        with emit.loop(kernel.end, kernel.begin) as panel:
-            for_panel(spec.expand, panel, lambda at, vectors: _panel(spec, kernel, buffers, at, vectors))
+        with emit.loop(kernel.end, kernel.begin) as item:
+            panel, frame = emit.div(item, spec.frames), emit.mod(item, spec.frames)
+            for_panel(spec.expand, panel, lambda at, vectors: _panel(spec, kernel, buffers, at, vectors, frame))
     return kernel.function
 
 
-def _panel(spec: ExpandDepthwiseSpec, kernel: Kernel, buffers: Buffers, panel: Expr, vectors: int) -> None:
+def _panel(spec: ExpandDepthwiseSpec, kernel: Kernel, buffers: Buffers, panel: Expr, vectors: int, frame: Expr) -> None:
     first = panel * spec.expand.tile.vectors
-    _expand(spec.expand, buffers, panel, vectors)
+    _expand(spec.expand, buffers, panel, vectors, frame)
     kernel.stage_done("expand")
-    _convolve(spec.depthwise, buffers, first, vectors)
+    _convolve(spec.depthwise, buffers, first, vectors, frame)
     kernel.stage_done("depthwise")
 
 
-def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int) -> None:
+def _expand(spec: ConvolutionSpec, buffers: Buffers, panel: Expr, vectors: int, frame: Expr) -> None:
     """Make the panel: its weights stay in L1 while the image goes by."""
     named = expand_buffers(spec, buffers)
     channel = spec.first_channel(panel)
     with emit.loop(spec.target.height * spec.row_tiles) as index:
-        whole = row_of(spec, emit.div(index, spec.row_tiles))
-        row = Row(whole.source, whole.kernel_rows, whole.target - channel, cache=whole.cache)
+        whole = row_of(spec, emit.div(index, spec.row_tiles), frame)
+        row = Row(whole.source, whole.kernel_rows, whole.target - channel, cache=whole.cache, frame=frame)
         x = tile_start(spec, emit.mod(index, spec.row_tiles)) if spec.row_tiles > 1 else 0
         register_tile(spec, named, RegisterTile(row, x, panel, vectors, index))
 
 
-def _convolve(spec: DepthwiseSpec, buffers: Buffers, first: Expr, vectors: int) -> None:
+def _convolve(spec: DepthwiseSpec, buffers: Buffers, first: Expr, vectors: int, frame: Expr) -> None:
     """Depthwise convolution of the panel, whose first channels are vector ``first`` of the result."""
     image, target, tile = spec.source, spec.target, spec.tile
     with emit.loop(ceil_div(target.height, tile.rows)) as run:
         y = emit.smaller(run * tile.rows, target.height - tile.rows)
         top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row - first * spec.lanes
-        row = DepthwiseRow(lambda ky: top + ky * image.row, target.origin + y * target.row)
+        row = DepthwiseRow(lambda ky: top + ky * image.row, emit.start_of(target, frame) + y * target.row, frame)
         weights = buffers["depthwise_weights"]
         row_run(spec, buffers["scratch"], weights, buffers["target"], row, y, first, vectors)

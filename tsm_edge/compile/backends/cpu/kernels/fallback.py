@@ -9,7 +9,7 @@ from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.layout import planar
+from tsm_edge.compile.ir.layout import dense
 from tsm_edge.compile.ir.program import BufferRef
 
 
@@ -22,9 +22,10 @@ def made_dense(at: Lowering, tensor: str, buffer: BufferRef) -> None:
         A rule will read it, but it is no image.
     """
     at.tensors.put_dense(tensor, buffer)
-    size = as_image(at.graph.shapes[tensor])
+    frames = at.graph.frames
+    size = as_image(at.graph.shapes[tensor], frames)
     channels, height, width = size or (math.prod(at.graph.shapes[tensor]), 1, 1)
-    plain = Tensor(planar(height, width, channels), buffer)
+    plain = Tensor(dense(frames if size else 1, height, width, channels), buffer)
     readers = at.readers(tensor) - {ir.Generic}
     if size and readers:
         at.tensors.to_nhwc(tensor, plain)

@@ -28,7 +28,6 @@ from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
 )
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import (
     ConvolutionSpec,
-    RegisterTile,
     Row,
     pack_weights,
     row_of,
@@ -49,7 +48,7 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
 )
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fused_arguments
-from tsm_edge.compile.backends.cpu.kernels.register_tile import for_panel, register_tile, tile_start
+from tsm_edge.compile.backends.cpu.kernels.register_tile import convolve_row
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir.element import item_bytes
@@ -89,21 +88,21 @@ class InvertedResidualSpec(KernelSpec):
 
     @property
     def parallel(self) -> Items:
-        """Output rows.
+        """Output rows of all frames.
 
         The first row of those taken from another thread expands two rows more than the others. A thread that goes on
         where it was finds the last rows in its ring.
         """
-        rows = self.project.target.height
-        return Items(rows, grain=max(2, rows // FEWEST_ROWS_SHARE), resumes=True)
+        target = self.project.target
+        return Items(target.rows, grain=max(2, target.height // FEWEST_ROWS_SHARE), resumes=True)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The layers, in the order in which they are reported."""
-        expanded, row = self.expand.target, self.depthwise.target
+        expanded, row, frames = self.expand.target, self.depthwise.target, self.project.target.frames
         return (
-            Stage("expand", 2 * self.expanded_height * expanded.width * self.expand.weights),
-            Stage("depthwise", 2 * self.project.target.height * row.width * self.depthwise.weights),
+            Stage("expand", 2 * frames * self.expanded_height * expanded.width * self.expand.weights),
+            Stage("depthwise", 2 * self.project.target.rows * row.width * self.depthwise.weights),
             Stage("project", self.project.flops),
         )
 
@@ -170,7 +169,7 @@ def _lower(at: Lowering, unit: InvertedResidual) -> None:
     settings = at.given(unit.layers, InvertedResidualSettings)
     if settings is None:
         outputs = int(project.weight.shape[0])
-        paired = worth_pairing(at.core, row_height, row_width, channels, outputs)
+        paired = worth_pairing(at.core, row_height * at.graph.frames, row_width, channels, outputs)
     else:
         paired = settings.paired
     row = replace(at.nhwc(1, row_width, channels), paired=paired)
@@ -241,19 +240,23 @@ def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
         with emit.when(anew):
             _zero_side_borders(spec, buffers["scratch"])
         stride, height = spec.depthwise.strides[0], spec.depthwise.kernel[0]
-        with emit.loop(kernel.end, kernel.begin) as y:
+        target = spec.project.target
+        with emit.loop(kernel.end, kernel.begin) as item:
+            frame, y = emit.in_frame(item, target.height, target.frames)
             top = y * stride - spec.depthwise.pad_top
-            # Rows the previous output row left in the ring are still there; the first of a range finds none.
-            none = emit.both(anew, emit.equal(y, kernel.begin))
+            # Rows the previous output row left in the ring are still there; the first of a range, or frame, finds none.
+            none = emit.both(anew, emit.equal(item, kernel.begin))
+            if target.frames > 1:
+                none = emit.either(none, emit.equal(y, 0))
             kept = emit.select(none, 0, height - stride) if height > stride else 0
             with emit.loop(height, kept) as step:
-                _ring_row(spec, buffers, top + step)
+                _ring_row(spec, buffers, top + step, frame)
             kernel.stage_done("expand")
             _depthwise_row(spec, buffers, top)
             kernel.stage_done("depthwise")
-            _project_row(spec, buffers, y)
-            target = spec.project.target
-            zero_border(buffers["target"], target, y, 0, target.width, 0, target.pixel, spec.project.lanes, False)
+            _project_row(spec, buffers, y, frame)
+            lanes, many = spec.project.lanes, False
+            zero_border(buffers["target"], target, y, 0, target.width, 0, target.pixel, lanes, many, frame)
             kernel.stage_done("project")
     return kernel.function
 
@@ -273,15 +276,15 @@ def _zero_side_borders(spec: InvertedResidualSpec, scratch: Any) -> None:
             emit.store(scratch, at, emit.splat(0.0, lanes, ring.dtype), lanes)
 
 
-def _ring_row(spec: InvertedResidualSpec, buffers: Buffers, expanded_row: Expr) -> None:
+def _ring_row(spec: InvertedResidualSpec, buffers: Buffers, expanded_row: Expr, frame: Expr) -> None:
     """Expand one row into its slot; a row outside the image is zeros."""
     expand, ring = spec.expand, spec.expand.target
     slot = _slot(spec, expanded_row)
     inside = emit.both(expanded_row >= 0, expanded_row < spec.expanded_height)
     with emit.when(inside):
-        whole = row_of(expand, expanded_row)
-        row = Row(whole.source, whole.kernel_rows, slot, cache=whole.cache)
-        _convolve_row(expand, expand_buffers(expand, buffers), row)
+        whole = row_of(expand, expanded_row, frame)
+        row = Row(whole.source, whole.kernel_rows, slot, cache=whole.cache, frame=frame)
+        convolve_row(expand, expand_buffers(expand, buffers), row)
     with emit.when(emit.negate(inside)), emit.loop(ring.width * ring.pixel // expand.lanes) as vector:
         zero = emit.splat(0.0, expand.lanes, ring.dtype)
         emit.store(buffers["scratch"], slot + vector * expand.lanes, zero, expand.lanes)
@@ -295,22 +298,11 @@ def _depthwise_row(spec: InvertedResidualSpec, buffers: Buffers, top: Expr) -> N
     row_run(depthwise, scratch, buffers["depthwise_weights"], scratch, row, 0, 0, vectors)
 
 
-def _project_row(spec: InvertedResidualSpec, buffers: Buffers, y: Expr) -> None:
+def _project_row(spec: InvertedResidualSpec, buffers: Buffers, y: Expr, frame: Expr) -> None:
     project = spec.project
-    whole = row_of(project, y)
+    whole = row_of(project, y, frame)
     start = spec.expand.target.elements
     row = Row(lambda _: start, (0, 1), whole.target, whole.residual, tap=whole.tap)
     named = {"source": buffers["scratch"], "weights": buffers["project_weights"], "target": buffers["target"]}
     named |= {name: buffers[name] for name in ("residual", "tap") if name in buffers}
-    _convolve_row(project, named, row)
-
-
-def _convolve_row(spec: ConvolutionSpec, buffers: Buffers, row: Row) -> None:
-    """All register tiles of a row; a panel's weights stay in L1 for the whole row."""
-    with emit.loop(spec.tile.panels) as panel:
-
-        def tiles(at: Expr, vectors: int) -> None:
-            with emit.loop(spec.row_tiles) as step:
-                register_tile(spec, buffers, RegisterTile(row, tile_start(spec, step), at, vectors))
-
-        for_panel(spec, panel, tiles)
+    convolve_row(project, named, row)

@@ -44,8 +44,8 @@ class MaxPoolSpec(KernelSpec):
 
     @property
     def parallel(self) -> Items:
-        """Output rows."""
-        return Items(self.target.height)
+        """Output rows of all frames."""
+        return Items(self.target.rows)
 
     @property
     def bytes(self) -> int:
@@ -74,7 +74,8 @@ def max_pool(name: str, spec: MaxPoolSpec) -> Any:
     lowest = float(np.finfo(source_image.dtype).min)
     with emit.kernel(name, spec) as kernel:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
-        with emit.loop(kernel.end, kernel.begin) as y, emit.loop(target_image.width) as x:
+        with emit.loop(kernel.end, kernel.begin) as item, emit.loop(target_image.width) as x:
+            frame, y = emit.in_frame(item, target_image.height, target_image.frames)
             with emit.loop(target_image.pixel // lanes) as vector:
                 best = emit.Registers(1, lanes, source_image.dtype)
                 best.set(0, emit.splat(lowest, lanes, source_image.dtype))
@@ -83,11 +84,11 @@ def max_pool(name: str, spec: MaxPoolSpec) -> Any:
                         # Clamping to the image repeats a pixel that takes part anyway.
                         row = _clamped(y * spec.strides[0] + (ky - spec.pad_top), source_image.height)
                         column = _clamped(x * spec.strides[1] + (kx - spec.pad_left), source_image.width)
-                        at = source_image.origin + row * source_image.row + column * source_image.pixel
+                        at = emit.start_of(source_image, frame) + row * source_image.row + column * source_image.pixel
                         best.set(0, tirx.max(best.get(0), emit.load(source, at + vector * lanes, lanes)))
-                at = target_image.origin + y * target_image.row + x * target_image.pixel + vector * lanes
-                emit.store(target, at, best.get(0), lanes)
-            zero_border(target, target_image, y, x, 1, 0, target_image.pixel, lanes, target_image.width > 1)
+                at = emit.start_of(target_image, frame) + y * target_image.row + x * target_image.pixel
+                emit.store(target, at + vector * lanes, best.get(0), lanes)
+            zero_border(target, target_image, y, x, 1, 0, target_image.pixel, lanes, target_image.width > 1, frame)
     return kernel.function
 
 

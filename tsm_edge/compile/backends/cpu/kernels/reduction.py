@@ -49,7 +49,7 @@ def reduce(
     each_line: Callable[[Expr], None] | None,
     edge: bool,
 ) -> None:
-    """Write the k loop of a register tile: the shift cache's channels first, if there is one.
+    """Write the k loop of a register tile: the shifted channels first, if there are any.
 
     ``each_line`` is written with every cache line of a pixel's channels, with the line's number; ``edge``: some pixels
     lie outside the image.
@@ -69,6 +69,9 @@ def reduce(
                 step(k, _reader(buffers["cache"], image, cached, k, spec))
         else:
             _steps(spec, buffers["cache"], image, cached, 0, shifted, 0, step)
+    if spec.frame_runs and tile.opens:
+        shifted = spec.shifted
+        _other_frames(spec, buffers["source"], tile, step)
 
     def start(ky: Expr, kx: Expr) -> Expr:
         column = x * spec.strides[1] + kx - spec.pad_left
@@ -112,6 +115,17 @@ def reduce(
                 else:
                     _channel_loop(spec, source, start(ky, kx), 0, channels, position + kx, step, each_line)
         guarded(range(inner.stop, kernel_width))
+
+
+def _other_frames(spec: ConvolutionSpec, source: Any, tile: RegisterTile, step: Step) -> None:
+    """The channels that come from other frames of a clip; those of frames that it does not have are zeros."""
+    image, first = spec.source, 0
+    here = tile.row.source(0) + tile.x * spec.strides[1] * image.pixel
+    for run in spec.frame_runs:
+        there = tile.row.frame + run.offset
+        with emit.when(there < image.frames if run.offset > 0 else there >= 0):
+            _steps(spec, source, image, here + run.offset * image.frame, first, run.channels, 0, step)
+        first += run.channels
 
 
 def _inner_kernel_columns(spec: ConvolutionSpec, x: Expr) -> range:

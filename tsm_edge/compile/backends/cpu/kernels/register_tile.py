@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec, RegisterTile
+from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec, RegisterTile, Row
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.kernels.reduction import Reader, reduce
 from tsm_edge.compile.ir.element import ceil_div
@@ -63,6 +63,17 @@ def register_tile(spec: ConvolutionSpec, buffers: Buffers, tile: RegisterTile) -
     for start in edges:
         with emit.when(emit.equal(tile.x, start)):
             _register_tile(spec, buffers, replace(tile, x=start), edge=True)
+
+
+def convolve_row(spec: ConvolutionSpec, buffers: Buffers, row: Row) -> None:
+    """All register tiles of a row; a panel's weights stay in L1 for the whole row."""
+    with emit.loop(spec.tile.panels) as panel:
+
+        def tiles(at: Expr, vectors: int) -> None:
+            with emit.loop(spec.row_tiles) as step:
+                register_tile(spec, buffers, RegisterTile(row, tile_start(spec, step), at, vectors))
+
+        for_panel(spec, panel, tiles)
 
 
 def _inner_columns(spec: ConvolutionSpec) -> tuple[int, int]:
@@ -237,7 +248,7 @@ def _weights_ahead(spec: ConvolutionSpec, tile: RegisterTile) -> _Ahead | None:
     if not few or spec.reduction_channels < line:
         return None
     share = ceil_div((1 + spec.reduction) * spec.tile.vectors * spec.lanes, line * spec.tiles)
-    lines = (spec.reduction_channels - (spec.cache.channels if spec.cache else 0)) // line
+    lines = (spec.reduction_channels - spec.shifted) // line
     return _Ahead(panel_base + (1 + spec.reduction) * width, share, lines * spec.kernel[0] * spec.kernel[1], line)
 
 

@@ -81,9 +81,14 @@ class WinogradSpec(KernelSpec):
         return ceil_div(self.target.width, self.outputs)
 
     @property
-    def tiles(self) -> int:
-        """Tiles of the image."""
+    def frame_tiles(self) -> int:
+        """Tiles of a frame."""
         return ceil_div(self.target.height, self.outputs) * self.tile_columns
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all frames."""
+        return self.target.frames * self.frame_tiles
 
     @property
     def panels(self) -> int:
@@ -228,13 +233,23 @@ def winograd(name: str, spec: WinogradSpec) -> Any:
             if spec.target.border != Border():
                 width = spec.product.tile.vectors * spec.lanes
                 with emit.when(emit.equal(block, 0)):
-                    zero_whole_border(buffers["target"], spec.target, panel * width, width, spec.lanes)
+                    _zero_border(spec, buffers, panel * width, width)
     return kernel.function
 
 
-def _tile_place(spec: WinogradSpec, tile: Expr) -> tuple[Expr, Expr]:
-    """Output row and column where a tile starts."""
-    return emit.div(tile, spec.tile_columns) * spec.outputs, emit.mod(tile, spec.tile_columns) * spec.outputs
+def _zero_border(spec: WinogradSpec, buffers: Buffers, channel: Expr, channels: int) -> None:
+    """Of every frame, in some of its channels."""
+    if spec.target.frames == 1:
+        zero_whole_border(buffers["target"], spec.target, channel, channels, spec.lanes)
+        return
+    with emit.loop(spec.target.frames) as frame:
+        zero_whole_border(buffers["target"], spec.target, channel, channels, spec.lanes, frame)
+
+
+def _tile_place(spec: WinogradSpec, tile: Expr) -> tuple[Expr, Expr, Expr]:
+    """Frame, output row and column where a tile starts."""
+    frame, tile = emit.in_frame(tile, spec.frame_tiles, spec.target.frames)
+    return frame, emit.div(tile, spec.tile_columns) * spec.outputs, emit.mod(tile, spec.tile_columns) * spec.outputs
 
 
 def _transform_block(spec: WinogradSpec, buffers: Buffers, first: Expr) -> None:
@@ -242,8 +257,8 @@ def _transform_block(spec: WinogradSpec, buffers: Buffers, first: Expr) -> None:
     source, transformed, lanes = spec.source, spec.product.source, spec.lanes
     matrix = TRANSFORMS[spec.outputs].input
     with emit.loop(spec.block) as tile:
-        y, x = _tile_place(spec, first + tile)
-        corner = source.origin + (y - spec.pad_top) * source.row + (x - spec.pad_left) * source.pixel
+        frame, y, x = _tile_place(spec, first + tile)
+        corner = emit.start_of(source, frame) + (y - spec.pad_top) * source.row + (x - spec.pad_left) * source.pixel
         with emit.loop(ceil_div(source.channels, lanes)) as vector:
             channel = vector * lanes
             pixels = [
@@ -278,7 +293,7 @@ def _transform_back(spec: WinogradSpec, buffers: Buffers, first: Expr, panel: Ex
     lanes, vectors, target = spec.lanes, spec.product.tile.vectors, spec.target
     matrix = TRANSFORMS[spec.outputs].output
     with emit.loop(spec.block) as tile:
-        y, x = _tile_place(spec, first + tile)
+        frame, y, x = _tile_place(spec, first + tile)
         start = spec.product.source.elements + tile * spec.product.target.pixel
         with emit.loop(vectors) as vector:
             products = [
@@ -297,9 +312,9 @@ def _transform_back(spec: WinogradSpec, buffers: Buffers, first: Expr, panel: Ex
                     with emit.when_all(*inside):
                         if spec.residual is not None:
                             image = spec.residual
-                            at = image.origin + (y + i) * image.row + (x + j) * image.pixel + channel
+                            at = emit.start_of(image, frame) + (y + i) * image.row + (x + j) * image.pixel + channel
                             value = value + emit.load(buffers["residual"], at, lanes)
-                        at = target.origin + (y + i) * target.row + (x + j) * target.pixel + channel
+                        at = emit.start_of(target, frame) + (y + i) * target.row + (x + j) * target.pixel + channel
                         emit.store(buffers["target"], at, emit.clamp(value, spec.low, spec.high, lanes), lanes)
 
 
