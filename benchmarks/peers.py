@@ -77,9 +77,9 @@ class Race:
         """The engine that ratios refer to: tsm-edge, or the fastest where tsm-edge did not run."""
         return US if US in self.samples else min(self.samples, key=lambda name: self.samples[name].median)
 
-    def ratio(self, name: str) -> Ratio:
-        """Return the engine's time over the base's."""
-        return paired_ratio(self.samples[name].seconds, self.samples[self.base].seconds)
+    def ratio(self, name: str, base: str = "") -> Ratio:
+        """Return the engine's time over that of ``base``, or of :attr:`base`."""
+        return paired_ratio(self.samples[name].seconds, self.samples[base or self.base].seconds)
 
 
 def missing_packages(name: str) -> list[str]:

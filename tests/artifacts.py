@@ -30,8 +30,9 @@ def compile_onnx(
     runner: bool = False,
     intermediates: Path | None = None,
     precision: Precision = FP32,
+    clips: bool = False,
 ) -> Artifact:
-    """Save ``model`` beside ``output`` and compile it; ``runner``: with ``tsm-runner``."""
+    """Save ``model`` beside ``output`` and compile it; ``runner``: with ``tsm-runner``; ``clips``: of a batch."""
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,7 @@ def compile_onnx(
         intermediates=intermediates,
         runner=runner,
         precision=precision,
+        temporal_mode="offline" if clips else None,
     )
     return compile_model(request)
 

@@ -30,12 +30,15 @@ class GraphBuilder:
         Of the weights.
     opset : int
         ONNX operator set.
+    frames : int
+        More than 1: of a clip, as a batch.
     """
 
-    def __init__(self, height: int = 16, width: int = 20, seed: int = 0, opset: int = 20) -> None:
+    def __init__(self, height: int = 16, width: int = 20, seed: int = 0, opset: int = 20, frames: int = 1) -> None:
         self.frame = "frame"
         self.opset = opset
-        self.shapes: dict[str, Shape] = {self.frame: (1, 3, height, width)}
+        self.frames = frames
+        self.shapes: dict[str, Shape] = {self.frame: (frames, 3, height, width)}
         self._random = np.random.default_rng(seed)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
@@ -78,7 +81,7 @@ class GraphBuilder:
         inputs = [source, self.random(out, channels // groups, rows, columns, scale=math.sqrt(1 / fan_in))]
         inputs += [self.random(out, scale=0.5)] if bias else []
         shape = (
-            1,
+            self.frames,
             out,
             (height + pads[0] + pads[2] - rows) // down + 1,
             (width + pads[1] + pads[3] - columns) // right + 1,
@@ -109,7 +112,7 @@ class GraphBuilder:
         """Spatial maximum."""
         _, channels, height, width = self.shapes[source]
         shape = (
-            1,
+            self.frames,
             channels,
             (height + pads[0] + pads[2] - kernel) // stride + 1,
             (width + pads[1] + pads[3] - kernel) // stride + 1,
@@ -123,29 +126,32 @@ class GraphBuilder:
 
     def flatten(self, source: str) -> str:
         """[1, C, 1, 1] to [1, C]."""
-        return self.node("Flatten", [source], (1, math.prod(self.shapes[source])), axis=1)
+        return self.node("Flatten", [source], (self.frames, math.prod(self.shapes[source][1:])), axis=1)
 
     def dense(self, source: str, out: int, bias: bool = True) -> str:
         """Gemm with a transposed weight, as PyTorch exports a linear layer."""
         channels = self.shapes[source][1]
         inputs = [source, self.random(out, channels, scale=math.sqrt(1 / channels))]
-        return self.node("Gemm", inputs + ([self.random(out)] if bias else []), (1, out), transB=1)
+        return self.node("Gemm", inputs + ([self.random(out)] if bias else []), (self.frames, out), transB=1)
 
     def matmul(self, source: str, out: int) -> str:
         """A dense layer without bias, weight [in, out]."""
         channels = self.shapes[source][1]
-        return self.node("MatMul", [source, self.random(channels, out, scale=math.sqrt(1 / channels))], (1, out))
+        return self.node(
+            "MatMul", [source, self.random(channels, out, scale=math.sqrt(1 / channels))], (self.frames, out)
+        )
 
     def channels(self, source: str, start: int, stop: int) -> str:
         """``source[:, start:stop]``."""
         _, _, height, width = self.shapes[source]
         numbers = [self.constant([value], np.int64) for value in (start, stop, 1)]
-        return self.node("Slice", [source, *numbers], (1, stop - start, height, width))
+        return self.node("Slice", [source, *numbers], (self.frames, stop - start, height, width))
 
     def concat(self, first: str, second: str) -> str:
         """Along channels."""
         _, channels, height, width = self.shapes[first]
-        return self.node("Concat", [first, second], (1, channels + self.shapes[second][1], height, width), axis=1)
+        shape = (self.frames, channels + self.shapes[second][1], height, width)
+        return self.node("Concat", [first, second], shape, axis=1)
 
     def cache(self, shape: Shape) -> str:
         """A cache input; :meth:`feed_back` gives it its output."""
@@ -164,6 +170,47 @@ class GraphBuilder:
         cache = self.cache((1, channels, height, width))
         self.feed_back(cache, self.channels(source, 0, channels))
         return self.concat(cache, self.channels(source, channels, total))
+
+    def frame_shift(self, source: str, channels: int) -> str:
+        """The bi-directional shift of a clip: the first ``channels`` of the next frame, as many of the previous one."""
+        frames, total, height, width = self.shapes[source]
+
+        def part(start: int, stop: int, first: int, last: int) -> str:
+            numbers = [self.constant(values, np.int64) for values in ([first, start], [last, stop], [0, 1])]
+            return self.node("Slice", [source, *numbers], (last - first, stop - start, height, width))
+
+        def joined(parts: Sequence[str], axis: int) -> str:
+            shape = list(self.shapes[parts[0]])
+            shape[axis] = sum(self.shapes[name][axis] for name in parts)
+            return self.node("Concat", parts, tuple(shape), axis=axis)
+
+        nothing = self.constant(np.zeros((1, channels, height, width), np.float32))
+        self.shapes[nothing] = (1, channels, height, width)
+        from_next = joined([part(0, channels, 1, frames), nothing], 0)
+        from_previous = joined([nothing, part(channels, 2 * channels, 0, frames - 1)], 0)
+        return joined([from_next, from_previous, part(2 * channels, total, 0, frames)], 1)
+
+    def non_local(self, source: str, inner: int) -> str:
+        """Attention over all positions of a clip, with keys and values of a quarter of them; added to ``source``."""
+        frames, channels, height, width = self.shapes[source]
+
+        def positions(tensor: str) -> str:
+            _, depth, rows, columns = self.shapes[tensor]
+            last = self.node("Transpose", [tensor], (frames, rows, columns, depth), perm=[0, 2, 3, 1])
+            shape = (1, frames * rows * columns, depth)
+            return self.node("Reshape", [last, self.constant(shape, np.int64)], shape)
+
+        query, key, value = (self.conv(source, inner) for _ in range(3))
+        query, key, value = map(positions, (query, self.max_pool(key, 2, 2), self.max_pool(value, 2, 2)))
+        count, keys = self.shapes[query][1], self.shapes[key][1]
+        turned = self.node("Transpose", [key], (1, inner, keys), perm=[0, 2, 1])
+        scores = self.node("MatMul", [query, turned], (1, count, keys))
+        shares = self.node("Softmax", [scores], (1, count, keys), axis=-1)
+        attended = self.node("MatMul", [shares, value], (1, count, inner))
+        shape = (frames, height, width, inner)
+        images = self.node("Reshape", [attended, self.constant(shape, np.int64)], shape)
+        images = self.node("Transpose", [images], (frames, inner, height, width), perm=[0, 3, 1, 2])
+        return self.add(self.conv(images, channels), source)
 
     def head(self, source: str, classes: int) -> str:
         """Global average, then the classifier."""

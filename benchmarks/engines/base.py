@@ -36,7 +36,7 @@ class OnlineModel:
     frame, logits : str
         Names of the frame input and the logits output.
     frame_shape : tuple of int
-        [1, 3, height, width], float32.
+        [1, 3, height, width], float32; of a clip [frames, 3, height, width].
     classes : int
     caches : tuple of CacheTensor
         In the order of the model's inputs after the frame.
@@ -49,6 +49,11 @@ class OnlineModel:
     classes: int
     caches: tuple[CacheTensor, ...]
 
+    @property
+    def logits_shape(self) -> tuple[int, int]:
+        """[1, classes]; of a clip the logits of every frame, [frames, classes]."""
+        return self.frame_shape[0], self.classes
+
 
 class Stepper(Protocol):
     """A model ready to run one video stream."""
@@ -57,7 +62,7 @@ class Stepper(Protocol):
         """Zero the shift caches."""
 
     def step(self, frame: Floats) -> Floats:
-        """Run one frame (float32 [1, 3, H, W], C-contiguous); return the logits, float32 [1, classes].
+        """Run one frame or clip (float32, C-contiguous); return the logits, float32, as the model's.
 
         The returned array need only stay valid until the next call.
         """

@@ -51,7 +51,7 @@ class _BindingStepper:
 
         self._frame = model.frame
         self._session = open_session(model.path, threads)
-        self._logits = np.zeros((1, model.classes), np.float32)
+        self._logits = np.zeros(model.logits_shape, np.float32)
         self._caches = [[cache.zeros for cache in model.caches] for _ in range(2)]
         values = [[OrtValue.ortvalue_from_numpy(array) for array in arrays] for arrays in self._caches]
         logits = OrtValue.ortvalue_from_numpy(self._logits)

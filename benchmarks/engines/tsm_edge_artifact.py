@@ -9,7 +9,23 @@ import numpy as np
 from streams import clips
 
 from engines import PRECISIONS
-from engines.base import Engine, OnlineModel, Stepper
+from engines.base import Engine, Floats, OnlineModel, Stepper
+
+
+class _ClipStepper:
+    """The logits of every frame, as other engines return them; their mean is computed, too."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from tsm_edge.session.open import open_session
+
+        self._session = open_session(folder, threads=threads)
+
+    def reset(self) -> None:
+        """A clip knows of no other."""
+
+    def step(self, frame: Floats) -> Floats:
+        self._session.step(frame)
+        return self._session.frame_logits()
 
 
 @dataclass(frozen=True)
@@ -20,7 +36,7 @@ class _TsmEdge:
     variants = ("session",)
 
     def prepare(self, model: OnlineModel, folder: Path) -> None:
-        from tsm_edge.cards import load_target
+        from tsm_edge.cards import TemporalMode, load_target
         from tsm_edge.cards.precision import precision_named
         from tsm_edge.compile.pipeline import CompileRequest, compile_model
         from tsm_edge.compile.quantised import Calibration
@@ -29,7 +45,9 @@ class _TsmEdge:
         if (folder / "artifact").exists():
             return
         target, precision = load_target("native"), precision_named(self.precision)
-        request = CompileRequest(target, folder / "artifact", onnx=model.path, precision=precision)
+        mode: TemporalMode = "offline" if model.frame_shape[0] > 1 else "online"
+        where = folder / "artifact"
+        request = CompileRequest(target, where, onnx=model.path, precision=precision, temporal_mode=mode)
         if self.precision == "int8":
             frames = Calibration(tuple(np.concatenate(clip) for clip in clips(model.frame_shape)), "noise")
             request = replace(request, calibration=lambda preprocess: frames)
@@ -38,6 +56,8 @@ class _TsmEdge:
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
         from tsm_edge.session.open import open_session
 
+        if model.frame_shape[0] > 1:
+            return _ClipStepper(folder / "artifact", threads)
         return open_session(folder / "artifact", threads=threads)
 
 

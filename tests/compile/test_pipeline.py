@@ -464,7 +464,6 @@ def test_progress(native: TargetCard, tmp_path: Path) -> None:
 
 ONLINE = ModelCard("m", "", "", NetworkSpec("resnet-18", 5, frame_size=32), Preprocess(36, 32))
 SUMS_IN_FP32 = dataclasses.replace(PRECISIONS["fp16"], accumulator="float32")
-OFFLINE = dataclasses.replace(ONLINE, network=dataclasses.replace(ONLINE.network, temporal_mode="offline"))
 
 
 @pytest.mark.parametrize(
@@ -475,14 +474,13 @@ OFFLINE = dataclasses.replace(ONLINE, network=dataclasses.replace(ONLINE.network
             lambda target: CompileRequest(target, Path("x"), onnx=Path("m.onnx"), checkpoint=Path("c.pth")),
             "--onnx already has its weights",
         ),
-        (lambda target: CompileRequest(target, Path("x"), OFFLINE), "an offline network looks at future frames"),
-        (lambda target: CompileRequest(target, Path("x"), ONLINE, temporal_mode="offline"), "an offline network"),
+        (lambda target: CompileRequest(target, Path("x"), ONLINE, frames=8), "online network takes one frame a step"),
         (
             lambda target: CompileRequest(target, Path("x"), ONLINE, precision=SUMS_IN_FP32),
             "is a CPU: --accumulate fp32 is for GPUs",
         ),
     ],
-    ids=["nothing", "weights twice", "offline card", "offline by option", "accumulate"],
+    ids=["nothing", "weights twice", "frames of an online network", "accumulate"],
 )
 def test_impossible_requests(make: Callable[[TargetCard], CompileRequest], message: str, native: TargetCard) -> None:
     with pytest.raises(CompileError, match=message):

@@ -1,0 +1,244 @@
+"""Networks over clips, compiled: every rule with a batch of frames, against ONNX Runtime and the reference cases."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import golden
+import numpy as np
+import onnx
+import pytest
+from artifacts import compile_onnx, sse_target
+from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
+
+from tsm_edge.artifact.folder import Artifact
+from tsm_edge.artifact.manifest import parse_manifest
+from tsm_edge.cards import TargetCard, load_target
+from tsm_edge.cards.precision import precision_named
+from tsm_edge.compile.request import CompileRequest
+from tsm_edge.errors import ArtifactError, CompileError, ModelFileError
+from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.verify.compare import verify_artifact
+
+CLASSES = 11
+
+
+def inverted_residuals(g: GraphBuilder) -> str:
+    """By rows and by panels; the stem is fused too."""
+    x = g.clip(g.conv(g.frame, 10, 3, 2), 0, 6)
+    x = g.conv(g.clip(g.depthwise(x), 0, 6), 12)
+    for stride in (1, 2, 1):
+        channels = g.shapes[x][1]
+        y = g.clip(g.conv(g.frame_shift(x, channels // 4) if stride == 1 else x, 6 * channels), 0, 6)
+        y = g.conv(g.clip(g.depthwise(y, stride=stride), 0, 6), channels if stride == 1 else 20)
+        x = g.add(y, x) if stride == 1 else y
+    return x
+
+
+def bottlenecks(g: GraphBuilder) -> str:
+    """A stem with a wide kernel, a pool, shifts into pointwise convolutions, 3×3 ones plain, strided and grouped."""
+    x = g.max_pool(g.relu(g.conv(g.frame, 24, 7, 2)), 3, 2, (1, 1, 1, 1))
+    for stride, groups in ((1, 1), (2, 1), (1, 4)):
+        channels = g.shapes[x][1]
+        y = g.relu(g.conv(g.frame_shift(x, 3), 32))
+        y = g.relu(g.conv(y, 32, 3, stride, groups=groups))
+        y = g.conv(y, 24)
+        x = g.relu(g.add(y, x if stride == 1 else g.conv(x, channels, 1, 2)))
+    return x
+
+
+def shifted_tensors(g: GraphBuilder) -> str:
+    """Shifts that are tensors: before 3×3 convolutions, and on the identity path."""
+    x = g.relu(g.conv(g.frame, 16, 3, 2))
+    x = g.relu(g.add(g.conv(g.frame_shift(x, 3), 16, 3), x))
+    y = g.frame_shift(x, 4)
+    return g.add(g.conv(y, 16), y)
+
+
+def non_local(g: GraphBuilder) -> str:
+    x = g.relu(g.conv(g.frame, 20, 3, 2))
+    return g.relu(g.conv(g.non_local(x, 12), 16, 3))
+
+
+def elementwise(g: GraphBuilder) -> str:
+    """A gate a channel, of every frame."""
+    x = g.relu(g.conv(g.frame, 18, 3, 2))
+    gate = g.node("Sigmoid", [g.conv(g.global_average(x), 18)], (g.frames, 18, 1, 1))
+    return g.node("Mul", [x, gate], g.shapes[x])
+
+
+NETWORKS: dict[str, Callable[[GraphBuilder], str]] = {
+    function.__name__: function
+    for function in (inverted_residuals, bottlenecks, shifted_tensors, non_local, elementwise)
+}
+# What the rules must have been: a network that is compiled in another way tests less than it seems to.
+RULES = {
+    "inverted_residuals": {"inverted_residual", "expand_depthwise"},
+    "bottlenecks": {"pointwise", "conv3x3", "grouped", "max_pool", "average_pool"},
+    "shifted_tensors": {"frame_shift"},
+    "non_local": {"attention", "attention_panels"},
+    "elementwise": {"elementwise"},
+}
+
+
+def small_caches() -> TargetCard:
+    """So small that nothing stays in L2: the k loop goes by blocks, and pixels by groups."""
+    native = load_target("native")
+    return dataclasses.replace(native, cpu=dataclasses.replace(native.cpu, l1d_kib=1, l2_kib=4, cores=1))
+
+
+TARGETS: dict[str, Callable[[], TargetCard]] = {
+    "native": lambda: load_target("native"),
+    "sse": sse_target,
+    "small caches": small_caches,
+}
+
+
+def build(name: str, frames: int) -> onnx.ModelProto:
+    graph = GraphBuilder(22, 34, frames=frames)
+    return graph.model(graph.head(NETWORKS[name](graph), CLASSES))
+
+
+def compiled(name: str, frames: int, folder: Path, target: TargetCard) -> tuple[Artifact, Reference]:
+    model = build(name, frames)
+    return compile_onnx(model, folder / "out", target, clips=True), Reference(model)
+
+
+def assert_computes(artifact: Artifact, reference: Reference, threads: int) -> None:
+    with OnlineSession(artifact, threads=threads) as session:
+        for clip in reference.frames(2):
+            (expected,) = reference.step(clip, [])[:1]
+            assert_close(session.step(clip), expected.mean(0))
+            assert_close(session.frame_logits(), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        *((name, "native") for name in NETWORKS),
+        ("non_local", "sse"),
+        ("inverted_residuals", "small caches"),
+        ("bottlenecks", "small caches"),
+    ],
+)
+def test_computes_what_onnx_runtime_does(name: str, target: str, tmp_path: Path) -> None:
+    artifact, reference = compiled(name, 3, tmp_path, TARGETS[target]())
+    rules = {kernel.rule for kernel in artifact.manifest.kernels}
+    if target == "native":
+        assert rules >= RULES[name] - {"inverted_residual", "expand_depthwise", "conv3x3"}, rules
+    assert "generic" not in rules
+    for threads in (1, 2):
+        assert_computes(artifact, reference, threads)
+
+
+@pytest.fixture(scope="module")
+def clip_model(tmp_path_factory: pytest.TempPathFactory, native: TargetCard) -> tuple[Artifact, Reference]:
+    return compiled("bottlenecks", 2, tmp_path_factory.mktemp("clips"), native)
+
+
+def test_manifest(clip_model: tuple[Artifact, Reference]) -> None:
+    manifest = clip_model[0].manifest
+    assert (manifest.mode, manifest.frames, manifest.clip, manifest.caches) == ("offline", 2, True, ())
+    assert manifest.frame_shape == (2, 3, 22, 34)
+    assert [(output.name, output.shape) for output in manifest.outputs] == [
+        ("logits", (CLASSES,)),
+        ("frame_logits", (2, CLASSES)),
+    ]
+    assert parse_manifest(manifest.to_json(), "here") == manifest
+
+
+def test_manifest_with_another_number_of_frames_is_refused(clip_model: tuple[Artifact, Reference]) -> None:
+    text = clip_model[0].manifest.to_json().replace('"frames": 2', '"frames": 3')
+    with pytest.raises(ArtifactError, match="frames is 3"):
+        parse_manifest(text, "here")
+
+
+def test_shift_is_never_a_tensor(clip_model: tuple[Artifact, Reference]) -> None:
+    assert not {"frame_shift", "copy"} & {kernel.rule for kernel in clip_model[0].manifest.kernels[2:-1]}
+
+
+def test_verify(clip_model: tuple[Artifact, Reference]) -> None:
+    result = verify_artifact(clip_model[0], frames=2)
+    assert result.passed
+    assert [check.name for check in result.checks] == ["logits", "logits (explicit caches)", "frame_logits"]
+
+
+def test_pictures_are_normalised(clip_model: tuple[Artifact, Reference]) -> None:
+    artifact, reference = clip_model
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 22, 34, 3), np.uint8)
+    card = artifact.manifest.preprocess
+    clip = ((pictures / 255 - card.mean) / card.std).astype(np.float32).transpose(0, 3, 1, 2)
+    with OnlineSession(artifact) as session:
+        assert_close(session.step_bytes(pictures), reference.step(clip, [])[0].mean(0))
+        with pytest.raises(ArtifactError, match=r"picture is uint8 \[22, 34, 3\], expected uint8 \[2, 22, 34, 3\]"):
+            session.step_bytes(pictures[0])
+
+
+def test_measure_takes_whole_clips(clip_model: tuple[Artifact, Reference]) -> None:
+    artifact, reference = clip_model
+    clips = reference.frames(2)
+    with OnlineSession(artifact) as session:
+        timings = session.measure(np.concatenate(clips), 0, 3)
+        assert_close(timings.logits, reference.step(clips[0], [])[0].mean(0))
+        with pytest.raises(ArtifactError, match="3 frames, expected whole clips of 2"):
+            session.measure(np.concatenate(clips)[:3], 0, 1)
+
+
+def test_output_before_a_step(clip_model: tuple[Artifact, Reference]) -> None:
+    with OnlineSession(Library(clip_model[0])) as session, pytest.raises(ArtifactError, match="no step yet"):
+        session.frame_logits()
+
+
+def test_frame_logits_of_an_online_model(small_artifact: Artifact) -> None:
+    with OnlineSession(small_artifact) as session, pytest.raises(ArtifactError, match="one frame a step"):
+        session.frame_logits()
+
+
+def test_batch_is_a_clip_only_where_asked_for(tmp_path: Path, native: TargetCard) -> None:
+    model = build("elementwise", 2)
+    with pytest.raises(ModelFileError, match=r"expected one frame input \[1, 3") as refused:
+        compile_onnx(model, tmp_path / "out", native)
+    assert "--mode offline" in refused.value.hint
+
+
+def test_what_clips_cannot_be_compiled_for(tmp_path: Path, native: TargetCard) -> None:
+    request = CompileRequest(native, tmp_path / "out", onnx=tmp_path / "x.onnx", temporal_mode="offline")
+    with pytest.raises(CompileError, match="precision fp16 is for single frames"):
+        dataclasses.replace(request, precision=precision_named("fp16"))
+    with pytest.raises(CompileError, match="jetson-nano is a GPU: clips are for CPUs"):
+        dataclasses.replace(request, target=load_target("jetson-nano"))
+    with pytest.raises(CompileError, match="--frames cannot be given"):
+        dataclasses.replace(request, frames=8)
+
+
+CASES = {
+    "offline_tsm_mobilenetv2_kinetics400_8f": "mobilenet-v2",
+    "offline_tsm_resnet50_kinetics400_8f": "resnet-50",
+    "offline_tsm_resnet101_something174_8f": "resnet-101",
+    "offline_tsm_resnet50_nl_kinetics400_8f": "resnet-50-nl",
+    "tsn_resnet50_kinetics400_8f": "resnet-50",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_reference_case(name: str, tmp_path: Path, native: TargetCard) -> None:
+    """What the public implementation computes, from a checkpoint through ``compile`` and the C interface."""
+    import torch
+
+    from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess
+    from tsm_edge.compile.pipeline import compile_model
+
+    case = golden.load(name)
+    mode = "none" if name.startswith("tsn") else "offline"
+    weights = {key: torch.from_numpy(value) for key, value in case.state_dict().items()}
+    torch.save({"epoch": 50, "arch": "x", "state_dict": weights}, tmp_path / "case.pth")
+    network = NetworkSpec(CASES[name], case.classes, mode, frames=8)
+    card = ModelCard("case", "a reference case", "the public implementation", network, Preprocess())
+    request = CompileRequest(native, tmp_path / "out", card, tmp_path / "case.pth", frames=8)
+    expected: dict[str, Floats] = case.expected()
+    with OnlineSession(compile_model(request), threads=2) as session:
+        assert_close(session.step(case.frames()), expected["video_logits"], 1e-4)
+        assert_close(session.frame_logits(), expected["per_frame_logits"], 1e-4)
