@@ -12,7 +12,7 @@ from pathlib import Path
 import golden
 import onnx
 import pytest
-from onnx_graphs import small_network
+from onnx_graphs import small_clip_network, small_network
 
 from tsm_edge.artifact.folder import Artifact, load_artifact
 from tsm_edge.cards import Ability, CpuSpec, TargetCard, load_model, load_target
@@ -107,6 +107,16 @@ def small_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory)
         compile_onnx(small_network(), folder / "small", native)
 
     return load_artifact(made_once(tmp_path_factory, "small", make) / "small")
+
+
+@pytest.fixture(scope="session")
+def clip_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """:func:`onnx_graphs.small_clip_network`, for this machine, with ``tsm-runner``."""
+
+    def make(folder: Path) -> None:
+        compile_onnx(small_clip_network(), folder / "clips", native, clips=True, runner=True)
+
+    return load_artifact(made_once(tmp_path_factory, "clips", make) / "clips")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from artifacts import (  # noqa: F401
     artifact_with_runner,
+    clip_artifact,
     golden_artifact,
     golden_checkpoint,
     motion_artifact,

@@ -32,13 +32,17 @@ class GraphBuilder:
         ONNX operator set.
     frames : int
         More than 1: of a clip, as a batch.
+    channels : int
+        Of a frame.
     """
 
-    def __init__(self, height: int = 16, width: int = 20, seed: int = 0, opset: int = 20, frames: int = 1) -> None:
+    def __init__(
+        self, height: int = 16, width: int = 20, seed: int = 0, opset: int = 20, frames: int = 1, channels: int = 3
+    ) -> None:
         self.frame = "frame"
         self.opset = opset
         self.frames = frames
-        self.shapes: dict[str, Shape] = {self.frame: (frames, 3, height, width)}
+        self.shapes: dict[str, Shape] = {self.frame: (frames, channels, height, width)}
         self._random = np.random.default_rng(seed)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
@@ -287,6 +291,24 @@ def small_network(
     x = graph.add(graph.conv(y, 18), x)
     logits = graph.head(x, classes)
     return graph.model(graph.node("Softmax", [logits], (1, classes), axis=1) if softmax else logits, names)
+
+
+def bottlenecks(g: GraphBuilder) -> str:
+    """A stem with a wide kernel, a pool, shifts into pointwise convolutions, 3×3 ones plain, strided and grouped."""
+    x = g.max_pool(g.relu(g.conv(g.frame, 24, 7, 2)), 3, 2, (1, 1, 1, 1))
+    for stride, groups in ((1, 1), (2, 1), (1, 4)):
+        channels = g.shapes[x][1]
+        y = g.relu(g.conv(g.frame_shift(x, 3), 32))
+        y = g.relu(g.conv(y, 32, 3, stride, groups=groups))
+        y = g.conv(y, 24)
+        x = g.relu(g.add(y, x if stride == 1 else g.conv(x, channels, 1, 2)))
+    return x
+
+
+def small_clip_network(frames: int = 2, height: int = 22, width: int = 34, classes: int = 11) -> onnx.ModelProto:
+    """:func:`bottlenecks` over clips."""
+    graph = GraphBuilder(height, width, frames=frames)
+    return graph.model(graph.head(bottlenecks(graph), classes))
 
 
 class Reference:

@@ -11,16 +11,17 @@ import numpy as np
 import onnx
 import pytest
 from artifacts import compile_onnx, sse_target
-from onnx_graphs import Floats, GraphBuilder, Reference, assert_close
+from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, bottlenecks
 
-from tsm_edge.artifact.folder import Artifact
+from tsm_edge.artifact.folder import MODEL_ONNX, Artifact
 from tsm_edge.artifact.manifest import parse_manifest
 from tsm_edge.cards import TargetCard, load_target
 from tsm_edge.cards.precision import precision_named
 from tsm_edge.compile.request import CompileRequest
 from tsm_edge.errors import ArtifactError, CompileError, ModelFileError
 from tsm_edge.session.local import Library, OnlineSession
-from tsm_edge.verify.compare import verify_artifact
+from tsm_edge.verify.compare import verify_artifact, verify_golden
+from tsm_edge.verify.emulated import verify_emulated
 
 CLASSES = 11
 
@@ -34,18 +35,6 @@ def inverted_residuals(g: GraphBuilder) -> str:
         y = g.clip(g.conv(g.frame_shift(x, channels // 4) if stride == 1 else x, 6 * channels), 0, 6)
         y = g.conv(g.clip(g.depthwise(y, stride=stride), 0, 6), channels if stride == 1 else 20)
         x = g.add(y, x) if stride == 1 else y
-    return x
-
-
-def bottlenecks(g: GraphBuilder) -> str:
-    """A stem with a wide kernel, a pool, shifts into pointwise convolutions, 3×3 ones plain, strided and grouped."""
-    x = g.max_pool(g.relu(g.conv(g.frame, 24, 7, 2)), 3, 2, (1, 1, 1, 1))
-    for stride, groups in ((1, 1), (2, 1), (1, 4)):
-        channels = g.shapes[x][1]
-        y = g.relu(g.conv(g.frame_shift(x, 3), 32))
-        y = g.relu(g.conv(y, 32, 3, stride, groups=groups))
-        y = g.conv(y, 24)
-        x = g.relu(g.add(y, x if stride == 1 else g.conv(x, channels, 1, 2)))
     return x
 
 
@@ -96,8 +85,8 @@ TARGETS: dict[str, Callable[[], TargetCard]] = {
 }
 
 
-def build(name: str, frames: int) -> onnx.ModelProto:
-    graph = GraphBuilder(22, 34, frames=frames)
+def build(name: str, frames: int, channels: int = 3) -> onnx.ModelProto:
+    graph = GraphBuilder(22, 34, frames=frames, channels=channels)
     return graph.model(graph.head(NETWORKS[name](graph), CLASSES))
 
 
@@ -133,9 +122,9 @@ def test_computes_what_onnx_runtime_does(name: str, target: str, tmp_path: Path)
         assert_computes(artifact, reference, threads)
 
 
-@pytest.fixture(scope="module")
-def clip_model(tmp_path_factory: pytest.TempPathFactory, native: TargetCard) -> tuple[Artifact, Reference]:
-    return compiled("bottlenecks", 2, tmp_path_factory.mktemp("clips"), native)
+@pytest.fixture
+def clip_model(clip_artifact: Artifact) -> tuple[Artifact, Reference]:
+    return clip_artifact, Reference(clip_artifact.path / MODEL_ONNX)
 
 
 def test_manifest(clip_model: tuple[Artifact, Reference]) -> None:
@@ -163,6 +152,14 @@ def test_verify(clip_model: tuple[Artifact, Reference]) -> None:
     result = verify_artifact(clip_model[0], frames=2)
     assert result.passed
     assert [check.name for check in result.checks] == ["logits", "logits (explicit caches)", "frame_logits"]
+
+
+def test_runner_verifies_clips(clip_model: tuple[Artifact, Reference]) -> None:
+    """Means and the logits of every frame, through the static or opening program, and its golden clips from Python."""
+    result = verify_emulated(clip_model[0], frames=2)
+    assert result.passed
+    assert [check.shape for check in result.checks] == [(CLASSES,), (CLASSES,), (2, CLASSES)]
+    assert verify_golden(clip_model[0]).passed
 
 
 def test_pictures_are_normalised(clip_model: tuple[Artifact, Reference]) -> None:
@@ -194,6 +191,16 @@ def test_output_before_a_step(clip_model: tuple[Artifact, Reference]) -> None:
 def test_frame_logits_of_an_online_model(small_artifact: Artifact) -> None:
     with OnlineSession(small_artifact) as session, pytest.raises(ArtifactError, match="one frame a step"):
         session.frame_logits()
+
+
+def test_optical_flow(tmp_path: Path, native: TargetCard) -> None:
+    """Ten channels: no pictures, so bytes are refused, and there is no runner."""
+    model = build("elementwise", 2, channels=10)
+    artifact = compile_onnx(model, tmp_path / "out", native, clips=True, runner=True)
+    assert artifact.runner is None
+    assert_computes(artifact, Reference(model), 2)
+    with OnlineSession(artifact) as session, pytest.raises(ArtifactError, match="takes 10 channels: no pictures"):
+        session.step_bytes(np.zeros((2, 22, 34, 3), np.uint8))
 
 
 def test_batch_is_a_clip_only_where_asked_for(tmp_path: Path, native: TargetCard) -> None:

@@ -57,6 +57,16 @@ def place(request: pytest.FixtureRequest) -> Place:
     return found
 
 
+def test_clips(place: Place, clip_artifact: Artifact) -> None:
+    clips = frames(clip_artifact, 2)
+    with OnlineSession(clip_artifact) as here, RemoteSession(clip_artifact, place, limits=LIMITS) as there:
+        for clip in clips:
+            np.testing.assert_array_equal(there.step(clip), here.step(clip))
+            np.testing.assert_array_equal(there.frame_logits(), here.frame_logits())
+        timings = there.measure(np.concatenate(clips), 0, 3)
+        np.testing.assert_array_equal(timings.logits, here.step(clips[0]))
+
+
 def test_the_same_logits_as_here(place: Place, small_artifact: Artifact) -> None:
     sequence = frames(small_artifact, 8)
     expected = local_logits(small_artifact, sequence)

@@ -163,7 +163,7 @@ def _link(
     stages.begin("linking", f"linking for {request.target.name}")
     link_library(folder / LIBRARY, request.target, sources, code.objects, tvm_ffi_includes())
     shutil.copyfile(HEADER, folder / HEADER_FILE)
-    if request.runner:
+    if request.runner and manifest.frame_shape[1] == 3:  # its frames are pictures
         stages.begin("runner", f"linking {RUNNER}")
         link_runner(folder / RUNNER, request.target, manifest, work, sources, code.objects)
         reference = Reference(Artifact(folder, manifest).reference, manifest)

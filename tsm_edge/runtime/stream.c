@@ -279,6 +279,9 @@ int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
   const tsm_model *model = &tsm_the_model;
   const size_t pixels = (size_t)(model->frame_shape[2] * model->frame_shape[3]);
   if (!stream || !frame || !logits) return null_argument("tsm_step_u8", stream, frame);
+  if (model->frame_shape[1] != 3)
+    return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_step_u8: the input has %d channels, pictures have 3",
+                    (int)model->frame_shape[1]);
   if (!enter(stream)) return tsm_caller_refused("tsm_step_u8");
   if (stream->model->n_byte_calls) {
     next_frame(stream, frame, 1, logits, NULL, NULL);

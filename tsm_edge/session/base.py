@@ -163,6 +163,10 @@ def checked_picture(picture: NDArray[np.uint8], manifest: Manifest) -> NDArray[n
     ArtifactError
         It is not of the model's size, or not of bytes.
     """
+    if manifest.frame.shape[1] != 3:
+        raise ArtifactError(
+            f"{manifest.model} takes {manifest.frame.shape[1]} channels: no pictures", "give what it takes to step"
+        )
     shape = (*([manifest.frames] if manifest.clip else []), *manifest.frame.shape[2:], 3)
     if not isinstance(picture, np.ndarray) or picture.shape != shape or picture.dtype != np.uint8:
         found = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__

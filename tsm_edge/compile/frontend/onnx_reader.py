@@ -268,16 +268,16 @@ def _frame_and_logits(
 ) -> tuple[str, str]:
     frames = [name for name in inputs if name not in {cache.input for cache in caches}]
     logits = [name for name in outputs if name not in {cache.output for cache in caches}]
-    one = frames[0] if len(frames) == 1 and len(inputs[frames[0]]) == 4 and inputs[frames[0]][1] == 3 else None
-    if one is not None and clips and not caches and inputs[one][0] > 1:
+    one = frames[0] if len(frames) == 1 and len(inputs[frames[0]]) == 4 else None
+    if one is not None and clips and not caches and inputs[one][0] > 1:  # pictures, or fields of optical flow
         if len(logits) != 1 or len(outputs[logits[0]]) != 2 or outputs[logits[0]][0] != inputs[one][0]:
             raise ModelFileError(
                 f"{path}: expected one logits output [{inputs[one][0]}, classes], found {_listed(logits, outputs)}",
                 "export again with the logits of every frame alone, before they are averaged",
             )
         return one, logits[0]
-    if one is None or inputs[one][0] != 1:
-        clip = one is not None and not caches and not clips
+    if one is None or inputs[one][:2] != (1, 3):
+        clip = one is not None and inputs[one][0] > 1 and not caches and not clips
         raise ModelFileError(
             f"{path}: expected one frame input [1, 3, height, width], found {_listed(frames, inputs)}",
             "compile it as a clip of frames with: --mode offline"

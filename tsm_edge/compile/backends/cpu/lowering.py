@@ -55,8 +55,8 @@ class Lowering(Step):
         # A unit reads everything when it ends.
         self._position = {layer.output: index for index, unit in enumerate(units) for layer in layers_of(unit)}
         self._last_read = self._last_reads(len(units))
-        frames, _, height, width = graph.shapes[graph.frame]
-        self.tensors.put(graph.frame, Tensor(planar(height, width, 3, frames=frames), BufferRef("frame")))
+        frames, channels, height, width = graph.shapes[graph.frame]
+        self.tensors.put(graph.frame, Tensor(planar(height, width, channels, frames=frames), BufferRef("frame")))
         for index, cache in enumerate(graph.caches):
             self.tensors.put(cache.input, Tensor(self.caches.images[index], BufferRef("cache", index)))
 
