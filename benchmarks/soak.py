@@ -1,8 +1,9 @@
 """``python -m benchmarks.soak DIR``: many minutes at a high frame rate, with all that watches a run, and its memory.
 
 A small clip is played again and again at hundreds of frames a second, with a page and viewers of it, events to a file
-and to a web address that fails now and then, and clips. The memory of both processes (PSS: shared pages by their share)
-is read all the time; what it grows by after the first quarter is the verdict.
+and to a web address that fails now and then, and clips. The memory of both processes is read all the time: what is
+their own, and no pages of files that they share with whatever else runs here. What it grows by once the page's history
+of 5 minutes is full is the verdict.
 """
 
 from __future__ import annotations
@@ -19,14 +20,24 @@ import tempfile
 import threading
 import time
 import urllib.request
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from tornado.websocket import websocket_connect
+from tornado.httpclient import HTTPError, HTTPRequest
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from tsm_edge.page.wire import HISTORY_S
 
 _SIZE, _FRAMES = 64, 600
-_WARM_UP = 0.25
+# Histories are full then, and a few viewers have come and gone.
+_WARM_UP_S = HISTORY_S + 60.0
+_SHORTEST_MIN = 10.0
+# A machine may be busy.
+_START_S, _CONNECT_S, _END_S = 120.0, 60.0, 60.0
+# Seconds since the start, and MB.
+Point = tuple[float, float]
 # What a fifth of an hour may add: allocators are no bookkeepers.
 _MOST_GROWTH_MB = 2.0
 
@@ -66,14 +77,31 @@ def write_clip(path: Path, fps: int) -> None:
         container.mux(stream.encode(None))
 
 
+async def connect(port: int) -> WebSocketClientConnection:
+    """Open the page's socket; one that is busy is asked again, up to a minute."""
+    until_s = time.monotonic() + _CONNECT_S
+    while True:
+        left_s = max(until_s - time.monotonic(), 1.0)
+        request = HTTPRequest(f"ws://127.0.0.1:{port}/live", connect_timeout=left_s, request_timeout=left_s)
+        try:
+            return await asyncio.wait_for(websocket_connect(request), left_s)
+        except (OSError, HTTPError, asyncio.TimeoutError) as error:
+            if time.monotonic() > until_s:
+                raise SystemExit(f"a viewer could not connect within {_CONNECT_S:.0f} s: {error!r}") from None
+            await asyncio.sleep(0.5)
+
+
 async def look(port: int, until_s: float, slow: bool) -> int:
     """Be a viewer, who leaves and comes back; returns how many messages came."""
     seen = 0
     while time.monotonic() < until_s:
         leave_s = time.monotonic() + random.uniform(5, 60)
-        viewer = await websocket_connect(f"ws://127.0.0.1:{port}/live")
-        while time.monotonic() < min(until_s, leave_s):
-            message = await viewer.read_message()
+        viewer = await connect(port)
+        while (left_s := min(until_s, leave_s) - time.monotonic()) > 0:
+            try:
+                message = await asyncio.wait_for(asyncio.shield(viewer.read_message()), left_s)
+            except asyncio.TimeoutError:
+                break
             if message is None:
                 break
             seen += 1
@@ -86,26 +114,28 @@ async def look(port: int, until_s: float, slow: bool) -> int:
 
 
 def memory_mb(process: int) -> float:
-    """PSS of a process, MB."""
+    """What a process has for itself, MB: pages of files go and come as others use them, which is no growth."""
     text = Path(f"/proc/{process}/smaps_rollup").read_text()
-    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) / 1024 if found else 0.0
+    found = re.search(r"^Pss_Anon:\s+(\d+) kB", text, re.MULTILINE)
+    if found is None:
+        raise SystemExit("this kernel does not tell Pss_Anon: Linux 5.4 or newer is needed")
+    return int(found[1]) / 1024
 
 
-def watch(processes: dict[str, int], until_s: float, every_s: float) -> dict[str, list[tuple[float, float]]]:
-    """Read the memory until it is over."""
+def watch(processes: dict[str, int], viewers: Future[list[int]], every_s: float) -> dict[str, list[Point]]:
+    """Read the memory as long as there are viewers."""
     began_s = time.monotonic()
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
-    while time.monotonic() < until_s:
+    found: dict[str, list[Point]] = {name: [] for name in processes}
+    while not viewers.done():
         for name, process in processes.items():
             found[name].append((time.monotonic() - began_s, memory_mb(process)))
         time.sleep(every_s)
     return found
 
 
-def verdict(name: str, points: list[tuple[float, float]]) -> bool:
+def verdict(name: str, points: list[Point]) -> bool:
     """Print how the memory went; whether it is flat."""
-    warm = points[int(_WARM_UP * len(points)) :]
+    warm = [point for point in points if point[0] >= _WARM_UP_S]
     seconds, values = np.array(warm).T
     slope, _ = np.polyfit(seconds, values, 1)
     third = max(len(values) // 3, 1)
@@ -127,6 +157,8 @@ def main() -> int:
     parser.add_argument("--viewers", type=int, default=4, help="half of them slow [4]")
     parser.add_argument("--program", nargs="+", default=[sys.executable, "-m", "tsm_edge.cli"])
     options = parser.parse_args()
+    if options.minutes < _SHORTEST_MIN:
+        parser.error(f"--minutes {options.minutes:g}: expected {_SHORTEST_MIN:g} or more, histories take 5 to fill")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as name:
@@ -139,31 +171,39 @@ def main() -> int:
             "--webhook", f"http://127.0.0.1:{server.server_address[1]}/", "--spool", str(folder / "spool"),
             "--record", str(folder / "clips"), "--record-quota", "5",
         ]  # fmt: skip
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            return _soak(process, folder, options)
+        # Into a file: a pipe that nobody reads would fill up.
+        with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
+            try:
+                return _soak(process, folder, options)
+            finally:
+                process.kill()
 
 
-def _soak(process: subprocess.Popen[str], folder: Path, options: argparse.Namespace) -> int:
-    assert process.stderr is not None
-    port = 0
-    while not port:
-        found = re.search(r"page: http://[^:]+:(\d+)/", process.stderr.readline())
-        port = int(found[1]) if found else 0
+def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+    until_s = time.monotonic() + _START_S
+    while time.monotonic() < until_s and process.poll() is None:
+        if found := re.search(r"page: http://[^:]+:(\d+)/", log.read_text()):
+            return int(found[1])
+        time.sleep(0.2)
+    raise SystemExit(f"the run did not start within {_START_S:.0f} s:\n{log.read_text()}")
+
+
+def _soak(process: subprocess.Popen[bytes], folder: Path, options: argparse.Namespace) -> int:
+    port = _port(process, folder / "log")
     time.sleep(3)
     children = " ".join(path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/children")).split()
     until_s = time.monotonic() + 60 * options.minutes
-    viewers: list[int] = []
 
-    async def all_viewers() -> None:
-        viewers.extend(await asyncio.gather(*(look(port, until_s, index % 2 == 1) for index in range(options.viewers))))
+    async def all_viewers() -> list[int]:
+        return await asyncio.gather(*(look(port, until_s, index % 2 == 1) for index in range(options.viewers)))
 
-    looking = threading.Thread(target=lambda: asyncio.run(all_viewers()))
-    looking.start()
-    points = watch({"run": process.pid, "page": int(children[0])}, until_s, 5.0)
-    looking.join()
-    state = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/state.json", timeout=10))
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(asyncio.run, all_viewers())
+        points = watch({"run": process.pid, "page": int(children[0])}, looking, 5.0)
+        viewers = looking.result()
+    state = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/state.json", timeout=_END_S))
     process.terminate()
-    process.wait(30)
+    process.wait(_END_S)
     flat = [verdict(name, values) for name, values in points.items()]
     lines = [json.loads(line)["id"] for line in (folder / "events.jsonl").read_text().splitlines()]
     missing = len(set(lines) - Hook.ids)

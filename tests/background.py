@@ -53,7 +53,7 @@ class Background:
             time.sleep(0.02)
         raise AssertionError(f"no {pattern!r} within {timeout_s} s: {self.output()}")
 
-    def interrupt(self, timeout_s: float = 10.0) -> int:
+    def interrupt(self, timeout_s: float = 30.0) -> int:
         """Press Ctrl-C and return the exit code."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(timeout_s)

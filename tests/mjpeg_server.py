@@ -70,7 +70,7 @@ def serving(script: Script) -> Iterator[MjpegServer]:
         finally:
             server.stopping.set()
             server.shutdown()
-            thread.join()
+            thread.join(30)
 
 
 def steady(frames: int, interval_s: float = 0.02, first_level: int = 0) -> Script:
@@ -110,10 +110,10 @@ def serving_file(path: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_address[1]}/{path.name}"
         finally:
             server.shutdown()
-            thread.join()
+            thread.join(30)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Wait for a condition; fail if it does not come true."""
     deadline = time.monotonic() + timeout_s
     while not condition():

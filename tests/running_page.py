@@ -60,7 +60,7 @@ class RunningPage:
 
     def get(self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> HTTPResponse:
         """Ask once; the body can still be read."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         connection.request(method, path, headers=dict(headers or {}))
         return connection.getresponse()
 
@@ -69,7 +69,7 @@ class RunningPage:
         found: dict[str, Any] = json.loads(self.get("/state.json").read())
         return found
 
-    def wait_for(self, condition: Callable[[], _T], timeout_s: float = 20.0) -> _T:
+    def wait_for(self, condition: Callable[[], _T], timeout_s: float = 60.0) -> _T:
         """Wait until something is true; a server that is not there yet is not."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
@@ -106,10 +106,13 @@ class RunningPage:
         return int(process)
 
 
-def together(work: Awaitable[_T], timeout_s: float = 30.0) -> _T:
-    """Run a coroutine to its end."""
+def together(work: Awaitable[_T], timeout_s: float = 60.0) -> _T:
+    """Run a coroutine to its end, which comes in time."""
 
     async def bounded() -> _T:
-        return await asyncio.wait_for(work, timeout_s)
+        try:
+            return await asyncio.wait_for(work, timeout_s)
+        except asyncio.TimeoutError:
+            raise AssertionError(f"not done within {timeout_s} s") from None
 
     return asyncio.run(bounded())

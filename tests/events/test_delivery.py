@@ -65,6 +65,16 @@ def test_it_is_tried_again_in_order_and_counted() -> None:
     assert receiver.closed
 
 
+def test_a_mistake_of_a_receiver_does_not_end_its_thread_and_the_reason_is_told() -> None:
+    receiver = Scripted(ValueError("label too long"), *[NotNow("answer 401")] * 10_000)
+    courier = Courier(receiver, Outbox(None))
+    courier.put(letter(0))
+    wait_until(lambda: courier.counts.trouble == "answer 401")
+    receiver.problems.clear()
+    wait_until(lambda: receiver.got == ["id-0"] and not courier.counts.trouble)
+    courier.close()
+
+
 def test_a_full_outbox_loses_the_oldest_and_counts_them() -> None:
     box = Outbox(None, most=3)
     for number in range(10):
@@ -198,6 +208,8 @@ def test_a_server_that_speaks_no_http_and_one_that_is_silent(monkeypatch: pytest
         "http://h:99999/",
         "http://h/a b",
         "http://h/\r\nX: y",
+        "http://a..b/",
+        f"http://{'a' * 64}.example/",
     ],
 )
 def test_no_address_is_refused(url: str) -> None:

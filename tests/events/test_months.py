@@ -34,10 +34,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+    if os.geteuid() or subprocess.run(command, capture_output=True, timeout=30, check=False).returncode:
         pytest.skip("a small disk cannot be made here: mounting needs root")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["umount", str(place)], timeout=30, check=True)
 
 
 def flicker(server: MjpegServer, send: Send) -> None:

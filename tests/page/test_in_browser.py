@@ -92,6 +92,7 @@ def test_a_camera_that_falls_silent_and_comes_back(tab: Tab, tmp_path: Path) -> 
             tab.open(page.url)
             tab.wait_for("!document.getElementById('silence').hidden", 30)
             assert "no frame for" in text(tab, "silence")
+            assert tab.wait_for("document.getElementById('spoken').textContent === 'no frame arrives'")
             keep(tab, "silent")
             go_on.append(True)
             tab.wait_for(f"document.getElementById('silence').hidden && {_LIVE}")

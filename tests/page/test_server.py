@@ -233,6 +233,9 @@ def test_with_a_token(tmp_path: Path) -> None:
         cookie = entered.getheader("Set-Cookie") or ""
         assert "HttpOnly" in cookie
         assert "SameSite=Strict" in cookie
+        # Not by a date: a board whose clock is years behind would give one that is over.
+        assert "Max-Age=" in cookie
+        assert "expires" not in cookie.lower()
         assert page.get("/", headers={"Cookie": cookie.split(";")[0]}).status == 200
         # Ctrl-C ends both processes.
         child = page.child()

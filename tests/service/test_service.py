@@ -26,6 +26,7 @@ from tsm_edge.cli.main import entry_point
 from tsm_edge.errors import ServiceError
 from tsm_edge.live.observer import Snapshot, Totals
 from tsm_edge.live.result import FrameResult
+from tsm_edge.service import manage
 from tsm_edge.service.manage import install, remove
 from tsm_edge.service.notify import Heartbeat, heartbeat_of
 from tsm_edge.service.unit import CREDENTIAL, Unit, check_readable
@@ -95,6 +96,31 @@ def test_a_unit_is_installed_and_removed(tmp_path: Path) -> None:
         with pytest.raises(ServiceError, match="was not written by tsm-edge"):
             action()
     assert path.read_text() == "[Unit]\n"
+
+
+def test_nobody_else_can_read_the_unit_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[int] = []
+    replace = os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        modes.append(os.stat(source).st_mode & 0o777)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    (tmp_path / UNIT.file_name).write_text(UNIT.text())
+    (tmp_path / UNIT.file_name).chmod(0o644)
+    assert install(UNIT, tmp_path, lambda _: None).stat().st_mode & 0o777 == 0o600
+    assert modes == [0o600]
+
+
+def test_a_systemctl_that_does_not_end_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(manage, "_RUN_S", 0.2)
+    with pytest.raises(ServiceError, match=r"systemctl restart x\.service: has not ended"):
+        manage.systemctl(["restart", "x.service"])
 
 
 def test_what_the_services_user_cannot_read_is_refused(tmp_path: Path) -> None:

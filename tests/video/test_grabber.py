@@ -54,7 +54,7 @@ def test_a_slow_reader_gets_the_newest_frame_and_the_others_are_counted() -> Non
         # 10 frames arrive in each pause: a queue would be 70 frames behind by now.
         assert behind[-1] < 30
         assert source.dropped == indices[-1] + 1 - len(indices)
-        assert source.dropped > 20
+        assert source.dropped > 5
 
 
 def test_time_runs_with_the_clock() -> None:

@@ -60,6 +60,8 @@ class Counts:
     name : str
     delivered, retries, waiting, lost : int
         Arrived; tries that failed; on their way; given up.
+    trouble : str
+        Why the latest try failed; empty: it did not.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Counts:
     retries: int
     waiting: int
     lost: int
+    trouble: str = ""
 
 
 class Courier:
@@ -98,12 +101,7 @@ class Courier:
     def counts(self) -> Counts:
         """What became of events so far."""
         lost = self._outbox.lost + self._refused
-        return Counts(self._receiver.name, self._delivered, self._retries, len(self._outbox), lost)
-
-    @property
-    def trouble(self) -> str:
-        """Why the latest try failed; empty: it did not."""
-        return self._trouble
+        return Counts(self._receiver.name, self._delivered, self._retries, len(self._outbox), lost, self._trouble)
 
     def close(self) -> None:
         """Deliver what waits, for some seconds; then let go."""
@@ -140,6 +138,9 @@ class Courier:
         except (NotNow, OSError) as why:
             self._trouble = str(why)
             return False
+        except Exception as why:  # noqa: BLE001 - whatever it is, this thread goes on for months
+            self._trouble = f"{type(why).__name__}: {why}"
+            return False
         else:
             self._trouble = ""
         self._outbox.done(letter)
@@ -162,4 +163,5 @@ def plain(counts: Counts) -> dict[str, Any]:
         "retries": counts.retries,
         "waiting": counts.waiting,
         "lost": counts.lost,
+        "trouble": counts.trouble,
     }

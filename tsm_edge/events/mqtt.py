@@ -24,6 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from tsm_edge import __version__
 from tsm_edge.errors import EventError
 from tsm_edge.events.courier import NotNow
+from tsm_edge.events.hosts import is_host
 from tsm_edge.events.outbox import Letter
 from tsm_edge.files.atomic import read_text
 
@@ -67,7 +68,7 @@ class Broker:
         rest = text.removeprefix(_TLS).removeprefix("mqtt://").rstrip("/")
         found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", rest, re.ASCII)
         port = int(found[2] or (_TLS_PORT if tls else _PORT)) if found else 0
-        if found is None or not 0 < port < 65536:
+        if found is None or not is_host(found[1].strip("[]")) or not 0 < port < 65536:
             raise EventError(f"--mqtt {rest}: expected [mqtts://]HOST[:PORT]", "for example: --mqtt broker:1883")
         user = password = ""
         if login_file is not None:
@@ -156,9 +157,10 @@ class Mqtt:
             self._why = f"the broker refuses: {reason}"
             return
         self._why = "the broker has not confirmed it"
-        client.publish(self._status, "online", qos=1, retain=True)
+        # Said anew at each connection, so nothing of it is kept for the next one: those would pile up.
+        client.publish(self._status, "online", qos=0, retain=True)
         for kind, config in discovery(self._node, self._model, self._topic, self._status).items():
-            client.publish(f"{_DISCOVERY}/{kind}/config", json.dumps(config), qos=1, retain=True)
+            client.publish(f"{_DISCOVERY}/{kind}/config", json.dumps(config), qos=0, retain=True)
 
     def _confirm(self, _client: Client, _user: Any, number: int, _reason: ReasonCode, _properties: Properties) -> None:
         with self._change:

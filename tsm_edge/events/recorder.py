@@ -26,6 +26,8 @@ from tsm_edge.video.writer import VideoFile
 
 _QUALITY = 85
 _WIDEST_PX = 1280
+# At the end of a run, for what waits to be written: this thread gets what others leave over.
+_LONGEST_END_S = 120.0
 # Frames that wait for the thread; more are left out.
 _MOST_WAITING = 8
 _CLIP = re.compile(r"\d{8}T\d{9}Z-[\w.-]*-[0-9a-f]{8}\.mp4")
@@ -124,10 +126,10 @@ class Recorder:
         )
 
     def close(self) -> None:
-        """Finish the clip that is being written."""
+        """Finish the clip that is being written; a disk that hangs is not waited for."""
         self._stopping = True
         self._wake.set()
-        self._thread.join()
+        self._thread.join(_LONGEST_END_S)
 
     def _check_folder(self) -> None:
         folder = self._recording.folder
@@ -177,7 +179,8 @@ class Recorder:
 
     def _take_event(self, event: Event) -> None:
         if event.event_type == "start" and self._clip is None:
-            self._clip = _Clip(self._recording, self._info, event, self._ring[-1].monotonic_s if self._ring else 0.0)
+            began_s = self._ring[-1].monotonic_s if self._ring else time.monotonic()
+            self._clip = _Clip(self._recording, self._info, event, began_s)
             self._make_room()
             for still in list(self._ring):
                 self._add(still)

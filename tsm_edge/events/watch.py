@@ -95,7 +95,7 @@ class Watch:
     def losses(self) -> list[str]:
         """What to say at the end of a run of what did not arrive."""
         return [
-            f"{item.name}: {item.lost} lost, {item.waiting} not delivered"
+            f"{item.name}: {item.lost} lost, {item.waiting} not delivered{f' ({item.trouble})' if item.trouble else ''}"
             for item in self._counts()
             if item.lost or item.waiting
         ]

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 from tsm_edge import __version__
 from tsm_edge.errors import EventError
 from tsm_edge.events.courier import NotNow, Refused
+from tsm_edge.events.hosts import is_host
 from tsm_edge.events.outbox import Letter
 from tsm_edge.files.atomic import read_text
 from tsm_edge.redact import redacted
@@ -144,7 +145,7 @@ def _parsed(url: str) -> SplitResult:
     )
     try:
         address = urlsplit(url)
-        known = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+        known = address.scheme in ("http", "https") and is_host(address.hostname or "") and address.port != 0
     except ValueError:
         raise problem from None
     # http.client sends what it is given: no line may be hidden in it.

@@ -58,7 +58,11 @@ class Child:
         self._stream.settimeout(_SEND_S)
         self._poller = select.poll()
         self._poller.register(self._stream, select.POLLIN)
-        self._stream.sendall(pack(about))
+        try:
+            self._stream.sendall(pack(about))
+        except OSError:
+            self.close()
+            raise
 
     def listen(self) -> None:
         """Take what it has said; does not wait.
@@ -93,5 +97,7 @@ class Child:
         self._stream.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_S)
+            return
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # held up in the kernel: the run goes on without it
+            self._process.wait(_END_S)

@@ -7,6 +7,7 @@ for one, makes a small JPEG of it if somebody looks, and sends both.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -30,6 +31,8 @@ _TOP = 5
 # Between two messages: while somebody looks; and else, for the metrics.
 _LOOKED_AT_S, _ALONE_S = 0.05, 0.5
 _RESTART_S, _LONGEST_RESTART_S = 0.5, 30.0
+# At the end of a run: a page's process that takes nothing, and has to be killed.
+_LONGEST_END_S = 20.0
 # Results that wait for the thread, should it not get to run for minutes.
 _MOST_WAITING = 100_000
 
@@ -83,7 +86,7 @@ class Publisher:
     ) -> None:
         self._stopping = True
         self._wake.set()
-        self._thread.join()
+        self._thread.join(_LONGEST_END_S)
         if self._child is not None:
             self._child.close()
         self._door.listener.close()
@@ -141,7 +144,7 @@ class Publisher:
             document |= {
                 "seen_s": newest.monotonic_s,
                 "class_index": result.class_index,
-                "probability": result.probability,
+                "probability": _finite(result.probability),
                 "frame": result.index,
                 "top": self._top(newest),
                 "frames": totals.frames,
@@ -155,7 +158,7 @@ class Publisher:
         """The likeliest classes of one frame alone, each with its probability."""
         shares = probabilities(snapshot.result.logits, self._activation)
         order = shares.argsort()[::-1][:_TOP]
-        return [[int(index), round(float(shares[index]), 4)] for index in order]
+        return [[int(index), round(_finite(shares[index]), 4)] for index in order]
 
     def _add_up(self) -> None:
         while self._results:
@@ -181,3 +184,8 @@ class Publisher:
         self._steps_sent, self._segment_sent, self._picture_sent = 0, -1, None
         with contextlib.suppress(OSError):  # no memory now: later
             self._child = Child(self._door.listener, self._about)
+
+
+def _finite(share: float) -> float:
+    """A probability as JSON can have it: a network that overflows gives NaN, and the page goes on."""
+    return float(share) if math.isfinite(share) else 0.0

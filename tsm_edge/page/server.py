@@ -11,8 +11,9 @@ import json
 import socket
 from collections.abc import Awaitable
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
+from tornado.http1connection import HTTP1Connection
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 from tornado.web import Application, RequestHandler
@@ -43,7 +44,7 @@ MOST_HEADER, MOST_BODY, LONGEST_S, MOST_CONNECTIONS, MOST_VIEWERS = 8192, 1024, 
 _LARGEST_MESSAGE, _PING_S = 64, 20.0
 # Messages a browser has not answered yet: the second one travels while the first is drawn.
 _UNANSWERED = 2
-_A_YEAR_DAYS = 365
+_A_YEAR_S = 365 * 86_400
 
 
 class _Handler(RequestHandler):
@@ -84,6 +85,15 @@ class _Handler(RequestHandler):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish(f"{text}\n")
 
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
+        """Send the answer, and hang up on who does not take it: Tornado itself would keep the connection for ever."""
+        stream = cast(HTTP1Connection, self.request.connection).stream
+        sent = super().finish(chunk)
+        if not sent.done():
+            overdue = asyncio.get_running_loop().call_later(LONGEST_S, stream.close)
+            sent.add_done_callback(lambda _: overdue.cancel())
+        return sent
+
     def write_error(self, status_code: int, **_: Any) -> None:
         """Say an error in a line; nothing of the request is repeated."""
         self._text(f"{status_code} {self._reason}")
@@ -117,7 +127,8 @@ class _Index(_File):
             self.set_cookie(
                 _cookie(self),
                 self.guard.token,
-                expires_days=_A_YEAR_DAYS,
+                # Not a date: the clock of a board that has no battery may be years behind the browser's.
+                max_age=_A_YEAR_S,
                 httponly=True,
                 samesite="Strict",
             )
@@ -183,6 +194,8 @@ class _Nothing(_Handler):
 class _Viewer(WebSocketHandler, _Handler):
     """A browser that looks. It answers each message; who is slow to answer is sent less, and always the newest."""
 
+    _feeding: asyncio.Task[None] | None = None
+
     async def get(self, *args: Any, **kwargs: Any) -> None:
         """Open the socket, if there is room."""
         if self.hub.state.viewers >= MOST_VIEWERS:
@@ -209,8 +222,9 @@ class _Viewer(WebSocketHandler, _Handler):
 
     def on_close(self) -> None:
         """End."""
-        self._feeding.cancel()
-        self.hub.remove_viewer()
+        if self._feeding is not None:  # it was opened
+            self._feeding.cancel()
+            self.hub.remove_viewer()
 
     async def _feed(self) -> None:
         version = picture = steps = 0

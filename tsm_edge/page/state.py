@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from typing import Any
 
 from tsm_edge.page.readings import Readings
-from tsm_edge.page.wire import HISTORY_S, KEPT_STEPS, About
+from tsm_edge.page.wire import HISTORY_S, KEPT_SEGMENTS, KEPT_STEPS, About
 
 # Without a prediction for so long, something is wrong.
 STALE_S = 30.0
@@ -50,12 +51,24 @@ class State:
         self._steps.extend(news.pop("steps"))
         for number, *segment in news.pop("segments"):
             self._segments[number] = segment
-        oldest_s = time.monotonic() - HISTORY_S
-        for number in [number for number, (_, _, end_s) in self._segments.items() if end_s < oldest_s]:
-            del self._segments[number]
+        self._forget()
         self.latest = news
         if picture:
             self.picture, self.picture_version = picture, self.version
+
+    def _forget(self) -> None:
+        """Drop the segments that are too old, and where labels flicker those that are too many."""
+        oldest_s = time.monotonic() - HISTORY_S
+        while self._segments:
+            number, (_, _, end_s) = next(iter(self._segments.items()))
+            if len(self._segments) <= KEPT_SEGMENTS and end_s >= oldest_s:
+                return
+            del self._segments[number]
+
+    def _segments_from(self, number: int) -> list[tuple[int, list[float]]]:
+        """Those from that number on; a browser that keeps up asks for the last one or two of many."""
+        fresh = itertools.takewhile(lambda item: item[0] >= number, reversed(self._segments.items()))
+        return list(fresh)[::-1]
 
     @property
     def age_s(self) -> float:
@@ -94,8 +107,7 @@ class State:
             # Browsers have clocks of their own: times are told as how long ago they were.
             "segments": [
                 [number, self.label(int(index)), round(now_s - start_s, 3), round(now_s - end_s, 3)]
-                for number, (index, start_s, end_s) in self._segments.items()
-                if number >= segment_known
+                for number, (index, start_s, end_s) in self._segments_from(segment_known)
             ],
             **{name: latest.get(name, 0) for name in ("frame", "frames", "predictions", "dropped", "resets")},
             "reset_reasons": latest.get("reset_reasons", {}),

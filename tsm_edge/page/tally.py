@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from tsm_edge.live.result import FrameResult
-from tsm_edge.page.wire import BOUNDS_S, HISTORY_S, KEPT_STEPS
-
-_MOST_SEGMENTS = 2_000
+from tsm_edge.page.wire import BOUNDS_S, HISTORY_S, KEPT_SEGMENTS, KEPT_STEPS
 
 
 @dataclass
@@ -72,7 +71,7 @@ class Tally:
         self.resets: Counter[str] = Counter()
         self.steps: deque[float] = deque(maxlen=KEPT_STEPS)
         self.step_count = 0
-        self._segments: deque[Segment] = deque(maxlen=_MOST_SEGMENTS)
+        self._segments: deque[Segment] = deque(maxlen=KEPT_SEGMENTS)
 
     def add(self, monotonic_s: float, result: FrameResult) -> None:
         """Take a prediction, in order."""
@@ -107,13 +106,12 @@ class Tally:
             Number of the newest segment they know, which may have gone on since; -1: none.
         """
         fresh = min(self.step_count - steps_known, len(self.steps))
+        newest_first = itertools.takewhile(lambda item: item.number >= segments_known, reversed(self._segments))
         return {
             "step_count": self.step_count,
             "steps": [round(step, 3) for step in list(self.steps)[len(self.steps) - fresh :]],
             "segments": [
-                [item.number, item.class_index, item.start_s, item.end_s]
-                for item in self._segments
-                if item.number >= segments_known
+                [item.number, item.class_index, item.start_s, item.end_s] for item in reversed(list(newest_first))
             ],
             "histograms": {name: [item.counts, item.sum_s] for name, item in self.histograms.items()},
             "reset_reasons": dict(self.resets),

@@ -12,8 +12,9 @@ from typing import Any
 _HEAD = struct.Struct("!II")
 # The page's process is ready for the next message; with the picture, or without because nobody looks.
 WITH_PICTURE, WITHOUT_PICTURE = b"p", b"s"
-# How far back labels are remembered, and how many step times.
+# How far back labels are remembered, how many changes of them, and how many step times.
 HISTORY_S = 300.0
+KEPT_SEGMENTS = 2_000
 KEPT_STEPS = 600
 # Upper bounds of durations that are counted, seconds: from a small network on a PC to a large one on a Raspberry Pi 3.
 BOUNDS_S = (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tsm_edge.errors import ServiceError
-from tsm_edge.files.atomic import write_atomic
+from tsm_edge.files.atomic import NewFile
 from tsm_edge.service.unit import MARK, Unit
 
 FOLDER = Path("/etc/systemd/system")
@@ -24,12 +24,17 @@ def systemctl(arguments: Sequence[str]) -> None:
     Raises
     ------
     ServiceError
-        It is not there, or fails.
+        It is not there, fails, or has not ended after a minute.
     """
     program = shutil.which("systemctl")
     if program is None:
         raise ServiceError("there is no systemctl here", "see the unit, for another service manager: --dry-run")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=_RUN_S, check=False)
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=_RUN_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ServiceError(
+            f"systemctl {' '.join(arguments)}: has not ended after {_RUN_S:.0f} s", "see: journalctl -b -n 50"
+        ) from None
     if done.returncode:
         reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise ServiceError(f"systemctl {' '.join(arguments)}: {reason}", "is systemd running this system?")
@@ -46,8 +51,9 @@ def install(unit: Unit, folder: Path = FOLDER, control: Systemctl = systemctl) -
     path = folder / unit.file_name
     _check_ours(path)
     try:
-        write_atomic(path, unit.text().encode())
-        path.chmod(0o600)  # a camera's address may have a password in it
+        with NewFile(path) as file:
+            file.temporary.chmod(0o600)  # a camera's address may have a password in it
+            file.temporary.write_bytes(unit.text().encode())
     except OSError as error:
         raise _not_allowed(path, error) from None
     control(["daemon-reload"])

@@ -16,6 +16,7 @@ from tsm_edge.video.capture import Capture, Image, SourceOptions, load_opencv, t
 
 # A picture that has these bytes in these places by chance comes once in 2^128 frames.
 _MARKS = np.random.default_rng(0).integers(0, 256, 16, np.uint8)
+_DEVICES = Path("/dev")
 
 
 class NativeCapture(Protocol):
@@ -155,9 +156,9 @@ def _has_gstreamer(cv2: Any) -> bool:
 
 
 def _check_device(number: int) -> None:
-    device = Path(f"/dev/video{number}")
+    device = _DEVICES / f"video{number}"
     if not device.exists():
-        present = sorted(path.name for path in Path("/dev").glob("video[0-9]*"))
+        present = sorted(path.name for path in _DEVICES.glob("video[0-9]*"))
         found = f"found {', '.join(present)}" if present else "no camera was found"
         raise VideoError(f"camera {number}: {device} does not exist ({found})", "list cameras with: ls /dev/video*")
     if not os.access(device, os.R_OK | os.W_OK):

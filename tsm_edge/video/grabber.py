@@ -17,6 +17,8 @@ from tsm_edge.video.source import Break, Frame, SourceInfo, VideoSource
 
 _JOIN_S = 1.0
 _POLL_S = 0.1
+# Between two attempts to open a source again; twice as long after each, until a frame comes.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,9 @@ class Grabber:
         self._grabbed = 0
         self._taken = 0
         self._finished = False
+        # Since the source was lost; None while its frames come.
+        self._lost_s: float | None = None
+        self._pause_s = _FIRST_PAUSE_S
         capture = opened if opened is not None else wait_for(open_capture)
         self.fps = capture.fps
         self._thread = threading.Thread(target=self._work, args=(capture,), name="tsm-edge-grabber", daemon=True)
@@ -145,9 +150,11 @@ class Grabber:
             arrived_s = time.perf_counter()
             picture = capture.retrieve()
             if picture is None:
-                self._check_decoding(arrived_s - good_s)
+                if arrived_s - good_s > self._options.read_timeout_s:
+                    return self._undecoded(arrived_s - good_s)
                 continue
             good_s = arrived_s
+            self._lost_s, self._pause_s = None, _FIRST_PAUSE_S
             retrieve_ms = (time.perf_counter() - arrived_s) * 1e3
             with self._arrival:
                 if last_s is not None and arrived_s - last_s > self._longest_interval_s():
@@ -165,25 +172,32 @@ class Grabber:
     def _silence(self, waited_s: float) -> str:
         return f"no frame for {waited_s:.1f} s" if waited_s >= 0.9 * self._options.read_timeout_s else ""
 
-    def _check_decoding(self, undecoded_s: float) -> None:
-        """Bear a frame that was damaged on its way, but not a source of which nothing can be decoded."""
-        if undecoded_s > self._options.read_timeout_s:
-            raise VideoError(
-                f"{self._name}: frames arrive, but for {undecoded_s:.1f} s none of them could be decoded",
-                "see whether another program shows it; if so, try another version of OpenCV",
-            )
+    def _undecoded(self, undecoded_s: float) -> str:
+        """Bear a frame that was damaged on its way, but not a source of which nothing can be decoded.
+
+        Where it may be opened again that is tried: it helps a camera whose power was low for a moment.
+        """
+        why = f"frames arrive, but for {undecoded_s:.1f} s none of them could be decoded"
+        if self._options.reconnect_s > 0:
+            return why
+        raise VideoError(
+            f"{self._name}: {why}", "see whether another program shows it; if so, try another version of OpenCV"
+        )
 
     def _longest_interval_s(self) -> float:
         return max(self._options.gap_s, 3 / self.fps if self.fps else 0.0)
 
     def _reconnect(self) -> Capture | None:
-        """Open the source again, waiting longer between attempts; None when ``reconnect_s`` is over."""
-        deadline = time.monotonic() + self._options.reconnect_s
-        pause_s = 0.1
-        while (left_s := deadline - time.monotonic()) > 0:
-            if self._stopping.wait(min(pause_s, left_s)):
+        """Open the source again, waiting longer between attempts; None when ``reconnect_s`` is over.
+
+        It is over that long after the last frame: a source that can be opened but gives none is not back.
+        """
+        if self._lost_s is None:
+            self._lost_s = time.monotonic()
+        while (left_s := self._lost_s + self._options.reconnect_s - time.monotonic()) > 0:
+            if self._stopping.wait(min(self._pause_s, left_s)):
                 return None
-            pause_s = min(2 * pause_s, 2.0)
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             try:
                 capture = self._open()
             except VideoError:

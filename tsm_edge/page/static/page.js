@@ -4,6 +4,7 @@
 
 const HISTORY_S = 300;
 const SHOWN_STEPS = 300;
+const KEPT_SEGMENTS = 2000;
 const SHOWN_LABELS = 6;
 // A screen reader is told a new label at most this often, and the lists change no faster, in milliseconds.
 const SPEAK_MS = 2000;
@@ -133,8 +134,9 @@ function listFacts(view) {
   if (machine.cpu_mhz !== null) facts.push(["CPU clock", `${Math.round(machine.cpu_mhz)} MHz`]);
   if (machine.gpu_mhz !== null) facts.push(["GPU clock", `${Math.round(machine.gpu_mhz)} MHz`]);
   if (machine.power_w !== null) facts.push([`Power (${machine.power_covers})`, `${machine.power_w.toFixed(2)} W`]);
-  for (const { name, delivered, waiting: queued, lost } of view.receivers) {
-    facts.push([RECEIVERS[name] ?? name, `${delivered} done, ${queued} waiting, ${lost} lost`]);
+  for (const { name, delivered, waiting: queued, lost, trouble } of view.receivers) {
+    const why = trouble ? `: ${trouble}` : "";
+    facts.push([RECEIVERS[name] ?? name, `${delivered} done, ${queued} waiting, ${lost} lost${why}`]);
   }
   facts.push(["Viewers", String(view.viewers)]);
   element("facts").replaceChildren(...facts.flatMap(([name, value]) => {
@@ -147,12 +149,12 @@ function listFacts(view) {
   }));
 }
 
-function speak(view) {
-  const text = view.label && `${view.label}, ${percent(view.probability)}`;
-  if (performance.now() - spokenAt < SPEAK_MS || element("spoken").dataset.label === view.label) return;
+function speak(view, silent) {
+  const news = silent ? "no frame arrives" : view.label;
+  if (!news || performance.now() - spokenAt < SPEAK_MS || element("spoken").dataset.news === news) return;
   spokenAt = performance.now();
-  element("spoken").dataset.label = view.label;
-  element("spoken").textContent = text;
+  element("spoken").dataset.news = news;
+  element("spoken").textContent = silent ? news : `${news}, ${percent(view.probability)}`;
 }
 
 function remember(view, now) {
@@ -161,7 +163,9 @@ function remember(view, now) {
   for (const [number, label, startAgo, endAgo] of view.segments) {
     segments.set(number, { label, start: now - startAgo, end: now - endAgo });
   }
-  for (const [number, { end }] of segments) if (end < now - HISTORY_S) segments.delete(number);
+  for (const [number, { end }] of segments) {
+    if (end < now - HISTORY_S || segments.size > KEPT_SEGMENTS) segments.delete(number);
+  }
 }
 
 function show(view) {
@@ -173,7 +177,7 @@ function show(view) {
   if (paused) return;
   setText("label", view.label || "no prediction yet");
   setText("probability", view.label ? percent(view.probability) : "");
-  speak(view);
+  speak(view, silent);
   listTop(view.top);
   drawTimeline(now);
   drawSteps();
