@@ -65,7 +65,20 @@ def test_the_models_of_the_paper_are_shipped() -> None:
         "resnet50-kinetics",
         "resnet50-something",
         "resnet101-something",
+        "mobilenetv2-kinetics-8f",
+        "resnet50-kinetics-8f",
+        "resnet50-something-16f",
+        "resnext101-kinetics-8f",
+        "resnet50-nl-kinetics-8f",
     }
+
+
+@pytest.mark.parametrize("name", [name for name in model_names() if name.endswith("f")])
+def test_a_card_for_clips_is_named_after_its_frames(name: str) -> None:
+    network = load_model(name).network
+    assert name.endswith(f"-{network.frames}f")
+    assert network.temporal_mode == ("none" if "-tsn-" in name else "offline")
+    assert network.channels == (10 if "-flow-" in name else 3)
 
 
 def test_jester_is_the_upstream_demo() -> None:
@@ -205,6 +218,13 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ("classes = 3", "classes = 3\nframe_size = 192", "crop is 224 px, expected the frame size of 192 px"),
         ('"mobilenet-v2"', '"mobilenet-v3"', "unknown backbone 'mobilenet-v3' (did you mean 'mobilenet-v2'?)"),
         ('"mobilenet-v2"', '"resnet-50-nl"', "resnet-50-nl is offline only"),
+        ("classes = 3", "classes = 3\nchannels = 4", "channels is 4, expected 3 (RGB) or 10 (five fields of"),
+        ("classes = 3", "classes = 3\nchannels = 10", "but an online network takes camera frames: expected 3"),
+        (
+            "classes = 3",
+            'classes = 3\nchannels = 10\ntemporal_mode = "offline"',
+            "mean and std differ from channel to channel, but optical flow has one of each",
+        ),
         ('"mobilenet-v2"', "2", "backbone is 2, expected text"),
         ('[network]\nbackbone = "mobilenet-v2"\nclasses = 3', "network = 1", "network: expected a table, found 1"),
         ("[network]", 'labels = ["a", "b", "c"]\n[network]', "is not read from a card; name a file: labels_file = "),

@@ -59,6 +59,7 @@ def test_json_and_mode(run_program, card: str, tmp_path: Path) -> None:  # type:
         (("-o", ".",), "is a folder"),
         (("-o", "m.onnx", "--seed", "1" + "0" * 23), "Invalid value for '--seed'"),
         ((), "Missing option '-o'"),
+        (("-o", "m.onnx", "--from-rgb", "--checkpoint", "x.pth"), "--from-rgb makes an RGB network's checkpoint"),
         (("-o", "m.onnx", "--mode", "onlin"), "'onlin'"),
     ],
 )  # fmt: skip

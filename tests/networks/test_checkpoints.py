@@ -24,7 +24,8 @@ from torch import Tensor
 from tsm_edge.cards import NetworkSpec
 from tsm_edge.errors import CheckpointError
 from tsm_edge.networks import build_network
-from tsm_edge.networks.checkpoints import load_into, read_checkpoint
+from tsm_edge.networks.checkpoints import read_checkpoint
+from tsm_edge.networks.loading import load_into
 
 ONLINE = NetworkSpec("mobilenet-v2", 5, width=0.5, frame_size=32)
 OFFLINE = NetworkSpec("mobilenet-v2", 5, "offline", width=0.5, frame_size=32, frames=2)

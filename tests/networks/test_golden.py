@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from tsm_edge.cards import NetworkSpec, TemporalMode
+from tsm_edge.cards import load_model
 from tsm_edge.networks import OfflineNetwork, TemporalNetwork, build_network
-from tsm_edge.networks.checkpoints import load_into, read_checkpoint
+from tsm_edge.networks.checkpoints import read_checkpoint
+from tsm_edge.networks.loading import load_into
 
-CASES: dict[str, tuple[str, TemporalMode]] = {
-    "offline_tsm_mobilenetv2_kinetics400_8f": ("mobilenet-v2", "offline"),
-    "offline_tsm_resnet101_something174_8f": ("resnet-101", "offline"),
-    "offline_tsm_resnet50_kinetics400_8f": ("resnet-50", "offline"),
-    "offline_tsm_resnet50_nl_kinetics400_8f": ("resnet-50-nl", "offline"),
-    "online_mobilenetv2_jester27": ("mobilenet-v2", "online"),
-    "tsn_resnet50_kinetics400_8f": ("resnet-50", "none"),
+# The card that each case's checkpoint is for.
+CASES = {
+    "offline_tsm_mobilenetv2_kinetics400_8f": "mobilenetv2-kinetics-8f",
+    "offline_tsm_resnet101_something174_8f": "resnet101-something-8f",
+    "offline_tsm_resnet50_kinetics400_8f": "resnet50-kinetics-8f",
+    "offline_tsm_resnet50_nl_kinetics400_8f": "resnet50-nl-kinetics-8f",
+    "online_mobilenetv2_jester27": "mobilenetv2-jester",
+    "tsn_resnet50_kinetics400_8f": "resnet50-kinetics-tsn-8f",
 }
 
 
@@ -31,15 +33,14 @@ def test_every_case_is_covered() -> None:
 def load_case(name: str, folder: Path) -> TemporalNetwork:
     """Write a case's weights as upstream would, read them back, and check what the loader makes of them."""
     case = golden.load(name)
-    backbone, mode = CASES[name]
+    spec = load_model(CASES[name]).network
     weights = {key: torch.from_numpy(value) for key, value in case.state_dict().items()}
     path = folder / f"{name}.pth"
     # The demo saves a bare state dict, the training code one among other things.
-    torch.save(weights if mode == "online" else {"epoch": 50, "arch": "x", "state_dict": weights}, path)
+    torch.save(weights if spec.temporal_mode == "online" else {"epoch": 50, "arch": "x", "state_dict": weights}, path)
     checkpoint = read_checkpoint(path)
     found = (checkpoint.backbone, checkpoint.width, checkpoint.classes, checkpoint.trained_mode)
-    assert found == (backbone, 1.0, case.classes, mode)
-    spec = NetworkSpec(backbone, case.classes, mode, frames=8)
+    assert found == (spec.backbone, 1.0, case.classes, spec.temporal_mode)
     network = build_network(spec)
     load_into(network, spec, checkpoint)
     return network

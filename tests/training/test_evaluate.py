@@ -19,7 +19,8 @@ from tsm_edge.cli.main import entry_point
 from tsm_edge.demo import DemoRequest, run_demo
 from tsm_edge.errors import ArtifactError
 from tsm_edge.networks import build_network
-from tsm_edge.networks.checkpoints import load_into, read_checkpoint
+from tsm_edge.networks.checkpoints import read_checkpoint
+from tsm_edge.networks.loading import load_into
 from tsm_edge.session.open import open_session
 from tsm_edge.training.data import Frames
 from tsm_edge.training.evaluate import EvaluateRequest, evaluate, run_clips

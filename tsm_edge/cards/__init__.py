@@ -18,7 +18,9 @@ from tsm_edge.cards.load import (
 )
 from tsm_edge.cards.model import (
     BACKBONES,
+    FLOW_CHANNELS,
     LARGEST_SEED,
+    RGB_CHANNELS,
     SHIFT_PROPORTIONS,
     Extent,
     ModelCard,
@@ -36,7 +38,9 @@ from tsm_edge.cards.target import Ability, CpuSpec, GpuSpec, TargetCard
 __all__ = [
     "BACKBONES",
     "DEFAULT_MODEL",
+    "FLOW_CHANNELS",
     "LARGEST_SEED",
+    "RGB_CHANNELS",
     "SHIFT_PROPORTIONS",
     "Ability",
     "CpuSpec",

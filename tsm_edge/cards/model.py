@@ -26,6 +26,8 @@ ShiftPlace = Literal["residual", "in-place"]
 Extent = int | tuple[int, int]
 # Of random weights: what PyTorch's generator takes.
 LARGEST_SEED = 2**63 - 1
+# Of a frame's input: RGB, or five fields of optical flow, each of x and y (two-stream networks, TSN).
+RGB_CHANNELS, FLOW_CHANNELS = 3, 10
 SHIFT_PROPORTIONS = (Fraction(0), Fraction(1, 8), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 
 
@@ -49,13 +51,16 @@ class NetworkSpec:
     frame_size : int or (int, int)
         Of a frame, pixels: one number of a square, or (height, width).
     frames : int
-        Frames of a clip in offline mode (the paper uses 8 and 16); ignored online.
+        Frames of a clip in offline mode (the paper uses 8 and 16), and what a network without shift is averaged over;
+        ignored online.
     shift_proportion : fractions.Fraction
         Share of the channels taken from another frame, in each direction (TSM paper, section 3.2; 1/8 is its
         default).
     shift_place : {"residual", "in-place"}
         ``residual``: only the residual branch sees shifted channels. ``in-place``: the identity path does too
         (TSM paper, figure 3).
+    channels : int
+        Of the input: 3 (RGB), or 10, five fields of optical flow one after the other, each as x and y.
     """
 
     backbone: str
@@ -66,6 +71,7 @@ class NetworkSpec:
     frames: int = 8
     shift_proportion: Fraction = Fraction(1, 8)
     shift_place: ShiftPlace = "residual"
+    channels: int = RGB_CHANNELS
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -96,6 +102,17 @@ class NetworkSpec:
                 "resnet-50-nl is offline only: its non-local blocks look at the whole clip",
                 'set temporal_mode = "offline"',
             )
+        if self.channels not in (RGB_CHANNELS, FLOW_CHANNELS):
+            raise CardError(
+                f"channels is {shown(self.channels)}, expected {RGB_CHANNELS} (RGB) or {FLOW_CHANNELS} (five fields "
+                "of optical flow)",
+                "leave it out for RGB",
+            )
+        if self.channels != RGB_CHANNELS and self.temporal_mode == "online":
+            raise CardError(
+                f"channels is {self.channels}, but an online network takes camera frames: expected {RGB_CHANNELS}",
+                'set temporal_mode = "offline"',
+            )
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,8 @@ class Preprocess:
         Then this is cut from its centre, pixels: one number of a square, or (height, width); equals the network's
         frame size.
     mean, std : tuple of 3 floats
-        Per channel, in RGB order, applied to values scaled to 0..1.
+        Per channel, in RGB order, applied to values scaled to 0..1. Of optical flow three equal values, for all
+        channels.
     """
 
     short_side: int = 256
@@ -218,6 +236,12 @@ class ModelCard:
             raise CardError(
                 f"crop is {extent_text(self.preprocess.crop)} px, expected the frame size of {wanted} px",
                 f"set crop = {_extent_toml(self.network.frame_size)} in [preprocess]",
+            )
+        flat = len(set(self.preprocess.mean)) == len(set(self.preprocess.std)) == 1
+        if self.network.channels != RGB_CHANNELS and not flat:
+            raise CardError(
+                "mean and std differ from channel to channel, but optical flow has one of each",
+                "upstream's are mean = [0.5, 0.5, 0.5] and std = [0.226, 0.226, 0.226]",
             )
         if self.labels and len(self.labels) != self.network.classes:
             raise CardError(

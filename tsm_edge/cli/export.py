@@ -22,6 +22,7 @@ from tsm_edge.files.paths import refuse_replacing
     "--mode", type=click.Choice(["online", "offline", "none"]), help="Temporal mode; by default the model card's."
 )
 @click.option("--frames", metavar="N", type=click.IntRange(2, 128), help="Of a clip (modes offline and none).")
+@click.option("--from-rgb", is_flag=True, help="The checkpoint is an RGB network's, to begin training one of flow.")
 @json_option
 def command(
     model: str,
@@ -32,6 +33,7 @@ def command(
     mode: TemporalMode | None,
     frames: int | None,
     seed: int | None,
+    from_rgb: bool,
     as_json: bool,
 ) -> None:
     """Write MODEL as one ONNX file, its shift caches as inputs and outputs.
@@ -43,7 +45,9 @@ def command(
 
     card = load_model(model)
     refuse_replacing(output, model_files(model, card), "-o FILE.onnx")
-    request = ExportRequest(card, output, checkpoint, allow_offline_weights, mode, seed, trained_mode, frames)
+    request = ExportRequest(
+        card, output, checkpoint, allow_offline_weights, mode, seed, trained_mode, frames, from_rgb
+    )
     with status(f"exporting {request.card.name}"):
         result = export_onnx(request)
     if as_json:
@@ -55,5 +59,7 @@ def command(
     note(f"weights: {result.weights}")
     if result.weights.random:
         warn(RANDOM_WEIGHTS)
+    elif result.weights.from_rgb:
+        warn("weights of an RGB network: train the network on optical flow before its predictions mean anything")
     elif result.weights.trained_mode != result.card.network.temporal_mode:
         warn(f"weights trained in mode {result.weights.trained_mode}: predictions are worse than they could be")

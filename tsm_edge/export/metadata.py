@@ -54,6 +54,8 @@ class WeightSource:
         Which of the checkpoint's state dicts they are; empty where it has one only.
     beside : str
         The others, not used: a running average (EMA), for example.
+    from_rgb : bool
+        They are an RGB network's in a network for optical flow, which has yet to be trained.
     """
 
     checkpoint: str = ""
@@ -62,6 +64,7 @@ class WeightSource:
     seed: int = 0
     part: str = ""
     beside: str = ""
+    from_rgb: bool = False
 
     @property
     def random(self) -> bool:
@@ -72,7 +75,8 @@ class WeightSource:
         if self.random:
             return f"random, seed {self.seed}"
         which = f", its {self.part or 'weights'}, not its {self.beside}" if self.beside else ""
-        return f"{self.checkpoint}{which} (sha256 {self.sha256[:12]})"
+        start = ", of RGB, to begin training with" if self.from_rgb else ""
+        return f"{self.checkpoint}{which}{start} (sha256 {self.sha256[:12]})"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge import __version__
-from tsm_edge.cards import LARGEST_SEED, ModelCard, NetworkSpec, TemporalMode, height_width
+from tsm_edge.cards import LARGEST_SEED, RGB_CHANNELS, ModelCard, NetworkSpec, TemporalMode, height_width
 from tsm_edge.errors import ModelFileError, TsmEdgeError
 from tsm_edge.export.metadata import OnnxMetadata, WeightSource, write_metadata
 from tsm_edge.files.atomic import check_writable, write_atomic
@@ -47,6 +47,9 @@ class ExportRequest:
         How the checkpoint was trained, where it does not say so itself.
     frames : int or None
         Of a clip: replaces the card's; in mode ``none`` a clip of so many frames instead of one frame.
+    from_rgb : bool
+        The checkpoint is an RGB network's, to begin training one of optical flow with
+        (:func:`tsm_edge.networks.checkpoints.flow_from_rgb`).
     """
 
     card: ModelCard
@@ -57,8 +60,14 @@ class ExportRequest:
     seed: int | None = None
     trained_mode: TemporalMode | None = None
     frames: int | None = None
+    from_rgb: bool = False
 
     def __post_init__(self) -> None:
+        if self.from_rgb and (self.checkpoint is None or self.card.network.channels == RGB_CHANNELS):
+            raise TsmEdgeError(
+                "--from-rgb makes an RGB network's checkpoint one of a network for optical flow: expected both",
+                "for example: tsm-edge export resnet50-kinetics-flow-8f --from-rgb --checkpoint FILE -o FILE.onnx",
+            )
         if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
             raise TsmEdgeError(f"seed is {self.seed}, expected 0 to {LARGEST_SEED}", "choose another")
 
@@ -147,9 +156,12 @@ def _load_weights(network: TemporalNetwork, spec: NetworkSpec, request: ExportRe
         path = Path(request.card.weights_file)
     if path is None:
         return WeightSource(seed=request.seed or 0)
-    from tsm_edge.networks.checkpoints import load_into, read_checkpoint
+    from tsm_edge.networks.checkpoints import flow_from_rgb, read_checkpoint
+    from tsm_edge.networks.loading import load_into
 
     checkpoint = read_checkpoint(path, request.trained_mode)
+    if request.from_rgb:
+        checkpoint = flow_from_rgb(checkpoint)
     load_into(network, spec, checkpoint, request.allow_offline_weights)
     return WeightSource(
         printable(checkpoint.path.name),
@@ -157,6 +169,7 @@ def _load_weights(network: TemporalNetwork, spec: NetworkSpec, request: ExportRe
         checkpoint.trained_mode,
         part=checkpoint.part,
         beside=", ".join(checkpoint.beside),
+        from_rgb=request.from_rgb,
     )
 
 
@@ -164,7 +177,7 @@ def _to_onnx(network: TemporalNetwork, spec: NetworkSpec, frames: int) -> onnx.M
     import torch
 
     size = height_width(spec.frame_size)
-    arguments = (torch.zeros(frames, 3, *size), *(torch.zeros(shape) for shape in network.cache_shapes))
+    arguments = (torch.zeros(frames, spec.channels, *size), *(torch.zeros(shape) for shape in network.cache_shapes))
     caches = [f"shift_{index}" for index in range(len(network.cache_shapes))]
     with _quiet():
         program = torch.onnx.export(

@@ -1,4 +1,4 @@
-"""Checkpoints of the upstream TSM code: recognised by their tensors' names and checked before they are used.
+"""Checkpoints of the upstream TSM code, recognised by their tensors' names.
 
 Known layouts:
 
@@ -15,6 +15,7 @@ A file may say itself how it was trained: ``{"state_dict": …, "temporal_mode":
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -24,12 +25,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsm_edge.cards import NetworkSpec, ShiftPlace, TemporalMode
+from tsm_edge.cards import FLOW_CHANNELS, RGB_CHANNELS, ShiftPlace, TemporalMode
 from tsm_edge.errors import CheckpointError, unknown_name
 from tsm_edge.files.atomic import file_sha256
-from tsm_edge.networks.mobilenet_v2 import block_channels, width_of
+from tsm_edge.networks.mobilenet_v2 import width_of
 from tsm_edge.networks.resnet import PLANS
-from tsm_edge.networks.temporal import TemporalNetwork
 from tsm_edge.networks.weight_files import read_weight_file
 
 _NAMED = 3
@@ -44,7 +44,8 @@ _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 _TORCHVISION = {"0.0": "0", "0.1": "1", "1.0": "3", "1.1": "4", "1": "3", "2": "6", "3": "7"}
 _TORCHVISION_FIRST = {"0.0": "0", "0.1": "1", "1": "3", "2": "4"}
 _HEADS = {"mobilenet-v2": "classifier"}
-_OTHER_CARD = "see the model cards with: tsm-edge models"
+_STEMS = {"mobilenet-v2": "features.0.0.weight"}
+OTHER_CARD = "see the model cards with: tsm-edge models"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class Checkpoint:
     part: str = ""
     beside: tuple[str, ...] = ()
 
+    @property
+    def channels(self) -> int | None:
+        """Of a frame's input, from the first convolution; None: it is not there."""
+        stem = self.tensors.get(_stem(self.backbone))
+        return stem.shape[1] if stem is not None and stem.dim() == 4 else None
+
 
 def read_checkpoint(path: str | Path, trained_mode: TemporalMode | None = None) -> Checkpoint:
     """Read a checkpoint and recognise what it holds.
@@ -118,7 +125,7 @@ def read_checkpoint(path: str | Path, trained_mode: TemporalMode | None = None) 
     head = tensors.get(f"{_head(backbone)}.weight")
     if head is None or head.dim() != 2:
         raise CheckpointError(
-            f"{path}: no classifier among its tensors (their last: {_some([*tensors][-_NAMED:])}), expected "
+            f"{path}: no classifier among its tensors (their last: {some([*tensors][-_NAMED:])}), expected "
             f"new_fc.weight or {_head(backbone)}.weight",
             "give a checkpoint of the whole network",
         )
@@ -145,43 +152,25 @@ def read_checkpoint(path: str | Path, trained_mode: TemporalMode | None = None) 
     )
 
 
-def load_into(
-    network: TemporalNetwork, spec: NetworkSpec, checkpoint: Checkpoint, allow_offline_weights: bool = False
-) -> None:
-    """Copy a checkpoint's weights into a network built from ``spec``; nothing is changed if they do not fit.
+def flow_from_rgb(checkpoint: Checkpoint) -> Checkpoint:
+    """Weights that a network of optical flow can start training from, made of those of an RGB network.
 
-    Parameters
-    ----------
-    network : TemporalNetwork
-        From :func:`tsm_edge.networks.build_network`.
-    spec : NetworkSpec
-        What the network was built from.
-    checkpoint : Checkpoint
-    allow_offline_weights : bool
-        Accept weights trained with bi-directional shift, or without any, for an online network: its first channels
-        then look the other way than they were trained to.
+    The first convolution's kernels are averaged over R, G and B, and the mean serves every channel of the flow; all
+    else stays (cross-modality initialisation of TSN, arXiv:1608.00859, section 3.2).
 
     Raises
     ------
     CheckpointError
-        Another backbone, width or class count; another temporal mode or shift place; missing or unexpected tensors;
-        other shapes.
+        It is none of an RGB network.
     """
-    _check_kind(spec, checkpoint)
-    _check_temporal(spec, checkpoint, allow_offline_weights)
-    expected = {
-        name: tensor
-        for name, tensor in network.backbone.state_dict().items()
-        if not name.endswith(".num_batches_tracked")
-    }
-    _check_names(checkpoint, expected)
-    for name, tensor in expected.items():
-        found = checkpoint.tensors[name].shape
-        if found != tensor.shape:
-            raise CheckpointError(
-                f"{checkpoint.path}: {name} is {list(found)}, expected {list(tensor.shape)}", _OTHER_CARD
-            )
-    network.backbone.load_state_dict(dict(checkpoint.tensors), strict=False)
+    if checkpoint.channels != RGB_CHANNELS:
+        raise CheckpointError(
+            f"{checkpoint.path}: takes {checkpoint.channels} channels, expected an RGB network's {RGB_CHANNELS}",
+            "leave out --from-rgb",
+        )
+    stem = _stem(checkpoint.backbone)
+    mean = checkpoint.tensors[stem].mean(1, keepdim=True).repeat(1, FLOW_CHANNELS, 1, 1)
+    return dataclasses.replace(checkpoint, tensors={**checkpoint.tensors, stem: mean})
 
 
 def _declared_mode(path: Path, said: object, given: TemporalMode | None) -> TemporalMode | None:
@@ -247,11 +236,11 @@ def _canonical(path: Path, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path}: {name} is {tensor.dtype}, {tensor.layout} on {tensor.device}, expected dense floating point "
                 "with its values",
-                _OTHER_CARD,
+                OTHER_CARD,
             )
         if tensor.numel() > _LARGEST:
             raise CheckpointError(
-                f"{path}: {name} is {list(tensor.shape)}, larger than any known network's", _OTHER_CARD
+                f"{path}: {name} is {list(tensor.shape)}, larger than any known network's", OTHER_CARD
             )
         if short in tensors:
             raise CheckpointError(f"{path}: two tensors for {short}, expected one", "save the network's weights alone")
@@ -274,6 +263,10 @@ def _head(backbone: str) -> str:
     return _HEADS.get(backbone, "fc")
 
 
+def _stem(backbone: str) -> str:
+    return _STEMS.get(backbone, "conv1.weight")
+
+
 def _backbone(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Recognise a backbone by its blocks and, among ResNets, by the width between the convolutions of a block."""
     if any(re.match(r"features\.\d+\.conv\.", name) for name in tensors):
@@ -291,9 +284,9 @@ def _backbone(path: Path, tensors: Mapping[str, Tensor]) -> str:
         if same_kind and _outputs(first) == plan.channels(64)[1]:
             return backbone
     raise CheckpointError(
-        f"{path}: weights of no known backbone (its first tensors: {_some(tensors)}); "
+        f"{path}: weights of no known backbone (its first tensors: {some(tensors)}); "
         f"known are mobilenet-v2, {', '.join(PLANS)}",
-        _OTHER_CARD,
+        OTHER_CARD,
     )
 
 
@@ -311,86 +304,17 @@ def _check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise CheckpointError(
-            f"{path}: holds values that are not finite (in {_some(broken)})",
+            f"{path}: holds values that are not finite (in {some(broken)})",
             "use a checkpoint from before the training diverged",
         )
     negative = [name for name, tensor in tensors.items() if name.endswith(".running_var") and (tensor < 0).any()]
     if negative:
         raise CheckpointError(
-            f"{path}: holds negative variances (in {_some(negative)})", "the file is damaged: copy or save it again"
+            f"{path}: holds negative variances (in {some(negative)})", "the file is damaged: copy or save it again"
         )
 
 
-def _check_kind(spec: NetworkSpec, checkpoint: Checkpoint) -> None:
-    path = checkpoint.path
-    if checkpoint.backbone != spec.backbone:
-        raise CheckpointError(f"{path}: weights of {checkpoint.backbone}, expected {spec.backbone}", _OTHER_CARD)
-    if checkpoint.width is not None and block_channels(checkpoint.width) != block_channels(spec.width):
-        raise CheckpointError(f"{path}: mobilenet-v2 of width {checkpoint.width}, expected {spec.width}", _OTHER_CARD)
-    if checkpoint.classes != spec.classes:
-        raise CheckpointError(
-            f"{path}: classifier of {checkpoint.classes} classes, expected {spec.classes}", _OTHER_CARD
-        )
-
-
-def _check_temporal(spec: NetworkSpec, checkpoint: Checkpoint, allow_offline_weights: bool) -> None:
-    wanted = {"online": "online", "offline": "offline", "none": "unshifted"}[spec.temporal_mode]
-    if checkpoint.trained_mode != spec.temporal_mode and not (spec.temporal_mode == "online" and allow_offline_weights):
-        raise CheckpointError(
-            f"{checkpoint.path}: {_training(checkpoint)}, expected weights for an {wanted} network",
-            _mode_hint(spec.temporal_mode, checkpoint),
-        )
-    if checkpoint.shift_place not in (None, spec.shift_place) and spec.temporal_mode != "none":
-        raise CheckpointError(
-            f"{checkpoint.path}: trained with {checkpoint.shift_place} shift, expected {spec.shift_place}",
-            f'use a model card with shift_place = "{checkpoint.shift_place}"',
-        )
-
-
-def _training(checkpoint: Checkpoint) -> str:
-    """How a checkpoint was trained, or what its names say about it."""
-    if checkpoint.declared or checkpoint.trained_mode == "online":
-        return {
-            "online": "trained for online use (shift from the past)",
-            "offline": "trained offline (bi-directional shift)",
-            "none": "trained without a temporal shift (TSN)",
-        }[checkpoint.trained_mode]
-    if checkpoint.trained_mode == "none":
-        return "its names show no temporal shift (as TSN)"
-    return "has the training code's names, where the shift is bi-directional unless it was changed"
-
-
-def _mode_hint(wanted: TemporalMode, checkpoint: Checkpoint) -> str:
-    ways = [f"export a network of its kind: tsm-edge export --mode {checkpoint.trained_mode}"]
-    if wanted == "online":
-        ways.append("accept wrong predictions: tsm-edge compile --allow-offline-weights")
-    if not checkpoint.declared:
-        kind = {
-            "online": "with a uni-directional shift",
-            "offline": "with a bi-directional shift",
-            "none": "without a shift",
-        }
-        verb = "compile" if wanted == "online" else "export"
-        ways.insert(0, f"if it was trained {kind[wanted]}, say so: tsm-edge {verb} --trained-mode {wanted}")
-    return "; or ".join(ways)
-
-
-def _check_names(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> None:
-    missing = [name for name in expected if name not in checkpoint.tensors]
-    unexpected = [name for name in checkpoint.tensors if name not in expected]
-    problems = [
-        f"{kind} {_some(names)} ({len(names)} in all)"
-        for kind, names in (("missing tensors", missing), ("unexpected tensors", unexpected))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{checkpoint.path}: {'; '.join(problems)}; expected those of {checkpoint.backbone}",
-            "save the whole state dict again, or choose another model card: tsm-edge models",
-        )
-
-
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
     """The first few names."""
     listed = list(names)
     return ", ".join(listed[:_NAMED]) + (", …" if len(listed) > _NAMED else "")

@@ -79,7 +79,7 @@ class MobileNetV2(Backbone):
             for index in range(blocks)
         ]
         channels, size = _STEM_CHANNELS, halved(height_width(spec.frame_size))
-        layers: list[nn.Module] = [nn.Sequential(*_conv_bn_relu(3, channels, 3, stride=2))]
+        layers: list[nn.Module] = [nn.Sequential(*_conv_bn_relu(spec.channels, channels, 3, stride=2))]
         shapes = []
         for outputs, (expansion, stride) in zip(block_outputs, first_strides, strict=True):
             shifted = expansion > 1 and _adds(channels, outputs, stride)

@@ -107,7 +107,7 @@ class ResNet(Backbone):
         # Upstream's n_round: deep networks shift every second block of a layer, though its in-place ("block")
         # placement shifts all of them.
         every = 2 if plan.blocks[2] >= 23 and not in_place else 1
-        self.conv1, self.bn1 = _conv_bn(3, _STEM_CHANNELS, 7, stride=2)
+        self.conv1, self.bn1 = _conv_bn(spec.channels, _STEM_CHANNELS, 7, stride=2)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels, size = _STEM_CHANNELS, halved(halved(height_width(spec.frame_size)))

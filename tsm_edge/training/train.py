@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tsm_edge.cards import ModelCard, NetworkSpec
+from tsm_edge.cards import RGB_CHANNELS, ModelCard, NetworkSpec
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.files.atomic import make_folders
 from tsm_edge.networks import TemporalNetwork, build_network
@@ -52,6 +52,13 @@ class TrainRequest:
     start: str = "none"
     freeze: int = 0
     name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.card.network.channels != RGB_CHANNELS:
+            raise TsmEdgeError(
+                f"model {self.card.name} takes optical flow, expected one that takes RGB frames",
+                "train it with upstream's code, from: tsm-edge export --from-rgb",
+            )
 
 
 def train(
