@@ -141,6 +141,24 @@ def encode(
     return path
 
 
+def repeated(path: Path, source: Path, times: int) -> Path:
+    """Write a video so many times one after the other, without decoding it."""
+    import av
+
+    with av.open(str(source)) as original, av.open(str(path), "w") as copy:
+        stream = original.streams.video[0]
+        target = copy.add_stream_from_template(stream)
+        packets = [packet for packet in original.demux(stream) if packet.size]
+        length = sum(packet.duration for packet in packets)
+        for turn in range(times):
+            shift = length if turn else 0
+            for packet in packets:
+                packet.stream = target
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                copy.mux(packet)
+    return path
+
+
 def jpeg(image: Image) -> bytes:
     """Encode uint8 BGR or grey as JPEG."""
     import cv2

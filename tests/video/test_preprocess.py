@@ -114,7 +114,7 @@ def test_extreme_shapes(width: int, height: int) -> None:
 
 def test_extreme_shapes_are_not_resized_whole() -> None:
     # The whole would be 512 000 pixels wide.
-    cut = plan_axis(4000, 512_000, 224)
+    cut = plan_axis(4000, 512_000, 224, 255_888)
     assert cut.size <= 8
     assert cut.resized <= 1024
 
@@ -122,7 +122,7 @@ def test_extreme_shapes_are_not_resized_whole() -> None:
 @pytest.mark.parametrize("source", [75, 144, 272, 480, 517, 640, 1080, 1279, 1920])
 def test_the_part_taken_maps_to_the_same_samples_as_the_whole(source: int) -> None:
     for resized in (256, int(256 * 16 / 9), 602):
-        cut = plan_axis(source, resized, 224)
+        cut = plan_axis(source, resized, 224, round((resized - 224) / 2))
         first = round((resized - 224) / 2)
         whole = (np.arange(224) + first + 0.5) * source / resized - 0.5
         part = cut.start + (np.arange(224) + cut.offset + 0.5) * cut.size / cut.resized - 0.5
@@ -133,5 +133,5 @@ def test_the_part_taken_maps_to_the_same_samples_as_the_whole(source: int) -> No
 
 
 def test_wide_frames_are_not_resized_whole() -> None:
-    assert plan_axis(1920, 455, 224).resized < 300
-    assert plan_axis(480, 256, 224) == Cut(start=30, size=420, resized=224, offset=0)
+    assert plan_axis(1920, 455, 224, 116).resized < 300
+    assert plan_axis(480, 256, 224, 16) == Cut(start=30, size=420, resized=224, offset=0)

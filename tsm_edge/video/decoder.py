@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # After this many failures to read in a row a file is given up: what follows is not a video any more.
 _MOST_READ_ERRORS = 16
 _FEWEST_FPS, _MOST_FPS = 0.1, 1000.0
+# Two times that are the same: less than a tick of any container's clock.
+_SAME_S = 1e-6
 # A recording of a broadcast begins in the middle, with packets that refer to what came before.
 _JOINED_FORMATS = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v")
 
@@ -117,9 +119,12 @@ class Decoder:
     def grab(self) -> bool:
         """Decode up to the next frame; False at the end, or where reading breaks off."""
         while self._next_frame():
+            began = self._zero_s is not None
             self.time_s = self._presentation_time()
             if self._skip_until_s is None or self.time_s is None or self.time_s >= self._skip_until_s:
                 self._skip_until_s = None
+                corrupt = self._frame is not None and self._frame.is_corrupt
+                self._count_damage(corrupt and (began or not self._joined))
                 return True
         return False
 
@@ -129,22 +134,40 @@ class Decoder:
             raise RuntimeError("retrieve() before grab()")
         return DecodedPicture(self._frame, self._reformatter)
 
+    @property
+    def zero_s(self) -> float:
+        """Where :attr:`time_s` is counted from, in the container's own time, seconds; known after the first frame."""
+        return self._zero_s or 0.0
+
     def seek(self, time_s: float) -> bool:
         """Go to a time in seconds, as :attr:`time_s` counts it; False where the source cannot."""
+        # Seeking ends at a key frame before; half a frame is for times that were rounded.
+        return self._seek(time_s, time_s - 0.5 / (self.fps or 1e3))
+
+    def pass_to(self, time_s: float, key_s: float | None = None) -> bool:
+        """Make the frame of just this time the next one, from the key frame at ``key_s`` on, or from here.
+
+        Frames between that no other needs are not decoded. False where the source cannot seek.
+        """
+        if key_s is not None:
+            return self._seek(key_s, time_s - _SAME_S)
+        self._skip_until_s = time_s - _SAME_S
+        return True
+
+    def _seek(self, time_s: float, skip_until_s: float) -> bool:
         import av
 
         base = self._stream.time_base
         if base is None:
             return False
         try:
-            self._container.seek(int((time_s + (self._zero_s or 0.0)) / float(base)), stream=self._stream)
+            self._container.seek(round((time_s + self.zero_s) / float(base)), stream=self._stream)
         except av.FFmpegError:
             return False
         self._packets = self._container.demux(self._stream)
         self._frames.clear()
         self._exhausted = False
-        # Seeking ends at a key frame before; half a frame is for times that were rounded.
-        self._skip_until_s = time_s - 0.5 / (self.fps or 1e3)
+        self._skip_until_s = skip_until_s
         return True
 
     def release(self) -> None:
@@ -187,7 +210,6 @@ class Decoder:
                 return False
             self._read()
         self._frame = self._frames.popleft()
-        self._count_damage(self._frame.is_corrupt)
         return True
 
     def _read(self) -> None:
@@ -219,9 +241,17 @@ class Decoder:
         import av
 
         try:
+            self._stream.codec_context.skip_frame = "NONREF" if self._is_passed_over(packet) else "DEFAULT"
             self._frames.extend(self._stream.codec_context.decode(packet))
         except av.FFmpegError:
             self._count_damage(True)
+
+    def _is_passed_over(self, packet: Any) -> bool:
+        """Whether nobody will see a packet's frame: it is decoded only where others need it."""
+        base = self._stream.time_base
+        if self._skip_until_s is None or packet is None or packet.pts is None or base is None:
+            return False
+        return float(packet.pts * base) - self.zero_s < self._skip_until_s
 
     def _count_damage(self, damaged: bool) -> None:
         if damaged and not (self._joined and self._zero_s is None):

@@ -12,10 +12,20 @@ from tsm_edge.video.decoder import DecodedPicture, Decoder, count_of, video_stre
 from tsm_edge.video.ffmpeg import load_ffmpeg, open_local
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-_FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".ts", ".gif")
+_FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif", ".flv", ".wmv", ".3gp")
 _NUMBER = re.compile(r"%(0?)(\d*)d")
 # As FFmpeg takes them; nothing in a folder says how fast its pictures follow each other.
-_PICTURES_PER_S = 25.0
+PICTURES_PER_S = 25.0
+
+
+def is_film(name: str) -> bool:
+    """Whether a file's name is that of a video."""
+    return name.lower().endswith(_FILMS)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return name.lower().endswith(_ENDINGS)
 
 
 def is_pattern(path: Path) -> bool:
@@ -55,9 +65,9 @@ def pictures_in(folder: Path) -> list[Path]:
         There is none; if there are videos, the message names one.
     """
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-    pictures = [path for path in files if path.suffix.lower() in _ENDINGS]
+    pictures = [path for path in files if is_picture(path.name)]
     if not pictures:
-        films = sorted(path for path in files if path.suffix.lower() in _FILMS)
+        films = sorted(path for path in files if is_film(path.name))
         hint = f"try one of the videos in it: {films[0]}" if films else "name a file in it"
         raise VideoError(f"video {folder}: is a folder without pictures, expected a video file, or .jpg files", hint)
     return sorted(pictures, key=_by_number)
@@ -94,7 +104,7 @@ class Pictures:
     def grab(self) -> bool:
         """Decode the next picture that can be; False at the end."""
         while self._next < len(self._paths):
-            self.time_s = self._next / _PICTURES_PER_S
+            self.time_s = self._next / PICTURES_PER_S
             self._picture = self._decode(self._paths[self._next])
             self._next += 1
             if self._picture is not None:
@@ -109,7 +119,7 @@ class Pictures:
 
     def seek(self, time_s: float) -> bool:
         """Go to a time in seconds."""
-        self._next = round(time_s * _PICTURES_PER_S)
+        self._next = round(time_s * PICTURES_PER_S)
         return self._next < len(self._paths)
 
     def trouble(self) -> str:
