@@ -29,6 +29,7 @@ class FakeManifest:
     classes: int = CLASSES
     random_weights: bool = False
     activation: Activation = ""
+    clip: bool = False
 
 
 class FakeSession:

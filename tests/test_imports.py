@@ -43,6 +43,7 @@ ALLOWED = {
     "rpc": {"artifact", "cards", "power", "session"},
     "video": {"cards"},
     "live": {"video", "artifact", "session", "cards"},
+    "label": {"live", "video", "session", "artifact", "cards"},
     "events": {"live", "video", "cards"},
     "service": {"live"},
     "page": {"live", "video", "artifact", "power", "machine"},
@@ -112,7 +113,20 @@ TOOLS = {
     "cv2": {"video", "live", "training"},
 }
 # What runs on a device, where none of these is installed.
-ON_A_DEVICE = ("session", "artifact", "live", "video", "page", "events", "service", "power", "machine", "rpc", "deploy")
+ON_A_DEVICE = (
+    "session",
+    "artifact",
+    "live",
+    "label",
+    "video",
+    "page",
+    "events",
+    "service",
+    "power",
+    "machine",
+    "rpc",
+    "deploy",
+)
 NOT_ON_A_DEVICE = ("compile", "networks", "export", "training")
 
 

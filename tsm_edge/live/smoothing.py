@@ -109,7 +109,7 @@ class Smoother:
 
     def update(self, output: npt.NDArray[np.float32]) -> Shown:
         """Take the model's output of one frame, ``[classes]`` or ``[1, classes]``, and return the label to show."""
-        self._history.append(_logits(np.array(output, np.float64).reshape(-1), self._activation))
+        self._history.append(logits_of(np.array(output, np.float64).reshape(-1), self._activation))
         mean: Scores = np.stack(self._history).mean(axis=0)
         self._shown = self._vote(mean)
         return Shown(self._shown, self._probability(mean, self._shown_as == self._shown))
@@ -136,7 +136,7 @@ class Smoother:
         return label
 
 
-def _logits(output: Scores, activation: Activation) -> Scores:
+def logits_of(output: Scores, activation: Activation) -> Scores:
     """The logits behind a model's output; behind a softmax but for a number common to all classes, which is lost."""
     if activation == "":
         return output

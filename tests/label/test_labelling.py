@@ -1,0 +1,256 @@
+"""Videos to labels: which frames networks are shown, how their scores are averaged, and what happens to bad files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_session import CLASSES, ClipManifest, ClipSession
+from clips import clip, cut_off, encode, index_first, plain, repeated, write_avi
+
+from tsm_edge.artifact.manifest import CacheInfo
+from tsm_edge.errors import ArtifactError, TsmEdgeError, VideoError
+from tsm_edge.label.decoding import NotLabelled, Sliding
+from tsm_edge.label.labelling import SectionLabel, SectionsEnded, VideoLabel, label_sections, label_videos
+from tsm_edge.label.listing import find_videos
+from tsm_edge.label.members import Seeing, ensemble
+from tsm_edge.label.overlap import ahead
+from tsm_edge.video.sampling import Sampling
+
+
+def steps_of_light(path: Path, levels: list[int], each: int = 8) -> Path:
+    """A video that shows each level, 0 to 9 of 10, for so many frames, at 25 frames/s."""
+    return write_avi(path, [plain(round(25.5 * level + 12.75)) for level in levels for _ in range(each)])
+
+
+def label(
+    session: ClipSession, path: Path, sampling: Sampling | None = None, seeing: Seeing | None = None
+) -> VideoLabel:
+    (found,) = label_videos(ensemble([session], [1.0], seeing=seeing), [path], sampling or Sampling())
+    assert isinstance(found, VideoLabel)
+    return found
+
+
+def shown(session: ClipSession) -> list[list[int]]:
+    """The levels that each clip's frames had."""
+    return [[int(light * 10) for light in clip] for clip in session.seen]
+
+
+def test_the_label_is_that_of_the_whole_video(tmp_path: Path) -> None:
+    session = ClipSession()
+    found = label(session, steps_of_light(tmp_path / "x.avi", [2, 4, 6, 8]))
+    assert shown(session) == [[2, 4, 6, 8]]
+    assert (found.top[0].label, found.top[0].class_index) == ("level 5", 5)
+    logits = session.step(np.full((4, 3, 32, 32), (25.5 * 5 + 12.75) / 255, np.float32))
+    expected = np.sort(np.exp(logits) / np.exp(logits).sum())[::-1][:5]
+    np.testing.assert_allclose([guess.probability for guess in found.top], expected, atol=5e-3)  # levels are rounded to bytes
+    assert (found.video.frames, found.spent.clips, found.video.trouble) == (32, 1, "")
+    assert found.video.duration_s == pytest.approx(31 / 25)
+
+
+def test_two_clips_are_averaged(tmp_path: Path) -> None:
+    session = ClipSession()
+    path = write_avi(tmp_path / "x.avi", [plain(level) for level in (10, 110, 10, 110, 10, 110, 10, 110)])
+    found = label(session, path, Sampling("uniform", 2))
+    # Of segments of two frames the middle is the second one, the beginning the first.
+    assert shown(session) == [[4, 4, 4, 4], [0, 0, 0, 0]] or shown(session) == [[0, 0, 0, 0], [4, 4, 4, 4]]
+    one = [session.step(np.full((4, 3, 32, 32), level / 255, np.float32)) for level in (10, 110)]
+    mean = np.mean(one, axis=0)
+    assert found.top[0].class_index == int(np.argmax(mean))
+    assert found.spent.clips == 2
+
+
+def test_dense_clips_and_three_crops(tmp_path: Path) -> None:
+    session = ClipSession()
+    path = steps_of_light(tmp_path / "x.avi", list(range(10)), each=20)
+    found = label(session, path, Sampling("dense", 10), Seeing(crops=3))
+    # 64 x 48 pixels become 53 x 40: (53 - 32) // 4 = 5, so three places.
+    assert found.spent.clips == 30
+    assert shown(session)[0] == [0, 0, 1, 2]
+    assert shown(session)[-1] == [6, 7, 8, 9]
+
+
+def test_a_network_of_single_frames_is_shown_them_one_by_one(tmp_path: Path) -> None:
+    session = ClipSession(ClipManifest(frames=1))
+    found = label(session, steps_of_light(tmp_path / "x.avi", [1, 3, 5, 7]), seeing=Seeing(frames=4))
+    assert shown(session) == [[1], [3], [5], [7]]
+    assert found.top[0].class_index in (3, 4)
+
+
+def test_networks_together(tmp_path: Path) -> None:
+    """8 and 16 frames, the second with twice the weight: logits are averaged, or probabilities."""
+    path = steps_of_light(tmp_path / "x.avi", [1, 3, 5, 7])
+    first, second = ClipSession(ClipManifest(frames=4)), ClipSession(ClipManifest(frames=2))
+    (logits,) = label_videos(ensemble([first, second], [1.0, 2.0]), [path], Sampling())
+    (softmax,) = label_videos(ensemble([first, second], [1.0, 2.0], "softmax"), [path], Sampling())
+    assert isinstance(logits, VideoLabel)
+    assert isinstance(softmax, VideoLabel)
+    lights = [np.float32(np.mean(session.seen[0])) for session in (first, second)]
+    scores = np.stack([-np.abs(np.arange(CLASSES) + 0.5 - 10 * light) for light in lights]).astype(np.float64)
+
+    def probabilities(values: np.ndarray) -> np.ndarray:
+        each = np.exp(values)
+        return each / each.sum(-1, keepdims=True)
+
+    weights = np.array([1 / 3, 2 / 3])
+    for found, expected in ((logits, probabilities(weights @ scores)), (softmax, weights @ probabilities(scores))):
+        for guess in found.top:
+            assert guess.probability == pytest.approx(expected[guess.class_index], abs=1e-4)
+    assert len(second.seen[0]) == 2
+
+
+def test_two_streams(tmp_path: Path) -> None:
+    flow = ClipManifest(channels=10)
+    path = encode(tmp_path / "x.mp4", [plain(100, 96, 96)] * 30, "libx264")
+    members = ensemble([ClipSession(), ClipSession(flow)], [1.0, 1.5], seeing=Seeing(flow="dis"))
+    assert members.flow == "DIS"
+    (found,) = label_videos(members, [path], Sampling())
+    assert isinstance(found, VideoLabel)
+    assert found.spent.clips == 2
+
+
+def test_a_label_over_time(tmp_path: Path) -> None:
+    session = ClipSession()
+    path = steps_of_light(tmp_path / "x.avi", [1, 3, 5, 7], each=25)
+    *sections, end = label_sections(ensemble([session], [1.0]), path, Sliding(1.0))
+    assert isinstance(end, SectionsEnded)
+    assert (end.video.frames, end.spent.clips) == (100, 7)
+    found = [each for each in sections if isinstance(each, SectionLabel)]
+    assert [each.start_s for each in found] == pytest.approx([0.5 * n for n in range(7)])
+    assert [each.end_s for each in found] == pytest.approx([0.5 * n + 1 for n in range(7)])
+    assert [shown(session)[n] for n in (0, 1, 6)] == [[1, 1, 1, 1], [1, 1, 3, 3], [7, 7, 7, 7]]
+    assert [found[n].top[0].class_index for n in (0, 2, 4, 6)] == [1, 3, 5, 7]
+
+
+def test_a_video_shorter_than_a_section_is_one(tmp_path: Path) -> None:
+    session = ClipSession()
+    path = steps_of_light(tmp_path / "x.avi", [6], each=3)
+    *sections, _ = label_sections(ensemble([session], [1.0]), path, Sliding(10))
+    assert len(sections) == 1
+    assert shown(session) == [[6, 6, 6, 6]]
+
+
+def test_a_bad_file_is_told_and_passed_over(tmp_path: Path) -> None:
+    good = steps_of_light(tmp_path / "good.avi", [2])
+    (tmp_path / "bad.mp4").write_text("no video")
+    cut = cut_off(tmp_path / "cut.mp4", index_first(tmp_path / "whole.mp4", clip("bikes.mp4")), 0.4)
+    found = list(label_videos(ensemble([ClipSession()], [1.0]), [good, tmp_path / "bad.mp4", cut, good], Sampling()))
+    assert [type(each) for each in found] == [VideoLabel, NotLabelled, VideoLabel, VideoLabel]
+    assert isinstance(found[1], NotLabelled)
+    assert "is not a video file" in str(found[1].error)
+    assert isinstance(found[2], VideoLabel)
+    assert "the rest is cut off" in found[2].video.trouble
+
+
+def test_a_network_that_fails_ends_it(tmp_path: Path) -> None:
+    class Failing(ClipSession):
+        def step(self, clip: np.ndarray) -> np.ndarray:
+            raise ArtifactError("broken", "mend it")
+
+    before = threading.active_count()
+    with pytest.raises(ArtifactError, match="broken"):
+        list(label_videos(ensemble([Failing()], [1.0]), [clip("bikes.mp4")] * 50, Sampling()))
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("sessions", "weights", "problem"),
+    [
+        ([ClipManifest(), ClipManifest(labels=("x",) * CLASSES)], [1, 1], "knows other classes"),
+        ([ClipManifest(), ClipManifest(classes=7, labels=())], [1, 1], r"other classes \(7\) than levels-4f \(10\)"),
+        ([ClipManifest()], [1, 1], "2 weights 1, 1 for 1 networks, expected a positive one for each"),
+        ([ClipManifest(), ClipManifest()], [1, 0], "expected a positive one for each"),
+        (
+            [ClipManifest(frames=1, caches=(CacheInfo("a", "b", (1, 1, 1, 1)),))],
+            [1],
+            "is an online model, which takes one frame after another: expected one of clips",
+        ),
+    ],
+)
+def test_networks_that_do_not_go_together(sessions: list[ClipManifest], weights: list[float], problem: str) -> None:
+    with pytest.raises(TsmEdgeError, match=problem):
+        ensemble([ClipSession(manifest) for manifest in sessions], weights)
+
+
+def test_frames_of_a_compiled_clip_cannot_be_chosen() -> None:
+    with pytest.raises(ArtifactError, match="was compiled for 4 frames, not 8; leave out --frames"):
+        ensemble([ClipSession()], [1.0], seeing=Seeing(frames=8))
+
+
+def test_videos_are_found(tmp_path: Path) -> None:
+    for name in ("b/2.mp4", "a.MOV", "b/1.webm", "b/notes.txt", "c/frames/1.jpg", "c/frames/2.jpg", ".hidden/x.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = ["a.MOV", "b/1.webm", "b/2.mp4", "c/frames"]
+    assert find_videos([tmp_path]) == [tmp_path / name for name in names]
+    assert find_videos([tmp_path / "b/notes.txt", tmp_path / "b", tmp_path / "b/2.mp4"]) == [
+        tmp_path / name for name in ("b/notes.txt", "b/1.webm", "b/2.mp4")
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(VideoError, match="empty: has no videos, nor folders of pictures"):
+        find_videos([tmp_path / "empty"])
+    with pytest.raises(VideoError, match="missing: no such file or folder"):
+        find_videos([tmp_path / "missing"])
+
+
+def test_working_ahead_goes_only_so_far() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    items = ahead((number for number in source()), 3)
+    assert next(items) == 0
+    time.sleep(0.3)
+    assert len(made) <= 6  # one taken, three that wait, one in the thread's hands, one it is at
+    items.close()
+    assert len(made) <= 6
+
+
+def test_an_error_comes_after_what_came_before_it() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise VideoError("broken", "mend it")
+
+    items = ahead((number for number in source()), 3)
+    assert next(items) == 1
+    with pytest.raises(VideoError, match="broken"):
+        next(items)
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from clip_session import ClipManifest, ClipSession
+from tsm_edge.label.labelling import label_videos
+from tsm_edge.label.members import Seeing, ensemble
+from tsm_edge.video.sampling import Sampling
+members = ensemble([ClipSession(ClipManifest(frames=16))], [1.0], seeing=Seeing(crops=3))
+(found,) = label_videos(members, [Path(sys.argv[1])], Sampling("dense", 10))
+print(found.video.frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_the_memory_does_not_grow_with_the_video(tmp_path: Path, program_environment: dict[str, str]) -> None:
+    """Ten minutes need no more than ten seconds."""
+    tests = Path(__file__).resolve().parents[1]
+    environment = {**program_environment, "PYTHONPATH": f"{program_environment['PYTHONPATH']}:{tests}"}
+    peaks = []
+    for times in (1, 60):
+        path = repeated(tmp_path / f"{times}.mp4", clip("bikes.mp4"), times)
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, path],
+            capture_output=True, text=True, timeout=60, check=True, env=environment,
+        )  # fmt: skip
+        frames, kib = map(int, done.stdout.split())
+        assert frames == 250 * times
+        peaks.append(kib / 1024)
+    assert peaks[1] < peaks[0] + 40

@@ -1,0 +1,155 @@
+"""Labels of recorded videos: decoding runs ahead in a thread of its own, while the networks look at what it has made.
+
+Each network's scores are averaged over the clips and crops of a video, then over the networks, by their weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tsm_edge.label.decoding import Clip, NotLabelled, Part, PartEnded, Sliding, VideoEnded, decoded
+from tsm_edge.label.members import Ensemble
+from tsm_edge.label.overlap import ahead
+from tsm_edge.live.smoothing import Scores
+from tsm_edge.video.capture import SourceOptions
+from tsm_edge.video.sampling import Sampling
+
+# Clips that wait for the networks: of 16 frames of 256 x 256 pixels 12.6 MB each.
+_AHEAD = 3
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class with its probability, 0..1."""
+
+    label: str
+    class_index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the networks were shown, and the time that they took.
+
+    Attributes
+    ----------
+    clips : int
+        Clips, each crop counted.
+    network_s : float
+        Seconds.
+    """
+
+    clips: int = 0
+    network_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class VideoLabel:
+    """What a video shows: its five most probable classes, the best first."""
+
+    top: tuple[Guess, ...]
+    video: VideoEnded
+    spent: Spent
+
+
+@dataclass(frozen=True)
+class SectionLabel:
+    """The same of a section of it, from ``start_s`` on and before ``end_s``, seconds."""
+
+    start_s: float
+    end_s: float
+    top: tuple[Guess, ...]
+
+
+@dataclass(frozen=True)
+class SectionsEnded:
+    """A video was labelled section by section, up to its end."""
+
+    video: VideoEnded
+    spent: Spent
+
+
+def label_videos(
+    members: Ensemble, videos: Iterable[Path], sampling: Sampling, options: SourceOptions | None = None
+) -> Iterator[VideoLabel | NotLabelled]:
+    """Label videos, in their order; one that cannot be read is told and passed over.
+
+    Raises
+    ------
+    ArtifactError, RpcError
+        A network fails.
+    """
+    top: tuple[Guess, ...] = ()
+    for event in _seen(members, videos, sampling, options):
+        if isinstance(event, SectionLabel):
+            top = event.top
+        elif isinstance(event, SectionsEnded):
+            yield VideoLabel(top, event.video, event.spent)
+        else:
+            yield event
+
+
+def label_sections(
+    members: Ensemble, video: Path, sliding: Sliding, options: SourceOptions | None = None
+) -> Iterator[SectionLabel | SectionsEnded]:
+    """Label a video section by section.
+
+    Raises
+    ------
+    VideoError
+        It cannot be read.
+    ArtifactError, RpcError
+        A network fails.
+    """
+    for event in _seen(members, [video], sliding, options):
+        if isinstance(event, NotLabelled):
+            raise event.error
+        yield event
+
+
+@dataclass
+class _Scores:
+    """Logits of the parts that are not complete yet: of each network, clip by clip."""
+
+    members: Ensemble
+    parts: dict[int, list[list[Scores]]] = field(default_factory=dict)
+
+    def add(self, clip: Clip) -> None:
+        found = self.parts.setdefault(id(clip.part), [[] for _ in self.members.members])
+        found[clip.member].append(self.members.members[clip.member].logits(clip.values))
+
+    def take(self, part: Part) -> tuple[Guess, ...]:
+        logits: list[Scores] = [np.mean(found, axis=0) for found in self.parts.pop(id(part))]
+        return _top(self.members.probabilities(logits), self.members.labels)
+
+
+def _seen(
+    members: Ensemble, videos: Iterable[Path], how: Sampling | Sliding, options: SourceOptions | None
+) -> Iterator[SectionLabel | SectionsEnded | NotLabelled]:
+    """Show the networks what is decoded."""
+    scores, spent = _Scores(members), Spent()
+    with closing(ahead(decoded(members.members, videos, how, options or SourceOptions()), _AHEAD)) as events:
+        for event in events:
+            if isinstance(event, Clip):
+                began_s = time.perf_counter()
+                scores.add(event)
+                spent = Spent(spent.clips + 1, spent.network_s + time.perf_counter() - began_s)
+            elif isinstance(event, PartEnded):
+                yield SectionLabel(event.part.start_s, event.part.end_s, scores.take(event.part))
+            else:
+                yield event if isinstance(event, NotLabelled) else SectionsEnded(event, spent)
+                scores, spent = _Scores(members), Spent()
+
+
+def _top(probabilities: Scores, labels: tuple[str, ...]) -> tuple[Guess, ...]:
+    best = [int(index) for index in np.argsort(-probabilities, kind="stable")[:_TOP]]
+    return tuple(
+        Guess(labels[index] if labels else f"class {index}", index, float(probabilities[index])) for index in best
+    )
