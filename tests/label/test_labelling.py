@@ -48,8 +48,9 @@ def test_the_label_is_that_of_the_whole_video(tmp_path: Path) -> None:
     assert shown(session) == [[2, 4, 6, 8]]
     assert (found.top[0].label, found.top[0].class_index) == ("level 5", 5)
     logits = session.step(np.full((4, 3, 32, 32), (25.5 * 5 + 12.75) / 255, np.float32))
+    # The levels are rounded to bytes on the way.
     expected = np.sort(np.exp(logits) / np.exp(logits).sum())[::-1][:5]
-    np.testing.assert_allclose([guess.probability for guess in found.top], expected, atol=5e-3)  # levels are rounded to bytes
+    np.testing.assert_allclose([guess.probability for guess in found.top], expected, atol=5e-3)
     assert (found.video.frames, found.spent.clips, found.video.trouble) == (32, 1, "")
     assert found.video.duration_s == pytest.approx(31 / 25)
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "compile": "Compile a model for a target: one self-contained model.so.",
     "verify": "Check a compiled model against ONNX Runtime.",
     "run": "Predict live on a video file, stream or camera.",
+    "label": "Label recorded videos with a network of clips.",
     "service": "Run a model as a service of this system, by systemd.",
     "evaluate": "Measure how often a compiled model is right.",
     "profile": "Time every kernel of a compiled model.",

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import PurePath
@@ -19,6 +20,7 @@ import click
 
 from tsm_edge.cli.streams import print_to_stderr
 from tsm_edge.cli.table import Table
+from tsm_edge.errors import shortened
 from tsm_edge.redact import redacted
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -154,6 +156,56 @@ def status(text: str) -> Iterator[Show]:
 
     with Console(stderr=True).status(escape(redacted(text))) as spinner:
         yield lambda new, done=None: spinner.update(escape(_with_share(new, done)))
+
+
+class Advance(Protocol):
+    """Says that one more of many things is done."""
+
+    def __call__(self, text: str, /) -> None:
+        """Show a text beside the bar: what was done."""
+
+
+# Where there is no terminal: seconds between two lines.
+_BETWEEN_LINES_S = 10.0
+
+
+@contextlib.contextmanager
+def progress_bar(text: str, total: int, alone: bool) -> Iterator[Advance]:
+    """Show on stderr how many of ``total`` things are done, and when the rest may be.
+
+    On a terminal it is a bar, if what is printed meanwhile goes elsewhere (``alone``, or stdout is no terminal); else a
+    line now and then.
+
+    Yields
+    ------
+    callable
+        Call it as each is done.
+    """
+    if not sys.stderr.isatty() or (sys.stdout.isatty() and not alone):
+        yield _Lines(text, total, sys.stderr.isatty())
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(text, total=total)
+        yield lambda done: bars.update(task, advance=1, description=f"{text} {escape(shortened(redacted(done)))}")
+
+
+class _Lines:
+    """Progress as lines, not many of them; none on a terminal that shows the results themselves."""
+
+    def __init__(self, text: str, total: int, silent: bool) -> None:
+        self._text, self._total, self._silent = text, total, silent
+        self._done, self._told_s = 0, time.monotonic()
+
+    def __call__(self, text: str, /) -> None:
+        self._done += 1
+        if not self._silent and time.monotonic() - self._told_s > _BETWEEN_LINES_S:
+            self._told_s = time.monotonic()
+            note(_with_share(f"{self._text}: {self._done} of {self._total}", self._done / self._total))
 
 
 def _line(text: str, done: float | None = None) -> None:

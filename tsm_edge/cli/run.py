@@ -11,7 +11,9 @@ import click
 from tsm_edge.artifact.folder import files_of_artifact
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
+from tsm_edge.cli.clips import ClipOptions, clip_options
 from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
+from tsm_edge.cli.run_clips import refuse_what_is_not_for, run_clips
 from tsm_edge.cli.watching import Watching, watched, watching_options
 from tsm_edge.files.paths import refuse_replacing
 
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     help="Try a lost live source again for S seconds (inf: for ever).",
 )
 @click.option("--quiet", is_flag=True, help="Print no line a frame.")
+@click.option("--sliding", metavar="S", type=float, help="Networks of clips: a label for each S seconds.")
+@clip_options
 @watching_options
 @rpc_options
 @click.pass_context
@@ -65,10 +69,14 @@ def command(
     gap: float,
     reconnect: float,
     quiet: bool,
+    sliding: float | None,
+    showing: ClipOptions,
     watching: Watching,
     device: Place | None,
 ) -> None:
     """Predict on every frame of a video with the compiled model in DIR, and say how long each part took.
+
+    A network of clips gives one label for the whole file, or with --sliding one for each section of it.
 
     A live source gives its newest frame each time, so that predictions never lag behind. Ctrl-C ends the run; the
     annotated video is finished first. With --rpc or --tracker the network runs on another machine: decoding stays
@@ -92,6 +100,10 @@ def command(
     if out is not None:
         refuse_replacing(out, files_of_artifact(path), "--out FILE.mp4")
     with open_session(path, device, threads, notify=warn) as session:
+        refuse_what_is_not_for(session.manifest, ctx, showing, sliding)
+        if session.manifest.clip:
+            run_clips(session, str(place), showing, sliding, device, threads, as_json)
+            return
         source = open_looped(place, options) if loop else open_source(place, options)
         with source, watched(watching, session.manifest, source.info) as observers:
             output = Output(as_json, quiet, "step, with network" if device else "step")
