@@ -45,9 +45,7 @@ def command(
 
     card = load_model(model)
     refuse_replacing(output, model_files(model, card), "-o FILE.onnx")
-    request = ExportRequest(
-        card, output, checkpoint, allow_offline_weights, mode, seed, trained_mode, frames, from_rgb
-    )
+    request = ExportRequest(card, output, checkpoint, allow_offline_weights, mode, seed, trained_mode, frames, from_rgb)
     with status(f"exporting {request.card.name}"):
         result = export_onnx(request)
     if as_json:
