@@ -118,6 +118,8 @@ def _mode_hint(wanted: TemporalMode, checkpoint: Checkpoint) -> str:
 def _card_hint(checkpoint: Checkpoint) -> str:
     """What to do with weights of another kind than the card's: the cards that they fit, if any is shipped."""
     fitting = [name for name in model_names() if _fits(load_model(name).network, checkpoint)]
+    if not fitting and checkpoint.channels == FLOW_CHANNELS:
+        return f"use a model card with channels = {FLOW_CHANNELS}"
     if not fitting:
         return f"export a network of its kind: tsm-edge export --mode {checkpoint.trained_mode}"
     return f"take the model card that fits it: {' or '.join(fitting)}"
