@@ -198,6 +198,35 @@ def test_the_environment_is_that_of_the_files(bench: Bench, tmp_path: Path) -> N
         assert set(found.affinity) == os.sched_getaffinity(0)
 
 
+NVML = """
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { return *count = COUNT, 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { return *device = &nvmlInit_v2, (int)index; }
+int nvmlDeviceGetName(void *device, char *name, unsigned size) { return __builtin_strcpy(name, "Test 1"), 0; }
+int nvmlDeviceGetClockInfo(void *device, int type, unsigned *mhz) { return *mhz = 1500, type != 1; }
+int nvmlDeviceGetMaxClockInfo(void *device, int type, unsigned *mhz) { return *mhz = 1980, type != 1; }
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *c) { return *c = 41, sensor; }
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_gpu_of_its_own_is_asked_of_the_drivers_library(count: int, tmp_path: Path) -> None:
+    """Of one of several GPUs it is not known which the driver takes."""
+    (tmp_path / "nvml.c").write_text(NVML)
+    target, library, runner = load_target("native"), tmp_path / "libnvidia-ml.so.1", tmp_path / RUNNER
+    run_cc(target, "-shared", "-fPIC", f"-DCOUNT={count}", tmp_path / "nvml.c", "-o", library)
+    sources = [path for path in RUNNER_SOURCES if path.name != "no_nvidia.c"] + [RUNTIME_FOLDER / "nvidia.c"]
+    flags = ["-std=c11", "-D_GNU_SOURCE", f"-I{RUNTIME_FOLDER}", "-pthread"]
+    run_cc(target, *flags, *sources, MODEL, "-lm", "-ldl", "-o", runner)
+    environment = {"STEP_US": "0", "LD_LIBRARY_PATH": str(tmp_path)}
+    command = [runner, "bench", "--frames", "3", *QUICK]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=60, env=environment)
+    found = result_of(done.stdout).environment_after
+    assert found is not None
+    assert (Gpu("Test 1", None, None, 1500, 1980, 1980) in found.gpus) == (count == 1)
+    assert (("Test 1", 41) in [(zone.zone, zone.value_c) for zone in found.temperatures]) == (count == 1)
+
+
 def test_a_machine_that_tells_nothing_and_one_that_tells_nonsense(bench: Bench, tmp_path: Path) -> None:
     empty = result_of(bench("--frames", "2", "--root", "nowhere", *QUICK).stdout).environment_before
     assert empty is not None

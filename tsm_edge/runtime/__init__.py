@@ -20,8 +20,8 @@ _RUNNER = (
     *sorted((RUNTIME_FOLDER / "bench").glob("*.c")),
 )
 # tsm-runner with the model inside, and as it opens the model.so beside it.
-RUNNER_SOURCES = (*_RUNNER, *(RUNTIME_FOLDER / name for name in ("model_inside.c", *_SHARED)))
-OPENING_RUNNER_SOURCES = (*_RUNNER, *(RUNTIME_FOLDER / name for name in ("model_beside.c", "input.c")))
+RUNNER_SOURCES = (*_RUNNER, *(RUNTIME_FOLDER / name for name in ("model_inside.c", "no_nvidia.c", *_SHARED)))
+OPENING_RUNNER_SOURCES = (*_RUNNER, *(RUNTIME_FOLDER / name for name in ("model_beside.c", "nvidia.c", "input.c")))
 VERSION_SCRIPT = RUNTIME_FOLDER / "exports.map"
 
 

@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "bench/device_files.h"
+#include "nvidia.h"
 
 static const char CORES[] = "/sys/devices/system/cpu/cpu[0-9]*";
 
@@ -82,7 +83,11 @@ static void write_cores(tsm_json *json, const char *root) {
   tsm_free_paths(&cores);
 }
 
+/* Not where another folder stands for "/". */
+static int nvidia_now(tsm_nvidia_gpu *gpu, const char *root) { return !*root && tsm_nvidia_now(gpu); }
+
 static void write_temperatures(tsm_json *json, const char *root) {
+  tsm_nvidia_gpu gpu;
   tsm_paths zones = tsm_find(root, "/sys/class/thermal/thermal_zone*");
   tsm_json_open(json, "temperatures", '[');
   for (size_t i = 0; i < zones.count; ++i) {
@@ -95,6 +100,12 @@ static void write_temperatures(tsm_json *json, const char *root) {
     tsm_json_open(json, NULL, '{');
     tsm_json_text(json, "zone", name ? name : strrchr(zones.paths[i], '/') + 1);
     tsm_json_number(json, "value_c", millidegrees / 1e3);
+    tsm_json_close(json, '}');
+  }
+  if (nvidia_now(&gpu, root) && !isnan(gpu.temperature_c)) {
+    tsm_json_open(json, NULL, '{');
+    tsm_json_text(json, "zone", gpu.name);
+    tsm_json_number(json, "value_c", gpu.temperature_c);
     tsm_json_close(json, '}');
   }
   tsm_json_close(json, ']');
@@ -234,13 +245,28 @@ static double highest_mhz(const char *root, const char *folder) {
   return highest;
 }
 
+/* One that the kernel's files do not tell of. */
+static void write_nvidia_gpu(tsm_json *json, const tsm_nvidia_gpu *gpu) {
+  tsm_json_open(json, NULL, '{');
+  tsm_json_text(json, "name", gpu->name);
+  tsm_json_text(json, "governor", NULL);
+  tsm_json_number(json, "min_mhz", NAN);
+  tsm_json_number(json, "current_mhz", gpu->current_mhz);
+  tsm_json_number(json, "max_mhz", gpu->limit_mhz);
+  tsm_json_number(json, "limit_mhz", gpu->limit_mhz);
+  tsm_json_close(json, '}');
+}
+
 static void write_gpus(tsm_json *json, const char *root) {
+  tsm_nvidia_gpu gpu;
+  int found = 0;
   tsm_paths folders = tsm_find(root, "/sys/class/devfreq/*");
   tsm_json_open(json, "gpus", '[');
   for (size_t i = 0; i < folders.count; ++i) {
     char path[TSM_MOST_PATH + 64], governor[64];
     const char *folder = folders.paths[i];
     if (!is_gpu(folder)) continue;
+    found = 1;
     snprintf(path, sizeof path, "%s/governor", folder);
     tsm_json_open(json, NULL, '{');
     tsm_json_text(json, "name", strrchr(folder, '/') + 1);
@@ -251,6 +277,7 @@ static void write_gpus(tsm_json *json, const char *root) {
     tsm_json_number(json, "limit_mhz", highest_mhz(root, folder));
     tsm_json_close(json, '}');
   }
+  if (!found && nvidia_now(&gpu, root)) write_nvidia_gpu(json, &gpu);
   tsm_json_close(json, ']');
   tsm_free_paths(&folders);
 }
