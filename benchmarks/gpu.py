@@ -18,11 +18,13 @@ No figure of a Jetson follows from another GPU's.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -103,29 +105,41 @@ def execute(command: list[str], clock: Clock, most_s: float, variables: dict[str
         return {"left_out": "no time was left"}
     started = time.monotonic()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit, env={**os.environ, **(variables or {})}
+        # A session of its own: what it has started itself (compute-sanitizer's program, torch.compile's) ends with it.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(variables or {})},
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        return {"left_out": f"did not end within {limit:.0f} s"}
     except OSError as error:
         return {"left_out": f"{command[0]}: {error.strerror}"}
-    return {
-        "code": done.returncode,
-        "seconds": round(time.monotonic() - started, 2),
-        "output": done.stdout,
-        "errors": done.stderr[-2000:],
-    }
+    with process:
+        try:
+            output, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            return {"left_out": f"did not end within {limit:.0f} s"}
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+    seconds = round(time.monotonic() - started, 2)
+    return {"code": process.returncode, "seconds": seconds, "output": output, "errors": errors[-2000:]}
 
 
 def ask_device(clock: Clock) -> dict:
-    """Name, driver, clocks and heat of the GPU, as nvidia-smi says."""
-    keys = ("name", "driver_version", "compute_cap", "clocks.sm", "clocks.max.sm", "temperature.gpu")
-    answer = execute(["nvidia-smi", f"--query-gpu={','.join(keys)}", "--format=csv,noheader"], clock, 20)
-    if answer.get("code") != 0:
-        return {"name": "unknown", "why": answer.get("left_out") or answer["errors"]}
-    values = answer["output"].splitlines()[0].split(", ")
-    return dict(zip(keys, values, strict=True))
+    """Name, driver, clocks and heat of the first GPU, as nvidia-smi says; drivers before 510 do not tell them all."""
+    keys = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "temperature.gpu", "compute_cap")
+    answer = {}
+    for asked in (keys, keys[:-1]):
+        answer = execute(["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"], clock, 20)
+        lines = answer.get("output", "").splitlines()
+        if answer.get("code") == 0 and lines:
+            return dict(zip(asked, lines[0].split(", "), strict=False))
+    return {"name": "unknown", "why": answer.get("left_out") or answer["errors"] or answer["output"]}
 
 
 def verify(folder: Path, artifact: dict, device: dict, clock: Clock) -> dict:

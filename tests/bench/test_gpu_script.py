@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ sleep {seconds}
 [ -n "$TSM_EDGE_NO_GRAPH" ] && p=3.5 || p=2.5
 echo '{{"results": [{{"latency_ms": {{"p50": '$p'}}}}]}}'
 """
-SMI = "#!/bin/sh\necho 'NVIDIA Test 1, 535.1, 9.0, 1980 MHz, 1980 MHz, 41'\n"
+SMI = "#!/bin/sh\necho 'NVIDIA Test 1, 535.1, 1980 MHz, 1980 MHz, 41, 9.0'\n"
 
 
 def prepared(folder: Path, code: int = 0, arch: str = "9.0") -> None:
@@ -99,6 +100,39 @@ def test_no_step_begins_without_time(limit: int) -> None:
 
     script = runpy.run_path(str(SCRIPT.with_suffix(".py")))
     assert script["execute"](["true"], script["Clock"](limit), 60) == {"left_out": "no time was left"}
+
+
+def test_what_a_program_started_ends_with_it(tmp_path: Path) -> None:
+    """compute-sanitizer that takes too long leaves no program on the GPU."""
+    import runpy
+
+    script = runpy.run_path(str(SCRIPT.with_suffix(".py")))
+    pid = tmp_path / "pid"
+    answer = script["execute"](["sh", "-c", f"sleep 60 & echo $! > {pid}; wait"], script["Clock"](1.2), 60)
+    assert answer == {"left_out": "did not end within 1 s"}
+    deadline = time.monotonic() + 10
+    while is_running(int(pid.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(int(pid.read_text()))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_an_old_driver_is_asked_for_less(tmp_path: Path) -> None:
+    old = "#!/bin/sh\ncase $1 in *compute_cap*) echo not a valid field; exit 2;; esac\n" + SMI.partition("\n")[2]
+    program(tmp_path / "bin" / "nvidia-smi", old.replace(", 9.0", ""))
+    code = "import runpy, sys, json; s = runpy.run_path(sys.argv[1]); print(json.dumps(s['ask_device'](s['Clock'](9))))"
+    command = [sys.executable, "-c", code, str(SCRIPT.with_suffix(".py"))]
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    found = json.loads(done.stdout)
+    assert (found["driver_version"], found.get("compute_cap")) == ("535.1", None)
 
 
 def test_without_python_the_models_are_checked_all_the_same(tmp_path: Path) -> None:
