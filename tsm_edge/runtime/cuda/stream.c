@@ -68,7 +68,8 @@ static size_t area_bytes(enum area which) {
   }
 }
 
-/* Device memory, and zeros in it where it is caches; made once. */
+/* Device memory, made once: caches begin as zeros. What a kernel has not written in the workspace is no number: planes
+ * have gaps, which are read with them, and where a result depended on one it would show. */
 static int32_t make_area(tsm_stream *stream, enum area which) {
   static const char *const names[] = {"the frame", "the frame's bytes", "the workspace", "the shift caches",
                                       "the caller's caches"};
@@ -77,8 +78,9 @@ static int32_t make_area(tsm_stream *stream, enum area which) {
   char what[80];
   snprintf(what, sizeof what, "%s, %.1f MB", names[which], (double)bytes / 1e6);
   TSM_TRY(tsm_cu.allocate(&stream->areas[which], bytes), "cuMemAlloc", what);
-  if (which == CACHES || which == EXPLICIT_CACHES)
-    TSM_TRY(tsm_cu.fill(stream->areas[which], 0, bytes, stream->stream), "cuMemsetD8Async", names[which]);
+  if (which == CACHES || which == EXPLICIT_CACHES || which == WORKSPACE)
+    TSM_TRY(tsm_cu.fill(stream->areas[which], which == WORKSPACE ? 0xFF : 0, bytes, stream->stream), "cuMemsetD8Async",
+            names[which]);
   return TSM_OK;
 }
 
