@@ -9,8 +9,8 @@ from tsm_edge.cards import Preprocess, TargetCard
 from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.backends.cuda.kernels.frame_bytes import FrameBytesSpec
-from tsm_edge.compile.backends.cuda.kernels.stem import StemSpec, reading_bytes
 from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.backends.cuda.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
@@ -50,29 +50,31 @@ def lower(
     if target.gpu is None:
         raise CompileError(f"target {target.name} has no GPU", "choose a CUDA target of: tsm-edge targets")
     lowering = Lowering(graph, layers, target.gpu, precision, choices or Choices())
+    rules = []
     for layer in layers:
-        rule_for(lowering, layer).lower(lowering, layer)
+        rules.append(rule_for(lowering, layer))
+        rules[-1].lower(lowering, layer)
         lowering.copy_caches(layer.output)
     logits = lowering.tensors[graph.logits].buffer
-    byte_calls, replaced = _from_bytes(lowering, layers, preprocess)
+    byte_calls, replaced = _from_bytes(lowering, layers[0], rules[0], preprocess)
     program = lowering.program(logits, lowering.caches.images, precision)
     return replace(program, byte_calls=byte_calls, replaced_calls=replaced)
 
 
 def _from_bytes(
-    lowering: Lowering, layers: Sequence[ir.Layer], preprocess: Preprocess | None
+    lowering: Lowering, layer: ir.Layer, rule: Rule, preprocess: Preprocess | None
 ) -> tuple[tuple[KernelCall, ...], int]:
     """What begins a step whose frame comes as bytes, and how many of the other calls it stands for.
 
-    The stem reads them itself, where it is first and alone in reading the frame; else they are made floats before.
+    The first layer reads them itself, where its rule can and nothing else reads the frame; else they are made floats.
     """
     if preprocess is None:
         return (), 0
     frame = lowering.tensors[lowering.graph.frame]
     first = lowering.calls[0]
     readers = [call for call in lowering.calls if frame.buffer in call.buffers]
-    if isinstance(first.spec, StemSpec) and isinstance(layers[0], ir.Convolution) and readers == [first]:
-        return (reading_bytes(lowering, layers[0], first, preprocess),), 1
+    if rule.reading_bytes is not None and readers == [first]:
+        return (rule.reading_bytes(lowering, layer, first, preprocess),), 1
     scale, offset = (tuple(map(float, values)) for values in scale_and_offset(preprocess))
     spec = FrameBytesSpec(frame.image, scale, offset)
     buffers = {"source": BufferRef("frame_bytes"), "target": frame.buffer}

@@ -201,7 +201,7 @@ def _packed(spec: StemSpec, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return packed
 
 
-def reading_bytes(at: Lowering, layer: ir.Convolution, call: KernelCall, preprocess: Preprocess) -> KernelCall:
+def _reading_bytes(at: Lowering, layer: ir.Convolution, call: KernelCall, preprocess: Preprocess) -> KernelCall:
     """The call of a stem for frames that come as bytes: the normalisation is in its weights.
 
     ``Σ w (b s + o) + bias = Σ (w s) b + (bias + Σ w o)``, and a pad of the normalised frame, 0, is the byte ``-o / s``.
@@ -233,7 +233,7 @@ def reading_bytes(at: Lowering, layer: ir.Convolution, call: KernelCall, preproc
     return at.made_call(spec, buffers | {"source": BufferRef("frame_bytes"), "weights": packed}, call.layer)
 
 
-RULE = Rule("stem", _takes, _lower)
+RULE = Rule("stem", _takes, _lower, reading_bytes=_reading_bytes)
 
 
 def stem(name: str, spec: StemSpec) -> Any:
