@@ -53,7 +53,9 @@ def _binary(sign: str) -> Callable[[Instruction], str]:
                 return i.write(f"standin_toward_zero((double){i.read(1)} {sign} (double){i.read(2)})")
             return i.write(f"{i.read(1)} {sign} {i.read(2)}")
         if i.kind == "f16x2":
-            return i.write(_halves(i, f"standin_bits_f16(standin_f16(a) {sign} standin_f16(b))", 2))
+            value = f"standin_f16(a) {sign} standin_f16(b)"
+            value = f"standin_saturate({value})" if i.has("sat") else value
+            return i.write(_halves(i, f"standin_bits_f16({value})", 2))
         if sign == "/" or sign == "%":
             zero = f"{i.read(2)} == 0 ? ({c_type(i.kind)})-1 : "
             return i.write(f"{zero}{i.read(1)} {sign} {i.read(2)}")
@@ -83,6 +85,8 @@ def _halves(i: Instruction, expression: str, count: int) -> str:
 
 
 def _fma(i: Instruction) -> str:
+    if i.kind in ("f16", "f16x2") and i.has("sat"):
+        raise KeyError("a saturated product of halves")
     if i.kind == "f16x2":
         return i.write(f"standin_fma_f16x2({', '.join(i.read(n, 'b32') for n in (1, 2, 3))})")
     if i.kind == "f16":
