@@ -188,6 +188,27 @@ TSM uint32_t tsm_pack(float x, float y) {
   asm("{.reg .b16 l, h; cvt.rn.f16.f32 l, %1; cvt.rn.f16.f32 h, %2; mov.b32 %0, {l, h};}" : "=r"(d) : "f"(x), "f"(y));
   return d;
 }
+TSM uint32_t tsm_add2(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+TSM uint32_t tsm_saturate2(uint32_t a) {
+  uint32_t d;
+  asm("add.rn.sat.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(0));
+  return d;
+}
+TSM uint32_t tsm_relu2(uint32_t a) {  // all ones where a half's sign is set
+  uint32_t d;
+  asm("prmt.b32 %0, %1, 0, 0xbb99;" : "=r"(d) : "r"(a));
+  return a & ~d;
+}
+TSM uint32_t tsm_between(uint32_t a, uint32_t b) {  // the upper half of a, the lower one of b
+  uint32_t d;
+  asm("prmt.b32 %0, %1, %2, 0x5432;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+TSM float tsm_larger(float x, float y) { float f; asm("max.f32 %0, %1, %2;" : "=f"(f) : "f"(x), "f"(y)); return f; }
 TSM uint16_t tsm_half(float x) { uint16_t d; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(d) : "f"(x)); return d; }
 TSM float tsm_float(uint16_t x) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x)); return f; }
 """
