@@ -19,14 +19,14 @@ _SLICES = (1, 2, 3, 4, 6, 8)
 # Channels × pixels of a thread → registers that ptxas takes for it; one more block fits where it takes fewer.
 _REGISTERS = {(8, 8): 136, (8, 4): 88, (4, 8): 88}
 _REGISTERS_HALF = {(8, 8): 96}
-# Sums of halfs that go to fp32 now and then need registers for both.
-_REGISTERS_FLUSHED = {(8, 8): 168}
+# Sums of halfs that go to a total now and then need registers for both; the totals are halfs, or fp32.
+_REGISTERS_FLUSHED = {"float16": {(8, 8): 128}, "float32": {(8, 8): 168}}
 _MOST_THREADS = 256
 # Products that are summed in halfs, of a slice: their sums meet in fp32.
 MOST_HALF_PRODUCTS = 256
 # Slices that a reduction of halfs may be parted into without harm to the rest of the tile.
 _SLICES_OF_HALFS = 4
-# Where sums of halfs go to fp32 on the way: ptxas spills in larger blocks.
+# Where sums of halfs go to totals in fp32: ptxas spills in larger blocks.
 _MOST_THREADS_FLUSHED = 127
 # Channels, pixels, slices for which ptxas 11.8 spills a few registers in gathered convolutions, whatever it may use.
 _SPILLING = {(128, 28, 2)}
@@ -38,9 +38,9 @@ _EXTRA_REGISTERS = 8
 
 
 def flush_of(products: int, asked: int) -> int:
-    """Products of halfs that are summed before the sum goes to fp32, of a reduction; ``asked``: 0, or at most so many.
+    """Products of halfs that are summed before the sum goes to a total, of a reduction; ``asked``: 0, or so many.
 
-    Sums of halfs are short: where slices cannot make them so, they go to fp32 on the way.
+    Sums of halfs are short: where slices cannot make them so, they go to a total on the way.
     """
     return asked or (0 if products <= MOST_HALF_PRODUCTS * _SLICES_OF_HALFS else MOST_HALF_PRODUCTS)
 
@@ -100,7 +100,7 @@ def _fits(spec: GemmSpec) -> bool:
     tile, per_word = spec.tile, spec.word_elements
     if tile.threads > _MOST_THREADS or spec.shared_words * WORD_BYTES > _MOST_SHARED_BYTES:
         return False
-    if spec.flush and tile.threads > _MOST_THREADS_FLUSHED:
+    if spec.flush and spec.totals == "float32" and tile.threads > _MOST_THREADS_FLUSHED:
         return False
     if spec.window and (tile.channels, tile.pixels, tile.slices) in _SPILLING:
         return False
@@ -117,7 +117,7 @@ def _fits(spec: GemmSpec) -> bool:
 def _register_table(spec: GemmSpec) -> dict[tuple[int, int], int]:
     if not spec.half:
         return _REGISTERS
-    return _REGISTERS_FLUSHED if spec.flush else _REGISTERS_HALF
+    return _REGISTERS_FLUSHED[spec.totals] if spec.flush else _REGISTERS_HALF
 
 
 def registers_of(spec: GemmSpec) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.cycles import cycles_by_flops, elapsed
-from tsm_edge.compile.backends.cuda.choose.tiles import MOST_HALF_PRODUCTS, flush_of, gemm_tile, microseconds
+from tsm_edge.compile.backends.cuda.choose.tiles import flush_of, gemm_tile, microseconds
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
 from tsm_edge.compile.backends.cuda.kernels.winograd_transforms import Tiling, WinogradSourceSpec, WinogradTargetSpec
 
@@ -45,7 +45,8 @@ def winograd_specs(direct: GemmSpec, settings: WinogradSettings) -> WinogradSpec
     if direct.window is None:
         raise TypeError("a 1×1 convolution has no tiles")
     tiling = Tiling(settings.outputs, direct.target)
-    asked = 0 if direct.flush == MOST_HALF_PRODUCTS else direct.flush
+    asked = direct.flush if direct.totals == "float32" else 0
+    flush = flush_of(direct.source.channels, asked) if direct.half else 0
     product = replace(
         direct,
         source=tiling.positions(direct.source.channels),
@@ -59,7 +60,8 @@ def winograd_specs(direct: GemmSpec, settings: WinogradSettings) -> WinogradSpec
         shift=0,
         residual=False,
         tap=0,
-        flush=flush_of(direct.source.channels, asked) if direct.half else 0,
+        flush=flush,
+        totals=direct.totals if flush else "float32",
     )
     source = WinogradSourceSpec(direct.source, tiling, direct.window.pads, direct.shift)
     target = WinogradTargetSpec(tiling, direct.activation, direct.low, direct.high, direct.residual, direct.tap)

@@ -14,7 +14,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from tsm_edge.compile.backends.cuda.kernels import emit, gemm_loaders
+from tsm_edge.compile.backends.cuda.kernels import emit, gemm_loaders, half_products
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
 from tsm_edge.compile.ir.element import ceil_div
@@ -45,11 +45,11 @@ class _Product:
         self.first_channel = kernel.block[1] * tile.channels
         self.group = kernel.block[2] if spec.groups > 1 else 0
         self.memory = emit.shared(spec.shared_words, self.word)
-        self.sums = emit.registers(tile.thread_channels * self.thread_words, self.word)
-        self.flushed = emit.registers(tile.thread_channels * tile.thread_pixels if spec.flush else 1)
+        self.totals = emit.registers(self._count_of_totals(), spec.totals.replace("float16", "uint32"))
         self.slice = div(kernel.thread, tile.slice_threads) if tile.slices > 1 else 0
         self.in_slice = mod(kernel.thread, tile.slice_threads) if tile.slices > 1 else kernel.thread
         self.pixel_group, self.channel_group = self._groups()
+        self.sums = self._begin()
 
     def _groups(self) -> tuple[Expr, Expr]:
         """Which pixels and channels are the thread's.
@@ -83,17 +83,41 @@ class _Product:
     def write(self) -> None:
         """The whole kernel."""
         spec = self.spec
-        zero = T.uint32(0) if self.half else T.float32(0)
-        emit.fill(self.sums, self.tile.thread_channels * self.thread_words, zero)
         if spec.flush:
-            emit.fill(self.flushed, self.tile.thread_channels * self.tile.thread_pixels, T.float32(0))
+            zero = T.uint32(0) if spec.totals == "float16" else T.float32(0)
+            emit.fill(self.totals, self._count_of_totals(), zero)
         operands = gemm_loaders.operands(self.kernel, spec, self.memory, self.group)
         self._reduce(operands)
-        if self.tile.slices == 1:
+        if spec.ends_in_halfs:
+            self._store_halfs()
+        elif self.tile.slices == 1:
             self._store_sums()
         else:
             for piece in range(spec.pieces):
                 self._meet(piece)
+
+    def _count_of_totals(self) -> int:
+        """Registers of what flushed sums add up to."""
+        tile, spec = self.tile, self.spec
+        if not spec.flush:
+            return 1
+        return tile.thread_channels * (self.thread_words if spec.totals == "float16" else tile.thread_pixels)
+
+    def _bias(self, channel: Expr) -> Expr:
+        """Of a channel of the group."""
+        return self.kernel.buffers["bias"][self.group * self.spec.padded_outputs + channel]
+
+    def _begin(self) -> Any:
+        """The sums: zeros, or the bias."""
+        tile = self.tile
+        if self.spec.ends_in_halfs:
+            first = self.group * self.spec.padded_outputs + self.first_channel
+            channels = [first + self.channel(index, self.channel_group) for index in range(tile.thread_channels)]
+            return half_products.begin(self.kernel.buffers["bias"], channels, self.thread_words)
+        sums = emit.registers(tile.thread_channels * self.thread_words, self.word)
+        zero = T.uint32(0) if self.half else T.float32(0)
+        emit.fill(sums, tile.thread_channels * self.thread_words, zero)
+        return sums
 
     # The main loop ---------------------------------------------------------------------------------------------
 
@@ -117,9 +141,12 @@ class _Product:
             self._multiply(last % 2)
         if self.spec.flush:
             self._flush()
+            if self.spec.totals == "float16":
+                for index in range(self._count_of_totals()):
+                    emit.store(self.sums, index, self.totals[index])
 
     def _loop(self, steps: int, step: Callable[[Expr], None]) -> None:
-        """Run the steps; between some of them sums of halfs go to fp32."""
+        """Run the steps; between some of them sums of halfs go to their totals."""
         if not steps:
             return
         if not self.spec.flush:
@@ -156,22 +183,24 @@ class _Product:
                 channel = self.channel(index * self.per_word, self.channel_group)
                 at = weights + row * self.channel_words + div(channel, self.per_word)
                 emit.store(w, index, emit.load(self.memory, at, self.channel_vector), self.channel_vector)
+            if spec.half:
+                half_products.add(self.sums, w, x, tile.thread_channels, self.thread_words)
+                continue
             for channel in range(tile.thread_channels):
                 for pixel in range(self.thread_words):
                     at = channel * self.thread_words + pixel
-                    if spec.half:
-                        product = "tsm_fma_high" if channel % 2 else "tsm_fma_low"
-                        value = emit.call(product, w[channel // 2], x[pixel], self.sums[at], dtype="uint32")
-                    else:
-                        value = self.sums[at] + w[channel] * x[pixel]
-                    emit.store(self.sums, at, value)
+                    emit.store(self.sums, at, self.sums[at] + w[channel] * x[pixel])
 
     def _flush(self) -> None:
-        """Add the sums of halfs to those in fp32, and begin again."""
+        """Add the sums of halfs to their totals, and begin again."""
         for index in range(self.tile.thread_channels * self.thread_words):
-            for part, function in enumerate(("tsm_low", "tsm_high")):
-                at = 2 * index + part
-                emit.store(self.flushed, at, self.flushed[at] + emit.call(function, self.sums[index]))
+            if self.spec.totals == "float16":
+                total = emit.call("tsm_add2", self.totals[index], self.sums[index], dtype="uint32")
+                emit.store(self.totals, index, total)
+            else:
+                for part, function in enumerate(("tsm_low", "tsm_high")):
+                    at = 2 * index + part
+                    emit.store(self.totals, at, self.totals[at] + emit.call(function, self.sums[index]))
             emit.store(self.sums, index, T.uint32(0))
 
     # The results -----------------------------------------------------------------------------------------------
@@ -180,18 +209,18 @@ class _Product:
         """The thread's sum, as a float."""
         if not self.half:
             return self.sums[channel * self.thread_words + pixel]
-        if self.spec.flush:
-            return self.flushed[channel * self.tile.thread_pixels + pixel]
+        if self.spec.flush and self.spec.totals == "float32":
+            return self.totals[channel * self.tile.thread_pixels + pixel]
         function = "tsm_high" if pixel % 2 else "tsm_low"
         return emit.call(function, self.sums[channel * self.thread_words + pixel // 2])
 
     def _store_sums(self) -> None:
         """Every thread finishes its own sums."""
-        tile, spec = self.tile, self.spec
+        tile = self.tile
         bias = emit.registers(tile.thread_channels)
         channels = [self.first_channel + self.channel(i, self.channel_group) for i in range(tile.thread_channels)]
         for index, channel in enumerate(channels):
-            emit.store(bias, index, self.kernel.buffers["bias"][self.group * spec.padded_outputs + channel])
+            emit.store(bias, index, self._bias(channel))
         for index, channel in enumerate(channels):
             with emit.when_all(self._has_channel(channel)):
                 for word in range(0, self.thread_words, self.pixel_vector):
@@ -202,6 +231,22 @@ class _Product:
                             for element in range(self.pixel_vector * self.per_word)
                         ]
                         self._finish(channel, at, values, self.pixel_vector)
+
+    def _store_halfs(self) -> None:
+        """The same, in halfs: a conversion costs as much as four additions."""
+        for index in range(self.tile.thread_channels):
+            channel = self.first_channel + self.channel(index, self.channel_group)
+            with emit.when_all(self._has_channel(channel)):
+                for first in range(0, self.thread_words, self.pixel_vector):
+                    at = self.first_word + self.pixel_word(first)
+                    with emit.when_all(self._has_pixel(at)):
+                        words = [self.sums[index * self.thread_words + first + n] for n in range(self.pixel_vector)]
+                        if self.spec.residual:
+                            others = self._residual(channel, at, self.pixel_vector)
+                            words = [
+                                emit.call("tsm_add2", word, others[n], dtype="uint32") for n, word in enumerate(words)
+                            ]
+                        self._write(channel, at, [half_products.activate(word, self.spec.activation) for word in words])
 
     def _meet(self, piece: int) -> None:
         """The slices' sums of some of the threads' channels meet in shared memory; all threads share out the rest."""
@@ -240,26 +285,39 @@ class _Product:
                     emit.store(sums, quad + element, sums[quad + element] + more[element])
         at = self.first_word + column * VECTOR
         with emit.when_all(self._has_channel(channel), self._has_pixel(at)):
-            bias = self.kernel.buffers["bias"][self.group * self.spec.padded_outputs + channel]
+            bias = self._bias(channel)
             self._finish(channel, at, [sums[element] + bias for element in range(run)], VECTOR)
 
     def _finish(self, channel: Expr, word: Expr, values: list[Expr], words: int) -> None:
         """Add the residual, clamp and store a channel's pixels, ``words`` words of them."""
-        spec, buffers = self.spec, self.kernel.buffers
-        whole = self.group * spec.outputs + channel
-        at = whole * (spec.target.channel // self.per_word) + word
-        made = emit.registers(words, self.word)
+        spec = self.spec
         if spec.residual:
-            other = emit.registers(words, self.word)
-            emit.store(other, 0, emit.load(buffers["residual"], at, words), words)
+            other = self._residual(channel, word, words)
             values = [value + self._element(other, index) for index, value in enumerate(values)]
         values = [emit.activate(value, spec.activation, spec.low, spec.high) for value in values]
-        for index in range(words):
-            pair = values[index * self.per_word : (index + 1) * self.per_word]
-            emit.store(made, index, emit.call("tsm_pack", *pair, dtype="uint32") if self.half else pair[0])
+        if self.half:
+            values = [emit.call("tsm_pack", *values[2 * n : 2 * n + 2], dtype="uint32") for n in range(words)]
+        self._write(channel, word, values)
+
+    def _place(self, channel: Expr, word: Expr) -> Expr:
+        """Where a word of a channel of the group is in the target, or in what has its layout."""
+        return (self.group * self.spec.outputs + channel) * (self.spec.target.channel // self.per_word) + word
+
+    def _residual(self, channel: Expr, word: Expr, words: int) -> Any:
+        other = emit.registers(words, self.word)
+        value = emit.load(self.kernel.buffers["residual"], self._place(channel, word), words)
+        emit.store(other, 0, value, words)
+        return other
+
+    def _write(self, channel: Expr, word: Expr, values: list[Expr]) -> None:
+        """Store words of a channel, also to the shift cache that begins with it."""
+        spec, buffers, words = self.spec, self.kernel.buffers, len(values)
+        at, made = self._place(channel, word), emit.registers(words, self.word)
+        for index, value in enumerate(values):
+            emit.store(made, index, value)
         emit.store(buffers["target"], at, emit.load(made, 0, words), words)
         if spec.tap:
-            with emit.when_all(whole < spec.tap):
+            with emit.when_all(self.group * spec.outputs + channel < spec.tap):
                 emit.store(buffers["tap"], at, emit.load(made, 0, words), words)
 
     def _element(self, words: Any, index: int) -> Expr:

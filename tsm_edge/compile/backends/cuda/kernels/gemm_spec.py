@@ -16,8 +16,8 @@ _LEAST_SUM_BYTES = 16384
 # Issue slots a multiply-add with what stands around it, of a sum at the end, and of a warp at its start.
 _SLOTS_MULTIPLY, _SLOTS_SUM, _SLOTS_START = 1.12, 3, 300
 # Of a vector of floats from memory to shared memory (one of halfs hides between products, whose registers conflict), of
-# a gathered element, and of where a step's pixels are.
-_SLOTS_VECTOR, _SLOTS_GATHERED, _SLOTS_POSITION = 2, 6, 30
+# a gathered element, of where a step's pixels are, and of where two of halfs are and whether they are in the image.
+_SLOTS_VECTOR, _SLOTS_GATHERED, _SLOTS_POSITION, _SLOTS_TWO_POSITIONS = 2, 6, 30, 150
 # Of a sum of halfs that goes to fp32 on the way: a conversion at a quarter of the rate, and an addition.
 _SLOTS_FLUSH = 6
 
@@ -115,7 +115,9 @@ class GemmSpec(KernelSpec):
     tap : int
         Target channels that are also the next value of a shift cache.
     flush : int
-        Of halfs: products that are summed before the sum is added in fp32; 0: as many as the reduction has.
+        Of halfs: products that are summed before the sum is added to a total; 0: as many as the reduction has.
+    totals : str
+        Element type of these totals.
     batch : int
         Products of the same size in one launch, without a window: the images hold one after the other.
     """
@@ -131,6 +133,7 @@ class GemmSpec(KernelSpec):
     residual: bool = False
     tap: int = 0
     flush: int = 0
+    totals: str = "float32"
     batch: int = 1
 
     @property
@@ -164,6 +167,12 @@ class GemmSpec(KernelSpec):
     def half(self) -> bool:
         """Whether elements are halfs, two in a word."""
         return item_bytes(self.source.dtype) == 2
+
+    @property
+    def ends_in_halfs(self) -> bool:
+        """Whether a thread's sums stay halfs to the end: begun with the bias, the residual added, clamped."""
+        whole = self.tile.slices == 1 and not (self.flush and self.totals == "float32")
+        return self.half and whole and self.activation in ("", "relu", "saturate")
 
     @property
     def word_elements(self) -> int:
@@ -243,7 +252,7 @@ class GemmSpec(KernelSpec):
         sums = self.tile.thread_channels * self.tile.thread_pixels
         products = self.tile.depth * sums / self.word_elements
         step = products * _SLOTS_MULTIPLY + self._load_slots
-        flushes = self.steps * self.tile.depth / self.flush if self.flush else 0
+        flushes = self.steps * self.tile.depth / self.flush if self.flush and self.totals == "float32" else 0
         return self.steps * step + (_SLOTS_SUM + _SLOTS_FLUSH * flushes) * sums + _SLOTS_START
 
     @property
@@ -255,7 +264,8 @@ class GemmSpec(KernelSpec):
         words = tile.rows * tile.pixels // per_word
         if self.window is None:
             return weights + vector * ceil_div(words, 4 * tile.threads)
-        return weights + _SLOTS_GATHERED * per_word * ceil_div(words, tile.threads) + _SLOTS_POSITION
+        position = _SLOTS_TWO_POSITIONS if self.half and self.positions > 1 else _SLOTS_POSITION
+        return weights + _SLOTS_GATHERED * per_word * ceil_div(words, tile.threads) + position
 
     @property
     def bytes(self) -> int:

@@ -33,6 +33,7 @@ def activation_of(layer: ir.Convolution, scale: float) -> tuple[str, float, floa
 def product_spec(at: Lowering, layer: ir.Convolution, window: Window | None, tap: int = 0) -> GemmSpec:
     """A convolution as a matrix product; its tile is not chosen yet."""
     activation, low, high = activation_of(layer, at.scale_of(layer))
+    flush = flush_of(layer.weight[0].size, at.flush) if at.precision.storage == "float16" else 0
     return GemmSpec(
         source=at.tensors[layer.source].image,
         target=at.tensors.planes_of(layer.output),
@@ -44,7 +45,8 @@ def product_spec(at: Lowering, layer: ir.Convolution, window: Window | None, tap
         shift=layer.shift.channels if layer.shift else 0,
         residual=layer.residual is not None,
         tap=tap,
-        flush=_flush(at, layer),
+        flush=flush,
+        totals="float16" if flush and not at.flush else "float32",
     )
 
 
@@ -84,10 +86,6 @@ def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) ->
     weight, bias = stored_weights(at, layer)
     weights = {"weights": at.add_weights(pack_weights(spec, weight)), "bias": at.add_weights(pack_bias(spec, bias))}
     at.call(spec, product_buffers(at, layer, cache) | weights, at.label((layer,)))
-
-
-def _flush(at: Lowering, layer: ir.Convolution) -> int:
-    return flush_of(layer.weight[0].size, at.flush) if at.precision.storage == "float16" else 0
 
 
 def pack_weights(spec: GemmSpec, weight: np.ndarray) -> np.ndarray:
