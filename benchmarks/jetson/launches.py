@@ -14,7 +14,9 @@ from tsm_edge.compile.backends.cuda.kernels.dense import DenseSpec
 from tsm_edge.compile.backends.cuda.kernels.depthwise import DepthwiseSpec
 from tsm_edge.compile.backends.cuda.kernels.expand_depthwise import AHEAD, ExpandDepthwiseSpec
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
+from tsm_edge.compile.backends.cuda.kernels.patches_spec import PatchesSpec
 from tsm_edge.compile.backends.cuda.kernels.stem import StemSpec
+from tsm_edge.compile.backends.cuda.kernels.stem_halfs import HalfStemSpec
 from tsm_edge.compile.backends.cuda.kernels.winograd_transforms import WinogradSourceSpec
 from tsm_edge.compile.ir.device_code import KernelResources
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
@@ -52,7 +54,8 @@ def model(
     resident = resident_blocks(gpu, used.registers, used.shared_bytes, threads)
     trace = trace_of(kernel, _trips(spec, kernel))
     found = cycles(kernel, trace, threads, x * y * z, resident, gpu, _missed(spec), machine)
-    rate = gpu.half_rate if isinstance(spec, GemmSpec) and spec.half else 1.0
+    halfs = isinstance(spec, HalfStemSpec) or (isinstance(spec, GemmSpec) and spec.half)
+    rate = gpu.half_rate if halfs else 1.0
     return Modelled(
         microseconds=found / gpu.clock_mhz,
         arithmetic_us=spec.flops / 2e3 / gpu.multiply_adds_gs / rate,
@@ -71,7 +74,15 @@ def _trips(spec: object, kernel: Kernel) -> Mapping[Loop, int]:
         return dict.fromkeys(loops, ceil_div(spec.inputs // lanes, _DENSE_THREADS))
     if isinstance(spec, ExpandDepthwiseSpec):
         return _trips_of_pair(spec, kernel, loops)
+    if isinstance(spec, HalfStemSpec):
+        return _trips_of_half_stem(spec, kernel, loops)
     return dict.fromkeys(loops, 3 if isinstance(spec, StemSpec) else 1)
+
+
+def _trips_of_half_stem(spec: HalfStemSpec, kernel: Kernel, loops: list[Loop]) -> dict[Loop, int]:
+    """The one loop makes all products, a word at a time."""
+    products = spec.taps * spec.target.values // (2 * spec.parallel.blocks[0] * spec.parallel.blocks[1] * spec.threads)
+    return {loop: max(1, round(products / max(1, _multiplies(kernel, loop)))) for loop in loops}
 
 
 def _trips_of_product(spec: GemmSpec, kernel: Kernel, loops: list[Loop]) -> dict[Loop, int]:
@@ -119,10 +130,17 @@ def _missed(spec: object) -> Missed:
         first, others = spec.source.values / loads, _MOSTLY_CACHED
     elif isinstance(spec, DepthwiseSpec):
         first, others = spec.source.height / (spec.band_rows * spec.bands), _MOSTLY_CACHED
+    elif isinstance(spec, DenseSpec):  # every block reads the vector, which is in L2 after the first time
+        first = others = (1 + spec.outputs) / (2 * spec.outputs)
     elif isinstance(spec, StemSpec):
         first, others = 0.35, 0.35 / 9
+    elif isinstance(spec, HalfStemSpec):  # blocks share weights, and rows
+        loads = spec.parallel.blocks[0] * 2 * spec.pixel_words
+        first, others = 1 / spec.parallel.blocks[0], min(1.0, spec.source.values / loads)
     elif isinstance(spec, WinogradSourceSpec):  # pixels that tiles share come from L1 or L2 after the first time
         first = others = min(1.0, spec.source.value_bytes / spec.target.value_bytes)
+    elif isinstance(spec, PatchesSpec):
+        first = others = min(1.0, spec.source.value_bytes / spec.loaded_bytes)
 
     def share(_: int, item: Instruction) -> float:
         if item.base == "STG":
