@@ -13,8 +13,8 @@ from onnx_graphs import GraphBuilder, Reference, assert_close
 from tsm_edge.cards import Preprocess, load_target
 from tsm_edge.cards.precision import FP32, PRECISIONS, Precision
 
-HEIGHT, WIDTH = 13, 20
-PREPROCESS = Preprocess(20, 20)
+HEIGHT, WIDTH = 13, 32
+PREPROCESS = Preprocess(32, 32)
 TOLERANCES = {"float32": 1e-5, "float16": 5e-3}
 
 
@@ -34,6 +34,7 @@ def two_readers(graph: GraphBuilder) -> str:
 NETWORKS: dict[str, tuple[Callable[[GraphBuilder], str], str]] = {
     "3×3": (rounded, "stem_bytes"),
     "7×7": (lambda graph: graph.relu(graph.conv(graph.frame, 12, 7, 2)), "stem_bytes"),
+    "7×7 of whole vectors": (lambda graph: graph.relu(graph.conv(graph.frame, 16, 7, 2)), "stem_bytes"),
     "two readers": (two_readers, "frame_bytes"),
     "no stem": (lambda graph: graph.max_pool(graph.frame, 2, 2), "frame_bytes"),
 }

@@ -138,8 +138,8 @@ CONSTANT = re.compile(
     r"|\.border\.|\.paired$|\.pixel$"  # planes have neither borders nor pairs
     r"|^AveragePoolSpec\.target\.(height|width|row|channel|dtype)$"  # a vector
     r"|^FallbackSpec\.loops\.parallel\."  # TVM's
-    r"|^StemSpec\.(source\.dtype|outside)$"  # test_bytes.py
-    r"|^(ExpandDepthwise|Winograd(Source|Target))Spec\."  # test_expand_depthwise.py, test_winograd.py
+    r"|^StemSpec\.(source\.dtype|outside)$|^HalfStemSpec\.(source\.|normalisation$)"  # test_bytes.py
+    r"|^(ExpandDepthwise|Winograd(Source|Target)|Patches)Spec\."  # of these names in test_*.py
     r"|^GemmSpec\.batch$"  # test_winograd.py
 )
 
@@ -172,7 +172,7 @@ def test_the_cases_cover_every_rule_and_every_field(tmp_path: Path) -> None:
 
 
 # Rules without a call, with calls of another rule's kernel, or with tests of their own: those pay for large images.
-WITHOUT_A_KERNEL = {"view", "cache_tap", "dense_view", "winograd", "expand_depthwise"}
+WITHOUT_A_KERNEL = {"view", "cache_tap", "dense_view", "winograd", "expand_depthwise", "patches"}
 
 
 def tiled(names: Iterable[str], precision: Precision, folder: Path) -> tuple[Reference, Lowered, list[str]]:

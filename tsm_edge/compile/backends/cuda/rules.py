@@ -16,9 +16,11 @@ from tsm_edge.compile.backends.cuda.kernels import (
     fallback,
     max_pool,
     no_work,
+    patches,
     pointwise,
     shift,
     stem,
+    stem_halfs,
     winograd,
 )
 from tsm_edge.compile.backends.cuda.lowering import Lowering
@@ -27,11 +29,13 @@ from tsm_edge.compile.ir import layers as ir
 
 RULES: tuple[Rule, ...] = (
     expand_depthwise_rule.RULE,
+    stem_halfs.RULE,
     stem.RULE,
     dense.RULE,
     depthwise.RULE,
     pointwise.RULE,
     winograd.RULE,
+    patches.RULE,
     convolution.RULE,
     direct.RULE,
     max_pool.RULE,
