@@ -28,8 +28,9 @@ MOST_HALF_PRODUCTS = 256
 _SLICES_OF_HALFS = 4
 # Where sums of halfs go to totals in fp32: ptxas spills in larger blocks.
 _MOST_THREADS_FLUSHED = 127
-# Channels, pixels, slices for which ptxas 11.8 spills a few registers in gathered convolutions, whatever it may use.
+# Channels, pixels, slices for which ptxas 11.8 spills a few registers, whatever it may use: gathered, or of halfs.
 _SPILLING = {(128, 28, 2)}
+_SPILLING_HALFS = {(128, 32, 4)}
 _MOST_SHARED_BYTES = 40_000
 # A short reduction gains nothing from a last step of its own.
 _SHORT_REDUCTION = 64
@@ -102,7 +103,8 @@ def _fits(spec: GemmSpec) -> bool:
         return False
     if spec.flush and spec.totals == "float32" and tile.threads > _MOST_THREADS_FLUSHED:
         return False
-    if spec.window and (tile.channels, tile.pixels, tile.slices) in _SPILLING:
+    kind = (tile.channels, tile.pixels, tile.slices)
+    if (spec.window and kind in _SPILLING) or (spec.half and kind in _SPILLING_HALFS):
         return False
     if tile.channels // per_word % 4 or tile.pixels // per_word % 4:
         return False
