@@ -26,7 +26,7 @@ from tsm_edge.artifact.folder import (
     load_artifact,
     open_library,
 )
-from tsm_edge.artifact.manifest import TensorInfo, embedded_form, parse_manifest
+from tsm_edge.artifact.manifest import TensorInfo, embedded_forms, parse_manifest
 from tsm_edge.cards import TargetCard, load_target
 from tsm_edge.cards.architecture import X86_LEVELS
 from tsm_edge.compile.package.c_tables import c_string
@@ -277,7 +277,8 @@ def test_a_cpu_that_lacks_something(small_artifact: Artifact, monkeypatch: pytes
 
 
 def test_a_library_that_is_none(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "text").write_bytes(b"not a library" + embedded_form((folder / MANIFEST).read_text(), folder) + b"\0")
+    inside = embedded_forms((folder / MANIFEST).read_text(), folder)[0]
+    (tmp_path / "text").write_bytes(b"not a library" + inside + b"\0")
     replace_library(folder, tmp_path / "text")
     with pytest.raises(ArtifactError, match=r"model\.so: cannot be loaded \("):
         OnlineSession(folder)
@@ -295,7 +296,7 @@ def test_a_library_that_is_none(folder: Path, tmp_path: Path) -> None:
     ids=["something else", "newer"],
 )
 def test_a_library_of_another_kind(source: str, message: str, folder: Path, tmp_path: Path) -> None:
-    inside = embedded_form((folder / MANIFEST).read_text("utf-8"), folder).decode("utf-8")
+    inside = embedded_forms((folder / MANIFEST).read_text("utf-8"), folder)[0].decode("utf-8")
     (tmp_path / "other.c").write_text(f"const char text[] = {c_string(inside)};\n{source}")
     library = tmp_path / "other.so"
     run_cc(load_target("native"), "-shared", tmp_path / "other.c", "-o", library)

@@ -8,10 +8,11 @@ import dataclasses
 import hashlib
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact.manifest import Manifest, embedded_form, parse_manifest
+from tsm_edge.artifact.manifest import Manifest, embedded_forms, parse_manifest
 from tsm_edge.cards.architecture import architecture, cpu_flags, missing_features, this_architecture
 from tsm_edge.errors import ArtifactError, shortened
 from tsm_edge.files.atomic import file_sha256, scratch_folder
@@ -93,7 +94,7 @@ def load_artifact(path: str | Path) -> Artifact:
             raise ArtifactError(f"{folder}: {name} is missing or unreadable", _MAKE) from None
         if found != expected:
             raise ArtifactError(f"{folder / name}: does not match its manifest (changed or half-copied)", _MAKE)
-    if not has_inside(folder / LIBRARY, embedded_form(text, manifest_file)):
+    if not has_inside(folder / LIBRARY, embedded_forms(text, manifest_file)):
         raise ArtifactError(
             f"{manifest_file}: not the manifest that {LIBRARY} has inside (changed, or of another model)", _AGAIN
         )
@@ -158,13 +159,13 @@ def _check_listing(manifest: Manifest, where: Path) -> None:
         )
 
 
-def has_inside(library: Path, text: bytes) -> bool:
-    """Whether the file has the text, as C has it: ended by a zero."""
+def has_inside(library: Path, texts: Sequence[bytes]) -> bool:
+    """Whether the file has one of the texts, as C has it: ended by a zero."""
     with library.open("rb") as stream:
         if not os.fstat(stream.fileno()).st_size:
             return False
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(text + b"\0") >= 0
+            return any(content.find(text + b"\0") >= 0 for text in texts)
 
 
 def latest_artifact(folder: Path = OUTPUT_FOLDER) -> Path:
@@ -235,4 +236,4 @@ def _is_described(library: ctypes.CDLL, artifact: Artifact) -> bool:
         inside = parse_manifest((library.tsm_manifest() or b"").decode("utf-8"), artifact.library)
     except (ArtifactError, UnicodeDecodeError):
         return False
-    return inside == dataclasses.replace(artifact.manifest, files={})
+    return inside in (artifact.manifest.embedded(), dataclasses.replace(artifact.manifest, files={}))

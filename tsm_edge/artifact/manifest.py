@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from tsm_edge.cards import Preprocess, Smoothing, TargetCard
 from tsm_edge.cards.precision import PRECISIONS
 from tsm_edge.cards.tables import Place, from_table
+from tsm_edge.cards.threads import Threads, threads_from
 from tsm_edge.errors import ArtifactError, CardError, shortened
 
 FORMAT = 2
@@ -22,6 +23,9 @@ RANDOM_WEIGHTS = "random weights: predictions mean nothing"
 _AGAIN = "compile it again with: tsm-edge compile"
 # Of integers with float32 in between: a result that lies between two levels may become either.
 LEVEL_TOLERANCE = 3e-2
+
+# Inside ``model.so``: it does not depend on when it was made.
+_NO_TIMES: dict[str, Any] = {"created": "", "compile_seconds": 0.0}
 
 Activation = Literal["", "softmax", "sigmoid"]
 # What a step takes: a frame of a stream, or all frames of a clip at once.
@@ -98,7 +102,7 @@ class MemoryInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``manifest.json``; the same JSON, without ``files``, is inside ``model.so`` (``tsm_manifest``).
+    """``manifest.json``; the same JSON, as :meth:`embedded`, is inside ``model.so`` (``tsm_manifest``).
 
     Attributes
     ----------
@@ -142,6 +146,8 @@ class Manifest:
         Whether a step takes a frame of a stream, or a clip.
     frames : int
         Frames of a step: of a clip more than 1.
+    threads : Threads or None
+        What its step is fastest with, by tuning records; None: not known.
     """
 
     model: str
@@ -168,17 +174,20 @@ class Manifest:
     tuned: int = 0
     mode: Mode = "online"
     frames: int = 1
+    threads: Threads | None = None
 
     def __post_init__(self) -> None:
         if not self.outputs:
             raise ValueError("there are no outputs, expected the logits")
+        if not isinstance(self.created, str) or not isinstance(self.compile_seconds, float | int):
+            raise ValueError("created is no text, or compile_seconds no number")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
         if self.activation not in get_args(Activation):
             raise ValueError(f"activation is {self.activation!r}, expected softmax, sigmoid or nothing")
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode is {self.mode!r}, expected online or offline")
-        if type(self.frames) is not int or self.frames < 1 or self.frames != self.frame.shape[0]:
+        if type(self.frames) is not int or self.frames < 1 or self.frame.shape[:1] != (self.frames,):
             raise ValueError(f"frames is {self.frames!r}, expected those of its input {list(self.frame.shape)}")
         if self.clip != (self.mode == "offline"):
             raise ValueError(f"mode is {self.mode} with {self.frames} frames a step")
@@ -231,13 +240,21 @@ class Manifest:
         computes_floats = "dequantise" in rules
         return LEVEL_TOLERANCE if self.exact and computes_floats else PRECISIONS[self.precision].tolerance
 
+    def embedded(self) -> Manifest:
+        """As it is inside ``model.so``: without the files beside it, and without when and how fast that was made.
+
+        So the same model, target and records make the same ``model.so``, byte for byte.
+        """
+        return dataclasses.replace(self, files={}, **_NO_TIMES)
+
     def to_json(self) -> str:
         """As JSON, indented, UTF-8."""
         table = dataclasses.asdict(self)
         if not self.activation:
             del table["activation"]  # as in artifacts made before there was one
-        if not self.tuned:
-            del table["tuned"]
+        for name in ("tuned", "threads"):
+            if not table[name]:
+                del table[name]
         if not self.clip:
             del table["mode"], table["frames"]
         return json.dumps(table, indent=1, ensure_ascii=False)
@@ -271,6 +288,7 @@ def parse_manifest(text: str, where: str | Path) -> Manifest:
                 "memory": MemoryInfo(**table["memory"]),
                 "kernels": tuple(_kernel(entry) for entry in table["kernels"]),
                 "files": dict(table["files"]),
+                "threads": threads_from(table["threads"]) if table.get("threads") else None,
             }
         )
     except RecursionError:
@@ -281,8 +299,8 @@ def parse_manifest(text: str, where: str | Path) -> Manifest:
         raise ArtifactError(f"{where}: not a readable manifest ({shortened(str(error))})", _AGAIN) from None
 
 
-def embedded_form(text: str, where: str | Path) -> bytes:
-    """A manifest's JSON as it is inside ``model.so``: without the files beside it.
+def embedded_forms(text: str, where: str | Path) -> tuple[bytes, ...]:
+    """A manifest's JSON as it may be inside ``model.so``: as :meth:`Manifest.embedded`, or with times, as it once was.
 
     Keys stay as they are, also those that a newer or older tsm-edge would not write.
 
@@ -291,11 +309,19 @@ def embedded_form(text: str, where: str | Path) -> bytes:
     ArtifactError
         It is nested as no manifest is.
     """
+    table = _loaded(text, where)
+    return _dumped({**table, **_NO_TIMES}), _dumped(table)
+
+
+def _loaded(text: str, where: str | Path) -> dict[str, Any]:
     try:
-        table = {**json.loads(text), "files": {}}
-        return json.dumps(table, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return {**json.loads(text), "files": {}}
     except RecursionError:
         raise _too_deep(where) from None
+
+
+def _dumped(table: Mapping[str, Any]) -> bytes:
+    return json.dumps(table, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _too_deep(where: str | Path) -> ArtifactError:

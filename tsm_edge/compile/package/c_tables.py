@@ -70,7 +70,7 @@ def write_constants(folder: Path, manifest: Manifest, others: Mapping[str, Path]
 
     What is text ends with a zero.
     """
-    (folder / MANIFEST_FILE).write_bytes(manifest.to_json().encode("utf-8") + b"\0")
+    (folder / MANIFEST_FILE).write_bytes(manifest.embedded().to_json().encode("utf-8") + b"\0")
     files = {"tsm_weights": folder / WEIGHTS_FILE, "tsm_manifest_json": folder / MANIFEST_FILE, **(others or {})}
     parts = [_CONSTANT.format(symbol=symbol, path=path) for symbol, path in files.items()]
     constants = folder / "constants.s"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MANIFEST, MODEL_ONNX, has_inside, load_artifact, open_library
-from tsm_edge.artifact.manifest import embedded_form
+from tsm_edge.artifact.manifest import embedded_forms
 from tsm_edge.cards.architecture import runs_here
 from tsm_edge.errors import ArtifactError, CompileError
 from tsm_edge.files.atomic import file_sha256
@@ -42,7 +42,7 @@ def artifact_listing(folder: Path) -> Mapping[str, str]:
     listed = {name: str(digest) for name, digest in files.items() if re.fullmatch("[0-9a-f]{64}", str(digest))}
     hashes = {MODEL_ONNX: str(onnx), **listed}
     whole = (folder / LIBRARY).is_file() and listed.get(LIBRARY) == file_sha256(folder / LIBRARY)
-    edited = whole and not has_inside(folder / LIBRARY, embedded_form(text, folder / MANIFEST))
+    edited = whole and not has_inside(folder / LIBRARY, embedded_forms(text, folder / MANIFEST))
     return {**hashes, **dict.fromkeys((LIBRARY, GOLDEN), ""), MANIFEST: "edited" if edited else ""}
 
 
