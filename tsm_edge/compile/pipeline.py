@@ -34,7 +34,7 @@ from tsm_edge.compile.ir.program import Program
 from tsm_edge.compile.machine_code import Backend, MachineCode, backend_for
 from tsm_edge.compile.package.output import check_loads, writing_artifact, writing_intermediates
 from tsm_edge.compile.quantised import integer_program, noise, quantised
-from tsm_edge.compile.records import recorded_for
+from tsm_edge.compile.recorded import NO_RECORDS, Recorded, recorded_for
 from tsm_edge.compile.request import CompileRequest as CompileRequest
 from tsm_edge.compile.request import as_the_file_is
 from tsm_edge.compile.tvm_headers import tvm_ffi_includes
@@ -96,7 +96,7 @@ def compile_model(
         request = as_the_file_is(request, graph)
         model = described_model(request, metadata, graph)
         stages.begin("lowering", "lowering and scheduling")
-        program, tuned = _lowered(request, backend, metadata, model, graph, folder, warn)
+        program, recorded = _lowered(request, backend, metadata, model, graph, folder, warn)
         plan = plan_memory(program.workspace, backend.alignment)
         code = backend.generate(
             program, work, lambda count: stages.begin("generating", f"generating code for {count} kernels")
@@ -105,7 +105,7 @@ def compile_model(
         hashes = hashes_of(folder, metadata, graph)
         seconds = time.monotonic() - started
         manifest = manifest_of(request, model, metadata, graph, program, plan, code, hashes, seconds)
-        manifest = dataclasses.replace(manifest, tuned=tuned)
+        manifest = dataclasses.replace(manifest, tuned=recorded.covered, threads=recorded.threads)
         sources = code.write_sources(work, graph, program, plan, manifest)
         _link(request, folder, work, manifest, sources, code, stages)
         _write_folder(folder, manifest)
@@ -123,17 +123,16 @@ def _lowered(
     graph: OnlineGraph,
     folder: Path,
     warn: Callable[[str], None],
-) -> tuple[Program, int]:
-    """The program, and how many kernels records chose; of integers, its decisions go to the artifact."""
+) -> tuple[Program, Recorded]:
+    """The program, and what records gave; of integers, its decisions go to the artifact."""
     from tsm_edge.compile.passes.fuse import fuse
 
     layers = fuse(graph)
     if graph.frames > 1:  # records are of single frames
-        return backend.lower(graph, layers, request.precision, model.preprocess, Choices()), 0
+        return backend.lower(graph, layers, request.precision, model.preprocess, Choices()), NO_RECORDS
     if request.precision.storage != "int8":
         recorded = recorded_for(request.target, request.precision, request.records, graph, layers, warn)
-        choices = recorded.choices
-        return backend.lower(graph, layers, request.precision, model.preprocess, choices), recorded.covered
+        return backend.lower(graph, layers, request.precision, model.preprocess, recorded.choices), recorded
     calibration = request.calibration(model.preprocess) if request.calibration is not None else None
     given = request.quantisation is not None or graph.scales is not None or calibration is not None
     if not given and metadata is not None and metadata.weights.random:
@@ -142,7 +141,9 @@ def _lowered(
         calibration = noise((height, width), model.preprocess)
     decided = quantised(graph, layers, calibration, request.quantisation, warn)
     target, precision = request.target, request.precision
-    return integer_program(graph, layers, target, precision, decided, model.preprocess, folder), 0
+    recorded = recorded_for(target, precision, request.records, graph, layers, warn, decided)
+    choices = recorded.choices
+    return integer_program(graph, layers, target, precision, decided, model.preprocess, folder, choices), recorded
 
 
 def _link(

@@ -14,6 +14,7 @@ from tsm_edge.artifact.golden import network_input
 from tsm_edge.cards import Preprocess, TargetCard
 from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.program import Program, renamed
 from tsm_edge.compile.ir.quantisation import Quantisation
@@ -130,12 +131,16 @@ def integer_program(
     quantisation: Quantisation,
     preprocess: Preprocess,
     folder: Path,
+    choices: Choices,
 ) -> Program:
-    """Lower a model in integers for a CPU, and put its reference and its decisions into the artifact."""
+    """Lower a model in integers for a CPU, and put its reference and its decisions into the artifact.
+
+    Choices are for the kernels that every CPU of the target can run.
+    """
     from tsm_edge.compile.backends.cpu.int8.lower import lower_int8
 
     write_quantised(folder, graph, layers, quantisation)
-    program = lower_int8(graph, layers, target, precision, quantisation, preprocess)
+    program = lower_int8(graph, layers, target, precision, quantisation, preprocess, choices)
     if target.newer_cpu is None:
         return program
     card = replace(target, cpu=target.newer_cpu)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.artifact.folder import LIBRARY, MANIFEST, MODEL_ONNX, Artifact
+from tsm_edge.artifact.folder import LIBRARY, MANIFEST, MODEL_ONNX, QUANTISATION, Artifact
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards.precision import precision_named
 from tsm_edge.compile.backends.cpu.space import Freedom, freedoms
@@ -23,7 +23,11 @@ from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.ir.layers import Layer
 from tsm_edge.compile.ir.memory_plan import plan_memory
 from tsm_edge.compile.ir.program import KernelCall, Program
+from tsm_edge.compile.ir.quantisation import Quantisation
 from tsm_edge.compile.passes.fuse import fuse
+from tsm_edge.compile.quantised import quantised
+from tsm_edge.compile.recorded import Recorded, recorded_choices
+from tsm_edge.compile.records import Record
 from tsm_edge.compile.tvm_headers import tvm_ffi_includes
 from tsm_edge.errors import TuneError
 from tsm_edge.files.atomic import file_sha256
@@ -43,6 +47,8 @@ class Network:
         By the rules.
     freedoms : tuple of Freedom
         For each kernel that there is something to choose for.
+    quantisation : Quantisation or None
+        Of a network in integers.
     """
 
     manifest: Manifest
@@ -50,6 +56,7 @@ class Network:
     layers: tuple[Layer, ...]
     program: Program
     freedoms: tuple[Freedom, ...]
+    quantisation: Quantisation | None = None
 
     def with_choices(self, choices: Choices) -> Program:
         """The program with some choices that are not the rules'.
@@ -59,9 +66,18 @@ class Network:
         CompileError
             They do not fit the model.
         """
+        from tsm_edge.compile.backends.cpu.int8.lower import lower_int8
         from tsm_edge.compile.backends.cpu.lower import lower
 
-        return lower(self.graph, self.layers, self.manifest.target, self.program.precision, choices)
+        target, precision, quantisation = self.manifest.target, self.program.precision, self.quantisation
+        if quantisation is None:
+            return lower(self.graph, self.layers, target, precision, choices)
+        return lower_int8(self.graph, self.layers, target, precision, quantisation, choices=choices)
+
+    def recorded(self, records: Iterable[Record]) -> Recorded:
+        """The choices that accepted records make for it."""
+        target, precision = self.manifest.target, self.program.precision
+        return recorded_choices(self.graph, self.layers, target, precision, records, self.quantisation)
 
 
 def network_of(artifact: Artifact) -> Network:
@@ -70,20 +86,21 @@ def network_of(artifact: Artifact) -> Network:
     Raises
     ------
     TuneError
-        It is for a GPU, or computes in integers: their rules have nothing to choose yet.
+        It is for a GPU, whose rules have nothing to choose yet, or takes clips.
     """
     manifest = artifact.manifest
     precision = precision_named(manifest.precision)
-    if manifest.target.device != "cpu" or precision.storage == "int8":
-        what = "a GPU" if manifest.target.device != "cpu" else f"precision {manifest.precision}"
-        raise TuneError(
-            f"{artifact.path}: compiled for {what}; fp32 and fp16 on CPUs can be tuned",
-            "compile for one of those, and tune that",
-        )
+    if manifest.target.device != "cpu":
+        raise TuneError(f"{artifact.path}: compiled for a GPU; models for CPUs can be tuned", "see: tsm-edge targets")
+    if manifest.clip:
+        raise TuneError(f"{artifact.path}: takes clips; models of streams can be tuned", "compile with: --mode online")
     graph = load_onnx(artifact.path / MODEL_ONNX, {cache.input: cache.output for cache in manifest.caches})
     layers = tuple(fuse(graph))
-    program, free = freedoms(graph, layers, manifest.target, precision)
-    return Network(manifest, graph, layers, program, free)
+    quantisation = None
+    if precision.storage == "int8":
+        quantisation = quantised(graph, layers, None, artifact.path / QUANTISATION)
+    program, free = freedoms(graph, layers, manifest.target, precision, quantisation)
+    return Network(manifest, graph, layers, program, free, quantisation)
 
 
 class TrialBuilder:
@@ -126,7 +143,7 @@ class TrialBuilder:
             objects.append(folder / "kernels.o")
             self._compile(others, objects[-1])
         plans = [plan_memory(program.workspace) for program in renamed]
-        manifest = dataclasses.replace(self._network.manifest, files={})
+        manifest = dataclasses.replace(self._network.manifest, files={}, tuned=0, threads=None)
         sources = write_sources(folder, self._network.graph, renamed, plans, manifest)
         link_library(folder / LIBRARY, manifest.target, sources, objects, tvm_ffi_includes())
         listed = dataclasses.replace(manifest, files={LIBRARY: file_sha256(folder / LIBRARY)})

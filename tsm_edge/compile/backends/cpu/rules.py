@@ -42,10 +42,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-# Of what the rules make of the same choices: records of another version are not used.
-VERSION = 1
-
-
 def rule_for(unit: Unit) -> Rule:
     """The rule that takes a unit."""
     return next(rule for rule in RULES if rule.takes(unit))

@@ -14,6 +14,7 @@ from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.backends.common.step import label_of
 from tsm_edge.compile.backends.cpu.choose.tiles import winograd_tiles
 from tsm_edge.compile.backends.cpu.choose.winograd import OUTPUTS, winograd_fits
+from tsm_edge.compile.backends.cpu.int8.lower import finished_int8, walked_int8
 from tsm_edge.compile.backends.cpu.kernels import winograd
 from tsm_edge.compile.backends.cpu.lower import finished, walked
 from tsm_edge.compile.backends.cpu.lowering import Lowering
@@ -21,7 +22,10 @@ from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.ir.quantisation import Quantisation
 
+# Before the names of the rules for integers.
+_INT8 = "int8_"
 # Splits of Winograd's algorithm tried for a layer and size of tile.
 MOST_SPLITS = 3
 
@@ -48,29 +52,41 @@ class Freedom:
 
 
 def freedoms(
-    graph: OnlineGraph, layers: Sequence[ir.Layer], target: TargetCard, precision: Precision
+    graph: OnlineGraph,
+    layers: Sequence[ir.Layer],
+    target: TargetCard,
+    precision: Precision,
+    quantisation: Quantisation | None = None,
 ) -> tuple[Program, tuple[Freedom, ...]]:
     """The program by the rules, and what may be chosen instead for each of its kernels.
+
+    ``quantisation`` is that of a network in integers.
 
     Raises
     ------
     CompileError
         As of :func:`tsm_edge.compile.backends.cpu.lower.lower`.
     """
-    lowering = walked(graph, layers, target, precision, Choices())
+    if quantisation is None:
+        lowering = walked(graph, layers, target, precision, Choices())
+        program = finished(lowering, precision)
+    else:
+        at = walked_int8(graph, layers, target, quantisation, Choices())
+        lowering, program = at.floats, finished_int8(at, layers, precision)
     names = ir.layer_names(graph, layers)
     by_name = {names[layer.output]: layer for layer in layers}
     found = []
     for choice in lowering.choices:
         unique = dict.fromkeys(_others(lowering, choice, [by_name[name] for name in choice.layers]))
         found.append(Freedom(choice, tuple(other for other in unique if other != (choice,))))
-    return finished(lowering, precision), tuple(found)
+    return program, tuple(found)
 
 
 def _others(at: Lowering, choice: Choice, layers: Sequence[ir.Layer]) -> Iterator[tuple[Choice, ...]]:
     yield from _parted(choice)
     convolution = layers[0]
-    if len(layers) == 1 and isinstance(convolution, ir.Convolution) and winograd_fits(at.graph, convolution):
+    direct = choice.rule in ("convolution", winograd.RULE.name)  # and not on levels
+    if direct and len(layers) == 1 and isinstance(convolution, ir.Convolution) and winograd_fits(at.graph, convolution):
         yield from _winograd(at, choice, convolution)
     for settings in at.others[choice.layers]:
         yield (Choice(choice.rule, choice.layers, settings),)
@@ -78,13 +94,19 @@ def _others(at: Lowering, choice: Choice, layers: Sequence[ir.Layer]) -> Iterato
 
 def _parted(choice: Choice) -> Iterator[tuple[Choice, ...]]:
     """The layers of a fused kernel in smaller ones, whose settings the rules then choose."""
-    if choice.rule == "inverted_residual":
+    rule = choice.rule.removeprefix(_INT8)
+    kind = choice.rule.removesuffix(rule)
+
+    def part(rule: str, *layers: str) -> Choice:
+        return Choice(kind + rule, layers)
+
+    if rule == "inverted_residual":
         expand, depthwise, project = choice.layers
-        yield Choice("expand_depthwise", (expand, depthwise)), Choice("convolution", (project,))
-        yield Choice("convolution", (expand,)), Choice("depthwise", (depthwise,)), Choice("convolution", (project,))
-    if choice.rule == "expand_depthwise":
+        yield part("expand_depthwise", expand, depthwise), part("convolution", project)
+        yield part("convolution", expand), part("depthwise", depthwise), part("convolution", project)
+    if rule == "expand_depthwise":
         expand, depthwise = choice.layers
-        yield Choice("convolution", (expand,)), Choice("depthwise", (depthwise,))
+        yield part("convolution", expand), part("depthwise", depthwise)
 
 
 def _winograd(at: Lowering, choice: Choice, layer: ir.Convolution) -> Iterator[tuple[Choice, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from tsm_edge.compile.backends.cpu.borders import needed_border
@@ -18,12 +18,13 @@ from tsm_edge.compile.backends.cpu.int8.copying import CopyLevelsSpec
 from tsm_edge.compile.backends.cpu.int8.depthwise import TOGETHER
 from tsm_edge.compile.backends.cpu.int8.images import ByteImage, quad_image
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering, Levels
-from tsm_edge.compile.backends.cpu.int8.tiles import register_tile, work_split
+from tsm_edge.compile.backends.cpu.int8.tiles import register_tile, register_tiles, work_split
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.layout import Border, Image, nhwc
 from tsm_edge.compile.ir.program import BufferRef
 from tsm_edge.compile.ir.quantisation import IntegerConvolution
+from tsm_edge.errors import CompileError
 
 
 def inputs_of(at: ByteLowering, layer: ir.Convolution) -> dict[str, Levels]:
@@ -127,12 +128,52 @@ def convolution_spec(
 
 def row_tile(at: ByteLowering, layer: ir.Convolution, target: Image) -> Int8Tile:
     """The register tile of a convolution that goes by rows."""
+    _, rows, across = min(_tiles(at, layer, target), key=lambda tile: tile[0])
+    return Int8Tile(rows, across, 1, panels_outside=True)
+
+
+# Tiles that the model finds this much slower than the best are not worth a measurement.
+WORST_TILE = 1.35
+MOST_TILES = 8
+
+
+def other_tiles(at: ByteLowering, layer: ir.Convolution, spec: Int8ConvolutionSpec) -> Iterator[Int8Tile]:
+    """What may be faster than a spec's tile, the likeliest first: the order of work, shares of it, other tiles."""
+    tile = spec.tile
+    yield replace(tile, panels_outside=not tile.panels_outside)
+    blocks = dict.fromkeys(max(1, min(spec.tiles, block)) for block in (tile.block // 2, 2 * tile.block))
+    yield from (replace(tile, block=block) for block in blocks if block != tile.block)
+    ranked = sorted(_tiles(at, layer, spec.target))
+    for cost, rows, across in ranked[:MOST_TILES]:
+        if (rows, across) != (tile.rows, tile.vectors) and cost <= WORST_TILE * ranked[0][0]:
+            yield split_tile(at, layer, replace(spec, tile=Int8Tile(rows, across, 1, panels_outside=True)))
+
+
+def given_tile(at: ByteLowering, layer: ir.Convolution, target: Image) -> Int8Tile | None:
+    """The tile that was chosen for a layer; None: the rules choose.
+
+    Raises
+    ------
+    CompileError
+        The target cannot have it.
+    """
+    given = at.floats.given((layer,), Int8Tile)
+    if given is None:
+        return None
+    known = {(rows, across) for _, rows, across in _tiles(at, layer, target)}
+    if (given.rows, given.vectors) not in known or given.block < 1:
+        raise CompileError(
+            f"choices: {layer.output} cannot have register tiles of {given.rows}×{given.vectors} vectors",
+            "compile without these choices: the rules then decide",
+        )
+    return given
+
+
+def _tiles(at: ByteLowering, layer: ir.Convolution, target: Image) -> Iterator[tuple[float, int, int]]:
     vectors = ceil_div(layer.weight.shape[0], at.instructions.lanes)
     quads = isinstance(target, ByteImage) and target.quads
     steps = ceil_div(layer.weight[0].size, WORD)
-    l1 = at.core.l1_bytes
-    rows, across = register_tile(at.instructions, target.height, target.width, vectors, quads, steps, l1)
-    return Int8Tile(rows, across, 1, panels_outside=True)
+    return register_tiles(at.instructions, target.height, target.width, vectors, quads, steps, at.core.l1_bytes)
 
 
 def panel_tile(at: ByteLowering, layer: ir.Convolution) -> Int8Tile:

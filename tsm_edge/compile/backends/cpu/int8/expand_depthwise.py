@@ -34,6 +34,7 @@ from tsm_edge.compile.backends.cpu.int8.depthwise import (
 )
 from tsm_edge.compile.backends.cpu.int8.images import pixel_at
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
+from tsm_edge.compile.backends.cpu.int8.plan import EXPAND_DEPTHWISE
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, fused_arguments
@@ -108,6 +109,7 @@ class Int8ExpandDepthwiseSpec(KernelSpec):
 def lower_expand_depthwise(at: ByteLowering, unit: ExpandDepthwise) -> None:
     """Two layers as one kernel, a panel of the tensor between them in a thread's scratch memory."""
     expand, depthwise = unit.layers
+    at.floats.chose(EXPAND_DEPTHWISE, unit.layers)
     instructions, integers = at.instructions, at.quantisation.convolutions
     found = inputs_of(at, expand)
     tile = panel_tile(at, expand)

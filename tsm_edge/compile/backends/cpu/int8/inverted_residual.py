@@ -34,6 +34,7 @@ from tsm_edge.compile.backends.cpu.int8.depthwise import (
 )
 from tsm_edge.compile.backends.cpu.int8.images import byte_image, quad_image, repeated, store, stored_zero
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
+from tsm_edge.compile.backends.cpu.int8.plan import INVERTED_RESIDUAL
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, fused_arguments
@@ -124,6 +125,7 @@ class Int8InvertedResidualSpec(KernelSpec):
 def lower_inverted_residual(at: ByteLowering, unit: InvertedResidual) -> None:
     """Three layers as one kernel, the tensors between them in a thread's scratch memory."""
     expand, depthwise, project = unit.layers
+    at.floats.chose(INVERTED_RESIDUAL, unit.layers)
     instructions, integers = at.instructions, at.quantisation.convolutions
     inner, outer = inputs_of(at, expand), residual_of(at, project)
     channels, height, width = at.size_of(expand.output)

@@ -17,6 +17,7 @@ from tsm_edge.compile.backends.cpu.int8.plan import layers_of, plan_units
 from tsm_edge.compile.backends.cpu.int8.rules import RULES
 from tsm_edge.compile.backends.cpu.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program, StoredLevels
 from tsm_edge.compile.ir.quantisation import Quantisation, has_integer_form
@@ -29,17 +30,37 @@ def lower_int8(
     precision: Precision,
     quantisation: Quantisation,
     preprocess: Preprocess | None = None,
+    choices: Choices | None = None,
 ) -> Program:
     """Decide layouts and write down the calls of one step; with ``preprocess`` of one from the camera's bytes, too.
+
+    Parameters
+    ----------
+    graph : OnlineGraph
+    layers : sequence of Layer
+    target : TargetCard
+    precision : Precision
+    quantisation : Quantisation
+    preprocess : Preprocess, optional
+    choices : Choices, optional
+        Used instead of what the rules would choose, for the kernels that are in it.
 
     Raises
     ------
     CompileError
-        A layer no rule can compile, or a target without instructions for it.
+        A layer no rule can compile, a target without instructions for it, or a choice that does not fit the model.
     """
-    at = ByteLowering(graph, layers, target, quantisation)
+    at = walked_int8(graph, layers, target, quantisation, choices or Choices())
+    return finished_int8(at, layers, precision, preprocess)
+
+
+def walked_int8(
+    graph: OnlineGraph, layers: Sequence[ir.Layer], target: TargetCard, quantisation: Quantisation, choices: Choices
+) -> ByteLowering:
+    """The step, written down; parameters and errors as of :func:`lower_int8`."""
+    at = ByteLowering(graph, layers, target, quantisation, choices)
     at.copy_caches(graph.frame)
-    for unit in plan_units(at, layers):
+    for unit in plan_units(at, layers, choices):
         if isinstance(unit, Block) or has_integer_form(unit):
             RULES[type(unit)](at, unit)
         else:
@@ -47,6 +68,20 @@ def lower_int8(
                 at.in_float32(source)
             rule_for(unit).lower(at.floats, unit)
         at.copy_caches(layers_of(unit)[-1].output)
+    return at
+
+
+def finished_int8(
+    at: ByteLowering, layers: Sequence[ir.Layer], precision: Precision, preprocess: Preprocess | None = None
+) -> Program:
+    """What was written down, as a program.
+
+    Raises
+    ------
+    CompileError
+        There was nothing to compile.
+    """
+    graph, quantisation = at.graph, at.quantisation
     logits = at.in_float32(graph.logits).buffer
     levels = tuple(_stored(at, cache.input) for cache in graph.caches)
     byte_calls = _from_bytes(at, preprocess)

@@ -52,11 +52,16 @@ class ByteLowering:
     """
 
     def __init__(
-        self, graph: OnlineGraph, layers: Sequence[ir.Layer], target: TargetCard, quantisation: Quantisation
+        self,
+        graph: OnlineGraph,
+        layers: Sequence[ir.Layer],
+        target: TargetCard,
+        quantisation: Quantisation,
+        choices: Choices,
     ) -> None:
         self.graph = graph
         self.instructions = instructions_of(target.cpu, target.name)
-        self.floats = Lowering(graph, layers, tuple(layers), Core(target.cpu, "float32"), Choices())
+        self.floats = Lowering(graph, layers, tuple(layers), Core(target.cpu, "float32"), choices)
         self.core = self.floats.core
         self.quantisation = quantisation
         self.in_float = float_results(graph, layers)

@@ -9,9 +9,11 @@ from typing import Any
 from tsm_edge.compile.backends.cpu.choose.fusion import ExpandDepthwise, InvertedResidual
 from tsm_edge.compile.backends.cpu.int8.convolution_lowering import (
     convolution_spec,
+    given_tile,
     inputs_of,
     make_target,
     next_cache,
+    other_tiles,
     quads_for,
     requantised,
     residual_of,
@@ -20,13 +22,14 @@ from tsm_edge.compile.backends.cpu.int8.convolution_lowering import (
     split_tile,
     target_image,
 )
-from tsm_edge.compile.backends.cpu.int8.convolution_spec import pack_convolution
+from tsm_edge.compile.backends.cpu.int8.convolution_spec import Int8Tile, pack_convolution
 from tsm_edge.compile.backends.cpu.int8.copying import ToQuadsSpec
 from tsm_edge.compile.backends.cpu.int8.depthwise import Int8DepthwiseSpec, pack_depthwise
 from tsm_edge.compile.backends.cpu.int8.expand_depthwise import lower_expand_depthwise
 from tsm_edge.compile.backends.cpu.int8.images import ByteImage
 from tsm_edge.compile.backends.cpu.int8.inverted_residual import lower_inverted_residual
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering, Levels
+from tsm_edge.compile.backends.cpu.int8.plan import CONVOLUTION, DEPTHWISE, EXPAND_DEPTHWISE, INVERTED_RESIDUAL
 from tsm_edge.compile.backends.cpu.int8.pooling import Int8AveragePoolSpec, Int8MaxPoolSpec
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.layout import Image
@@ -50,14 +53,16 @@ def convolution(at: ByteLowering, layer: ir.Convolution) -> None:
     flat = pointwise and not quads and all(image.dense_rows for image in images.values())
     if flat:
         images = {name: image.flat() for name, image in images.items()}
-    tile = row_tile(at, layer, images["target"])
+    given = given_tile(at, layer, images["target"])
+    tile = given or row_tile(at, layer, images["target"])
     tap = next_cache(at, layer, target, tile)
     buffers = {name: levels.buffer for name, levels in found.items()}
     if tap is not None:
         images["tap"] = at.caches[tap].flat() if flat else at.caches[tap]
         buffers["tap"] = BufferRef("next_cache", tap)
     spec = convolution_spec(at, layer, images, tile)
-    spec = replace(spec, tile=split_tile(at, layer, spec))
+    spec = spec if given else replace(spec, tile=split_tile(at, layer, spec))
+    at.floats.chose(CONVOLUTION, (layer,), spec.tile, other_tiles(at, layer, spec))
     buffers["weights"] = at.add_weights(pack_convolution(spec, integers))
     buffers["target"] = make_target(at, layer, target)
     at.floats.call(spec, buffers, at.floats.label((layer,)))
@@ -65,6 +70,7 @@ def convolution(at: ByteLowering, layer: ir.Convolution) -> None:
 
 def depthwise(at: ByteLowering, layer: ir.Convolution) -> None:
     """3×3, on quads."""
+    at.floats.chose(DEPTHWISE, (layer,))
     integers = at.quantisation.convolutions[layer.output]
     source = _as_quads(at, layer)
     target = at.image(layer.output)
@@ -135,4 +141,12 @@ RULES: dict[type, Int8Rule] = {
     ir.ShiftConcat: shift,
     ir.View: view,
     ir.CacheTap: cache_tap,
+}
+
+# Rule, as choices name it → the type of what it chooses; None: it has nothing to choose.
+SETTINGS: dict[str, type | None] = {
+    CONVOLUTION: Int8Tile,
+    DEPTHWISE: None,
+    EXPAND_DEPTHWISE: None,
+    INVERTED_RESIDUAL: None,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.backends.cpu.int8.instructions import Instructions
@@ -46,8 +47,24 @@ def register_tile(
     l1_bytes : int
         The L1 cache; 0: all panels fit.
     """
+    tiles = register_tiles(instructions, height, width, vectors, in_quads, steps, l1_bytes)
+    best = min(tiles, key=lambda tile: tile[0], default=None)
+    if best is None:
+        raise ValueError("no register tile fits: a quad of one vector must always do")
+    return best[1], best[2]
+
+
+def register_tiles(
+    instructions: Instructions,
+    height: int,
+    width: int,
+    vectors: int,
+    in_quads: bool,
+    steps: int = 0,
+    l1_bytes: int = 0,
+) -> Iterator[tuple[float, int, int]]:
+    """All register tiles, with their modelled cost before them; parameters as of :func:`register_tile`."""
     columns = ceil_div(width, 4) * 4 if in_quads else width
-    best: tuple[float, int, int] | None = None
     for across in range(1, min(MOST_VECTORS, vectors) + 1):
         for rows in range(4 if in_quads else 1, min(MOST_ROWS, columns) + 1, 4 if in_quads else 1):
             if not _fits(instructions, rows, across):
@@ -55,11 +72,7 @@ def register_tile(
             large = l1_bytes and steps * across * instructions.vector_bytes > LARGE_PANEL * l1_bytes
             weights = LARGE_PANEL_COST if large else 1.0
             cost = height * ceil_div(columns, rows) * _cost(instructions, rows, across, vectors, in_quads, weights)
-            if best is None or cost < best[0]:
-                best = (cost, rows, across)
-    if best is None:
-        raise ValueError("no register tile fits: a quad of one vector must always do")
-    return best[1], best[2]
+            yield cost, rows, across
 
 
 def _fits(instructions: Instructions, rows: int, vectors: int) -> bool:
