@@ -18,6 +18,7 @@ from tsm_edge.artifact.folder import Artifact
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import load_target
 from tsm_edge.cards.precision import FP32
+from tsm_edge.cards.threads import Threads
 from tsm_edge.compile.backends.cpu.space import freedoms
 from tsm_edge.compile.frontend.onnx_reader import load_onnx
 from tsm_edge.compile.ir.program import KernelCall, Program
@@ -82,10 +83,14 @@ class SimulatedRunner:
     wrong: Callable[[Program], bool]
     noise: np.random.Generator
     on_measure: Callable[[], None] = lambda: None
+    on_select: Callable[[int], None] = lambda program: None
+    slower: float = 1.0
+    sigma: float = 0.01
     selected: int = 0
 
     def select(self, program: int) -> int:
         """Go on with another program."""
+        self.on_select(program)
         self.selected = program
         return len(self.programs[program].calls)
 
@@ -95,8 +100,8 @@ class SimulatedRunner:
         """What the rule of this file says."""
         self.on_measure()
         program = self.programs[self.selected]
-        times = np.array([self.microseconds(call) for call in program.calls]) * 1e3
-        spent = (times * self.noise.normal(1.0, 0.01, (count, len(times)))).astype(np.uint64)
+        times = np.array([self.microseconds(call) for call in program.calls]) * 1e3 * self.slower
+        spent = (times * self.noise.normal(1.0, self.sigma, (count, len(times)))).astype(np.uint64)
         steps = spent.sum(axis=1)
         logits = LOGITS + (1.0 if self.wrong(program) else 0.0)
         return Timings(steps, steps, steps, logits.astype(np.float32), spent if kernels else None)
@@ -111,14 +116,39 @@ def simulated_board(
     wrong: Callable[[Program], bool] = lambda program: False,
     failures: list[str] | None = None,
     on_measure: Callable[[], None] = lambda: None,
+    on_select: Callable[[int], None] = lambda program: None,
+    with_threads: dict[Threads, float] | None = None,
+    sigma: float = 0.01,
+    held_back: Callable[[], tuple[str, ...]] = tuple,
 ) -> Board:
-    """A board; ``failures``: messages with which the next openings fail."""
-    noise = np.random.default_rng(zlib.crc32(name.encode()))
+    """A board.
 
-    def open_it(artifact: Artifact) -> Any:
+    Parameters
+    ----------
+    name : str
+    microseconds : callable
+        Of a call, with one thread.
+    wrong : callable
+        Whether a program computes something else.
+    failures : list of str or None
+        Messages with which the next openings fail.
+    on_measure, on_select : callable
+        Told of each measurement, and of each program that is selected.
+    with_threads : dict of Threads to float or None
+        What may be raced there, and the step's time with it over that with one thread.
+    sigma : float
+        Of the noise.
+    held_back : callable
+        Why it is throttled.
+    """
+    noise = np.random.default_rng(zlib.crc32(name.encode()))
+    shares = with_threads or {}
+
+    def open_it(artifact: Artifact, threads: Threads | None) -> Any:
         if failures:
             raise RpcError(failures.pop(0), "look at it")
         programs = cast(Any, artifact).programs
-        return SimulatedRunner(programs, microseconds, wrong, noise, on_measure)
+        slower = 1.0 if threads is None else shares[threads]
+        return SimulatedRunner(programs, microseconds, wrong, noise, on_measure, on_select, slower, sigma)
 
-    return Board(name, "simulated", open_it)
+    return Board(name, "simulated", open_it, tuple(shares), held_back=held_back)

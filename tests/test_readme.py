@@ -45,6 +45,9 @@ def parse(words: list[str]) -> None:
     group = click.Context(root, info_name="tsm-edge")
     name, command, rest = root.resolve_command(group, words)
     assert command is not None
+    if isinstance(command, click.Group):
+        name, command, rest = command.resolve_command(click.Context(command, parent=group), rest)
+        assert command is not None
     with click.Context(command, info_name=name, parent=group) as ctx:
         values, extra, _ = command.make_parser(ctx).parse_args(list(rest))
         assert not extra, f"{extra} are no arguments of {name}"

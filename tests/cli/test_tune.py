@@ -28,6 +28,8 @@ def test_a_small_model_is_tuned_and_what_was_tried_is_kept(
         "60s",
         "-o",
         "mine.jsonl",
+        "--html",
+        "mine.html",
         "--json",
     )
     done = run_program(*arguments, timeout=240)
@@ -39,6 +41,9 @@ def test_a_small_model_is_tuned_and_what_was_tried_is_kept(
     assert any(record.accepted for record in found.records) == result["faster"]
     assert {record.card for record in found.records} == {found.records[0].card}
     assert found.records[0].about["machine"]
+    page = (tmp_path / "mine.html").read_text("utf-8")
+    assert "Gain by kernel" in page
+    assert "conv_0" in page
     again = run_program(*arguments, timeout=240)
     assert again.returncode == 2
     assert f"has {len(found.records)} records already; go on with --continue" in again.stderr
@@ -61,6 +66,7 @@ def test_a_dry_run_lists_kernels_and_measures_nothing(
         (("--budget", "soon"), "'soon': expected a time like 90s, 5m or 1h"),
         (("--target", "native"), "--target is for a model that is compiled now"),
         (("-o", "/proc/records.jsonl"), "/proc/records.jsonl: cannot be written"),
+        (("--html", "/proc/report.html"), "/proc/report.html cannot be written"),
     ],
 )
 def test_mistakes_are_a_line(

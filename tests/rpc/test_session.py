@@ -15,11 +15,14 @@ from relay import Relay
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import load_target
+from tsm_edge.cards.threads import Threads
 from tsm_edge.errors import ArtifactError, RpcError
 from tsm_edge.files.atomic import file_sha256
+from tsm_edge.machine.files import to_cpus
 from tsm_edge.rpc import device as device_module
+from tsm_edge.rpc.machine import RemoteSystem
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
-from tsm_edge.rpc.serving import set_threads
+from tsm_edge.rpc.serving import set_cores, set_threads
 from tsm_edge.rpc.session import RemoteSession
 from tsm_edge.session.local import OnlineSession
 
@@ -167,6 +170,24 @@ def test_threads(ours: Place, stock: Place, small_artifact: Artifact) -> None:
             RemoteSession(small_artifact, ours, threads=count)
         with pytest.raises(ArtifactError, match="expected 1 to 64"):
             set_threads(count)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU: a thread cannot be kept off another")
+def test_cores(ours: Place, small_artifact: Artifact) -> None:
+    """Those of the session's process; cores that the device has not are not kept to."""
+    every = sorted(os.sched_getaffinity(0))
+    for cores, kept in (((every[-1],), [every[-1]]), ((1023,), every), ((), every)):
+        with RemoteSession(small_artifact, ours, threads=Threads(2, cores), limits=LIMITS) as session:
+            session.step(frames(small_artifact, 1)[0])
+            (status,) = RemoteSystem(session.connection).read(["/proc/self/status"])
+        (listed,) = [line for line in status.splitlines() if line.startswith("Cpus_allowed_list:")]
+        assert list(to_cpus(listed.partition(":")[2])) == kept
+
+
+@pytest.mark.parametrize("text", ["", "[]", "4", '["4"]', "[-1]", "[1e9]"])
+def test_cores_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cores are|Expecting value"):
+        set_cores(text)
 
 
 def test_wrong_key(place: Place, small_artifact: Artifact) -> None:

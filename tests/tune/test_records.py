@@ -12,13 +12,18 @@ from simulated_board import small_network
 
 from tsm_edge.cards import load_target
 from tsm_edge.cards.precision import FP32
-from tsm_edge.compile import records as module
+from tsm_edge.cards.threads import Threads
+from tsm_edge.compile import recorded as module
 from tsm_edge.compile.ir.choices import Choices
-from tsm_edge.compile.records import Record, parse_line, read_records, recorded_choices, recorded_for
+from tsm_edge.compile.record_lines import sealed
+from tsm_edge.compile.recorded import recorded_choices, recorded_for
+from tsm_edge.compile.records import Record, RecordFile, parse_line, read_records
+from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.compile.trials import Network, differing_calls
 from tsm_edge.errors import TuneError
 from tsm_edge.tune.candidates import candidates
 from tsm_edge.tune.ledger import Ledger
+from tsm_edge.tune.record_sets import merged, pruned, write_records
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +92,7 @@ def test_records_of_another_card_precision_or_version_are_not_used(
     assert recorded_choices(graph, layers, target, half, records).covered == 0
     unaccepted = [dataclasses.replace(record, accepted=False) for record in records]
     assert recorded_choices(graph, layers, target, FP32, unaccepted).choices == Choices()
-    monkeypatch.setattr(module.rules, "VERSION", 99)
+    monkeypatch.setattr(module, "RULES_VERSION", 99)
     found = recorded_choices(graph, layers, target, FP32, records)
     assert found.covered == 0
     assert found.stale == len({record.key for record in records})
@@ -96,7 +101,8 @@ def test_records_of_another_card_precision_or_version_are_not_used(
 def test_a_file_belongs_to_one_tuner(records: list[Record], tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     with Ledger(path, go_on=False) as ledger:
-        ledger.append(records[:2])
+        for record in records[:2]:
+            ledger.append(record)
         code = f"from tsm_edge.tune.ledger import Ledger; from pathlib import Path; Ledger(Path({str(path)!r}), True)"
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "another tsm-edge tune has it" in other.stderr
@@ -106,11 +112,55 @@ def test_a_file_belongs_to_one_tuner(records: list[Record], tmp_path: Path) -> N
         assert ledger.records == records[:2]
 
 
+def test_a_first_record_that_was_cut_off_is_begun_again_and_nothing_else_is(
+    records: list[Record], tmp_path: Path
+) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(records[0].line()[:60])
+    with Ledger(path, go_on=True) as ledger:
+        assert ledger.records == []
+    path.write_text("a diary")
+    with pytest.raises(TuneError, match="not a file of tuning records"):
+        Ledger(path, go_on=True)
+    assert path.read_text() == "a diary"
+
+
+def test_files_are_merged_and_pruned(records: list[Record], tmp_path: Path) -> None:
+    trial = dataclasses.replace(records[0], accepted=False, rounds=3)
+    final = dataclasses.replace(trial, ratio=(0.95, 0.94, 0.96), rounds=16)
+    older = dataclasses.replace(records[0], rules=0)
+    threads = ThreadRecord("network", Threads(2, (4, 5)), (0.5, 0.49, 0.51), 900.0, {"model": "small"})
+    first = RecordFile((trial, final, older, records[0]), (threads,), ())
+    same = [record for record in records if record.key == records[0].key]
+    second = RecordFile((trial, same[1]), (), ())
+    both = merged([first, second])
+    assert both == merged([both])
+    assert [record for record in both.records if not record.accepted] == [final]
+    assert [record for record in both.records if record.accepted] == [same[1]], "the later file's counts"
+    assert merged([second, first]).records[-1] == records[0]
+    assert pruned(both) == RecordFile((same[1],), (threads,), ())
+    assert pruned(RecordFile((older,), (), ())).records == ()
+    write_records(tmp_path / "r.jsonl", both)
+    assert read_records(tmp_path / "r.jsonl") == both
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{"count": 0, "cores": []}, {"count": 65, "cores": []}, {"count": 2, "cores": [-1]}, {"count": 2, "cores": ["4"]}],
+)
+def test_impossible_threads_are_no_record(table: dict[str, object], tmp_path: Path) -> None:
+    record = {"network": "n", "threads": table, "ratio": [0.5, 0.4, 0.6], "step_us": 1.0, "about": {}}
+    with pytest.raises(ValueError, match=r"threads is|cores are"):
+        parse_line(sealed(record))
+
+
 def test_a_finished_file_is_sorted(records: list[Record], tmp_path: Path) -> None:
     texts = []
-    for number, order in enumerate((records, records[::-1])):
+    trials = [dataclasses.replace(record, accepted=False) for record in records]
+    for number, order in enumerate((trials, trials[::-1])):
         with Ledger(tmp_path / f"{number}.jsonl", go_on=False) as ledger:
-            ledger.append(order)
+            for record in order:
+                ledger.append(record)
             ledger.finish()
         texts.append((tmp_path / f"{number}.jsonl").read_text())
     assert texts[0] == texts[1]

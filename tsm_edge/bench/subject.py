@@ -136,6 +136,8 @@ def over_rpc(
         The device cannot be reached, is busy, does not fit the model, or fails.
     """
     session = RemoteSession(artifact, place, threads, limits, notify)
+    advised = artifact.manifest.threads
+    known = threads or (advised.count if advised else None)
     device = session.connection
     upload_s, load_s = session.startup_s
     version = device.info.tsm_edge
@@ -156,7 +158,7 @@ def over_rpc(
         clock="CLOCK_MONOTONIC of the device, read in model.so there",
         artifact=artifact,
         session=session,
-        threads=threads if ours else None,
+        threads=known if ours else None,
         startup=Startup(load_ms=1e3 * load_s, upload_ms=1e3 * upload_s),
         system=RemoteSystem(device) if ours else None,
         open_meter=meter,

@@ -28,6 +28,14 @@ def threads_option(command: _F) -> _F:
     )(command)
 
 
+def advised_threads_option(command: _F) -> _F:
+    """As :func:`threads_option`; without it None: as tuning found."""
+    kind = click.IntRange(1, MOST_THREADS)
+    return click.option("--threads", metavar="N", type=kind, help="CPU threads of the model.  [as tuned, else 1]")(
+        command
+    )
+
+
 def rpc_options(command: _F) -> _F:
     """Give a click command ``--rpc``, ``--tracker``, ``--key`` and ``--key-file``, received as ``device``.
 

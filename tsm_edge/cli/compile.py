@@ -118,6 +118,8 @@ def command(
     and labels to a file that tsm-edge did not export.
     """
     started_s = time.monotonic()
+    if records and no_records:
+        raise click.UsageError("--records names records and --no-records wants none: expected one of them")
     require("compile", "tsm-edge compile")
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
@@ -245,6 +247,7 @@ def _print(artifact: Artifact, seconds: float) -> None:
         ("workspace", f"{memory.workspace_bytes / 1e6:.1f} MB, planned at compile time"),
         ("kernels", f"{len(manifest.kernels)} calls, {flops / 1e9:.3f} GFLOP a {step}"),
         *([("tuned", f"{manifest.tuned} kernels as tuning records say")] if manifest.tuned else []),
+        *([("threads", f"{manifest.threads}, as tuning records say")] if manifest.threads else []),
         ("model.so", _size(artifact.library)),
         *_runner_row(artifact),
         ("on a device", _on_a_device(artifact)),

@@ -47,6 +47,7 @@ COMMANDS = {
     "profile": "Time every kernel of a compiled model.",
     "bench": "Measure latency and power, here or on boards, and whether to believe it.",
     "tune": "Find what is faster on a board than the rules' choices, and keep it as records.",
+    "records": "List, merge and prune files of tuning records.",
     "power": "List the power sensors found here and read them.",
     "serve": "Offer this machine's devices to other machines.",
     "deploy": "Copy a compiled model to a device and run it there.",

@@ -10,7 +10,7 @@ import click
 
 from tsm_edge.artifact.folder import files_of_artifact
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
-from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
+from tsm_edge.cli.artifacts import advised_threads_option, artifact_argument, chosen_artifact, rpc_options
 from tsm_edge.cli.clips import ClipOptions, clip_options
 from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
 from tsm_edge.cli.run_clips import refuse_what_is_not_for, run_clips
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--every", metavar="K", type=click.IntRange(min=1), default=1, help="Predict on each K-th frame.")
 @click.option("--smooth/--raw", default=False, help="Steady the label by the model card's rules (default: raw).")
-@threads_option
+@advised_threads_option
 @click.option("--show", is_flag=True, help="Show the annotated video in a window (q: quit).")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--gap", metavar="S", type=float, default=1.0, help="Reset the caches after a gap of S seconds.")
@@ -63,7 +63,7 @@ def command(
     as_json: bool,
     every: int,
     smooth: bool,
-    threads: int,
+    threads: int | None,
     show: bool,
     limit: int | None,
     gap: float,
@@ -102,7 +102,7 @@ def command(
     with open_session(path, device, threads, notify=warn) as session:
         refuse_what_is_not_for(session.manifest, ctx, showing, sliding)
         if session.manifest.clip:
-            run_clips(session, str(place), showing, sliding, device, threads, as_json)
+            run_clips(session, str(place), showing, sliding, device, threads or 1, as_json)
             return
         source = open_looped(place, options) if loop else open_source(place, options)
         with source, watched(watching, session.manifest, source.info) as observers:

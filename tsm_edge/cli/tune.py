@@ -14,9 +14,12 @@ import click
 
 from tsm_edge.cards import DEFAULT_MODEL, load_model, load_target
 from tsm_edge.cards.architecture import MOST_THREADS
-from tsm_edge.cards.precision import precision_named
+from tsm_edge.cards.precision import INT8, precision_named
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+from tsm_edge.errors import TuneError
 from tsm_edge.extras import require
+from tsm_edge.files.atomic import check_writable
+from tsm_edge.files.paths import refuse_replacing
 
 if TYPE_CHECKING:
     from tsm_edge.artifact.folder import Artifact
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from tsm_edge.compile.trials import Network
     from tsm_edge.rpc.place import Place
     from tsm_edge.tune.boards import Board
-    from tsm_edge.tune.tuner import State, Tuned
+    from tsm_edge.tune.state import State, Tuned
 
 FAST, FULL = "2m", "30m"
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -48,10 +51,16 @@ def _seconds(text: str) -> float:
 @click.option("--fast", "budget", flag_value=FAST, help=f"--budget {FAST}.")
 @click.option("--full", "budget", flag_value=FULL, help=f"--budget {FULL}.")
 @click.option("--precision", default="fp32", show_default=True, help="For a MODEL: fp32 or fp16.")
-@click.option("--threads", metavar="N", type=click.IntRange(1, MOST_THREADS), help="CPU threads.  [1; board: all]")
+@click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(1, MOST_THREADS),
+    help="CPU threads of a step; without, they are tuned, too.",
+)
 @click.option("--kernels", "pattern", metavar="PATTERN", default="*", help="Only these layers: 'features.1*'.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File of records [records/TARGET.jsonl].")
 @click.option("--continue", "go_on", is_flag=True, help="Go on with a file of records.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write a report to look at.")
 @click.option("--dry-run", is_flag=True, help="Show kernels and candidates; measure nothing.")
 @json_option
 def command(
@@ -67,6 +76,7 @@ def command(
     pattern: str,
     output: Path | None,
     go_on: bool,
+    html: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -83,13 +93,17 @@ def command(
     from tsm_edge.tune.candidates import kernels_to_tune
     from tsm_edge.tune.fleet import Fleet
     from tsm_edge.tune.ledger import Ledger
-    from tsm_edge.tune.tuner import Budget, Tuner
+    from tsm_edge.tune.page import write_page
+    from tsm_edge.tune.state import Budget
+    from tsm_edge.tune.tuner import Tuner
 
     budget_s = _seconds(budget)
     places = places_of(rpc, tracker, chosen_key(key, key_file))
     compiled = _compiled(model, target)
     card = load_target(target or "native") if compiled is None else compiled.manifest.target
     path = output or Path("records") / f"{card.name}.jsonl"
+    if html is not None:
+        _check_report(html, path)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
         ledger = None if dry_run else stack.enter_context(Ledger(path, go_on))
@@ -105,7 +119,20 @@ def command(
         about = _about(boards, threads, network)
         builder = TrialBuilder(network, trials)
         tuned = Tuner(network, Fleet(boards, warn), ledger, builder, Budget(budget_s), about, show).run(pattern)
+        records = tuple(ledger.records)
+    if html is not None:
+        write_page(tuned, records, f"{network.manifest.model} for {card.name}", html)
+        note(f"report: {html}")
     _print(tuned, path, network, as_json)
+
+
+def _check_report(html: Path, records: Path) -> None:
+    """Refuse a place where no report can be written, before the work for it begins."""
+    refuse_replacing(html, [records], "--html FILE.html")
+    try:
+        check_writable(html)
+    except OSError as error:
+        raise click.BadParameter(f"{html} cannot be written ({error.strerror})", param_hint="--html") from None
 
 
 def _compiled(model: str | None, target: str | None) -> Artifact | None:
@@ -121,6 +148,11 @@ def _compiled(model: str | None, target: str | None) -> Artifact | None:
 
 def _compile(model: str, target: TargetCard, precision: str, folder: Path) -> Artifact:
     """MODEL compiled by the rules alone."""
+    if precision == INT8.name:
+        raise TuneError(
+            f"precision int8 is tuned on a compiled model, calibrated with what it will see: expected DIR, not {model}",
+            f"compile it first: tsm-edge compile {model} --target {target.name} --precision int8 --calibrate CLIP",
+        )
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
     card = load_model(model)
@@ -140,7 +172,7 @@ def _compile(model: str, target: TargetCard, precision: str, folder: Path) -> Ar
 def _board(place: Place | None, threads: int | None) -> Board:
     from tsm_edge.tune.boards import board_at, this_machine
 
-    return this_machine(threads or 1) if place is None else board_at(place, threads)
+    return this_machine(threads) if place is None else board_at(place, threads)
 
 
 def _about(boards: Sequence[Board], threads: int | None, network: Network) -> dict[str, str]:
@@ -160,7 +192,8 @@ def _progress() -> Iterator[Callable[[State], None]]:
 
         def tell(state: State) -> None:
             step = f"step {state.step_ms:.2f} ms, hoped {100 * state.hoped:.1f} %" if state.step_ms else ""
-            text = f"{state.doing}; {state.tried} tried, {state.kernels_tried} kernels; {step}"
+            left = f"{state.left_s / 60:.1f} min left"
+            text = f"{state.doing}; {left}; {state.tried} tried, {state.kernels_tried} kernels; {step}"
             show(text.rstrip("; "), min(1.0, state.used))
 
         yield tell
@@ -193,11 +226,15 @@ def _print(tuned: Tuned, path: Path, network: Network, as_json: bool) -> None:
     if tuned.whole is not None:
         whole = tuned.whole
         rows.append(("whole step", f"{whole.value:.3f} of the rules' time (95 %: {whole.low:.3f} to {whole.high:.3f})"))
+    if tuned.threads is not None:
+        best = tuned.threads
+        faster = f"{best.ratio[0]:.3f} of one thread's time (95 %: {best.ratio[1]:.3f} to {best.ratio[2]:.3f})"
+        rows.append(("threads", f"{best.threads}: {faster}"))
     print_table(str(path), ("", ""), rows)
     if not tuned.tried:
         note("the time was up before anything was tried: give more with --budget")
-    elif tuned.is_faster:
+    elif tuned.is_faster or tuned.threads is not None:
         model, target = network.manifest.model, network.manifest.target.name
         note(f"next: tsm-edge compile {model} --target {target} --records {shlex.quote(str(path))}")
-    else:
+    if not tuned.is_faster and tuned.tried:
         note("not faster beyond doubt: no record is used by compile; the trials are kept for --continue")

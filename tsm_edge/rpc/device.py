@@ -10,6 +10,7 @@ from typing import Any
 from tsm_edge.artifact.folder import LIBRARY, Artifact, read_listed
 from tsm_edge.cards import TargetCard
 from tsm_edge.cards.architecture import architecture, elf_architecture, missing_features
+from tsm_edge.cards.threads import Threads
 from tsm_edge.errors import RpcError
 from tsm_edge.rpc.connection import Connection, ConnectionLost, NoAnswer, RemoteFault, connect
 from tsm_edge.rpc.foreign_text import printable
@@ -18,6 +19,7 @@ from tsm_edge.rpc.handshake import (
     FIND_UPLOAD,
     KEEP_UPLOAD,
     SERVER_INFO,
+    SET_CORES,
     SET_THREADS,
     Greeting,
     read_greeting,
@@ -196,11 +198,16 @@ class Device:
                 hint,
             )
 
-    def set_threads(self, count: int) -> bool:
-        """Choose the threads of models loaded from now on; False: this server lets nobody choose."""
+    def set_threads(self, threads: Threads) -> bool:
+        """Choose the threads of models loaded from now on; False: this server lets nobody choose.
+
+        Cores that are not there are not kept to.
+        """
         if self.find(SET_THREADS) is None:
             return False
-        self.call(SET_THREADS, count)
+        self.call(SET_THREADS, threads.count)
+        if threads.cores and self.find(SET_CORES) is not None:
+            self.call(SET_CORES, json.dumps(threads.cores))
         return True
 
     def send(self, artifact: Artifact) -> str:

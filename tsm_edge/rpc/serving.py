@@ -12,7 +12,8 @@ from typing import Any
 
 from tsm_edge import __version__
 from tsm_edge.cards.architecture import check_threads, cpu_flags, this_architecture
-from tsm_edge.rpc.handshake import BUILD, FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_THREADS
+from tsm_edge.cards.threads import Threads
+from tsm_edge.rpc.handshake import BUILD, FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_CORES, SET_THREADS
 from tsm_edge.rpc.library import Library, TimedFunction
 from tsm_edge.rpc.served_machine import ServedMachine
 from tsm_edge.rpc.session_loop import SessionLoop
@@ -66,6 +67,7 @@ def _functions(files: Uploads) -> dict[str, Callable[..., Any]]:
         FIND_UPLOAD: files.find,
         KEEP_UPLOAD: files.keep,
         SET_THREADS: set_threads,
+        SET_CORES: set_cores,
         **ServedMachine().functions(),
     }
 
@@ -129,3 +131,31 @@ def set_threads(count: int) -> None:
     """Choose the CPU threads of models this session loads from now on."""
     check_threads(count)
     os.environ[THREADS_VARIABLE] = str(int(count))
+
+
+def set_cores(text: str) -> bool:
+    """Have this session's thread, and those it starts from now on, keep to some cores, if it may use all of them.
+
+    Parameters
+    ----------
+    text : str
+        Their numbers, as a list of JSON.
+
+    Returns
+    -------
+    bool
+        Whether they do.
+
+    Raises
+    ------
+    ValueError
+        It is no such list.
+    """
+    cores = json.loads(text)
+    if not isinstance(cores, list) or not cores:
+        raise ValueError(f"cores are {text[:80]}, expected a list of their numbers")
+    kept = Threads(1, tuple(cores)).cores
+    if not hasattr(os, "sched_setaffinity") or not set(kept) <= os.sched_getaffinity(0):
+        return False
+    os.sched_setaffinity(0, kept)
+    return True

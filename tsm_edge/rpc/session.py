@@ -13,6 +13,7 @@ import numpy as np
 
 from tsm_edge.artifact.folder import Artifact, load_artifact
 from tsm_edge.cards.architecture import check_threads
+from tsm_edge.cards.threads import Threads
 from tsm_edge.errors import RpcError
 from tsm_edge.files.replacement import again_if_replaced
 from tsm_edge.rpc.connection import ConnectionLost
@@ -46,8 +47,9 @@ class RemoteSession:
         An artifact directory on this machine.
     place : Place
         Where the device is.
-    threads : int or None
-        CPU threads of a step there; None: as the device decides (every core).
+    threads : int, Threads or None
+        CPU threads of a step there, and the cores they keep to. None: as tuning found (``manifest.threads``); without,
+        as the device decides (every core).
     limits : TimeLimits
     notify : callable
         Is given one line on what the user should know: a reconnection, a setting without effect.
@@ -64,12 +66,13 @@ class RemoteSession:
         self,
         model: str | Path | Artifact,
         place: Place,
-        threads: int | None = None,
+        threads: int | Threads | None = None,
         limits: TimeLimits | None = None,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
-        if threads is not None:
+        if isinstance(threads, int):
             check_threads(threads)
+            threads = Threads(threads)
         self.place = place
         self.reconnections = 0
         self._lock = threading.RLock()  # one thread at a time is in a call
@@ -253,7 +256,7 @@ class RemoteSession:
         device = open_device(self.place, self._limits)
         try:
             link = _TensorLink if artifact.manifest.target.device == "cpu" else _StreamLink
-            return link(device, artifact, self._threads, self._limits.answer_s)
+            return link(device, artifact, self._threads or artifact.manifest.threads, self._limits.answer_s)
         except BaseException:
             device.close()
             raise
@@ -281,7 +284,7 @@ def _begin(model: str | Path | Artifact, connect: Callable[[Artifact], _Link]) -
 class _Link:
     """A loaded model on a connected device, with its tensors there."""
 
-    def __init__(self, device: Device, artifact: Artifact, threads: int | None, limit_s: float) -> None:
+    def __init__(self, device: Device, artifact: Artifact, threads: Threads | None, limit_s: float) -> None:
         manifest = artifact.manifest
         device.check_fits(manifest.target)
         self.threads_set = threads is not None and device.set_threads(threads)
@@ -361,7 +364,7 @@ class _TensorLink(_Link):
     One set holds zeros for ever: a reset reads from it. The other two take turns.
     """
 
-    def __init__(self, device: Device, artifact: Artifact, threads: int | None, limit_s: float) -> None:
+    def __init__(self, device: Device, artifact: Artifact, threads: Threads | None, limit_s: float) -> None:
         super().__init__(device, artifact, threads, limit_s)
         self._sets = [self._new_caches() for _ in range(3)]
         zeros = [copy_to_packet(tensor, _bytes(np.zeros(tensor.shape, np.float32))) for tensor in self._sets[0]]
@@ -381,7 +384,7 @@ class _TensorLink(_Link):
 class _StreamLink(_Link):
     """Of a GPU's model: the caches stay on the GPU, in the library's own stream."""
 
-    def __init__(self, device: Device, artifact: Artifact, threads: int | None, limit_s: float) -> None:
+    def __init__(self, device: Device, artifact: Artifact, threads: Threads | None, limit_s: float) -> None:
         super().__init__(device, artifact, threads, limit_s)
         self._stream_step, self._stream_reset = self._function("stream_step"), self._function("stream_reset")
         self._is_new = True

@@ -26,6 +26,9 @@ typedef struct {
   const char *warning;             /* on the predictions, UTF-8; null: none */
   int32_t n_labels;                /* 0: unknown */
   const char *const *labels;       /* UTF-8 */
+  int32_t threads;                 /* what a step is fastest with; 0: not known */
+  int32_t n_cores;                 /* 0: on any */
+  const int32_t *cores;            /* logical CPUs, below 1024 */
 } tsm_card;
 
 extern const tsm_card tsm_the_card;

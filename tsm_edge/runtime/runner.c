@@ -3,6 +3,7 @@
  * Exit codes: 0 success, 1 a comparison failed, 2 a wrong argument or file. Results are JSON on stdout. */
 #include <errno.h>
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,27 @@ static uint64_t now(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
   return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+enum { CPU_SET_BYTES = 128 }; /* of 1024 CPUs, as every C library has it */
+
+int32_t runner_advised_threads(void) {
+  union {
+    cpu_set_t as_set;
+    unsigned char bytes[CPU_SET_BYTES];
+  } allowed = {.bytes = {0}}, wanted = {.bytes = {0}};
+  const tsm_card *card = &tsm_the_card;
+  int32_t there = 0, kept = 0;
+  if (!card->threads) return 1;
+  if (sched_getaffinity(0, sizeof allowed.as_set, &allowed.as_set) != 0) return card->threads;
+  for (size_t i = 0; i < CPU_SET_BYTES; ++i) there += __builtin_popcount(allowed.bytes[i]);
+  for (int32_t i = 0; i < card->n_cores; ++i) {
+    const int32_t core = card->cores[i];
+    kept += allowed.bytes[core / 8] >> core % 8 & 1;
+    wanted.bytes[core / 8] |= (unsigned char)(1 << core % 8);
+  }
+  if (kept && kept == card->n_cores) sched_setaffinity(0, sizeof wanted.as_set, &wanted.as_set);
+  return card->threads < there ? card->threads : there;
 }
 
 tsm_stream *runner_open_stream(const runner_options *given) {
@@ -186,7 +208,7 @@ static runner_command find(const char *name) {
 
 int main(int argc, char **argv) {
   if (argc > 1 && !strcmp(argv[1], "bench")) return tsm_bench(argc, argv);
-  runner_options given = {.threads = 1};
+  runner_options given = {.threads = 0};
   runner_command run = argc > 1 ? find(argv[1]) : NULL;
   if (!run) {
     fputs(usage, stderr);
@@ -195,6 +217,7 @@ int main(int argc, char **argv) {
   for (int i = 2; i < argc; i += 2)
     if (i + 1 == argc || !set(&given, argv[1], argv[i], argv[i + 1]))
       return runner_fail(argv[i], i + 1 == argc ? "no such option, or no value" : "no such option, or a wrong value");
+  if (!given.threads) given.threads = runner_advised_threads();
   int code = runner_find_model();
   if (code == RUNNER_OK) code = run(&given);
   if (fflush(stdout) != 0 || ferror(stdout)) return runner_fail("standard output", strerror(errno));

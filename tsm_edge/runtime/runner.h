@@ -31,6 +31,10 @@ void runner_beside(const char *name, char *path);
  * beside it (model_beside.c). Not RUNNER_OK: they are not there, and that was said on stderr. */
 int runner_find_model(void);
 
+/* How many threads tuning found to be the best (1: it was never asked), and no more than there are cores; this thread and
+ * those that it starts from now on then keep to the cores that go with them, if all of them are there. */
+int32_t runner_advised_threads(void);
+
 /* Null, and said on stderr, when it cannot be opened. */
 tsm_stream *runner_open_stream(const runner_options *given);
 

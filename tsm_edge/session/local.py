@@ -16,8 +16,10 @@ import numpy as np
 from tsm_edge.artifact.folder import Artifact, load_artifact, open_library
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards.architecture import check_threads
+from tsm_edge.cards.threads import Threads
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files.replacement import again_if_replaced
+from tsm_edge.session.affinity import Cores, fitting
 from tsm_edge.session.base import (
     checked_caches,
     checked_frame,
@@ -78,7 +80,6 @@ class Library:
 
     def open_stream(self, threads: int, program: int = 0) -> int:
         """``tsm_open``, or ``tsm_open_program``; returns the stream's address."""
-        check_threads(threads)
         stream = self._c.tsm_open_program(threads, program) if program else self._c.tsm_open(threads)
         if not stream:
             raise self.failure("try fewer threads, or free some memory")
@@ -157,13 +158,15 @@ class _Stream:
         Kernel calls of a frame.
     """
 
-    def __init__(self, library: Library, threads: int, program: int = 0) -> None:
+    def __init__(self, library: Library, threads: Threads, program: int = 0) -> None:
         self._library = library
+        self._cores = Cores(threads.cores)
         self._address: int | None = None
         self._in_a_call = False
         self._closing = False
         self.lock = threading.RLock()
-        self._address = library.open_stream(threads, program)
+        with self._cores.workers_begin():
+            self._address = library.open_stream(threads.count, program)
         self.calls = library.calls(self._address)
         _streams.add(self)
 
@@ -184,6 +187,8 @@ class _Stream:
                 self._in_a_call = True  # from here on no signal handler can close it
                 if self._address is None or self._closing:
                     raise session_is_closed()
+                if self._cores:
+                    self._cores.keep()
                 code = function(self._address, *arguments)
             finally:
                 self._in_a_call = False
@@ -202,6 +207,7 @@ class _Stream:
             address, self._address = self._address, None
             if address is not None:
                 self._library.tsm_close(address)
+                self._cores.release()
 
     def new_lock(self) -> None:
         """In the child of a fork: whoever had the lock may be in the parent."""
@@ -228,6 +234,24 @@ def _no_copies(what: str, hint: str) -> ArtifactError:
     return ArtifactError(f"{what} is part of this process: it can be neither copied nor pickled", hint)
 
 
+def _chosen(threads: int | Threads | None, manifest: Manifest) -> Threads:
+    """What was asked for, or what tuning found.
+
+    Raises
+    ------
+    ArtifactError
+        There cannot be so many, or not on these cores.
+    """
+    if threads is None:
+        return fitting(manifest.threads or Threads(1))
+    if isinstance(threads, Threads):
+        if fitting(threads).cores != threads.cores:
+            raise ArtifactError(f"{threads}: this process may not use all of these", "choose others, or none")
+        return threads
+    check_threads(threads)
+    return Threads(threads)
+
+
 class OnlineSession:
     """One video stream over a compiled model, in this process: a :class:`tsm_edge.session.base.Session`.
 
@@ -239,8 +263,10 @@ class OnlineSession:
     ----------
     model : str, Path, Artifact or Library
         An artifact directory, or an already loaded library to share.
-    threads : int
-        CPU threads of a step, the caller's included.
+    threads : int, Threads or None
+        CPU threads of a step, the caller's included, and the cores they keep to: the thread that steps stays on them
+        until the session is closed. None: as tuning found (``manifest.threads``), as far as this machine has such
+        cores; without, one.
 
     Examples
     --------
@@ -248,11 +274,11 @@ class OnlineSession:
     ...     logits = session.step(frame)                                   # float32 [1, classes]
     """
 
-    def __init__(self, model: str | Path | Artifact | Library, threads: int = 1) -> None:
+    def __init__(self, model: str | Path | Artifact | Library, threads: int | Threads | None = None) -> None:
         self.library = model if isinstance(model, Library) else Library(model)
         self.manifest = self.library.manifest
-        self._threads = threads
-        self._stream = _Stream(self.library, threads)
+        self.threads = _chosen(threads, self.manifest)
+        self._stream = _Stream(self.library, self.threads)
         # A step leaves little of the interpreter in the caches: what can be looked up and converted now costs ten times
         # as much there.
         self._tsm_step = self.library.tsm_step
@@ -298,7 +324,7 @@ class OnlineSession:
             The library has no such program.
         """
         with self._stream.lock:
-            chosen = _Stream(self.library, self._threads, program)
+            chosen = _Stream(self.library, self.threads, program)
             self._stream.close()
             self._stream = chosen
             return chosen.calls

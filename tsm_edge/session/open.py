@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsm_edge.artifact.folder import Artifact
+from tsm_edge.artifact.folder import Artifact, load_artifact
+from tsm_edge.cards.threads import Threads
 from tsm_edge.session.base import Session
 from tsm_edge.session.local import OnlineSession
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def open_session(
     artifact: str | Path | Artifact,
     place: Place | None = None,
-    threads: int | None = None,
+    threads: int | Threads | None = None,
     limits: TimeLimits | None = None,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Session:
@@ -29,8 +30,8 @@ def open_session(
         An artifact directory on this machine.
     place : Place, optional
         The device it runs on; None: this machine.
-    threads : int, optional
-        CPU threads of a step. None: one here; on a device as that decides (every core).
+    threads : int or Threads, optional
+        CPU threads of a step. None: as tuning found (``manifest.threads``); without, one.
     limits : TimeLimits, optional
         How long to wait for a device.
     notify : callable
@@ -49,7 +50,10 @@ def open_session(
         The device cannot be reached, does not fit the model, or fails.
     """
     if place is None:
-        return OnlineSession(artifact, 1 if threads is None else threads)
+        return OnlineSession(artifact, threads)
     from tsm_edge.rpc.session import RemoteSession
 
+    if threads is None:
+        artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        threads = artifact.manifest.threads or 1
     return RemoteSession(artifact, place, threads, limits, notify)

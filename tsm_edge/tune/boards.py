@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from tsm_edge.artifact.folder import Artifact
-from tsm_edge.bench.environment import snapshot
-from tsm_edge.power.system import LocalSystem
+from tsm_edge.bench.environment import glance, snapshot
+from tsm_edge.cards.threads import Threads
+from tsm_edge.power.system import LocalSystem, System
 from tsm_edge.rpc.device import open_device
 from tsm_edge.rpc.machine import RemoteSystem
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.session import RemoteSession
 from tsm_edge.session.local import OnlineSession
 from tsm_edge.tune.race import Runner
+from tsm_edge.tune.threads import ways_of
 
 UNKNOWN = "not known"
 
@@ -28,21 +31,34 @@ class Board:
     machine : str
         What it is, for records; without the names of hosts and people.
     open : callable
-        Loads a trial library there.
+        Loads a trial library there; with some threads, or those that were asked for.
+    ways : tuple of Threads
+        What may be raced to find the best threads; empty: they were asked for, or cannot be chosen there.
     local : bool
         Whether it is this one.
+    held_back : callable
+        Why it runs slower than it could, now: too hot, too little power; empty: it does not, or does not tell.
     """
 
     name: str
     machine: str
-    open: Callable[[Artifact], Runner]
+    open: Callable[[Artifact, Threads | None], Runner]
+    ways: tuple[Threads, ...] = ()
     local: bool = False
+    held_back: Callable[[], tuple[str, ...]] = tuple
 
 
-def this_machine(threads: int) -> Board:
-    """Measured in this process."""
-    machine = snapshot(LocalSystem(), 0.0).cpu_model or UNKNOWN
-    return Board("this machine", machine, lambda artifact: OnlineSession(artifact, threads), local=True)
+def this_machine(threads: int | None) -> Board:
+    """Measured in this process; kernels with one thread, where nobody asked for more."""
+    system = LocalSystem()
+    machine = snapshot(system, 0.0).cpu_model or UNKNOWN
+    asked = Threads(threads or 1)
+
+    def open_it(artifact: Artifact, wanted: Threads | None) -> Runner:
+        return OnlineSession(artifact, wanted or asked)
+
+    ways = () if threads else ways_of(system)
+    return Board("this machine", machine, open_it, ways, local=True, held_back=lambda: _throttled(system))
 
 
 def board_at(place: Place, threads: int | None) -> Board:
@@ -57,8 +73,22 @@ def board_at(place: Place, threads: int | None) -> Board:
     device = open_device(place, limits)
     try:
         ours = device.info.tsm_edge is not None
-        machine = snapshot(RemoteSystem(device), 0.0).cpu_model if ours else device.info.machine
+        system = RemoteSystem(device)
+        machine = snapshot(system, 0.0).cpu_model if ours else device.info.machine
+        ways = ways_of(system) if ours and threads is None else ()
         name = str(place) if not place.by_tracker else device.name
     finally:
         device.close()
-    return Board(name, machine or UNKNOWN, lambda artifact: RemoteSession(artifact, place, threads, limits))
+
+    def open_it(artifact: Artifact, wanted: Threads | None) -> Runner:
+        return RemoteSession(artifact, place, wanted or threads, limits)
+
+    def held_back() -> tuple[str, ...]:
+        with closing(open_device(place, limits)) as device:
+            return _throttled(RemoteSystem(device))
+
+    return Board(name, machine or UNKNOWN, open_it, ways, held_back=held_back if ours else tuple)
+
+
+def _throttled(system: System) -> tuple[str, ...]:
+    return glance(system, 0.0).throttled_now

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from tsm_edge.compile.backends.cpu import rules
 from tsm_edge.compile.backends.cpu.space import Freedom
+from tsm_edge.compile.backends.cpu.version import RULES_VERSION
 from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.ir.layers import layer_names
 from tsm_edge.compile.ir.program import Program
-from tsm_edge.compile.records import Record, card_fingerprint, signature, tables_of
+from tsm_edge.compile.record_keys import card_fingerprint, signature
+from tsm_edge.compile.recorded import tables_of
+from tsm_edge.compile.records import Record
 from tsm_edge.compile.trials import Network, differing_calls
 from tsm_edge.errors import CompileError, TuneError
 
@@ -77,10 +79,11 @@ def candidates(network: Network, kernels: Sequence[Freedom], about: Mapping[str,
                     layers=shapes,
                     card=card,
                     precision=precision,
-                    rules=rules.VERSION,
+                    rules=RULES_VERSION,
                     choices=tables_of(choices, free.chosen.layers),
                     ratio=None,
                     rule_us=0.0,
+                    rounds=0,
                     about={"layer": free.chosen.layers[0], **about},
                 ),
             )

@@ -1,17 +1,22 @@
-"""Boards of one kind that work together: one that fails is tried once more, then left out."""
+"""Boards of one kind that work together: one that fails twice in a row is left out."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TypeVar
 
 from tsm_edge.artifact.folder import Artifact
+from tsm_edge.cards.threads import Threads
 from tsm_edge.errors import TsmEdgeError, TuneError
 from tsm_edge.tune.boards import Board
 from tsm_edge.tune.race import Runner
 
 _T = TypeVar("_T")
+_FAILURES = 2
+A_REST_S, LONGEST_REST_S = 5.0, 60.0
 
 
 class Fleet:
@@ -22,53 +27,119 @@ class Fleet:
     boards : sequence of Board
         At least one.
     notify : callable
-        Is told in a line when a board fails.
+        Is told in a line when a board fails, or has to rest.
+    sleep : callable
+        Waits for seconds.
     """
 
-    def __init__(self, boards: Sequence[Board], notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        boards: Sequence[Board],
+        notify: Callable[[str], None] = lambda text: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._boards = list(boards)
         self._notify = notify
+        self._sleep = sleep
 
     @property
     def boards(self) -> tuple[Board, ...]:
         """Those that have not been left out."""
         return tuple(self._boards)
 
-    def run(self, board: Board, artifact: Artifact, work: Callable[[Runner], _T]) -> _T | None:
-        """Load a trial library on a board and work with it; once more, with a new connection, if the board fails.
+    def let_rest(self, board: Board, stop: Callable[[], bool] = lambda: False) -> None:
+        """Wait until a board that is throttled is so no more: a minute at most, for some are all the time."""
+        rested_s = 0.0
+        while rested_s < LONGEST_REST_S and not stop():
+            try:
+                reasons = board.held_back()
+            except TsmEdgeError:  # it will fail where that counts
+                return
+            if not reasons:
+                return
+            if not rested_s:
+                self._notify(f"{board.name}: {', '.join(reasons)}: it rests")
+            self._sleep(A_REST_S)
+            rested_s += A_REST_S
+
+    def run_each(
+        self,
+        board: Board,
+        artifact: Artifact,
+        jobs: deque[_T],
+        work: Callable[[Runner, _T], None],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Load a trial library on a board, and do jobs with it until there are none, or ``stop`` says so.
+
+        A job in which the board fails is lost: it may be what makes it fail. With a new connection the next one is
+        begun. A board that fails twice in a row is left out; what it did not come to stays in ``jobs``.
+
+        Returns
+        -------
+        bool
+            Whether the board goes on.
+
+        Raises
+        ------
+        TuneError
+            It was the last one, or what a job found cannot be written down.
+        """
+        failures = 0
+        while jobs and not stop():
+            try:
+                with closing(board.open(artifact, None)) as runner:
+                    while jobs and not stop():
+                        work(runner, jobs.popleft())
+                        failures = 0
+            except TuneError:
+                raise
+            except TsmEdgeError as error:
+                failures += 1
+                self._failed(board, error, failures)
+            if failures == _FAILURES:
+                return False
+        return True
+
+    def run_on_any(self, artifact: Artifact, work: Callable[[Runner], _T], threads: Threads | None = None) -> _T:
+        """Load a library on the first board that can, and work with it; once more, with a new connection, if it fails.
+
+        Parameters
+        ----------
+        artifact : Artifact
+        work : callable
+        threads : Threads or None
+            Of a step; None: as the board was opened with.
 
         Returns
         -------
         object
-            What ``work`` returns; None: the board failed twice and is left out now.
+            What ``work`` returns.
 
         Raises
         ------
         TuneError
-            It was the last one.
+            No board can.
         """
-        problem: TsmEdgeError | None = None
-        for attempt in ("once more", "left out"):
+        failures = 0
+        while True:
+            board = self._boards[0]
             try:
-                with closing(board.open(artifact)) as runner:
+                with closing(board.open(artifact, threads)) as runner:
                     return work(runner)
+            except TuneError:
+                raise
             except TsmEdgeError as error:
-                problem = error
-                self._notify(f"{board.name}: {error.problem}; {attempt}")
+                failures = failures % _FAILURES + 1
+                self._failed(board, error, failures)
+
+    def _failed(self, board: Board, error: TsmEdgeError, failures: int) -> None:
+        """Say so, and leave it out where it has failed too often."""
+        self._notify(f"{board.name}: {error.problem}; {'left out' if failures == _FAILURES else 'once more'}")
+        if failures < _FAILURES:
+            return
         self._boards.remove(board)
         if not self._boards:
-            said = problem.problem if problem is not None else "it failed"
-            raise TuneError(f"no board is left to measure on: {said}", "see to it, then go on with: --continue")
-        return None
-
-    def run_on_any(self, artifact: Artifact, work: Callable[[Runner], _T]) -> _T:
-        """As :meth:`run`, on the first board that can.
-
-        Raises
-        ------
-        TuneError
-            None can.
-        """
-        while True:
-            if (done := self.run(self._boards[0], artifact, work)) is not None:
-                return done
+            raise TuneError(
+                f"no board is left to measure on: {error.problem}", "see to it, then go on with: --continue"
+            )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from tsm_edge.compile.records import Record, read_records
+from tsm_edge.compile.records import Record, RecordFile, read_records
+from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.errors import TuneError
-from tsm_edge.files.atomic import make_folders, remove_folders, write_atomic
+from tsm_edge.files.atomic import make_folders, remove_folders
+from tsm_edge.tune.record_sets import merged, write_records
 
+_FIRST = b'{"about": {'
 _ANOTHER = "choose another file: -o FILE"
 
 
@@ -28,7 +32,8 @@ class Ledger:
     Attributes
     ----------
     records : list of Record
-        What the file has, in its order.
+        Of kernels: what the file has, in its order.
+    threads : list of ThreadRecord
 
     Raises
     ------
@@ -39,9 +44,11 @@ class Ledger:
     def __init__(self, path: Path, go_on: bool) -> None:
         self.path = path
         self._made: list[Path] = []
+        self._one_at_a_time = threading.Lock()
         self._file = self._locked()
         try:
-            self.records = self._whole_records(go_on)
+            found = self._whole_records(go_on)
+            self.records, self.threads = list(found.records), list(found.threads)
         except BaseException:
             self.close()
             raise
@@ -61,23 +68,38 @@ class Ledger:
             remove_folders(self._made)
         self._file.close()
 
-    def append(self, records: Iterable[Record]) -> None:
-        """Add records; when this returns, they are on the disk."""
-        added = list(records)
-        text = "".join(f"{record.line()}\n" for record in added).encode("utf-8")
-        try:
-            self._file.write(text)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise TuneError(
-                f"{self.path}: cannot be written ({error.strerror})", "make room, then go on with: --continue"
-            ) from None
-        self.records += added
+    def append(self, record: Record) -> None:
+        """Add a record; when this returns, it is on the disk. Several threads may."""
+        with self._one_at_a_time:
+            try:
+                self._file.write(f"{record.line()}\n".encode())
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise _not_written(self.path, error) from None
+            self.records.append(record)
 
-    def finish(self) -> None:
-        """Sort the file, so that two of them can be compared: by kernel, the accepted record last."""
-        self._replace(sorted(self.records, key=lambda found: (found.layers, found.key, found.accepted, found.line())))
+    def finish(self, accepted: Sequence[Record] = (), threads: Sequence[ThreadRecord] = ()) -> None:
+        """Write the file anew: a line a candidate, then what is accepted, sorted, so that two files can be compared.
+
+        Parameters
+        ----------
+        accepted : sequence of Record
+            What is accepted from now on; it takes the place of earlier ones for the same kernels.
+        threads : sequence of ThreadRecord
+            The same for networks.
+        """
+        self.replace(merged([self.content, RecordFile(tuple(accepted), tuple(threads), ())]))
+
+    @property
+    def content(self) -> RecordFile:
+        """All it has."""
+        return RecordFile(tuple(self.records), tuple(self.threads), ())
+
+    def replace(self, found: RecordFile) -> None:
+        """Have these records, and no others."""
+        self._replace(found)
+        self.records, self.threads = list(found.records), list(found.threads)
 
     def _locked(self) -> BinaryIO:
         """Open for appending, and locked: the file that has this name, not one that was replaced meanwhile."""
@@ -96,20 +118,36 @@ class Ledger:
                 raise TuneError(f"{self.path}: another tsm-edge tune has it", f"wait for it, or {_ANOTHER}") from None
             file.close()
 
-    def _replace(self, records: list[Record]) -> None:
-        write_atomic(self.path, "".join(f"{record.line()}\n" for record in records).encode("utf-8"))
+    def _replace(self, found: RecordFile) -> None:
+        try:
+            write_records(self.path, found)
+        except OSError as error:
+            raise _not_written(self.path, error) from None
         self._file.close()
         self._file = self._locked()
 
-    def _whole_records(self, go_on: bool) -> list[Record]:
+    def _whole_records(self, go_on: bool) -> RecordFile:
         """What is there; the last line goes where a tuner that was killed has left half of it."""
         if not self.path.stat().st_size:
-            return []
+            return RecordFile((), (), ())
+        if go_on and _is_begun(self.path):
+            os.truncate(self.path, 0)
+            return RecordFile((), (), ())
         found = read_records(self.path)
-        if found.records and not go_on:
-            raise TuneError(
-                f"{self.path}: has {len(found.records)} records already", "go on with --continue, or choose: -o FILE"
-            )
+        count = len(found.records) + len(found.threads)
+        if count and not go_on:
+            raise TuneError(f"{self.path}: has {count} records already", "go on with --continue, or choose: -o FILE")
         if found.damaged:
-            self._replace(list(found.records))
-        return list(found.records)
+            self._replace(found)
+        return found
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether there is nothing but the beginning of a first record."""
+    with path.open("rb") as file:
+        begun = file.read(1 << 16)
+    return b"\n" not in begun and begun[: len(_FIRST)] == _FIRST[: len(begun)]
+
+
+def _not_written(path: Path, error: OSError) -> TuneError:
+    return TuneError(f"{path}: cannot be written ({error.strerror})", "make room, then go on with: --continue")

@@ -7,6 +7,7 @@ that a kernel of 2 % of the step can be told from one that is 5 % faster.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from tsm_edge.session.timings import Timings
 
-WARM_FRAMES = 2
-"""Untimed frames at the head of each turn: they bring the memory of a new stream, code and weights into the caches."""
+# Of a step that takes longer than this, fewer frames are enough.
+SHORT_STEP_MS, A_TURN_MS = 30.0, 60.0
 
 
 class Runner(Protocol):
@@ -66,10 +67,19 @@ class Pace:
         Every program has one turn a round.
     block : int
         Timed frames of a turn.
+    warm : int
+        Untimed frames at the head of each turn: they bring the memory of a new stream, code and weights into the
+        caches.
     """
 
     rounds: int
     block: int = 6
+    warm: int = 2
+
+    def for_step(self, step_ms: float) -> Pace:
+        """As many rounds, of turns that do not last for ever where a step is slow."""
+        block = max(1, min(self.block, math.ceil(A_TURN_MS / step_ms))) if step_ms else self.block
+        return Pace(self.rounds, block, self.warm if step_ms <= SHORT_STEP_MS else 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +94,14 @@ class Finish:
         Microseconds of program 0's calls.
     error : float
         Largest difference of its logits from program 0's, relative to the largest.
+    rounds : int
+        How many there were.
     """
 
     ratio: Ratio | None
     base_us: float
     error: float
+    rounds: int
 
 
 def race(
@@ -118,7 +131,7 @@ def race(
     TsmEdgeError
         The device fails.
     """
-    count = WARM_FRAMES + pace.block
+    count = pace.warm + pace.block
     base: list[NDArray[np.float64]] = []
     times: list[list[NDArray[np.float64]]] = [[] for _ in entrants]
     errors = [0.0] * len(entrants)
@@ -130,7 +143,7 @@ def race(
             runner.select(entrants[index].program if index >= 0 else 0)
             timings = runner.measure(frames, 0, count, kernels=True)
             logits[index] = timings.logits
-            spent = _per_call_us(timings)
+            spent = _per_call_us(timings, pace.warm)
             if index < 0:
                 base.append(spent)
             else:
@@ -143,15 +156,15 @@ def race(
     for entrant, own, error in zip(entrants, times, errors, strict=True):
         rules = np.array([_sum(spent, entrant.base_calls, entrant) for spent in base])
         ratio = paired_ratio(np.array(own), rules) if error <= tolerance else None
-        finishes.append(Finish(ratio, float(np.median(rules)), error))
+        finishes.append(Finish(ratio, float(np.median(rules)), error, len(base)))
     return finishes
 
 
-def _per_call_us(timings: Timings) -> NDArray[np.float64]:
+def _per_call_us(timings: Timings, warm: int) -> NDArray[np.float64]:
     """Microseconds of each call in the timed frames, and the whole step's as the last column."""
-    steps = timings.duration_ns[WARM_FRAMES:, None]
+    steps = timings.duration_ns[warm:, None]
     kernels = timings.kernels_ns
-    timed = steps if kernels is None else np.concatenate([kernels[WARM_FRAMES:], steps], axis=1)
+    timed = steps if kernels is None else np.concatenate([kernels[warm:], steps], axis=1)
     return timed.astype(np.float64) / 1e3
 
 

@@ -1,24 +1,22 @@
-"""The search: candidates in batches, the slow ones left behind, the best measured again, the whole step at the end."""
+"""The search: the slow candidates left behind, the best measured again, then the whole step, and its threads."""
 
 from __future__ import annotations
 
-import math
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.bench.paired import Ratio
-from tsm_edge.compile.backends.cpu.space import Freedom
 from tsm_edge.compile.ir.program import Program
-from tsm_edge.compile.records import Record, recorded_choices
+from tsm_edge.compile.record_keys import network_key
+from tsm_edge.compile.records import Record
+from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.compile.trials import Network, differing_calls
 from tsm_edge.errors import TuneError
 from tsm_edge.tune.boards import Board
@@ -26,101 +24,25 @@ from tsm_edge.tune.candidates import Candidate, candidates, kernels_to_tune, pro
 from tsm_edge.tune.fleet import Fleet
 from tsm_edge.tune.ledger import Ledger
 from tsm_edge.tune.race import Entrant, Finish, Pace, Runner, race
+from tsm_edge.tune.record_sets import best_measured
+from tsm_edge.tune.state import Budget, Show, State, Tuned
+from tsm_edge.tune.threads import fastest_threads
 
 # Programs of one library.
 A_LIBRARY = 24
 DIFFERENT_FRAMES = 4
 # To compile, link and race one, about, on a server core.
-A_CANDIDATE_S = 0.6
-# Everybody's turns, then those of the better half, then of the best of every kernel, measured anew.
-HEATS, SEMIFINALS, FINALS = Pace(3), Pace(6), Pace(16)
-WHOLE_STEP = Pace(40)
-# What is this much slower after the heats does not come back.
+A_CANDIDATE_S = 0.7
+# A candidate's turns against the rules' kernel; if it is not hopeless, more; if it is one of the best, measured anew.
+HEAT, SEMIFINAL, FINAL = Pace(3), Pace(6), Pace(16)
+WHOLE_STEP, THREADS = Pace(40), Pace(8, block=12)
+# Slower than the best so far by this much: not measured further.
 HOPELESS = 1.02
 FINALISTS = 2
-# Shares of the budget: when the search ends, and when the finals do.
-SEARCH_SHARE, FINALS_SHARE = 0.65, 0.85
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long tuning may take.
-
-    Attributes
-    ----------
-    seconds : float
-    started : float
-        By ``clock``.
-    clock : callable
-    """
-
-    seconds: float
-    started: float = field(default_factory=time.monotonic)
-    clock: Callable[[], float] = time.monotonic
-
-    @property
-    def used(self) -> float:
-        """The share that is used up."""
-        return (self.clock() - self.started) / self.seconds
-
-
-@dataclass(frozen=True)
-class State:
-    """How far tuning is.
-
-    Attributes
-    ----------
-    doing : str
-    tried, kernels_tried, kernels : int
-        Candidates and kernels so far, and kernels that are tuned.
-    step_ms : float
-        By the rules.
-    hoped : float
-        Modelled time of the step over that by the rules, if what is best so far proves so.
-    used : float
-        Share of the budget.
-    """
-
-    doing: str
-    tried: int
-    kernels_tried: int
-    kernels: int
-    step_ms: float
-    hoped: float
-    used: float
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What came of it.
-
-    Attributes
-    ----------
-    accepted : tuple of Record
-        Empty: nothing is faster beyond doubt.
-    whole : Ratio or None
-        Of the tuned step over that of the rules; None: there was nothing to compare.
-    step_ms : float
-        By the rules.
-    tried, kernels : int
-    wrong : int
-        Candidates that computed something else.
-    """
-
-    accepted: tuple[Record, ...]
-    whole: Ratio | None
-    step_ms: float
-    tried: int
-    kernels: int
-    wrong: int
-
-    @property
-    def is_faster(self) -> bool:
-        """Whether the noise leaves no doubt."""
-        return self.whole is not None and self.whole.high < 1.0
-
-
-Show = Callable[[State], None]
+# With fewer rounds (the time was up) an interval says nothing.
+FEWEST_ROUNDS = 6
+# Shares of the budget: when the search ends, the finals, and the race of the whole step.
+SEARCH_SHARE, FINALS_SHARE, WHOLE_SHARE = 0.6, 0.8, 0.92
 
 
 class Builder(Protocol):
@@ -130,14 +52,24 @@ class Builder(Protocol):
         """See :meth:`tsm_edge.compile.trials.TrialBuilder.build`."""
 
 
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A candidate in a library."""
+
+    candidate: Candidate
+    entrant: Entrant
+
+
 class Tuner:
     """Tunes one network on one machine.
+
+    Every trial is written down when it is measured: a tuner that is killed loses the one in flight.
 
     Parameters
     ----------
     network : Network
     fleet : Fleet
-        Its boards share the search, and the first does the rest.
+        Its boards share the work on kernels, and the first measures the whole step.
     ledger : Ledger
     builder : Builder
         Makes the libraries: :class:`tsm_edge.compile.trials.TrialBuilder`.
@@ -159,7 +91,7 @@ class Tuner:
     ) -> None:
         self._network = network
         self._fleet = fleet
-        self._turn = threading.Lock()  # who has it may build, and write
+        self._turn = threading.Lock()  # who has it may build
         self._ledger = ledger
         self._builder = builder
         self._budget = budget
@@ -169,7 +101,12 @@ class Tuner:
         self._frames = np.random.default_rng(0).standard_normal((DIFFERENT_FRAMES, *shape), np.float32)
         self._tolerance = network.program.precision.tolerance
         self._step_ms = 0.0
-        self._wrong = 0
+        self._kernels = 0
+        self._history: list[tuple[float, float]] = []
+        # Of the kernels the best ratio so far.
+        self._best = {record.key: 1.0 for record in ledger.records}
+        for record in ledger.records:
+            self._best[record.key] = min(self._best[record.key], _median(record))
 
     def run(self, pattern: str = "*") -> Tuned:
         """Tune the kernels whose names fit a pattern.
@@ -182,18 +119,25 @@ class Tuner:
             The device fails.
         """
         kernels = kernels_to_tune(self._network, self._kernel_times(), pattern)
-        tried = self._search(kernels)
-        accepted = self._finals(kernels)
-        whole = self._whole_step(accepted) if accepted else None
-        tuned = Tuned(accepted, whole, self._step_ms, tried, len(kernels), self._wrong)
-        if tuned.is_faster:
-            self._ledger.append(accepted)
-        self._ledger.finish()
-        return tuned
+        self._kernels = len(kernels)
+        everything = {one.blank.candidate: one for one in candidates(self._network, kernels, self._about)}
+        known = set(best_measured(self._ledger.records))
+        self._measure_all([one for name, one in everything.items() if name not in known], self._try, SEARCH_SHARE)
+        tried = [record for name, record in best_measured(self._ledger.records).items() if name not in known]
+        finalists = [everything[name] for name in self._finalists() if name in everything]
+        self._measure_all(finalists, self._try_again, FINALS_SHARE)
+        accepted = self._winners()
+        program = self._with(accepted)
+        whole = self._whole_step(program) if accepted else None
+        faster = whole is not None and whole.high < 1.0
+        threads = self._threads(program if faster else self._network.program)
+        self._ledger.finish(accepted if faster else (), (threads,) if threads else ())
+        wrong = sum(record.ratio is None for record in tried)
+        return Tuned(accepted, whole, threads, self._step_ms, len(tried), len(kernels), wrong, tuple(self._history))
 
     def _kernel_times(self) -> dict[tuple[str, ...], float]:
         """Microseconds of the rules' kernels, by the names of their layers."""
-        self._tell("timing the rules' kernels", ())
+        self._tell("timing the rules' kernels")
         artifact = self._builder.build([])
         timings = self._fleet.run_on_any(artifact, lambda runner: runner.measure(self._frames, 0, 16, kernels=True))
         kernels = timings.kernels_ns
@@ -205,128 +149,164 @@ class Tuner:
             by_label[call.layer] = by_label.get(call.layer, 0.0) + float(nanoseconds) / 1e3
         return {free.chosen.layers: by_label.get(free.label, 0.0) for free in self._network.freedoms}
 
-    def _search(self, kernels: Sequence[Freedom]) -> int:
-        """Try candidates until the budget's share is used up; returns how many."""
-        known = {record.candidate for record in self._ledger.records}
-        fresh = (
-            candidate
-            for candidate in candidates(self._network, kernels, self._about)
-            if candidate.blank.candidate not in known
-        )
-        boards = self._fleet.boards
-        with ThreadPoolExecutor(len(boards)) as pool:
-            return sum(pool.map(lambda board: self._search_on(board, fresh, kernels), boards))
+    def _measure_all(self, wanted: Sequence[Candidate], work: Callable[[Runner, Trial], None], until: float) -> None:
+        """All boards together, until nothing is left or the budget's share is used up."""
+        queue = deque(wanted)
+        # Again, if a board that is left out has left something when the others were done.
+        while queue and self._budget.used < until:
+            boards = self._fleet.boards
+            with ThreadPoolExecutor(len(boards)) as pool:
+                for done in [pool.submit(self._measure_on, board, queue, work, until) for board in boards]:
+                    done.result()
 
-    def _search_on(self, board: Board, fresh: Iterator[Candidate], kernels: Sequence[Freedom]) -> int:
-        """One board's part of the search."""
-        tried = 0
-        while self._budget.used < SEARCH_SHARE:
+    def _measure_on(
+        self, board: Board, queue: deque[Candidate], work: Callable[[Runner, Trial], None], until: float
+    ) -> None:
+        """One board's part."""
+
+        def time_is_up() -> bool:
+            return self._budget.used >= until
+
+        while queue and not time_is_up():
+            self._fleet.let_rest(board, time_is_up)
             with self._turn:
-                if not (batch := self._batch(fresh)):
-                    break
-                self._tell(f"{board.name}: trying {len(batch)} candidates", kernels)
-                artifact = self._builder.build([program for _, program in batch])
-            finishes = self._fleet.run(board, artifact, partial(self._heats, [program for _, program in batch]))
-            if finishes is None:
-                break
-            with self._turn:
-                self._ledger.append(
-                    _measured(candidate, finish, False) for (candidate, _), finish in zip(batch, finishes, strict=True)
-                )
-                self._wrong += sum(finish.ratio is None for finish in finishes)
-            tried += len(batch)
-        return tried
-
-    def _batch(self, fresh: Iterator[Candidate]) -> list[tuple[Candidate, Program]]:
-        """The next candidates that make a program."""
-        pairs = ((candidate, program_of(self._network, candidate)) for candidate in fresh)
-        return list(islice(((one, program) for one, program in pairs if program is not None), A_LIBRARY))
-
-    def _heats(self, programs: Sequence[Program], runner: Runner) -> list[Finish]:
-        """Successive halving."""
-        entrants = [self._entrant(number, program) for number, program in enumerate(programs, 1)]
-        finishes = self._race(runner, entrants, HEATS)
-        ratios = [math.inf if finish.ratio is None else finish.ratio.value for finish in finishes]
-        order = sorted(range(len(entrants)), key=lambda index: ratios[index])
-        better = [index for index in order[: max(1, len(order) // 2)] if ratios[index] < HOPELESS]
-        if better:
-            again = self._race(runner, [entrants[index] for index in better], SEMIFINALS)
-            for index, finish in zip(better, again, strict=True):
-                finishes[index] = finish
-        return finishes
-
-    def _finals(self, kernels: Sequence[Freedom]) -> tuple[Record, ...]:
-        """The best of every kernel measured anew; of each the one that is faster beyond doubt."""
-        best: dict[str, list[Record]] = {}
-        for record in self._ledger.records:
-            if not record.accepted and _median(record) < 1.0:
-                best.setdefault(record.key, []).append(record)
-        wanted = {record.candidate for group in best.values() for record in sorted(group, key=_median)[:FINALISTS]}
-        finalists = (
-            candidate
-            for candidate in candidates(self._network, kernels, self._about)
-            if candidate.blank.candidate in wanted
-        )
-        winners: dict[str, Record] = {}
-        while self._budget.used < FINALS_SHARE and (batch := self._batch(finalists)):
-            self._tell(f"measuring the best {len(batch)} again", kernels)
-            programs = [program for _, program in batch]
-            entrants = [self._entrant(number, program) for number, program in enumerate(programs, 1)]
-            finishes = self._fleet.run_on_any(
-                self._builder.build(programs), partial(self._race, entrants=entrants, pace=FINALS)
+                if not (pairs := self._batch(queue)):
+                    return
+                self._tell(f"{board.name}: trying {len(pairs)} candidates")
+                artifact = self._builder.build([program for _, program in pairs])
+            trials = deque(
+                Trial(candidate, self._entrant(number, program)) for number, (candidate, program) in enumerate(pairs, 1)
             )
-            for (candidate, _), finish in zip(batch, finishes, strict=True):
-                record = _measured(candidate, finish, True)
-                if finish.ratio is None or finish.ratio.high >= 1.0:
-                    continue
-                if record.key not in winners or _median(record) < _median(winners[record.key]):
-                    winners[record.key] = record
-        return tuple(winners.values())
+            goes_on = self._fleet.run_each(board, artifact, trials, work, time_is_up)
+            queue.extendleft(trial.candidate for trial in reversed(trials))
+            if not goes_on:
+                return
 
-    def _whole_step(self, accepted: Sequence[Record]) -> Ratio | None:
-        """The step with all that was accepted, against that of the rules; None: together they do not compute it."""
-        self._tell("measuring the whole step, tuned against untuned", ())
-        network = self._network
-        recorded = recorded_choices(
-            network.graph, network.layers, network.manifest.target, network.program.precision, accepted
-        )
-        program = network.with_choices(recorded.choices)
-        (finish,) = self._fleet.run_on_any(
-            self._builder.build([program]), partial(self._race, entrants=[Entrant(1)], pace=WHOLE_STEP)
-        )
-        return finish.ratio
+    def _batch(self, queue: deque[Candidate]) -> list[tuple[Candidate, Program]]:
+        """The next candidates that make a program."""
+        pairs: list[tuple[Candidate, Program]] = []
+        while queue and len(pairs) < A_LIBRARY:
+            candidate = queue.popleft()
+            program = program_of(self._network, candidate)
+            if program is not None:
+                pairs.append((candidate, program))
+        return pairs
 
-    def _race(self, runner: Runner, entrants: Sequence[Entrant], pace: Pace) -> list[Finish]:
-        """Ends with a round where the budget is used up."""
-        return race(runner, self._frames, entrants, pace, self._tolerance, lambda: self._budget.used > 1.0)
+    def _try(self, runner: Runner, trial: Trial) -> None:
+        """A heat; for what is not hopeless a longer race, which counts alone."""
+        key = trial.candidate.blank.key
+        finish = self._race(runner, trial.entrant, HEAT)
+        if finish.ratio is not None and finish.ratio.value < HOPELESS * self._best.get(key, 1.0):
+            finish = self._race(runner, trial.entrant, SEMIFINAL)
+        record = _measured(trial.candidate, finish)
+        self._best[key] = min(self._best.get(key, 1.0), _median(record))
+        self._ledger.append(record)
+        self._history.append((self._budget.seconds - self._budget.left_s, self._hoped()))
+
+    def _try_again(self, runner: Runner, trial: Trial) -> None:
+        self._ledger.append(_measured(trial.candidate, self._race(runner, trial.entrant, FINAL)))
+
+    def _finalists(self) -> Iterator[str]:
+        """The best of every kernel that are still to be measured anew, as a final has not been run before."""
+        heats = best_measured(record for record in self._ledger.records if record.rounds < FINAL.rounds)
+        over = {record.candidate for record in self._ledger.records if record.rounds >= FINAL.rounds}
+        groups: dict[str, list[Record]] = {}
+        for record in heats.values():
+            if _median(record) < 1.0:
+                groups.setdefault(record.key, []).append(record)
+        for group in groups.values():
+            best = sorted(group, key=_median)[:FINALISTS]
+            yield from (record.candidate for record in best if record.candidate not in over)
+
+    def _winners(self) -> tuple[Record, ...]:
+        """Of every kernel what was the fastest in its final, if that leaves no doubt."""
+        winners: dict[str, Record] = {}
+        for record in best_measured(self._ledger.records).values():
+            known = winners.get(record.key)
+            sure = record.rounds >= FINAL.rounds and record.ratio is not None and record.ratio[2] < 1.0
+            if sure and (known is None or _median(record) < _median(known)):
+                winners[record.key] = replace(record, accepted=True)
+        return tuple(winners[key] for key in sorted(winners))
+
+    def _with(self, accepted: Sequence[Record]) -> Program:
+        """The step with what was accepted."""
+        return self._network.with_choices(self._network.recorded(accepted).choices)
+
+    def _whole_step(self, program: Program) -> Ratio | None:
+        """The tuned step against that of the rules; None: it computes something else, or there was no time."""
+        self._tell("measuring the whole step, tuned against untuned")
+        artifact = self._builder.build([program])
+        finish = self._fleet.run_on_any(
+            artifact, lambda runner: self._race(runner, Entrant(1), WHOLE_STEP, WHOLE_SHARE)
+        )
+        return finish.ratio if finish.rounds >= FEWEST_ROUNDS else None
+
+    def _threads(self, program: Program) -> ThreadRecord | None:
+        """How many threads the step is fastest with, if the board may choose."""
+        ways = self._fleet.boards[0].ways
+        if len(ways) < 2:
+            return None
+        self._tell("measuring the step with more threads")
+        found = fastest_threads(
+            self._fleet,
+            self._builder.build([program]),
+            self._frames,
+            ways,
+            THREADS.for_step(self._step_ms),
+            lambda: self._budget.used > 1.0,
+        )
+        if found is None or found.rounds < FEWEST_ROUNDS or found.ratio.high >= 1.0:
+            return None
+        network, ratio = self._network, found.ratio
+        return ThreadRecord(
+            network=network_key(network.graph, network.layers, network.manifest.target, network.program.precision.name),
+            threads=found.threads,
+            ratio=(round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4)),
+            step_us=round(found.step_us, 1),
+            about={name: text for name, text in self._about.items() if name != "threads"},
+        )
+
+    def _race(self, runner: Runner, entrant: Entrant, pace: Pace, until: float = 1.0) -> Finish:
+        """Ends with a round where the budget's share is used up."""
+        pace = pace.for_step(self._step_ms)
+        (finish,) = race(runner, self._frames, [entrant], pace, self._tolerance, lambda: self._budget.used > until)
+        return finish
 
     def _entrant(self, number: int, program: Program) -> Entrant:
         own, base = differing_calls(program, self._network.program)
         return Entrant(number, tuple(own), tuple(base))
 
-    def _tell(self, doing: str, kernels: Sequence[Freedom]) -> None:
-        records = [record for record in self._ledger.records if not record.accepted]
-        best: dict[str, float] = {}
-        for record in records:
-            best[record.key] = max(best.get(record.key, 0.0), _saved_us(record))
-        saved_ms = sum(best.values()) / 1e3
-        hoped = 1.0 - saved_ms / self._step_ms if self._step_ms else 1.0
-        self._show(State(doing, len(records), len(best), len(kernels), self._step_ms, hoped, self._budget.used))
+    def _hoped(self) -> float:
+        """Time of the step over that by the rules, as if all that is best so far were proved so."""
+        if not self._step_ms:
+            return 1.0
+        saved: dict[str, float] = {}
+        for record in best_measured(self._ledger.records).values():
+            saved[record.key] = max(saved.get(record.key, 0.0), _saved_us(record))
+        return 1.0 - sum(saved.values()) / 1e3 / self._step_ms
+
+    def _tell(self, doing: str) -> None:
+        records = best_measured(self._ledger.records)
+        kernels = {record.key for record in records.values()}
+        budget, hoped = self._budget, self._hoped()
+        self._show(
+            State(doing, len(records), len(kernels), self._kernels, self._step_ms, hoped, budget.used, budget.left_s)
+        )
 
 
 def _median(record: Record) -> float:
-    return math.inf if record.ratio is None else record.ratio[0]
+    return float("inf") if record.ratio is None else record.ratio[0]
 
 
 def _saved_us(record: Record) -> float:
     return 0.0 if record.ratio is None else (1.0 - record.ratio[0]) * record.rule_us
 
 
-def _measured(candidate: Candidate, finish: Finish, accepted: bool) -> Record:
+def _measured(candidate: Candidate, finish: Finish) -> Record:
     ratio = finish.ratio
     return replace(
         candidate.blank,
-        accepted=accepted,
         ratio=None if ratio is None else (round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4)),
         rule_us=round(finish.base_us, 3),
+        rounds=finish.rounds,
     )

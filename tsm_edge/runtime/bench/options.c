@@ -44,10 +44,10 @@ static int set(tsm_bench_options *into, const char *name, const char *value) {
 int tsm_read_bench_options(int argc, char **argv, tsm_bench_options *into) {
   *into = (tsm_bench_options){.warmup_s = DEFAULT_WARMUP_S, .idle_s = DEFAULT_IDLE_S, .power = "none", .root = ""};
   into->warmup_frames = DEFAULT_WARMUP_FRAMES;
-  into->threads = 1;
   for (int i = 0; i < argc; i += 2)
     if (i + 1 == argc || !set(into, argv[i], argv[i + 1]))
       return runner_fail(argv[i], i + 1 == argc ? "no such option, or no value" : "no such option, or a wrong value");
+  if (!into->threads) into->threads = runner_advised_threads();
   into->least_frames = into->frames ? into->frames : 1;
   if (!into->frames && into->duration_s == 0) {
     into->duration_s = DEFAULT_S;

@@ -1,0 +1,144 @@
+"""``tsm-edge records`` as a user types it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tsm_edge.cards import load_target
+from tsm_edge.cards.threads import Threads
+from tsm_edge.cli.main import entry_point
+from tsm_edge.compile.backends.cpu.version import RULES_VERSION
+from tsm_edge.compile.record_keys import card_fingerprint
+from tsm_edge.compile.records import Record, read_records
+from tsm_edge.compile.thread_record import ThreadRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+RunProgram = Callable[..., Done]
+
+
+@pytest.fixture
+def run_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunProgram:
+    """The program in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Done:
+        return Done(entry_point(arguments), *capsys.readouterr())
+
+    return run
+
+
+def record(accepted: bool = True, number: int = 1, version: int = RULES_VERSION, layer: str = "features.1") -> Record:
+    return Record(
+        accepted=accepted,
+        layers=(f"conv {number}>24 1x1 /1 56x56",),
+        card=card_fingerprint(load_target("x86-64-v3")),
+        precision="fp32",
+        rules=version,
+        choices=({"rule": "convolution", "layers": [0], "settings": None},),
+        ratio=(0.912, 0.9, 0.93),
+        rule_us=120.5,
+        rounds=16,
+        about={"layer": layer, "machine": "Ünnamed CPU", "date": "2026-11-26"},
+    )
+
+
+THREADS = ThreadRecord("n", Threads(4, (4, 5, 6, 7)), (0.31, 0.3, 0.32), 900.0, {"model": "small"})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.jsonl"
+    kept = [record(), record(accepted=False), record(number=2, version=0, layer="old"), THREADS]
+    path.write_text("".join(f"{one.line()}\n" for one in kept), "utf-8")
+    return path
+
+
+def test_they_are_listed(run_program: RunProgram, file: Path) -> None:
+    done = run_program("records", "list", file.name)
+    assert done.returncode == 0, done.stderr
+    assert "features.1" in done.stdout
+    assert "x86-64-v3, fp32" in done.stdout
+    assert "0.912" in done.stdout
+    assert "(not accepted)" not in done.stdout
+    assert "small: 4 threads on CPUs 4, 5, 6, 7, 0.310 of one thread's time" in done.stdout
+    assert "2 accepted records, 1 of threads, 1 trials that were not accepted" in done.stderr
+    assert "(not accepted)" in run_program("records", "list", file.name, "--all").stdout
+    table = json.loads(run_program("records", "list", file.name, "--json").stdout)
+    assert [one["about"]["layer"] for one in table["records"]] == ["features.1", "old"]
+    assert table["threads"][0]["threads"] == {"count": 4, "cores": [4, 5, 6, 7]}
+
+
+def test_they_are_merged(run_program: RunProgram, file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(f"{record(layer='later').line()}\n{record(number=3).line()}\nhalf of a li", "utf-8")
+    done = run_program("records", "merge", file.name, other.name, "-o", "all.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "other.jsonl: line 3 is damaged and not used" in done.stderr
+    found = read_records(tmp_path / "all.jsonl")
+    assert [one.about["layer"] for one in found.records if one.accepted] == ["later", "old", "features.1"]
+    assert found.threads == (THREADS,)
+    again = run_program("records", "merge", "all.jsonl", file.name, "-o", other.name)
+    assert again.returncode == 2
+    assert "other.jsonl: is there already, and none of the files; name it, too, or choose another" in again.stderr
+
+
+def test_they_are_pruned(run_program: RunProgram, file: Path, tmp_path: Path) -> None:
+    before = file.read_text("utf-8")
+    done = run_program("records", "prune", file.name, "-o", "small.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "1 accepted records are of another version of the rules" in done.stderr
+    assert file.read_text("utf-8") == before
+    assert read_records(tmp_path / "small.jsonl").records == (record(),)
+    assert run_program("records", "prune", file.name).returncode == 0
+    assert file.read_bytes() == (tmp_path / "small.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("list", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
+        (("list", "diary.txt"), "diary.txt: not a file of tuning records"),
+        (("prune", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
+        (("merge", "mine.jsonl", "-o", "/proc/all.jsonl"), "/proc/all.jsonl: cannot be written"),
+        (("list",), "Missing argument 'FILE...'"),
+    ],
+)
+def test_mistakes_are_a_line(
+    run_program: RunProgram, arguments: tuple[str, ...], message: str, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "diary.txt").write_text("dear diary\n")
+    there = sorted(tmp_path.iterdir())
+    done = run_program("records", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_records_and_none_are_not_both_asked_for(run_program: RunProgram, file: Path) -> None:
+    done = run_program("compile", "motion", "--records", file.name, "--no-records")
+    assert done.returncode == 2
+    assert "--records names records and --no-records wants none: expected one of them" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_of_two_records_the_one_that_was_measured_longer_stays() -> None:
+    from tsm_edge.tune.record_sets import best_measured
+
+    short, long = record(accepted=False), dataclasses.replace(record(accepted=False), rounds=40)
+    assert list(best_measured([long, short]).values()) == [long]
+    assert list(best_measured([short, long, record()]).values()) == [long]

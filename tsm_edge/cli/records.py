@@ -1,0 +1,150 @@
+"""``tsm-edge records``: files of tuning records, listed, merged, pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tsm_edge.cards import load_target, target_names
+from tsm_edge.cli.output import json_option, note, print_json, print_table, warn
+from tsm_edge.errors import CardError, TuneError
+
+if TYPE_CHECKING:
+    from tsm_edge.compile.records import Record, RecordFile
+    from tsm_edge.compile.thread_record import ThreadRecord
+
+_FILES = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+
+
+@click.group("records")
+def command() -> None:
+    """List, merge and prune files of tuning records."""
+
+
+@command.command("list")
+@_FILES
+@click.option("--all", "with_trials", is_flag=True, help="Also what was tried and not accepted.")
+@json_option
+def list_records(files: tuple[Path, ...], with_trials: bool, as_json: bool) -> None:
+    """Show what files have: for each kernel what was chosen, and how its time compares with the rules'."""
+    from tsm_edge.tune.record_sets import merged
+
+    found = merged([_read(path) for path in files])
+    shown = [record for record in found.records if with_trials or record.accepted]
+    targets = _targets_by_fingerprint()
+    if as_json:
+        print_json({"records": shown, "threads": found.threads, "trials": _trials(found)})
+        return
+    columns = ("kernel", "layer", "for", "choice", "of the rules' time", "95 %", "rules (µs)", "tuned on")
+    optional = ("tuned on", "layer", "rules (µs)", "95 %")
+    rows = [_row(record, targets) for record in shown]
+    if rows:
+        print_table("", columns, rows, optional)
+    for record in found.threads:
+        click.echo(_threads_line(record))
+    accepted = sum(record.accepted for record in found.records)
+    note(
+        f"{accepted} accepted records, {len(found.threads)} of threads, {_trials(found)} trials that were not accepted"
+    )
+
+
+@command.command("merge")
+@_FILES
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File of records to write.")
+def merge(files: tuple[Path, ...], output: Path) -> None:
+    """Put all records of some files into one, sorted, each once.
+
+    Where two files accept something for one kernel, the later file's counts.
+    """
+    from tsm_edge.tune.record_sets import merged
+
+    if output.exists() and output.resolve() not in {path.resolve() for path in files}:
+        raise TuneError(
+            f"{output}: is there already, and none of the files", "name it, too, or choose another: -o FILE"
+        )
+    _write(output, merged([_read(path) for path in files]))
+
+
+@command.command("prune")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write  [the same]")
+def prune(file: Path, output: Path | None) -> None:
+    """Keep what compile can use: accepted records of this version of the rules, and threads. Trials go."""
+    from tsm_edge.tune.ledger import Ledger
+    from tsm_edge.tune.record_sets import pruned
+
+    before = _read(file)
+    kept = pruned(before)
+    if output is not None:
+        _write(output, kept)
+    else:
+        with Ledger(file, go_on=True) as ledger:  # not while a tuner has it
+            ledger.replace(kept)
+        note(_content(file, kept))
+    stale = sum(record.accepted for record in before.records) - len(kept.records)
+    if stale:
+        warn(f"{stale} accepted records are of another version of the rules, or came twice: left out")
+
+
+def _read(path: Path) -> RecordFile:
+    from tsm_edge.compile.records import read_records
+
+    found = read_records(path)
+    if found.damaged:
+        warn(f"{path}: line {', '.join(map(str, found.damaged))} is damaged and not used")
+    return found
+
+
+def _write(path: Path, found: RecordFile) -> None:
+    from tsm_edge.tune.record_sets import write_records
+
+    try:
+        write_records(path, found)
+    except OSError as error:
+        raise TuneError(f"{path}: cannot be written ({error.strerror})", "choose another file: -o FILE") from None
+    note(_content(path, found))
+
+
+def _content(path: Path, found: RecordFile) -> str:
+    return f"{path}: {len(found.records)} records of kernels, {len(found.threads)} of threads"
+
+
+def _trials(found: RecordFile) -> int:
+    return sum(not record.accepted for record in found.records)
+
+
+def _targets_by_fingerprint() -> dict[str, str]:
+    from tsm_edge.compile.record_keys import card_fingerprint
+
+    names: dict[str, str] = {}
+    for name in target_names():
+        try:
+            names.setdefault(card_fingerprint(load_target(name)), name)
+        except CardError:  # `native` where this machine cannot be detected
+            continue
+    return names
+
+
+def _row(record: Record, targets: dict[str, str]) -> Sequence[object]:
+    ratio = record.ratio
+    return (
+        record.about.get("layer", "-"),
+        ", ".join(record.layers),
+        f"{targets.get(record.card, 'another card')}, {record.precision}",
+        ", ".join(str(choice["rule"]) for choice in record.choices) + ("" if record.accepted else " (not accepted)"),
+        "wrong" if ratio is None else f"{ratio[0]:.3f}",
+        "-" if ratio is None else f"{ratio[1]:.3f} to {ratio[2]:.3f}",
+        f"{record.rule_us:.1f}",
+        f"{record.about.get('machine', '-')}, {record.about.get('date', '-')}",
+    )
+
+
+def _threads_line(record: ThreadRecord) -> str:
+    median, low, high = record.ratio
+    return (
+        f"{record.about.get('model', '-')}: {record.threads}, {median:.3f} of one thread's time "
+        f"(95 %: {low:.3f} to {high:.3f})"
+    )
