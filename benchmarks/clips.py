@@ -54,7 +54,7 @@ class Case:
         path = folder / f"{card.name}-{self.name.replace('/', '-').replace(' ', '-')}.onnx"
         if not path.exists():
             _say(f"exporting {self.name}")
-            export_onnx(ExportRequest(dataclasses.replace(card, network=network), path, frames=self.frames))
+            export_onnx(ExportRequest(dataclasses.replace(card, network=network), path, seed=0, frames=self.frames))
         return path
 
 
