@@ -36,12 +36,15 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=10.0)
     parser.add_argument("--json", type=Path, help="keep all runs in this file")
     arguments = parser.parse_args()
-    results: Sequence[Result]
+    results: list[Result]
     if arguments.artifact.is_file():
-        results = read_document(arguments.artifact).results
+        results = list(read_document(arguments.artifact).results)
     else:
         plan = Plan(duration_s=arguments.duration, power="none", peak=False)
-        results = [_measured(arguments.artifact, plan) for _ in range(1 + arguments.repetitions)]
+        results = [_measured(arguments.artifact, plan)]
+        if not results[0].yardstick:
+            parser.error(f"{arguments.artifact} has no yardstick inside: compile it again with this version")
+        results += [_measured(arguments.artifact, plan) for _ in range(arguments.repetitions)]
     if arguments.json is not None:
         write_document(Document(SCHEMA, __version__, tuple(results)), arguments.json)
     for result in results:
