@@ -60,7 +60,7 @@ def test_the_compiled_model_says_what_pytorch_says_of_every_frame(motion_artifac
         assert ((found.argmax(-1) == expected.argmax(-1)) | tied).all()
         assert (label_after(found, 12, True) == label_after(expected, 12, True)).all()
     if count >= 1200:
-        assert measure(compiled, truth, LABELS).overall.share == pytest.approx(0.87, abs=0.005)
+        assert measure(compiled, truth, LABELS).overall.share == pytest.approx(0.966, abs=0.003)
 
 
 def test_accuracy_on_clips_of_another_style(motion_artifact: Artifact) -> None:
@@ -76,7 +76,7 @@ def test_accuracy_on_clips_of_another_style(motion_artifact: Artifact) -> None:
             frames = film(label, things, backgrounds, random)
             logits = np.stack([session.step(preprocess(frame)).reshape(-1) for frame in frames])
             right.append(LABELS[logits[6:].mean(0).argmax()] == label)
-    assert np.mean(right) >= 0.8  # 0.842 of these 120; 0.85 was wanted
+    assert np.mean(right) >= 0.9
 
 
 def test_the_demo_is_right_of_most_motions(
@@ -85,7 +85,7 @@ def test_the_demo_is_right_of_most_motions(
     monkeypatch.setattr("tsm_edge.demo.compile_model", lambda *_arguments, **_options: motion_artifact)
     result = run_demo(DemoRequest(model="motion", output=tmp_path))
     assert len(result.segments) == 24
-    assert result.right >= 0.75 * 24
+    assert result.right >= 0.9 * 24
     assert {path.name for path in tmp_path.iterdir()} == {"demo-clip.mp4", "demo-annotated.mp4"}
 
 

@@ -93,7 +93,7 @@ class Recipe:
 
 # From nothing, on generated clips that never repeat.
 FROM_SCRATCH = Recipe(
-    epochs=20,
+    epochs=50,
     batch=16,
     optimizer="adamw",
     rate=3e-3,
