@@ -140,6 +140,12 @@ def test_a_damaged_manifest(content: bytes, message: str, folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_input_without_a_shape(folder: Path) -> None:
+    edit(folder, lambda table: table["frame"].update(shape=[]))
+    with pytest.raises(ArtifactError, match="not a readable manifest"):
+        load_artifact(folder)
+
+
 def test_a_precision_of_a_later_version(folder: Path) -> None:
     edit(folder, lambda table: table.update(precision="fp4"))
     with pytest.raises(ArtifactError, match="precision is 'fp4', expected fp32, fp16, int8"):

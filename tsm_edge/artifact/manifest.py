@@ -295,7 +295,7 @@ def parse_manifest(text: str, where: str | Path) -> Manifest:
         raise _too_deep(where) from None
     except CardError as error:
         raise ArtifactError(f"{where}: not a readable manifest ({shortened(error.problem)})", _AGAIN) from None
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ArtifactError(f"{where}: not a readable manifest ({shortened(str(error))})", _AGAIN) from None
 
 
