@@ -58,7 +58,13 @@ def install(unit: Unit, folder: Path = FOLDER, control: Systemctl = systemctl) -
         raise _not_allowed(path, error) from None
     control(["daemon-reload"])
     control(["enable", unit.file_name])
-    control(["restart", unit.file_name])
+    try:
+        control(["restart", unit.file_name])
+    except ServiceError as error:
+        raise ServiceError(
+            f"{path} is written, but the run has not started: {error.problem}",
+            f"it is tried again every few seconds; see why: journalctl -u {unit.file_name} -n 20",
+        ) from None
     return path
 
 

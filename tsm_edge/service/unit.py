@@ -29,6 +29,8 @@ RestartSec=5
 # A step or a driver that hangs is no failure that a program can see itself.
 WatchdogSec=60
 TimeoutStopSec=30
+# How a run ends that is told to: no failure.
+SuccessExitStatus=143
 
 # A user of its own, made at the start; what it writes is in /var/lib/{folder}.
 DynamicUser=yes
