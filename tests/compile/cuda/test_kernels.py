@@ -135,10 +135,10 @@ def test_shift_caches_and_logits(computed: Computed) -> None:
 # Fields that can be but one thing on a GPU, or are another test's.
 CONSTANT = re.compile(
     r"^\w+$|\.(source|target|cache|border|tile|loops|parallel)$"  # what is in it counts
-    r"|\.border\.|\.paired$|\.pixel$"  # planes have neither borders nor pairs
+    r"|\.border\.|\.paired$|\.pixel$|\.frames$"  # planes have neither borders nor pairs, and are of one frame
     r"|^AveragePoolSpec\.target\.(height|width|row|channel|dtype)$"  # a vector
     r"|^FallbackSpec\.loops\.parallel\."  # TVM's
-    r"|^StemSpec\.(source\.dtype|outside)$|^HalfStemSpec\.(source\.|normalisation$)"  # test_bytes.py
+    r"|^StemSpec\.(source\.dtype|outside)$|^HalfStemSpec\.(source\.|target\.dtype$|normalisation$)"  # test_bytes.py
     r"|^(ExpandDepthwise|Winograd(Source|Target)|Patches)Spec\."  # of these names in test_*.py
     r"|^GemmSpec\.batch$"  # test_winograd.py
 )
