@@ -223,3 +223,9 @@ def test_rates_follow_their_schedules() -> None:
     assert [steps.rate_at(done) for done in (0.05, 0.3, 0.6, 0.9)] == pytest.approx([0.5, 1, 0.1, 0.01])
     assert FROM_SCRATCH.rate_at(1.0) == pytest.approx(0.0)
     assert np.argmax([FROM_SCRATCH.rate_at(done) for done in np.linspace(0, 1, 101)]) == 2
+
+
+def test_a_network_of_optical_flow_is_not_trained(tmp_path: Path) -> None:
+    card = load_model("resnet50-kinetics-flow-8f")
+    with pytest.raises(TsmEdgeError, match="resnet50-kinetics-flow-8f takes optical flow, expected one that takes RGB"):
+        TrainRequest(card, DATA, tmp_path, RECIPE)
