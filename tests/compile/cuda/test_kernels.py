@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
+import tempfile
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
@@ -97,10 +99,16 @@ class Computed:
     launches: tuple[Launch, ...]
 
 
-@pytest.fixture(scope="module")
-def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Computed:
-    run: Run = request.param
-    reference, made, ends = network(run, tmp_path_factory.mktemp("cuda"))
+@pytest.fixture
+def computed(request: pytest.FixtureRequest) -> Computed:
+    return compute(request.param)
+
+
+@functools.cache
+def compute(run: Run) -> Computed:
+    """Once for all of its cases: pytest makes a fixture again for every set of parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        reference, made, ends = network(run, Path(folder))
     gpu = load_target(NANO).gpu
     assert gpu is not None
     ptx = compiled({"net": made}, gpu)
