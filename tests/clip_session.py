@@ -102,10 +102,11 @@ class OnnxClipSession:
     reconnections = 0
 
     def __init__(self, path: Path, manifest: ClipManifest) -> None:
-        import onnxruntime
+        from tsm_edge.artifact.onnx_runtime import import_onnxruntime
 
         self.manifest = manifest
-        self._session: Any = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        runtime = import_onnxruntime()
+        self._session: Any = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         self._frame_logits: Floats | None = None
 
     def reset(self) -> None:

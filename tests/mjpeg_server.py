@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from clips import jpeg, plain
+from encoded_clips import jpeg, plain
 
 Send = Callable[[int], None]
 Script = Callable[["MjpegServer", Send], None]

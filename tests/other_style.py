@@ -11,7 +11,7 @@ import math
 import cv2
 import numpy as np
 import numpy.typing as npt
-from clips import clip
+from encoded_clips import clip
 
 Image = npt.NDArray[np.uint8]
 SIZE, FRAMES = 160, 12

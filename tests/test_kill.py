@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from clips import clip
+from encoded_clips import clip
 from killing import sweep
 from onnx_graphs import small_network
 

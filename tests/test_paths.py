@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clips import clip, plain
 from conftest import RunProgram
+from encoded_clips import clip, plain
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards import TargetCard

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from clips import clip
+from encoded_clips import clip
 from onnx_graphs import small_network
 
 from tsm_edge.artifact.folder import load_artifact

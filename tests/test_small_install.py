@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from background import Background, served_at
-from clips import clip
+from encoded_clips import clip
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.extras import EXTRAS, line_for

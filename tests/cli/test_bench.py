@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clips import plain, write_avi
 from conftest import RunProgram
+from encoded_clips import plain, write_avi
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.bench.result import Document, from_json, read_document

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from clip_session import open_clip_session
-from clips import clip, plain, write_avi
+from encoded_clips import clip, plain, write_avi
 
 from tsm_edge.cli.main import entry_point
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clips import clip, cut_off, damaged, index_first, only_sound
+from encoded_clips import clip, cut_off, damaged, index_first, only_sound
 from fake_session import open_fake
 from mjpeg_server import MjpegServer, Send, serving, steady, wait_until
 

@@ -41,7 +41,7 @@ ABI = {
     *("tsm_abi_version", "tsm_manifest", "tsm_open", "tsm_open_program", "tsm_reset", "tsm_step", "tsm_step_explicit"),
     *("tsm_step_u8", "tsm_calls", "tsm_step_profiled", "tsm_measure", "tsm_yardstick", "tsm_close", "tsm_last_error"),
     *("__tvm_ffi_step", "__tvm_ffi_stream_step", "__tvm_ffi_stream_reset", "__tvm_ffi_measure", "__tvm_ffi_yardstick"),
-    "__tvm_ffi_select",
+    *("__tvm_ffi_select", "tsm_output", "__tvm_ffi_stream_output"),
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from background import Background
 from broker import Broker, Subscriber, needs_broker
-from clips import clip
+from encoded_clips import clip
 from fake_session import open_fake
 from mjpeg_server import MjpegServer, Script, Send, serving, wait_until
 from running_page import PROGRAM, TESTS, RunningPage

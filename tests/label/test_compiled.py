@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from clips import clip
+from encoded_clips import clip
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.artifact.reference import Reference

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clip_session import CLASSES, ClipManifest, ClipSession
-from clips import clip, cut_off, encode, index_first, plain, repeated, write_avi
+from encoded_clips import clip, cut_off, encode, index_first, plain, repeated, write_avi
 
 from tsm_edge.artifact.manifest import CacheInfo
 from tsm_edge.errors import ArtifactError, TsmEdgeError, VideoError

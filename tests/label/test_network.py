@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from clip_session import ClipManifest, OnnxClipSession
-from clips import clip
+from encoded_clips import clip
 
 from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess
 from tsm_edge.export.onnx import ExportRequest, export_onnx

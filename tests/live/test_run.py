@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from clips import clip, cut_off, index_first, plain, write_avi
+from encoded_clips import clip, cut_off, index_first, plain, write_avi
 from fake_session import FakeSession
 from mjpeg_server import MjpegServer, Send, serving, steady
 

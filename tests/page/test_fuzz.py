@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from clips import clip
+from encoded_clips import clip
 from running_page import RunningPage, together
 
 from tsm_edge.page.server import LONGEST_S, MOST_CONNECTIONS, MOST_VIEWERS

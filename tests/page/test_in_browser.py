@@ -10,7 +10,7 @@ from typing import Any
 import axe_core_python
 import pytest
 from browser import Tab, browser, needs_browser
-from clips import clip
+from encoded_clips import clip
 from mjpeg_server import MjpegServer, Send, serving
 from running_page import RunningPage
 

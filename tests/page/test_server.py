@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from clips import clip
+from encoded_clips import clip
 from mjpeg_server import serving, steady
 from prometheus_client.parser import text_string_to_metric_families
 from running_page import RunningPage, together

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from artifacts import compile_onnx
-from clips import clip
 from conftest import RunProgram
+from encoded_clips import clip
 from onnx_graphs import small_network
 
 from tsm_edge.artifact.folder import Artifact

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from background import Background
-from clips import clip
+from encoded_clips import clip
 from mjpeg_server import wait_until
 from running_page import PROGRAM, TESTS
 

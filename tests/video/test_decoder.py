@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from clips import case, clip, encode, index_first, plain, write_mjpeg
+from encoded_clips import case, clip, encode, index_first, plain, write_mjpeg
 
 from tsm_edge.errors import VideoError
 from tsm_edge.video.source import Frame, VideoSource, open_source

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clips import clip, encode, plain
+from encoded_clips import clip, encode, plain
 
 from tsm_edge.errors import VideoError
 from tsm_edge.video.capture import SourceOptions

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import case, clip, cut_off, damaged, encode, index_first, jpeg, plain, write_avi, write_mjpeg
+from encoded_clips import case, clip, cut_off, damaged, encode, index_first, jpeg, plain, write_avi, write_mjpeg
 
 from tsm_edge.errors import VideoError
 from tsm_edge.video.decoder import Decoder

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from clips import plain, write_avi
+from encoded_clips import plain, write_avi
 
 from tsm_edge.errors import VideoError
 from tsm_edge.video.loop import LoopedSource

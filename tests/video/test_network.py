@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clips import clip, encode, index_first, plain
+from encoded_clips import clip, encode, index_first, plain
 from mjpeg_server import MjpegServer, Send, serving
 
 from tsm_edge.errors import VideoError

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from clips import jpeg, plain
+from encoded_clips import jpeg, plain
 
 from tsm_edge.errors import VideoError
 from tsm_edge.video.source import FileSource, open_source

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import BIKES_FRAMES, clip
+from encoded_clips import BIKES_FRAMES, clip
 
 from tsm_edge.cards import load_model
 from tsm_edge.errors import VideoError

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from clips import clip
+from encoded_clips import clip
 
 from tsm_edge.cards import Preprocess, height_width
 from tsm_edge.video.preprocess import Cut, Preprocessor, plan_axis

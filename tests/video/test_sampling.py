@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 import pytest
-from clips import case
+from encoded_clips import case
 
 from tsm_edge.errors import VideoError
 from tsm_edge.video.crops import offsets

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from clips import (
+from encoded_clips import (
     BIKES_FPS,
     BIKES_FRAMES,
     BIKES_SIZE,

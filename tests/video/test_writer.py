@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import case, plain, write_avi
+from encoded_clips import case, plain, write_avi
 
 from tsm_edge.errors import TsmEdgeError, VideoError
 from tsm_edge.live.annotate import annotate
