@@ -24,11 +24,11 @@ import itertools, shutil, sys, time
 from pathlib import Path
 from tsm_edge.compile.package.output import writing_artifact
 print("ready", flush=True)
-for source in itertools.cycle(sys.argv[2:]):
+for source in itertools.cycle(sys.argv[3:]):
     with writing_artifact(Path(sys.argv[1])) as folder:
         for file in Path(source).iterdir():
             shutil.copy(file, folder)
-    time.sleep(0.01)  # a reader that is slower than the replacing could try for ever
+    time.sleep(float(sys.argv[2]))
 """
 
 
@@ -55,8 +55,10 @@ def test_readers_during_replacement(
     model = tmp_path / "out" / "model"
     sources = [str(small_artifact.path), str(other_artifact.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    # A bundle takes longer to read than the folder to replace: without a pause it could try for ever.
+    pause_s = "0.15" if reader == "bundle" else "0.005"
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(model), *sources], stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-c", WRITER, str(model), pause_s, *sources], stdout=subprocess.PIPE, env=environment
     ) as writer:
         try:
             assert writer.stdout is not None
