@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,14 +18,14 @@ import numpy as np
 from engines import load_engine
 from engines.base import read_model
 from peers import US, Race, choose_variants, contenders_of, not_in, prepare_engines, race_engines, race_json
+from race_command import add_race_options, run_in_folder, say
 from report import SHARED, describe, machine_info, physical_cpus, table, write_json
-from stages import Place, StageError
+from stages import Place
 from streams import reference_logits, video
 from worker import FRAMES
 
 from tsm_edge.bench.interleave import Schedule
 from tsm_edge.cards import ModelCard, TemporalMode, load_model
-from tsm_edge.errors import TsmEdgeError
 from tsm_edge.export.onnx import ExportRequest, export_onnx
 
 ENGINES = (US, "onnxruntime", "openvino", "executorch")
@@ -53,7 +52,7 @@ class Case:
         network = dataclasses.replace(card.network, temporal_mode=self.mode, shift_proportion=self.proportion)
         path = folder / f"{card.name}-{self.name.replace('/', '-').replace(' ', '-')}.onnx"
         if not path.exists():
-            _say(f"exporting {self.name}")
+            say(f"exporting {self.name}")
             export_onnx(ExportRequest(dataclasses.replace(card, network=network), path, seed=0, frames=self.frames))
         return path
 
@@ -129,10 +128,6 @@ def print_proportions(card: ModelCard, races: list[Race]) -> None:
     print(table(("share", "threads", "median ms", "over 0", "95 %"), rows))
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
@@ -141,11 +136,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--tsn", nargs="*", type=int, default=[8], help="of TSN's clips (%(default)s)")
     add("--engines", nargs="+", default=list(ENGINES), metavar="NAME", help=", ".join(ENGINES))
     add("--shift", action="store_true", help="measure shares of shifted channels instead of engines")
-    add("--threads", nargs="+", type=int, default=[1, 2], help="one race for each (%(default)s)")
-    add("--rounds", type=int, default=20, help="turns of each engine (%(default)s)")
-    add("--block", type=int, default=2, help="timed clips of a turn (%(default)s)")
-    add("--nice", type=int, default=0, help="niceness of the timed processes; below 0 only as root (%(default)s)")
-    add("--json", type=Path, help="write all samples here")
+    add_race_options(parser, [1, 2], rounds=20, block=2, timed="clips")
     add("--work", type=Path, help="keep exported and converted models in this folder and use them again")
     return parser.parse_args(arguments)
 
@@ -169,21 +160,13 @@ def _run(options: argparse.Namespace, work: Path) -> None:
         print_races(card, races)
     if options.json:
         write_json(options.json, {"benchmark": "clips", "model": card.name, "machine": machine} | data)
-        _say(f"wrote {options.json}")
+        say(f"wrote {options.json}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; return the exit code."""
     options = _options(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="tsm-edge-clips-") as scratch:
-            work = (options.work or Path(scratch)).resolve()
-            work.mkdir(parents=True, exist_ok=True)
-            _run(options, work)
-    except (StageError, TsmEdgeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_in_folder(lambda folder: _run(options, folder), options.work)
 
 
 if __name__ == "__main__":

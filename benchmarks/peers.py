@@ -11,7 +11,6 @@ import importlib.util
 import itertools
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from engines import MODULES, PRECISIONS, load_engine, precisions_of
 from engines.base import OnlineModel, read_model
 from quantised_file import write_quantised
+from race_command import add_race_options, run_in_folder, say
 from report import SHARED, describe, machine_info, physical_cpus, table, write_json
 from stages import ANYWHERE, Place, StageError, results_of, run_stage
 from streams import reference_logits, video
@@ -29,7 +29,6 @@ from tsm_edge.bench.interleave import Samples, Schedule
 from tsm_edge.bench.paired import Ratio, paired_ratio
 from tsm_edge.cards import load_model
 from tsm_edge.cards.architecture import cpu_flags
-from tsm_edge.errors import TsmEdgeError
 from tsm_edge.export.onnx import ExportRequest, export_onnx
 from tsm_edge.files.atomic import file_sha256
 
@@ -107,7 +106,7 @@ def prepare_engines(
             shutil.rmtree(folder, ignore_errors=True)
             if name == US and artifact is not None:
                 shutil.copytree(artifact, folder / "artifact")
-            _say(f"{name}: converting")
+            say(f"{name}: converting")
             job = contender.job(work)
             try:
                 run_stage({"stage": "prepare"} | job, ANYWHERE, work, PREPARE_SECONDS)
@@ -127,7 +126,7 @@ def contenders_of(names: list[str], model: OnlineModel, precision: str, work: Pa
         quantised = work / "quantised.onnx"
         others = [name for name in names if name != US]
         if others and not quantised.exists():
-            _say("onnxruntime: quantising")
+            say("onnxruntime: quantising")
             write_quantised(model, quantised)
         files |= dict.fromkeys(others, quantised)
     found = [Contender(name, name, precision, path) for name, path in files.items()]
@@ -146,7 +145,7 @@ def choose_variants(contenders: list[Contender], work: Path, place: Place, absen
     chosen: Entries = {}
     for contender in contenders:
         name = contender.name
-        _say(f"{name}: checking outputs, {len(place.cpus)} thread(s)")
+        say(f"{name}: checking outputs, {len(place.cpus)} thread(s)")
         entry = contender.job(work) | {"reference": str(work / "reference.npy")}
         job = {"stage": "probe", "rounds": PROBE_ROUNDS, "block": PROBE_BLOCK} | entry
         try:
@@ -167,7 +166,7 @@ def race_engines(
     """Race these engines with one thread a CPU."""
     if not entries:
         raise StageError("no engine could be measured: " + "; ".join(f"{k}: {v}" for k, v in absent.items()))
-    _say(f"racing {', '.join(entries)}: {schedule.rounds} rounds of {schedule.block} frames")
+    say(f"racing {', '.join(entries)}: {schedule.rounds} rounds of {schedule.block} frames")
     results = run_stage({"stage": "measure", "entries": entries} | vars(schedule), place, work)
     variants = {name: entry["variant"] for name, entry in entries.items()}
     errors = {name: result["error"] for name, result in results.items()}
@@ -237,10 +236,6 @@ def race_json(result: Race) -> dict[str, Any]:
     }
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
@@ -249,11 +244,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--artifact", type=Path, help="measure this artifact, with its own model.onnx, instead of compiling one")
     add("--engines", nargs="+", choices=list(MODULES), default=list(MODULES), metavar="NAME", help=", ".join(MODULES))
     add("--precision", choices=PRECISIONS, default="fp32", help="of every engine that has it; int8 also races fp32")
-    add("--threads", nargs="+", type=int, default=[1, 2], help="one race for each (%(default)s)")
-    add("--rounds", type=int, default=40, help="turns of each engine (%(default)s)")
-    add("--block", type=int, default=8, help="timed frames of a turn (%(default)s)")
-    add("--nice", type=int, default=0, help="niceness of the timed processes; below 0 only as root (%(default)s)")
-    add("--json", type=Path, help="write all samples here")
+    add_race_options(parser, [1, 2], rounds=40, block=8, timed="frames")
     add("--work", type=Path, help="keep other engines' converted models in this folder and use them again")
     return parser.parse_args(arguments)
 
@@ -280,7 +271,7 @@ def _run(options: argparse.Namespace, folder: Path) -> None:
     if options.json:
         data = {"benchmark": "peers", "model": onnx.stem, "machine": machine, "races": [race_json(r) for r in races]}
         write_json(options.json, data)
-        _say(f"wrote {options.json}")
+        say(f"wrote {options.json}")
 
 
 def _instruction_sets(ready: list[Contender], precision: str) -> tuple[str, ...]:
@@ -291,7 +282,7 @@ def _instruction_sets(ready: list[Contender], precision: str) -> tuple[str, ...]
 
 def _export(name: str, folder: Path) -> Path:
     path = folder / f"{name}.onnx"
-    _say(f"exporting {name}")
+    say(f"exporting {name}")
     export_onnx(ExportRequest(load_model(name), path))
     return path
 
@@ -299,15 +290,7 @@ def _export(name: str, folder: Path) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; return the exit code."""
     options = _options(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="tsm-edge-peers-") as scratch:
-            folder = (options.work or Path(scratch)).resolve()
-            folder.mkdir(parents=True, exist_ok=True)
-            _run(options, folder)
-    except (StageError, TsmEdgeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_in_folder(lambda folder: _run(options, folder), options.work)
 
 
 if __name__ == "__main__":

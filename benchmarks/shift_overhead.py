@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 from engines.base import read_model
 from plot import Line, Panel, line_plots
+from race_command import add_race_options, run_in_folder, say
 from report import SHARED, describe, machine_info, physical_cpus, table, write_json
-from stages import Place, StageError, results_of, run_stage
+from stages import Place, results_of, run_stage
 from streams import reference_logits, video
 from worker import FRAMES
 
@@ -27,7 +27,6 @@ from tsm_edge.bench.interleave import Samples, Schedule
 from tsm_edge.bench.paired import Ratio, paired_ratio
 from tsm_edge.cards import SHIFT_PROPORTIONS, ModelCard, ShiftPlace, load_model, load_target
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
-from tsm_edge.errors import TsmEdgeError
 from tsm_edge.files.atomic import write_atomic
 
 TSN = "TSN"
@@ -96,7 +95,7 @@ def compile_cases(card: ModelCard, work: Path) -> dict[str, dict[str, Any]]:
     target = load_target("native")
     entries = {}
     for case in CASES:
-        _say(f"{card.name}: compiling {case.name}")
+        say(f"{card.name}: compiling {case.name}")
         folder = work / f"{card.name}-{case.name.replace('/', '-').replace(' ', '-')}"
         artifact = compile_model(CompileRequest(target, folder / "artifact", card=case.of(card)))
         onnx = artifact.path / "model.onnx"
@@ -120,7 +119,7 @@ def compile_cases(card: ModelCard, work: Path) -> dict[str, dict[str, Any]]:
 
 def time_cases(model: str, entries: dict[str, dict[str, Any]], work: Path, place: Place, schedule: Schedule) -> Sweep:
     """Step all cases in interleaved turns."""
-    _say(f"{model}: {schedule.rounds} rounds of {schedule.block} frames, {len(place.cpus)} thread(s)")
+    say(f"{model}: {schedule.rounds} rounds of {schedule.block} frames, {len(place.cpus)} thread(s)")
     results = results_of(run_stage({"stage": "measure", "entries": entries} | vars(schedule), place, work))
     samples = {}
     for case in dict.fromkeys(entry["case"] for entry in entries.values()):
@@ -186,11 +185,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--models", nargs="+", default=["mobilenetv2-kinetics", "resnet50-kinetics"], help="model cards (%(default)s)")
-    add("--threads", nargs="+", type=int, default=[1], help="one sweep for each (%(default)s)")
-    add("--rounds", type=int, default=50, help="turns of each copy (%(default)s)")
-    add("--block", type=int, default=2, help="timed frames of a turn (%(default)s)")
-    add("--nice", type=int, default=0, help="niceness of the timed processes; below 0 only as root (%(default)s)")
-    add("--json", type=Path, help="write all samples here")
+    add_race_options(parser, [1], rounds=50, block=2, timed="frames")
     add("--plot", type=Path, help="write an SVG plot here")
     return parser.parse_args(arguments)
 
@@ -209,26 +204,16 @@ def _run(options: argparse.Namespace, work: Path) -> None:
     if options.json:
         data = {"benchmark": "shift_overhead", "machine": machine, "sweeps": [sweep_json(sweep) for sweep in sweeps]}
         write_json(options.json, data)
-        _say(f"wrote {options.json}")
+        say(f"wrote {options.json}")
     if options.plot:
         write_atomic(options.plot, line_plots([panel_of(sweep) for sweep in sweeps], describe(machine)).encode())
-        _say(f"wrote {options.plot}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        say(f"wrote {options.plot}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; return the exit code."""
     options = _options(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="tsm-edge-shift-") as scratch:
-            _run(options, Path(scratch))
-    except (StageError, TsmEdgeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_in_folder(lambda folder: _run(options, folder))
 
 
 if __name__ == "__main__":
