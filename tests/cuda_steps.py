@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx_graphs import Floats
+from onnx_graphs import Floats, Reference, assert_close
 from standin_device import run_kernel
 
 from tsm_edge.cards import GpuSpec, Preprocess, load_target
@@ -131,6 +131,16 @@ class Step:
         if ref.space in ("frame", "frame_bytes"):
             return self._frame if ref.space == "frame" else self._bytes
         return self._next[ref.index] if ref.space == "next_cache" else spaces[ref.space][ref.index]
+
+
+def assert_computes(network: Lowered, model: onnx.ModelProto, gpu: GpuSpec, tolerance: float) -> None:
+    """One frame from caches of other values than zero: logits and next caches are those of ONNX Runtime."""
+    reference, step = Reference(model), Step(network, compiled({"net": network}, gpu), "net")
+    (frame,) = reference.frames(1)
+    caches = [cache + 0.5 for cache in reference.zeros()]
+    found, expected = step(frame, caches), reference.step(frame, caches)
+    for mine, wanted in zip([found[0], *found[1]], [expected[0], *expected[1]], strict=True):
+        assert_close(mine, wanted, tolerance)
 
 
 def to_device(values: Floats, image: Image) -> np.ndarray:

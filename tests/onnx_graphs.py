@@ -168,6 +168,11 @@ class GraphBuilder:
         """``tensor`` becomes the next value of ``cache``; it must not be an output already."""
         self._outputs[f"{cache}_next"] = tensor
 
+    def next_cache(self, tensor: str) -> str:
+        """``tensor`` becomes the next value of a cache of its own, which nothing reads; returns it."""
+        self.feed_back(self.cache(self.shapes[tensor]), tensor)
+        return tensor
+
     def shift(self, source: str, channels: int) -> str:
         """``concat(cache, source[:, channels:])`` with ``source[:, :channels]`` as the next cache."""
         _, total, height, width = self.shapes[source]

@@ -27,21 +27,16 @@ TOLERANCE = {2: 1e-5, 4: 1e-4}
 def network(height: int, width: int) -> onnx.ModelProto:
     """Every way a 3×3 convolution at stride 1 appears, each read through a next cache."""
     graph = GraphBuilder(height, width)
-
-    def end(tensor: str) -> str:
-        graph.feed_back(graph.cache(graph.shapes[tensor]), tensor)
-        return tensor
-
-    x = end(graph.conv(graph.frame, 40))
-    end(graph.conv(x, 17, 3))  # odd channels, a bias, no clamp
-    end(graph.clip(graph.conv(x, 130, 3, bias=False), -0.5, 0.75))
-    end(graph.conv(x, 9, 3, 1, (2, 0, 0, 2)))
-    end(graph.conv(x, 9, 3, 1, (0, 1, 3, 2)))
+    x = graph.next_cache(graph.conv(graph.frame, 40))
+    graph.next_cache(graph.conv(x, 17, 3))  # odd channels, a bias, no clamp
+    graph.next_cache(graph.clip(graph.conv(x, 130, 3, bias=False), -0.5, 0.75))
+    graph.next_cache(graph.conv(x, 9, 3, 1, (2, 0, 0, 2)))
+    graph.next_cache(graph.conv(x, 9, 3, 1, (0, 1, 3, 2)))
     if min(height, width) > 2:
-        end(graph.conv(x, 9, 3, 1, (0, 0, 0, 0)))
-    end(graph.relu(graph.add(graph.conv(x, 40, 3), x)))  # a residual, as in ResNet-18
-    end(graph.conv(graph.relu(graph.conv(x, 24, 3)), 33, 5))  # read with a border
-    end(graph.conv(graph.relu(graph.conv(x, 24, 3)), 33, 3))
+        graph.next_cache(graph.conv(x, 9, 3, 1, (0, 0, 0, 0)))
+    graph.next_cache(graph.relu(graph.add(graph.conv(x, 40, 3), x)))  # a residual, as in ResNet-18
+    graph.next_cache(graph.conv(graph.relu(graph.conv(x, 24, 3)), 33, 5))  # read with a border
+    graph.next_cache(graph.conv(graph.relu(graph.conv(x, 24, 3)), 33, 3))
     return graph.model(graph.head(x, 3))
 
 
