@@ -27,22 +27,6 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def environment(program_environment: dict[str, str]) -> dict[str, str]:
-    return {**program_environment, "PYTHONPATH": f"{program_environment['PYTHONPATH']}:{TESTS}"}
-
-
-@pytest.fixture
-def run(environment: dict[str, str], tmp_path: Path) -> Run:
-    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [*PROGRAM, *map(str, arguments)]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=environment
-        )
-
-    return call
-
-
-@pytest.fixture
 def videos(tmp_path: Path) -> Path:
     """A folder ``videos`` of five, of level 1, 3, 5, 7 and 9, whose names are their levels."""
     folder = tmp_path / "videos"

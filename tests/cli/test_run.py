@@ -26,24 +26,6 @@ PROGRAM = [sys.executable, str(TESTS / "run_cli_with_fake_session.py"), "run"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def environment(program_environment: dict[str, str]) -> dict[str, str]:
-    environment = {**program_environment, "PYTHONPATH": f"{program_environment['PYTHONPATH']}:{TESTS}"}
-    environment.pop("OPENCV_FFMPEG_LOGLEVEL", None)  # set by tests that used the package in this process
-    return environment
-
-
-@pytest.fixture
-def run(environment: dict[str, str], tmp_path: Path) -> Run:
-    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [*PROGRAM, *map(str, arguments)]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=environment
-        )
-
-    return call
-
-
 def json_lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
