@@ -28,6 +28,8 @@ _POINT = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
 _COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]]) / 3
 # Mean over standard deviation of half a bell curve: what puts the zero of a rectified channel back to zero.
 _RECTIFIED = 0.7
+# Two expanded units of every block, which no other detector uses: they hand channels on to later frames.
+_ONE, _OTHER = 40, 41
 
 
 @torch.no_grad()
@@ -82,13 +84,10 @@ def _detect_motion(backbone: MobileNetV2) -> None:
     expand: dict[int, dict[int, float]] = {}
     for colour in range(3):
         expand |= {2 * colour: {colour: 1}, 2 * colour + 1: {colour: -1}}
-    for unit in range(6, 14):
-        expand[unit] = {0: 1 if (unit - 6) % 4 < 2 else -1}
     _set_rows(_convolution(second, 0), expand)
     _filter(second, 3, range(6), _BLUR)
-    for unit in range(6, 14):
-        kernel = _ACROSS if unit < 10 else _ACROSS.T
-        _filter(second, 3, [unit], kernel * (1 - 2 * (unit % 2)), 0.0)
+    _derive(second, 6, 0, _ACROSS)
+    _derive(second, 10, 0, _ACROSS.T)
     rows = {place: {2 * (place % fold % 3): 1.0, 2 * (place % fold % 3) + 1: -1.0} for place in range(2 * fold)}
     across, along, channels = 2 * fold, 2 * fold + 1, _projection(second).shape[0]
     rows |= {place: _signed(6 + 4 * (place % 2)) for place in range(across, min(across + 4, channels))}
@@ -114,10 +113,8 @@ def _detect_fades(backbone: MobileNetV2) -> None:
     if energy + 2 >= _projection(third).shape[0]:
         return
     # The second block: what a pixel differs from those around it, in brightness and in colours.
-    expand = {14 + unit: {unit // 4: 1 if unit % 4 < 2 else -1} for unit in range(12)}
-    _set_rows(_convolution(second, 0), expand)
-    for unit in expand:
-        _filter(second, 3, [unit], _AROUND * (1 - 2 * (unit % 2)), 0.0)
+    for colour in range(3):
+        _derive(second, 14 + 4 * colour, colour, _AROUND)
     _set_rows(_projection(second), {energy + colour: _signed(14 + 4 * colour) for colour in range(3)})
     # The third: both signs of that and of the brightness' two derivatives, blurred, together.
     signed = (across, across + 1, energy, energy + 1, energy + 2)
@@ -160,15 +157,17 @@ def _compare(layers: Sequence[nn.Module], run: list[int], now: int, before: int,
         The same two behind the run.
     """
     front, fold = layers[run[0] - 1], layers[run[0]].fold
-    _through(front, {40: {now: 1}, 41: {before: 1}})
-    _set_rows(_projection(front), {0: {41: 1}, fold: {40: 1}, place: {}} | {1 + step: {} for step in range(len(run))})
+    _through(front, {_ONE: {now: 1}, _OTHER: {before: 1}})
+    _set_rows(
+        _projection(front), {0: {_OTHER: 1}, fold: {_ONE: 1}, place: {}} | {1 + step: {} for step in range(len(run))}
+    )
     for step, index in enumerate(run):
         block = layers[index]
-        _through(block, {40: {step: 1}})
-        _set_rows(_projection(block), {step + 1: {40: 1}, fold: {}})
+        _through(block, {_ONE: {step: 1}})
+        _set_rows(_projection(block), {step + 1: {_ONE: 1}, fold: {}})
         block.conv[-1].weight[step + 1] = 1
-    _through(block, {41: {fold: 1, step: -1}}, 3)
-    _set_rows(_projection(block), {place: {41: 1}})
+    _through(block, {_OTHER: {fold: 1, step: -1}}, 3)
+    _set_rows(_projection(block), {place: {_OTHER: 1}})
     block.conv[-1].weight[place] = 1
     return fold, len(run)
 
@@ -199,6 +198,13 @@ def _carry(layers: Sequence[nn.Module], places: list[int], first: int = 0) -> No
             _projection(block),
             {place: {plus: 1, minus: -1} for place, (plus, minus) in zip(places, pairs, strict=True)},
         )
+
+
+def _derive(block: nn.Module, first: int, channel: int, kernel: Tensor) -> None:
+    """A kernel of a channel in four units from ``first`` on, for :func:`_signed` to put together."""
+    for unit in range(4):
+        _set_rows(_convolution(block, 0), {first + unit: {channel: 1 if unit < 2 else -1}})
+        _filter(block, 3, [first + unit], kernel * (1 - 2 * (unit % 2)), 0.0)
 
 
 def _signed(unit: int) -> dict[int, float]:
