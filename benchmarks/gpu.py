@@ -29,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LIMIT_S = 460.0  # of `run`: eight minutes, less what starting and writing take
@@ -130,6 +131,12 @@ def execute(command: list[str], clock: Clock, most_s: float, variables: dict[str
     return {"code": process.returncode, "seconds": seconds, "output": output, "errors": errors[-2000:]}
 
 
+def at_once(asked: dict[str, tuple]) -> dict[str, dict]:
+    """Execute programs beside each other (their time is not measured): name → the answer of ``execute``."""
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return dict(zip(asked, pool.map(lambda of: execute(*of), asked.values()), strict=True))
+
+
 def ask_device(clock: Clock) -> dict:
     """Name, driver, clocks and heat of the first GPU, as nvidia-smi says; drivers before 510 do not tell them all."""
     keys = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "temperature.gpu", "compute_cap")
@@ -149,8 +156,7 @@ def verify(folder: Path, artifact: dict, device: dict, clock: Clock) -> dict:
     if artifact["arch"] == device.get("compute_cap"):
         ways["machine code"] = {"TSM_EDGE_CUBIN": "1"}
     found = {}
-    for way, variables in ways.items():
-        answer = execute(runner, clock, 60, variables)
+    for way, answer in at_once({way: (runner, clock, 60, variables) for way, variables in ways.items()}).items():
         if "code" in answer:
             answer["report"] = _json(answer.pop("output"))
             answer["passed"] = answer["code"] == 0
@@ -168,9 +174,9 @@ def sanitize(folder: Path, artifact: dict, clock: Clock) -> dict:
         return {"left_out": "compute-sanitizer is not installed"}
     found = {}
     runner = str(folder / artifact["name"] / "tsm-runner")
-    for tool in TOOLS:
-        command = [program, "--tool", tool, "--error-exitcode", "9", runner, "verify"]
-        answer = execute(command, clock, 60, {"TSM_EDGE_NO_GRAPH": "1"})
+    commands = {tool: [program, "--tool", tool, "--error-exitcode", "9", runner, "verify"] for tool in TOOLS}
+    asked = {tool: (command, clock, 120, {"TSM_EDGE_NO_GRAPH": "1"}) for tool, command in commands.items()}
+    for tool, answer in at_once(asked).items():
         if "code" in answer:
             summary = re.findall(r"ERROR SUMMARY: .*|RACECHECK SUMMARY: .*", answer["output"])
             answer["output"], answer["clean"] = summary, answer["code"] == 0
@@ -185,7 +191,7 @@ def measure(folder: Path, artifact: dict, clock: Clock) -> dict:
     problems: dict[str, str] = {}
     for index in range(ROUNDS):
         for way in list(WAYS)[:: 1 if index % 2 == 0 else -1]:
-            options = ["--duration", "1", "--warmup", "0.3", "--idle", "0"]
+            options = ["--duration", "0.5", "--warmup", "0.2", "--idle", "0"]
             answer = execute([runner, "bench", *options], clock, 30, WAYS[way])
             document = _json(answer.get("output", ""))
             try:
