@@ -7,7 +7,8 @@ python -m benchmarks.paper_claims --work claims --seeds 3 --epochs 8
 - Figure 6: accuracy after 10 to 100 % of a clip's frames.
 
 Each network is a folder in ``--work``; what is there already is not trained again, so that it can be stopped and gone
-on with. ``claims.html`` and ``claims.json`` hold the tables and plots, with the 95 % interval over seeds (Student's t).
+on with. ``--jobs`` of them are trained at once; ``--device cuda`` trains on an NVIDIA GPU. ``claims.html`` and
+``claims.json`` hold the tables and plots, with the 95 % interval over seeds (Student's t).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import argparse
 import dataclasses
 import json
 import math
+import multiprocessing
 import statistics
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from html import escape
 from pathlib import Path
@@ -26,6 +29,7 @@ from tsm_edge.cards import NetworkSpec, load_model
 from tsm_edge.files.atomic import write_atomic
 from tsm_edge.training.generated import MotionData
 from tsm_edge.training.motions import PAIRS
+from tsm_edge.training.place import TrainingPlace
 from tsm_edge.training.recipe import FROM_SCRATCH
 from tsm_edge.training.train import TrainRequest, train
 
@@ -47,7 +51,9 @@ def variants() -> dict[str, NetworkSpec]:
     return found
 
 
-def figures(folder: Path, spec: NetworkSpec, seed: int, epochs: int, per_epoch: int) -> dict[str, object]:
+def figures(
+    folder: Path, spec: NetworkSpec, seed: int, epochs: int, per_epoch: int, place: TrainingPlace
+) -> dict[str, object]:
     """Train, if it was not done yet, and return what ``training.json`` says of the test."""
     done = folder / "training.json"
     if not done.exists():
@@ -63,7 +69,7 @@ def figures(folder: Path, spec: NetworkSpec, seed: int, epochs: int, per_epoch: 
                 shown = share
                 print(f"{folder.name}: [{100 * share:3.0f} %] {text}", file=sys.stderr, flush=True)
 
-        train(TrainRequest(card, data, folder, recipe), tell)
+        train(TrainRequest(card, data, folder, recipe, place=place), tell)
     found: dict[str, object] = json.loads(done.read_text("utf-8"))
     return found
 
@@ -162,17 +168,31 @@ def main() -> None:
     add("--epochs", type=int, default=8, help="of training (%(default)s)")
     add("--per-epoch", type=int, default=1920, help="clips (%(default)s)")
     add("--only", nargs="+", choices=list(variants()), help="these networks")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="what computes (%(default)s)")
+    add("--loaders", type=int, help="processes of each that make clips, for a GPU")
+    add("--jobs", type=int, default=1, help="trained at once (%(default)s)")
     options = parser.parse_args()
+    place = TrainingPlace.named(options.device, options.loaders)
     results: dict[str, list[dict[str, object]]] = {}
-    for seed in range(options.seeds):
-        for name, spec in variants().items():
-            if options.only is None or name in options.only:
-                folder = options.work / f"{name}-seed{seed}"
-                run = figures(folder, spec, seed, options.epochs, options.per_epoch)
-                results.setdefault(name, []).append(run)
-                write_atomic(options.work / "claims.json", json.dumps(results, indent=1).encode())
-                write_atomic(options.work / "claims.html", report(options.work, results).encode())
-                print(name, f"seed {seed}:", interval([results[name][-1]["test"]["overall"]["share"]]))  # type: ignore[index]
+    runs = [
+        (name, seed, spec)
+        for seed in range(options.seeds)
+        for name, spec in variants().items()
+        if options.only is None or name in options.only
+    ]
+    # Processes, for PyTorch computes on one thread each; not forked ones, for CUDA's sake.
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        asked = [
+            pool.submit(
+                figures, options.work / f"{name}-seed{seed}", spec, seed, options.epochs, options.per_epoch, place
+            )
+            for name, seed, spec in runs
+        ]
+        for (name, seed, _), run in zip(runs, asked, strict=True):
+            results.setdefault(name, []).append(run.result())
+            write_atomic(options.work / "claims.json", json.dumps(results, indent=1).encode())
+            write_atomic(options.work / "claims.html", report(options.work, results).encode())
+            print(name, f"seed {seed}:", interval([results[name][-1]["test"]["overall"]["share"]]))  # type: ignore[index]
     print("\n".join(verdicts({n: [r["test"]["overall"]["share"] for r in runs] for n, runs in results.items()})))  # type: ignore[index]
 
 

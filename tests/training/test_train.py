@@ -22,6 +22,7 @@ from tsm_edge.networks import OnlineNetwork, build_network
 from tsm_edge.training import loop
 from tsm_edge.training.clips import MotionClips
 from tsm_edge.training.generated import MotionData
+from tsm_edge.training.place import TrainingPlace
 from tsm_edge.training.recipe import FROM_SCRATCH, Recipe
 from tsm_edge.training.start import start
 from tsm_edge.training.train import TrainRequest, clip_shift, freeze, train
@@ -62,6 +63,18 @@ def test_whole_clips_and_frame_by_frame_agree(place: str) -> None:
         for frame, logits in zip(clip, expected, strict=True):
             found, *caches = network(frame[None], *caches)
             assert (found[0] - logits).abs().max() < 1e-5 * logits.abs().max()
+
+
+def test_clips_made_by_other_processes_give_the_same_weights(
+    run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    assert same(run[1], trained(tmp_path / "loaded", place=TrainingPlace(loaders=2)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(TsmEdgeError, match="no NVIDIA GPU here"):
+        TrainingPlace.named("cuda")
 
 
 def test_a_run_leaves_a_card_that_loads_with_its_weights(run: tuple[Path, dict[str, torch.Tensor]]) -> None:

@@ -36,6 +36,8 @@ _MODES = click.Choice(["online", "offline", "none"])
 @click.option("--freeze", metavar="N", default=0, show_default=True, help="First parts kept; -1: all but the last.")
 @click.option("--temporal", type=_MODES, help="Shift; the card's by default.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 64), default=2, show_default=True, help="Threads.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What computes.")
+@click.option("--loaders", metavar="N", type=click.IntRange(0, 64), help="Processes that make clips; for a GPU.")
 @click.option("--seed", metavar="N", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True)
 @click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @json_option
@@ -50,6 +52,8 @@ def command(
     freeze: int,
     temporal: TemporalMode | None,
     workers: int,
+    device: str,
+    loaders: int | None,
     seed: int,
     output: Path,
     as_json: bool,
@@ -60,6 +64,7 @@ def command(
     when the same command is given again.
     """
     require("compile", "tsm-edge train")
+    from tsm_edge.training.place import TrainingPlace
     from tsm_edge.training.train import TrainRequest, train
 
     card = _with_mode(load_model(model), temporal)
@@ -72,7 +77,8 @@ def command(
         workers=workers,
         seed=seed,
     )
-    request = TrainRequest(card, _data(data, card, per_epoch, seed), output, recipe, start, freeze)
+    place = TrainingPlace.named(device, loaders)
+    request = TrainRequest(card, _data(data, card, per_epoch, seed), output, recipe, start, freeze, place=place)
     with status("starting") as show:
         result = train(request, Steady(show), note)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,4 +90,9 @@ class _Fixed:
         return self.count
 
     def batch(self, indices: Sequence[int]) -> tuple[Frames, Labels]:
-        return self.clips.batch(indices)
+        return _kept(self.clips, tuple(indices))
+
+
+@functools.lru_cache(maxsize=16)  # the validation clips: they are measured on again and again
+def _kept(clips: MotionClips, indices: tuple[int, ...]) -> tuple[Frames, Labels]:
+    return clips.batch(indices)

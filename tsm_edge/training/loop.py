@@ -3,6 +3,8 @@
 Each worker has BatchNorm statistics of its own, as each GPU has in upstream's code, and computes gradients on its part
 of a batch with a single thread: on a machine with other work this is twice as quick as threads that wait for each other
 at every layer. The order of every sum is fixed, so that the same recipe gives the same weights.
+
+On a GPU the workers' launches follow each other, and processes of their own make the clips meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import copy
 import io
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +30,10 @@ from tsm_edge.files.atomic import write_atomic
 from tsm_edge.networks.backbone import Backbone
 from tsm_edge.networks.temporal_shift import Shift
 from tsm_edge.progress import Progress
+from tsm_edge.training.ahead import Batch, made_ahead
 from tsm_edge.training.data import UNSEEN, Frames, HeldOutClips, Labels, TrainingClips
 from tsm_edge.training.measures import label_after
+from tsm_edge.training.place import HERE, TrainingPlace
 from tsm_edge.training.recipe import Recipe
 
 _SAVE_EVERY_S = 60.0
@@ -88,6 +92,8 @@ class Loop:
         Parts that stay as they are, with their BatchNorm statistics.
     late : sequence of nn.Module
         Parts that stay as they are until the recipe's ``thaw``.
+    place : TrainingPlace
+        What computes. The backbone is moved there.
     """
 
     def __init__(
@@ -99,13 +105,20 @@ class Loop:
         online: bool,
         fixed: Sequence[nn.Module] = (),
         late: Sequence[nn.Module] = (),
+        place: TrainingPlace = HERE,
     ) -> None:
+        self._place = place
         self._recipe = recipe
         self._online = online
         self._shift = shift
         scale, offset = scale_and_offset(preprocess)
-        self._scale, self._offset = (torch.from_numpy(np.array(values, np.float32)) for values in (scale, offset))
-        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._scale, self._offset = (
+            torch.from_numpy(np.array(values, np.float32)).to(place.device) for values in (scale, offset)
+        )
+        # Channels last is the quicker order of a CPU's convolutions, not of cuDNN's in float32.
+        if place.device == "cpu":
+            backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        backbone.to(place.device)
         for module in backbone.modules():
             if isinstance(module, nn.ReLU6):
                 module.inplace = True
@@ -163,14 +176,13 @@ class Loop:
         measured_at = {round(steps * (index + 1) / measure) for index in range(measure)}
         began_s, before_s, saved_s = time.monotonic(), now.seconds, time.monotonic()
         first = now.step
-        with _Workers(recipe.workers) as pool:
+        asked = (part for step in range(first, steps) for part in self._parts(step, per_epoch))
+        with _Workers(recipe.workers) as pool, made_ahead(clips.training_batch, asked, self._place.loaders) as made:
             if not now.step:
                 self._calibrate(clips)
             while now.step < steps:
                 self._hold(now.step < recipe.thaw * steps)
-                epoch, batch = divmod(now.step, per_epoch)
-                places = range(batch * recipe.batch, (batch + 1) * recipe.batch)
-                self._step(pool, clips, epoch, places, now.step / steps)
+                self._step(pool, made, now.step / steps)
                 now.step += 1
                 spent_s = time.monotonic() - began_s
                 now.seconds = before_s + spent_s
@@ -223,15 +235,17 @@ class Loop:
             for ours, first in zip(late, self._late[0], strict=True):
                 ours.load_state_dict(first.state_dict())
 
-    def _step(
-        self, pool: ThreadPoolExecutor, clips: TrainingClips, epoch: int, places: Sequence[int], done: float
-    ) -> None:
+    def _parts(self, step: int, per_epoch: int) -> Iterator[tuple[int, Sequence[int]]]:
+        """Epoch and places of each worker's clips."""
+        epoch, batch = divmod(step, per_epoch)
+        places = range(batch * self._recipe.batch, (batch + 1) * self._recipe.batch)
+        return ((epoch, places[worker :: self._recipe.workers]) for worker in range(self._recipe.workers))
+
+    def _step(self, pool: ThreadPoolExecutor, made: Iterator[Callable[[], Batch]], done: float) -> None:
         workers = self._recipe.workers
         for group in self._optimizer.param_groups:
             group["lr"] = self._recipe.rate_at(done)
-        parts = list(
-            pool.map(lambda worker: self._gradients(worker, clips, epoch, places[worker::workers]), range(workers))
-        )
+        parts = list(pool.map(self._gradients, range(workers), [next(made) for _ in range(workers)]))
         loss = sum(part[0] for part in parts) / workers
         if not np.isfinite(loss):
             raise TsmEdgeError("training diverged: the loss is no number any more", "try a smaller one: --rate R")
@@ -245,10 +259,8 @@ class Loop:
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self._parameters if parameter.requires_grad]
 
-    def _gradients(
-        self, worker: int, clips: TrainingClips, epoch: int, places: Sequence[int]
-    ) -> tuple[float, Sequence[Tensor]]:
-        frames, labels = clips.training_batch(epoch, places)
+    def _gradients(self, worker: int, made: Callable[[], Batch]) -> tuple[float, Sequence[Tensor]]:
+        frames, labels = made()
         replica = self._replicas[worker]
         self._set_modes[worker]()
         if self._held:
@@ -260,20 +272,20 @@ class Loop:
                 (self._recipe.seed * 1_000_003 + self.progress.step) * 64 + worker
             )
             kept = torch.rand(features.shape, generator=generator) >= self._recipe.dropout
-            features = features * kept / (1 - self._recipe.dropout)
-        logits, truth = replica.head(features), torch.from_numpy(labels)
+            features = features * kept.to(features.device) / (1 - self._recipe.dropout)
+        logits, truth = replica.head(features), torch.from_numpy(labels).to(features.device)
         if not self._online:
             logits, truth = logits.unflatten(0, truth.shape).mean(1), truth[:, -1]
         loss = nn.functional.cross_entropy(
             logits, truth.flatten(), ignore_index=UNSEEN, label_smoothing=self._recipe.smoothing, reduction="sum"
         )
         # Of short pieces there may be none whose motion is seen yet.
-        loss = loss / max(int((truth != UNSEEN).sum()), 1)
+        loss = loss / (truth != UNSEEN).sum().clamp(min=1)
         return loss.item(), torch.autograd.grad(loss, self._trained())
 
     def tensor(self, frames: Frames) -> Tensor:
         """Normalised float ``[n * T, 3, H, W]`` of uint8 ``[n, T, H, W, 3]``."""
-        pixels = torch.from_numpy(frames).flatten(0, 1).float()
+        pixels = torch.from_numpy(frames).flatten(0, 1).to(self._place.device).float()
         return pixels.mul_(self._scale).add_(self._offset).permute(0, 3, 1, 2)
 
     def _measure(self, pool: ThreadPoolExecutor, validation: HeldOutClips) -> None:
@@ -294,7 +306,7 @@ class Loop:
         def measured(chunk: Sequence[int]) -> tuple[Tensor, Labels]:
             frames, labels = clips.batch(chunk)
             with torch.no_grad():
-                return replica(self.tensor(frames), self._shift).unflatten(0, labels.shape), labels
+                return replica(self.tensor(frames), self._shift).unflatten(0, labels.shape).cpu(), labels
 
         done = list(pool.map(measured, chunks))
         return torch.cat([part[0] for part in done]), np.concatenate([part[1] for part in done])
@@ -321,7 +333,7 @@ class Loop:
 
     def _restore(self, path: Path) -> None:
         try:
-            stored = torch.load(path, weights_only=True)
+            stored = torch.load(path, weights_only=True, map_location=self._place.device)
             if stored["recipe"] != repr(self._recipe):
                 raise CheckpointError(
                     f"{path}: is of a training with another recipe", "repeat its options, or choose another -o DIR"

@@ -21,6 +21,7 @@ from tsm_edge.training.data import Data
 from tsm_edge.training.loop import Loop
 from tsm_edge.training.measures import measure
 from tsm_edge.training.output import LABELS, STATE, WEIGHTS, Trained, TrainResult, card_name, worst_clips, write_model
+from tsm_edge.training.place import HERE, TrainingPlace
 from tsm_edge.training.recipe import Recipe
 from tsm_edge.training.weights import begin_from
 
@@ -43,6 +44,8 @@ class TrainRequest:
         So many of the first parts of the network stay as they are; -1: all but the classifier.
     name : str
         Of the new model; empty: the folder's.
+    place : TrainingPlace
+        What computes: the CPU or a GPU.
     """
 
     card: ModelCard
@@ -52,6 +55,7 @@ class TrainRequest:
     start: str = "none"
     freeze: int = 0
     name: str = ""
+    place: TrainingPlace = HERE
 
     def __post_init__(self) -> None:
         if self.card.network.channels != RGB_CHANNELS:
@@ -89,7 +93,8 @@ def train(
     frozen = freeze(network, request.freeze)
     late = before_the_shift(network) if request.start == "none" and not frozen else ()
     make_folders(request.output)
-    loop = Loop(network.backbone, clip_shift(card.network), card.preprocess, request.recipe, online, frozen, late)
+    shift = clip_shift(card.network)
+    loop = Loop(network.backbone, shift, card.preprocess, request.recipe, online, frozen, late, request.place)
     state = request.output / STATE
     points = loop.train(
         request.data.train(), request.data.validation(), state, lambda text, done: progress(text, 0.97 * done)
@@ -97,6 +102,7 @@ def train(
     progress("measuring on the test clips", 0.97)
     test = request.data.test()
     logits, labels = loop.logits(test, range(len(test)))
+    network.to("cpu")
     truth = labels[:, -1]
     measures = measure(logits.numpy(), truth, request.data.labels, online)
     trained = Trained(card, request.recipe, request.start, request.data.origin, points, loop.progress.seconds, measures)
