@@ -7,7 +7,7 @@ through the L1 cache, where a neighbour's loads have brought them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from tvm import tirx
@@ -25,7 +25,7 @@ from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 from tsm_edge.compile.ir.layout import Image
 from tsm_edge.compile.ir.program import BufferRef, KernelCall
 
-MOST_CHANNELS = 4
+_MOST_CHANNELS = 4
 _THREAD_CHANNELS = 8
 _THREAD_PIXELS = 4
 _MOST_UNROLLED = 9  # positions of a kernel
@@ -167,11 +167,16 @@ def _spec(at: Lowering, layer: ir.Convolution, target: Image, tap: int) -> StemS
     return StemSpec(source, target, size, layer.strides, layer.pads[:2], activation, low, high, tap)
 
 
-def _takes(at: Lowering, layer: ir.Layer) -> bool:
+def is_stem(layer: ir.Layer, at: Lowering) -> TypeGuard[ir.Convolution]:
+    """Whether a layer is a plain convolution of few planes in fp32, as the frame's are."""
     if not isinstance(layer, ir.Convolution) or layer.shift or layer.residual or layer.groups > 1:
         return False
     source = at.tensors[layer.source].image
-    if source.channels > MOST_CHANNELS or source.dtype != "float32" or source.pixel != 1:
+    return source.channels <= _MOST_CHANNELS and source.dtype == "float32" and source.pixel == 1
+
+
+def _takes(at: Lowering, layer: ir.Layer) -> bool:
+    if not is_stem(layer, at):
         return False
     target = at.tensors.planes_of(layer.output)
     spec = _spec(at, layer, target, 0)
@@ -201,6 +206,11 @@ def _packed(spec: StemSpec, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return packed
 
 
+def as_bytes(frame: Image) -> Image:
+    """A frame as a camera's bytes, [H][W][RGB]."""
+    return Image(frame.height, frame.width, frame.channels, frame.channels, frame.width * frame.channels, dtype="uint8")
+
+
 def _reading_bytes(at: Lowering, layer: ir.Convolution, call: KernelCall, preprocess: Preprocess) -> KernelCall:
     """The call of a stem for frames that come as bytes: the normalisation is in its weights.
 
@@ -217,14 +227,7 @@ def _reading_bytes(at: Lowering, layer: ir.Convolution, call: KernelCall, prepro
     if not isinstance(call.spec, StemSpec):
         raise TypeError(f"{call.kernel} is no stem")
     factor, offset = (values.astype(np.float64) for values in scale_and_offset(preprocess))
-    image = call.spec.source
-    spec = replace(
-        call.spec,
-        source=Image(
-            image.height, image.width, image.channels, image.channels, image.width * image.channels, dtype="uint8"
-        ),
-        outside=tuple(map(float, -offset / factor)),
-    )
+    spec = replace(call.spec, source=as_bytes(call.spec.source), outside=tuple(map(float, -offset / factor)))
     scale = at.scale_of(layer)
     weight = layer.weight.astype(np.float64) / scale
     bias = layer.bias / scale + np.einsum("oiyx,i->o", weight, offset)

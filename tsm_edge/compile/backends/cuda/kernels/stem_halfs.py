@@ -16,8 +16,8 @@ from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.compile.backends.cuda.choose.tiles import MOST_HALF_PRODUCTS
 from tsm_edge.compile.backends.cuda.kernels import emit, half_products
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
-from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of, tapped
-from tsm_edge.compile.backends.cuda.kernels.stem import MOST_CHANNELS
+from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of, product_buffers, stored_weights, tapped
+from tsm_edge.compile.backends.cuda.kernels.stem import as_bytes, is_stem
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
@@ -175,11 +175,9 @@ def _spec(at: Lowering, layer: ir.Convolution, tap: int) -> HalfStemSpec:
 
 
 def _takes(at: Lowering, layer: ir.Layer) -> bool:
-    if not isinstance(layer, ir.Convolution) or layer.shift or layer.residual or layer.groups > 1:
+    if not is_stem(layer, at):
         return False
-    source, target = at.tensors[layer.source].image, at.tensors.planes_of(layer.output)
-    if source.channels > MOST_CHANNELS or source.dtype != "float32" or source.pixel != 1:
-        return False
+    target = at.tensors.planes_of(layer.output)
     if target.dtype != "float16" or at.flush or target.width % _PIXELS or target.channels % _CHANNELS:
         return False
     if layer.weight[0, 0].size <= _SMALL_WINDOW or layer.weight[0].size > MOST_HALF_PRODUCTS:
@@ -190,21 +188,15 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
 
 
 def _lower(at: Lowering, layer: ir.Convolution) -> None:
-    source, scale = at.tensors[layer.source], at.scale_of(layer)
-    target = at.tensors.output(layer.output, scale)
     cache, tap = tapped(at, layer)
     spec = _spec(at, layer, tap)
     at.chose(RULE.name, (layer,))
-    weight = layer.weight.astype(np.float64) * (source.scale / scale)
-    buffers = {
-        "source": source.buffer,
+    weight, bias = stored_weights(at, layer)
+    weights = {
         "weights": at.add_weights(_packed(spec, weight)),
-        "bias": at.add_weights((layer.bias / scale).astype(np.float32)),
-        "target": target.buffer,
+        "bias": at.add_weights(bias.astype(np.float32)),
     }
-    if cache is not None:
-        buffers["tap"] = BufferRef("next_cache", cache)
-    at.call(spec, buffers, at.label((layer,)))
+    at.call(spec, product_buffers(at, layer, cache) | weights, at.label((layer,)))
 
 
 def _packed(spec: HalfStemSpec, weight: np.ndarray) -> np.ndarray:
@@ -219,9 +211,8 @@ def _reading_bytes(at: Lowering, layer: ir.Convolution, call: KernelCall, prepro
     if not isinstance(call.spec, HalfStemSpec):
         raise TypeError(f"{call.kernel} is no stem in halfs")
     factor, offset = (tuple(map(float, values)) for values in scale_and_offset(preprocess))
-    height, width, channels = call.spec.source.height, call.spec.source.width, call.spec.source.channels
-    source = Image(height, width, channels, channels, width * channels, dtype="uint8")
-    spec = replace(call.spec, source=source, normalisation=tuple(zip(factor, offset, strict=True)))
+    normalisation = tuple(zip(factor, offset, strict=True))
+    spec = replace(call.spec, source=as_bytes(call.spec.source), normalisation=normalisation)
     buffers = dict(zip((argument.name for argument in call.spec.arguments), call.buffers, strict=True))
     return at.made_call(spec, buffers | {"source": BufferRef("frame_bytes")}, call.layer)
 
