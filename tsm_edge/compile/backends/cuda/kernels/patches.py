@@ -6,7 +6,6 @@ else, and others gather the same.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
@@ -17,7 +16,6 @@ from tsm_edge.compile.backends.cuda.kernels import convolution, elements, emit
 from tsm_edge.compile.backends.cuda.kernels.emit import Expr, div, mod
 from tsm_edge.compile.backends.cuda.kernels.patches_spec import THREADS, PatchesSpec
 from tsm_edge.compile.backends.cuda.kernels.pointwise import (
-    NO_TILE,
     pack_bias,
     pack_weights,
     product_buffers,
@@ -53,7 +51,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
         raise TypeError("gathering in each block is faster")
     cache, tap = tapped(at, layer)
     direct = product_spec(at, layer, convolution.window_of(layer), tap)
-    specs = patches_specs(replace(direct, tile=NO_TILE), settings.product)
+    specs = patches_specs(direct, settings.product)
     at.chose(RULE.name, (layer,), settings)
     buffers, label = product_buffers(at, layer, cache), at.label((layer,))
     between = at.tensors.new(f"{layer.output} patches", specs.patches.target)
