@@ -12,6 +12,7 @@ from tvm.tirx.script.builder import ir as T
 
 from tsm_edge.compile.backends.cuda.kernels import elements, emit
 from tsm_edge.compile.backends.cuda.kernels.emit import Expr, div, mod
+from tsm_edge.compile.backends.cuda.kernels.pointwise import tapped
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
@@ -104,8 +105,7 @@ class MaxPoolSpec(KernelSpec):
 
 def _lower(at: Lowering, layer: ir.MaxPool) -> None:
     source, target = at.plain(layer.source), at.tensors.output(layer.output)
-    cache = at.caches.take(layer.output)
-    tap = at.caches.images[cache].channels if cache is not None else 0
+    cache, tap = tapped(at, layer)
     spec = MaxPoolSpec(source.image, target.image, layer.kernel, layer.strides, layer.pads[:2], tap)
     buffers = {"source": source.buffer, "target": target.buffer}
     if cache is not None:

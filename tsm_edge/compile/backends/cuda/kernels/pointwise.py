@@ -70,8 +70,8 @@ def stored_weights(at: Lowering, layer: ir.Convolution) -> tuple[np.ndarray, np.
     return weight, layer.bias.astype(np.float64) / scale
 
 
-def tapped(at: Lowering, layer: ir.Convolution) -> tuple[int | None, int]:
-    """The shift cache that a convolution writes on the way, and its channels."""
+def tapped(at: Lowering, layer: ir.Layer) -> tuple[int | None, int]:
+    """The shift cache that a layer writes on the way, and its channels."""
     cache = at.caches.take(layer.output)
     return cache, at.caches.images[cache].channels if cache is not None else 0
 

@@ -16,7 +16,7 @@ from tsm_edge.cards import Preprocess
 from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.compile.backends.cuda.kernels import emit
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
-from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of
+from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of, tapped
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
@@ -186,8 +186,8 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
 def _lower(at: Lowering, layer: ir.Convolution) -> None:
     source, scale = at.tensors[layer.source], at.scale_of(layer)
     target = at.tensors.output(layer.output, scale)
-    cache = at.caches.take(layer.output)
-    spec = _spec(at, layer, target.image, at.caches.images[cache].channels if cache is not None else 0)
+    cache, tap = tapped(at, layer)
+    spec = _spec(at, layer, target.image, tap)
     at.chose(spec.rule, (layer,))
     packed = _packed(spec, layer.weight * (source.scale / scale), layer.bias / scale)
     buffers = {"source": source.buffer, "weights": at.add_weights(packed), "target": target.buffer}
