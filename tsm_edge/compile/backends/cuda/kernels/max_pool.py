@@ -182,23 +182,23 @@ def _widest(values: list[Expr]) -> Expr:
 
 def _store(kernel: emit.Kernel, spec: MaxPoolSpec, channel: Expr, y: Expr, x: Expr, values: list[Expr]) -> None:
     """Write neighbouring results."""
-    at, image, lanes = elements.at(spec.target, channel, y, x), spec.target, len(values)
+    at, lanes = elements.at(spec.target, channel, y, x), len(values)
+    half = item_bytes(spec.target.dtype) == 2
     made: Expr
     if spec.halfs:
         bits = [tirx.reinterpret("uint32", value) for value in values]
         low = bits[0] >> T.uint32(16)
         made = tirx.Cast("uint16", low) if lanes == 1 else low | (bits[1] & T.uint32(0xFFFF0000))
-    elif item_bytes(image.dtype) == 2:
+    elif half:
         pack, kind = ("tsm_half", "uint16") if lanes == 1 else ("tsm_pack", "uint32")
         made = emit.call(pack, *values, dtype=kind)
     else:
-        words = emit.registers(lanes)
+        vector = emit.registers(lanes)
         for index, value in enumerate(values):
-            emit.store(words, index, value)
-        made = emit.load(words, 0, lanes)
-    words_of = lanes if item_bytes(image.dtype) == 2 else 1
-    vector = 1 if item_bytes(image.dtype) == 2 else lanes
-    emit.store(kernel.buffers["target"], div(at, words_of), made, vector)
+            emit.store(vector, index, value)
+        made = emit.load(vector, 0, lanes)
+    in_word, words = (lanes, 1) if half else (1, lanes)
+    emit.store(kernel.buffers["target"], div(at, in_word), made, words)
     if spec.tap:
         with emit.when_all(channel < spec.tap):
-            emit.store(kernel.buffers["tap"], div(at, words_of), made, vector)
+            emit.store(kernel.buffers["tap"], div(at, in_word), made, words)
