@@ -176,11 +176,10 @@ def _lower(at: Lowering, layer: ir.Attention) -> None:
         raise _padded(layer.output)
     spec = attention_spec(at.core, queries.image, keys.image, values.image, target_image.flat())
     packed = {}
-    for name, product, source, summed in (
-        ("keys", spec.scores, keys, "channels"),
-        ("values", spec.weighted, values, "positions"),
+    for name, source, panels_spec in (
+        ("keys", keys, PanelsSpec(keys.image, spec.scores, "channels")),
+        ("values", values, PanelsSpec(values.image, spec.weighted, "positions")),
     ):
-        panels_spec = PanelsSpec(source.image, product, "channels" if summed == "channels" else "positions")
         label = f"{at.label((layer,))} {name}"
         packed[name] = at.workspace.room(label, planar(1, panels_spec.elements, 1, dtype=source.image.dtype))
         at.call(panels_spec, {"source": source.buffer, "target": packed[name]}, label)
