@@ -144,8 +144,7 @@ def dequantise(name: str, spec: DequantiseSpec) -> Any:
                 shifted = instructions.widen(stored) - whole(image.zero - instructions.offset, lanes)
                 value = tirx.Cast(vector_of("float32", lanes), shifted) * emit.splat(spec.step, lanes)
                 if inside < lanes:
-                    real = tirx.LT(tirx.Ramp(0, 1, lanes), tirx.Broadcast(inside, lanes))
-                    value = tirx.Select(real, value, emit.splat(0.0, lanes))
+                    value = tirx.Select(emit.first_lanes(inside, lanes), value, emit.splat(0.0, lanes))
                 store(target, write + index * size, value, size)
 
             full, rest = divmod(made.channels, lanes)

@@ -289,7 +289,7 @@ def _softmax(spec: AttentionSpec, scores: Any, base: Expr) -> None:
     lanes, dtype = spec.scores.lanes, spec.queries.dtype
     full, tail = divmod(spec.keys, lanes)
     lowest = float(np.finfo(dtype).min)
-    inside = tirx.LT(tirx.Ramp(0, 1, lanes), tirx.Broadcast(tail, lanes)) if tail else None
+    inside = emit.first_lanes(tail, lanes) if tail else None
     largest, total, value = (emit.Registers(1, lanes, dtype) for _ in range(3))
 
     def each(body: Any) -> None:

@@ -104,8 +104,8 @@ def elementwise(name: str, spec: ElementwiseSpec) -> Any:
                 with emit.loop(full) as vector:
                     emit.store(target, write + vector * lanes, _value(spec, buffers, at, vector), lanes)
             if tail:  # lanes beyond the last channel stay zero, whatever the operation makes of zeros
-                inside = tirx.LT(tirx.Ramp(0, 1, lanes), tirx.Broadcast(tail, lanes))
-                value = tirx.Select(inside, _value(spec, buffers, at, full), emit.splat(0.0, lanes, image.dtype))
+                zeros = emit.splat(0.0, lanes, image.dtype)
+                value = tirx.Select(emit.first_lanes(tail, lanes), _value(spec, buffers, at, full), zeros)
                 emit.store(target, write + full * lanes, value, lanes)
             for vector in range(ceil_div(image.channels, lanes), image.pixel // lanes):
                 emit.store(target, write + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)

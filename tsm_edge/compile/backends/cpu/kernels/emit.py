@@ -155,6 +155,11 @@ def lane(vector: Expr, index: int) -> Expr:
     return shuffle((vector,), (index,))
 
 
+def first_lanes(count: int, lanes: int) -> Expr:
+    """Which lanes of a vector are the first so many."""
+    return tirx.LT(tirx.Ramp(0, 1, lanes), tirx.Broadcast(count, lanes))
+
+
 def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
     """A vector of the chosen lanes, counted over all of ``vectors`` laid end to end."""
     return tirx.Shuffle(list(vectors), [tirx.const(index, "int32") for index in indices])
