@@ -119,6 +119,12 @@ def start_of(image: Image, frame: Expr = 0) -> Expr:
     return image.origin if image.frames == 1 else image.origin + frame * image.frame
 
 
+def has_frame(image: Image, frame: Expr, offset: int) -> Expr:
+    """Whether a clip has the frame so many after one of its own; ``offset`` is not 0."""
+    there = frame + offset
+    return there < image.frames if offset > 0 else there >= 0
+
+
 @contextlib.contextmanager
 def tiled_loop(extent: int, tile: int) -> Iterator[Expr]:
     """Starts of the tiles that cover ``extent``; the last tile is moved back to end there."""

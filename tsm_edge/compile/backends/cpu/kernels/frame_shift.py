@@ -73,8 +73,7 @@ def frame_shift(name: str, spec: FrameShiftSpec) -> Any:
                 emit.store(target, write + vector * lanes, emit.load(source, read + vector * lanes, lanes), lanes)
             first = 0
             for run in spec.runs:
-                there = frame + run.offset
-                inside = there < image.frames if run.offset > 0 else there >= 0
+                inside = emit.has_frame(image, frame, run.offset)
                 with emit.when(inside), emit.loop(first + run.channels, first) as channel:
                     value = emit.load(source, read + run.offset * spec.source.frame + channel)
                     emit.store(target, write + channel, value)

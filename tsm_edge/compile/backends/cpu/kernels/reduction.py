@@ -122,8 +122,7 @@ def _other_frames(spec: ConvolutionSpec, source: Any, tile: RegisterTile, step: 
     image, first = spec.source, 0
     here = tile.row.source(0) + tile.x * spec.strides[1] * image.pixel
     for run in spec.frame_runs:
-        there = tile.row.frame + run.offset
-        with emit.when(there < image.frames if run.offset > 0 else there >= 0):
+        with emit.when(emit.has_frame(image, tile.row.frame, run.offset)):
             _steps(spec, source, image, here + run.offset * image.frame, first, run.channels, 0, step)
         first += run.channels
 
