@@ -117,7 +117,7 @@ def manifest_of(
         model=model.name,
         description=model.description,
         frame=TensorInfo(graph.frame, graph.shapes[graph.frame]),
-        outputs=tuple(TensorInfo(name, graph.shapes[name]) for name in graph.outputs[: 2 if graph.frames > 1 else 1]),
+        outputs=tuple(TensorInfo(name, graph.shapes[name]) for name in graph.results),
         caches=tuple(CacheInfo(cache.input, cache.output, cache.shape) for cache in graph.caches),
         preprocess=model.preprocess,
         smoothing=model.smoothing,

@@ -118,10 +118,14 @@ class OnlineGraph:
         return self.shapes[self.frame][0]
 
     @property
+    def results(self) -> tuple[str, ...]:
+        """What a step tells: the logits, and of a clip those of every frame."""
+        return (self.logits, self.frame_logits) if self.frame_logits else (self.logits,)
+
+    @property
     def outputs(self) -> tuple[str, ...]:
-        """What a step is for: the logits, the logits of every frame, the next caches."""
-        frames = (self.frame_logits,) if self.frame_logits else ()
-        return (self.logits, *frames, *(cache.output for cache in self.caches))
+        """What a step is for: its results and the next caches."""
+        return (*self.results, *(cache.output for cache in self.caches))
 
     def is_output(self, tensor: str) -> bool:
         """Whether ``tensor`` is one of the outputs."""

@@ -87,8 +87,8 @@ class Lowering(Step):
             self.call(spec, buffers, self.caches.name(index))
 
     def _last_reads(self, end: int) -> dict[str, int]:
-        """Tensor → position of its last reader; outputs are read after the end."""
-        reads = dict.fromkeys((self.graph.logits, self.graph.frame_logits), end)
+        """Tensor → position of its last reader; results are read after the end."""
+        reads = dict.fromkeys(self.graph.results, end)
         for layer in self._layers:
             for source in () if isinstance(layer, ir.CacheTap) else ir.layer_sources(layer):
                 reads[source] = max(reads.get(source, 0), self._position[layer.output])
