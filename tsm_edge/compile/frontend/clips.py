@@ -62,9 +62,9 @@ def frame_runs(moved: Numbers, source: Numbers, nothing: Numbers) -> list[tuple[
     if moved.shape != source.shape or moved.ndim != 4:
         return None
     frames, channels = moved.shape[:2]
-    offsets = [_offset(moved[:, channel], source[:, channel], nothing) for channel in range(channels)]
     runs: list[tuple[int, int]] = []
-    for offset in offsets:
+    for channel in range(channels):
+        offset = _offset(moved[:, channel], source[:, channel], nothing)
         if offset is None or abs(offset) >= frames:
             return None
         if runs and runs[-1][1] == offset:

@@ -187,11 +187,10 @@ class _Sources:
 
     def between_frames(self, name: str, moved: NDArray[np.int64], builder: NodeBuilder) -> Node | None:
         """Of a clip: the moved elements as a shift between frames, or as positions; None: they are neither."""
-        variable = [index for index, source in enumerate(self.names) if source not in self._constants]
+        variable = [source for source in self.names if source not in self._constants]
         if self._frames == 1 or len(variable) != 1:
             return None
-        numbers = self.numbers()
-        source = self.names[variable[0]]
+        numbers, (source,) = self.numbers(), variable
         zeros = zeros_of([(value, numbers[constant]) for constant, value in self._constants.items()])
         runs = frame_runs(moved, numbers[source], zeros)
         if runs is not None:
