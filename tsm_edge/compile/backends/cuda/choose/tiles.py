@@ -101,7 +101,7 @@ def _fits(spec: GemmSpec) -> bool:
     tile, per_word = spec.tile, spec.word_elements
     if tile.threads > _MOST_THREADS or spec.shared_words * WORD_BYTES > _MOST_SHARED_BYTES:
         return False
-    if spec.flush and spec.totals == "float32" and tile.threads > _MOST_THREADS_FLUSHED:
+    if spec.float_totals and tile.threads > _MOST_THREADS_FLUSHED:
         return False
     kind = (tile.channels, tile.pixels, tile.slices)
     if (spec.window and kind in _SPILLING) or (spec.half and kind in _SPILLING_HALFS):

@@ -45,7 +45,7 @@ def winograd_specs(direct: GemmSpec, settings: WinogradSettings) -> WinogradSpec
     if direct.window is None:
         raise TypeError("a 1×1 convolution has no tiles")
     tiling = Tiling(settings.outputs, direct.target)
-    asked = direct.flush if direct.totals == "float32" else 0
+    asked = direct.flush if direct.float_totals else 0
     flush = flush_of(direct.source.channels, asked) if direct.half else 0
     product = replace(
         direct,

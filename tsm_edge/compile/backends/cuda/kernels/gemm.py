@@ -209,7 +209,7 @@ class _Product:
         """The thread's sum, as a float."""
         if not self.half:
             return self.sums[channel * self.thread_words + pixel]
-        if self.spec.flush and self.spec.totals == "float32":
+        if self.spec.float_totals:
             return self.totals[channel * self.tile.thread_pixels + pixel]
         function = "tsm_high" if pixel % 2 else "tsm_low"
         return emit.call(function, self.sums[channel * self.thread_words + pixel // 2])

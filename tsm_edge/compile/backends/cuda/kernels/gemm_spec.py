@@ -169,9 +169,14 @@ class GemmSpec(KernelSpec):
         return item_bytes(self.source.dtype) == 2
 
     @property
+    def float_totals(self) -> bool:
+        """Whether sums of halfs are added to totals in fp32 on the way."""
+        return self.flush > 0 and self.totals == "float32"
+
+    @property
     def ends_in_halfs(self) -> bool:
         """Whether a thread's sums stay halfs to the end: begun with the bias, the residual added, clamped."""
-        whole = self.tile.slices == 1 and not (self.flush and self.totals == "float32")
+        whole = self.tile.slices == 1 and not self.float_totals
         return self.half and whole and self.activation in ("", "relu", "saturate")
 
     @property
@@ -252,7 +257,7 @@ class GemmSpec(KernelSpec):
         sums = self.tile.thread_channels * self.tile.thread_pixels
         products = self.tile.depth * sums / self.word_elements
         step = products * _SLOTS_MULTIPLY + self._load_slots
-        flushes = self.steps * self.tile.depth / self.flush if self.flush and self.totals == "float32" else 0
+        flushes = self.steps * self.tile.depth / self.flush if self.float_totals else 0
         return self.steps * step + (_SLOTS_SUM + _SLOTS_FLUSH * flushes) * sums + _SLOTS_START
 
     @property
