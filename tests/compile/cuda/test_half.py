@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import onnx
@@ -12,6 +13,8 @@ from onnx_graphs import GraphBuilder, Reference, assert_close
 
 from tsm_edge.cards import load_target
 from tsm_edge.cards.precision import PRECISIONS, Precision
+from tsm_edge.compile.backends.cuda.kernels.stem_halfs import HalfStemSpec
+from tsm_edge.compile.ir.layout import planar, planes
 
 HALF = PRECISIONS["fp16"]
 SUMS_IN_FP32 = dataclasses.replace(HALF, accumulator="float32")
@@ -50,3 +53,20 @@ def test_a_network_in_halfs(precision: Precision, tmp_path: Path) -> None:
         for found, wanted in zip(caches, expected_caches, strict=True):
             assert_close(found, wanted, TOLERANCES[1])
     assert {image.dtype for image in made.program.caches} == {"float16"}
+
+
+@pytest.mark.parametrize("side", [4, 5, 7, 9])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_stem_stores_no_more_than_its_registers_hold(side: int, stride: int) -> None:
+    """A line's words come in vectors, whatever their number."""
+    target = planes(32, 32, 16, "float16")
+    spec = HalfStemSpec(planar(32 * stride, 32 * stride, 3), target, (side, side), (stride, stride), (1, 1))
+    sizes: dict[str, int] = {}
+    stores = 0
+    for line in spec.write("stem").script().splitlines():
+        if made := re.match(r" *(\w+) = T\.alloc_local\(\((\d+),\)", line):
+            sizes[made[1]] = int(made[2])
+        elif (store := re.match(r" *(\w+)\[(?:\d+:)?(\d+)\] = ", line)) and store[1] in sizes:
+            stores += 1
+            assert int(store[2]) + (":" not in store[0]) <= sizes[store[1]], line
+    assert stores

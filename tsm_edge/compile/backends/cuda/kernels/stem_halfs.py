@@ -294,11 +294,11 @@ def _add_row(spec: HalfStemSpec, memory: Any, sums: Any, pixels: Expr, weights: 
     for phase in range(spec.phases):
         count = spec.words(phase)
         words = emit.registers(max(count, 1), "uint32")
-        for first in range(0, count, VECTOR):
+        first = 0
+        while first < count:
             lanes = next(lanes for lanes in (4, 2, 1) if lanes <= count - first)
-            for part in range(first, min(first + VECTOR, count), lanes):
-                value = emit.load(memory, pixels + (phase * spec.line + part), lanes)
-                emit.store(words, part, value, lanes)
+            emit.store(words, first, emit.load(memory, pixels + (phase * spec.line + first), lanes), lanes)
+            first += lanes
         lines.append(words)
     weight = emit.registers(VECTOR, "uint32")
     for kx in range(spec.size[1]):
