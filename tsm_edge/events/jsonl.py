@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tsm_edge.errors import EventError
 from tsm_edge.events.outbox import Letter
+from tsm_edge.files.atomic import append_whole
 
 
 class JsonLines:
@@ -54,16 +55,7 @@ class JsonLines:
             self._descriptor = -1
         if self._descriptor < 0:
             self._descriptor = self._open()
-        end = os.fstat(self._descriptor).st_size
-        line = f"{letter.body}\n".encode()
-        try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                raise OSError(f"only {written} of {len(line)} bytes could be written")
-            os.fsync(self._descriptor)
-        except OSError:
-            os.ftruncate(self._descriptor, end)
-            raise
+        append_whole(self._descriptor, f"{letter.body}\n".encode())
 
     def close(self) -> None:
         """Close the file."""

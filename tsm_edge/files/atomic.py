@@ -160,6 +160,25 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.temporary.write_bytes(data)
 
 
+def append_whole(descriptor: int, data: bytes) -> None:
+    """Append to an open file, all of ``data`` or nothing; when this returns, it is on the disk.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the file is as it was.
+    """
+    end = os.fstat(descriptor).st_size
+    try:
+        written = os.write(descriptor, data)
+        if written < len(data):
+            raise OSError(f"only {written} of {len(data)} bytes could be written")
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, end)
+        raise
+
+
 def check_writable(path: Path) -> None:
     """Refuse a place where :class:`NewFile` could not write, before the work for it begins; nothing is left there.
 

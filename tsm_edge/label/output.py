@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from tsm_edge.errors import VideoError
-from tsm_edge.files.atomic import make_folders, remove_folders
+from tsm_edge.files.atomic import append_whole, make_folders, remove_folders
 
 _ANOTHER = "choose another file: -o FILE.jsonl"
 _LARGEST = 1 << 30
@@ -72,17 +72,13 @@ class LabelFile:
         VideoError
             It cannot be written.
         """
-        end = os.fstat(self._file.fileno()).st_size
         text = f"{json.dumps(line, ensure_ascii=False, allow_nan=False)}\n".encode("utf-8", "backslashreplace")
         try:
-            written = os.write(self._file.fileno(), text)
-            if written < len(text):
-                raise OSError(None, f"only {written} of {len(text)} bytes of a line")
-            os.fsync(self._file.fileno())
+            append_whole(self._file.fileno(), text)
         except OSError as error:
-            os.ftruncate(self._file.fileno(), end)
             raise VideoError(
-                f"{self._path}: cannot be written ({error.strerror})", "make room, then give the same command again"
+                f"{self._path}: cannot be written ({error.strerror or error})",
+                "make room, then give the same command again",
             ) from None
 
     def _locked(self) -> BinaryIO:
