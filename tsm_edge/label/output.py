@@ -18,6 +18,7 @@ from tsm_edge.errors import VideoError
 from tsm_edge.files.atomic import append_whole, make_folders, remove_folders
 
 _ANOTHER = "choose another file: -o FILE.jsonl"
+_FIRST = b'{"type": "settings"'
 _LARGEST = 1 << 30
 
 
@@ -107,16 +108,13 @@ class LabelFile:
             raise VideoError(f"{self._path}: has more than {_LARGEST >> 20} MiB, expected labels", _ANOTHER)
         data = os.pread(self._file.fileno(), size, 0)
         whole = data[: data.rfind(b"\n") + 1]
-        lines = [_parsed(line) for line in whole.splitlines()]
-        if data and (not lines or lines[0].get("type") != "settings"):
-            if data.rfind(b"\n") < 0 and data.startswith(b'{"type": "settings"'):  # killed in its first line
-                os.ftruncate(self._file.fileno(), 0)
-                self.append({"type": "settings", **settings})
-                return {}
-            raise VideoError(f"{self._path}: is no file of labels", _ANOTHER)
-        if not data:
+        if not whole and (not data or data.startswith(_FIRST)):  # new, or killed in its first line
+            os.ftruncate(self._file.fileno(), 0)
             self.append({"type": "settings", **settings})
             return {}
+        lines = [_parsed(line) for line in whole.splitlines()]
+        if not lines or lines[0].get("type") != "settings":
+            raise VideoError(f"{self._path}: is no file of labels", _ANOTHER)
         found = {name: value for name, value in lines[0].items() if name != "type"}
         differing = sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name))
         if differing:
