@@ -8,16 +8,14 @@ from pathlib import Path
 
 from tsm_edge import __version__
 from tsm_edge.bench.page import svg
-from tsm_edge.bench.page.html import Html, element, join, section, table, text, tiles
-from tsm_edge.bench.page.style import LATENCY, STYLE, colour_of_rule
+from tsm_edge.bench.page.html import Html, element, join, page, section, table, tiles
+from tsm_edge.bench.page.style import LATENCY, colour_of_rule
 from tsm_edge.bench.page.svg import Axis
 from tsm_edge.compile.records import Record
 from tsm_edge.files.atomic import write_atomic
 from tsm_edge.tune.record_sets import best_measured
 from tsm_edge.tune.state import Tuned
 
-# A browser that obeys it fetches nothing, whatever a file of records may say.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _HEIGHT = 240
 _MOST_BARS = 60
 
@@ -82,30 +80,15 @@ def write_page(tuned: Tuned, records: Sequence[Record], title: str, path: Path) 
 def render(tuned: Tuned, records: Sequence[Record], title: str) -> str:
     """The report of one run."""
     gains = gains_of(records)
-    body = join(
-        [
-            element("header", element("h1", f"Tuning of {title}"), element("p", _verdict(tuned))),
-            tiles(_figures(tuned)),
-            section("Convergence", _convergence(tuned), note="The step's time if all that is best so far proved so."),
-            section("Gain by kernel", _bars(gains), note="Of the fastest candidate of each."),
-            section("All kernels", _numbers(gains)),
-            element("footer", f"Made by tsm-edge {__version__}."),
-        ]
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{text(_POLICY)}">
-<title>{text(title)}: tsm-edge tune</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    parts = [
+        element("header", element("h1", f"Tuning of {title}"), element("p", _verdict(tuned))),
+        tiles(_figures(tuned)),
+        section("Convergence", _convergence(tuned), note="The step's time if all that is best so far proved so."),
+        section("Gain by kernel", _bars(gains), note="Of the fastest candidate of each."),
+        section("All kernels", _numbers(gains)),
+        element("footer", f"Made by tsm-edge {__version__}."),
+    ]
+    return page(f"{title}: tsm-edge tune", parts)
 
 
 def _verdict(tuned: Tuned) -> str:

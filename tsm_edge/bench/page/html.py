@@ -5,6 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from tsm_edge.bench.page.style import STYLE
+
+# A browser that obeys it fetches nothing, whatever a board's name or a file of records may say.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
 
 class Html(str):
     """Text that is HTML already."""
@@ -64,3 +69,21 @@ def legend(entries: Iterable[tuple[str, str]]) -> Html:
     """Colours and their meaning."""
     items = [element("li", element("i", style=f"background:{colour}"), name) for colour, name in entries]
     return element("ul", *items, class_="legend")
+
+
+def page(title: str, parts: Iterable[Html]) -> str:
+    """A page that needs nothing but itself."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{text(_POLICY)}">
+<title>{text(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{join(parts)}
+</body>
+</html>
+"""

@@ -8,18 +8,14 @@ from pathlib import Path
 from tsm_edge.bench.page.beside import side_by_side, unique_names
 from tsm_edge.bench.page.energy import energy
 from tsm_edge.bench.page.frame import waterfall
-from tsm_edge.bench.page.html import Html, element, join, section, text
+from tsm_edge.bench.page.html import Html, element, join, page, section
 from tsm_edge.bench.page.kernels import kernel_sections
 from tsm_edge.bench.page.latency import histogram, percentiles
 from tsm_edge.bench.page.machine import environment
 from tsm_edge.bench.page.overview import device, figures, remarks, subtitle, verdict
-from tsm_edge.bench.page.style import STYLE
 from tsm_edge.bench.page.timeline import timeline
 from tsm_edge.bench.result import Document, Result, to_json
 from tsm_edge.files.atomic import write_atomic
-
-# A browser that obeys it fetches nothing, whatever a board's name may say.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def write_page(document: Document, path: Path) -> None:
@@ -50,20 +46,7 @@ def render(document: Document) -> str:
     parts.append(_appendix(document))
     made = f"Made by tsm-edge {document.tsm_edge}. Bytes of kernels count inputs, weights and outputs once each."
     parts.append(element("footer", made))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{text(_POLICY)}">
-<title>{text(title)}: tsm-edge bench</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{join(parts)}
-</body>
-</html>
-"""
+    return page(f"{title}: tsm-edge bench", parts)
 
 
 def _article(result: Result) -> Html:
