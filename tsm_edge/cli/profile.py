@@ -11,8 +11,7 @@ import click
 from tsm_edge.artifact.folder import files_of_artifact
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain
-from tsm_edge.files.atomic import check_writable
-from tsm_edge.files.paths import refuse_replacing
+from tsm_edge.cli.report import check_report, not_writable
 
 if TYPE_CHECKING:
     from tsm_edge.bench.profile import KernelTime, Profile
@@ -37,7 +36,7 @@ def command(artifact: Path | None, threads: int, frames: int, no_peak: bool, htm
 
     path = chosen_artifact(artifact)
     if html is not None:
-        _check_report(html, path)
+        check_report(html, files_of_artifact(path))
     measure_peak = not no_peak and can_measure_peak()
     with status(f"profiling {path}"):
         profile = profile_artifact(path, threads, frames, measure_peak)
@@ -58,21 +57,8 @@ def _write_report(path: Path, profile: Profile) -> None:
     try:
         write_page(document_of(profile), path)
     except OSError as error:
-        raise _not_writable(path, error) from None
+        raise not_writable(path, error) from None
     note(f"report: {path}")
-
-
-def _check_report(path: Path, artifact: Path) -> None:
-    """Refuse a place for the report before the work."""
-    refuse_replacing(path, files_of_artifact(artifact), "--html FILE.html")
-    try:
-        check_writable(path)
-    except OSError as error:
-        raise _not_writable(path, error) from None
-
-
-def _not_writable(path: Path, error: OSError) -> click.BadParameter:
-    return click.BadParameter(f"{path} cannot be written ({error.strerror})", param_hint="--html")
 
 
 def _print(profile: Profile) -> None:

@@ -16,10 +16,9 @@ from tsm_edge.cards import DEFAULT_MODEL, load_model, load_target
 from tsm_edge.cards.architecture import MOST_THREADS
 from tsm_edge.cards.precision import INT8, precision_named
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+from tsm_edge.cli.report import check_report
 from tsm_edge.errors import TuneError
 from tsm_edge.extras import require
-from tsm_edge.files.atomic import check_writable
-from tsm_edge.files.paths import refuse_replacing
 
 if TYPE_CHECKING:
     from tsm_edge.artifact.folder import Artifact
@@ -103,7 +102,7 @@ def command(
     card = load_target(target or "native") if compiled is None else compiled.manifest.target
     path = output or Path("records") / f"{card.name}.jsonl"
     if html is not None:
-        _check_report(html, path)
+        check_report(html, [path])
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
         ledger = None if dry_run else stack.enter_context(Ledger(path, go_on))
@@ -124,15 +123,6 @@ def command(
         write_page(tuned, records, f"{network.manifest.model} for {card.name}", html)
         note(f"report: {html}")
     _print(tuned, path, network, as_json)
-
-
-def _check_report(html: Path, records: Path) -> None:
-    """Refuse a place where no report can be written, before the work for it begins."""
-    refuse_replacing(html, [records], "--html FILE.html")
-    try:
-        check_writable(html)
-    except OSError as error:
-        raise click.BadParameter(f"{html} cannot be written ({error.strerror})", param_hint="--html") from None
 
 
 def _compiled(model: str | None, target: str | None) -> Artifact | None:
