@@ -54,7 +54,7 @@ class Golden:
 
 def make_golden(reference: Reference, manifest: Manifest, frames: int = 4, seed: int = 0) -> Golden:
     """Run seeded noise through the reference; the caches are reset once, half way."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (frames, *picture_shape(manifest)), np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (frames, *manifest.picture_shape), np.uint8)
     outputs = []
     for index, picture in enumerate(pixels):
         if index in (0, frames // 2):
@@ -83,7 +83,7 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
         raise ArtifactError(f"{path}: not golden frames", again)
     frames, reset, *shape = _HEAD.unpack_from(data, len(MAGIC))
     start = head_bytes + _WORD * len(sizes)
-    pixels = frames * math.prod(picture_shape(manifest))
+    pixels = frames * math.prod(manifest.picture_shape)
     floats = frames * manifest.classes + sum(sizes)
     expected = [height, width, manifest.classes, len(sizes)]
     whole = start + pixels + -pixels % _WORD + _WORD * floats
@@ -95,14 +95,8 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
     tensors = [tensor.reshape(shape) for tensor, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]
     outputs = [[logits] for logits in tensors[:frames]]
     outputs[-1] += tensors[frames:]
-    pictures = np.frombuffer(data, np.uint8, pixels, start).reshape(frames, *picture_shape(manifest))
+    pictures = np.frombuffer(data, np.uint8, pixels, start).reshape(frames, *manifest.picture_shape)
     return Golden(pictures, reset, outputs)
-
-
-def picture_shape(manifest: Manifest) -> tuple[int, ...]:
-    """Of what a step takes as cameras have it: [height, width, 3], of a clip [frames, height, width, 3]."""
-    frames, _, height, width = manifest.frame_shape
-    return (*([frames] if manifest.clip else []), height, width, 3)
 
 
 def network_input(picture: NDArray[np.uint8], card: Preprocess) -> NDArray[np.float32]:

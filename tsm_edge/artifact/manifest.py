@@ -217,6 +217,11 @@ class Manifest:
         return self.frame.shape
 
     @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """Of what a step takes as cameras have it: [height, width, 3], of a clip [frames, height, width, 3]."""
+        return (*([self.frames] if self.clip else []), *self.frame.shape[2:], 3)
+
+    @property
     def clip(self) -> bool:
         """Whether a step takes a clip."""
         return self.frames > 1

@@ -167,7 +167,7 @@ def checked_picture(picture: NDArray[np.uint8], manifest: Manifest) -> NDArray[n
         raise ArtifactError(
             f"{manifest.model} takes {manifest.frame.shape[1]} channels: no pictures", "give what it takes to step"
         )
-    shape = (*([manifest.frames] if manifest.clip else []), *manifest.frame.shape[2:], 3)
+    shape = manifest.picture_shape
     if not isinstance(picture, np.ndarray) or picture.shape != shape or picture.dtype != np.uint8:
         found = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
         raise ArtifactError(
