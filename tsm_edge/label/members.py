@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import FLOW_CHANNELS
 from tsm_edge.errors import ArtifactError, TsmEdgeError
-from tsm_edge.live.smoothing import Scores, logits_of
+from tsm_edge.live.smoothing import Scores, logits_of, probabilities
 from tsm_edge.session.base import Session
 from tsm_edge.video.crops import check_crops
 from tsm_edge.video.flow import FlowName, flow_method
@@ -199,6 +199,4 @@ def _probabilities(logits: Scores, sigmoid: bool) -> Scores:
     if sigmoid:
         each: Scores = 1 / (1 + np.exp(-logits))
         return each
-    exponentials: Scores = np.exp(logits - logits.max())
-    exponentials /= exponentials.sum()
-    return exponentials
+    return probabilities(logits, "")

@@ -51,7 +51,7 @@ class Shown:
     probability: float
 
 
-def probabilities(output: npt.NDArray[np.float32], activation: Activation) -> Scores:
+def probabilities(output: npt.NDArray[np.float32] | Scores, activation: Activation) -> Scores:
     """The probability of each class, of a model's output ``[classes]`` on one frame."""
     if activation:
         return np.asarray(output, np.float64)
