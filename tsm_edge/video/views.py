@@ -112,19 +112,17 @@ class FlowView:
     def keep(self, image: Image) -> Image:
         import cv2
 
-        rows, columns = self._card.resized(*image.shape[:2])
-        grey: Image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        if grey.shape != (rows, columns):
-            grey = cv2.resize(grey, (columns, rows), interpolation=cv2.INTER_LINEAR)
-        return grey
+        return _resized(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self._card.resized(*image.shape[:2]))
 
     def clips(self, plan: Plan, count: int, kept: Mapping[int, Any]) -> Iterator[Floats]:
         found: dict[int, Image] = {}
         for start in plan:
             for field in self._fields(start, count):
                 if field not in found:
-                    after = kept[min(field + 1, count - 1)]
-                    found[field] = flow_bytes(self._method.compute(kept[field], _as_large(after, kept[field])))
+                    before = kept[field]
+                    # Some videos change their size in the middle.
+                    after = _resized(kept[min(field + 1, count - 1)], before.shape)
+                    found[field] = flow_bytes(self._method.compute(before, after))
         sizes = {field.shape[:2] for field in found.values()}
         places = {size: offsets(size, self._crop, self._crops) for size in sizes}
         for crop in range(min(map(len, places.values()))):
@@ -141,11 +139,12 @@ class FlowView:
         return [min(start + number, last) for number in range(FIELDS)]
 
 
-def _as_large(picture: Image, other: Image) -> Image:
-    """A picture, in the size of another one: some videos change theirs in the middle."""
+def _resized(picture: Image, size: tuple[int, int]) -> Image:
+    """A grey picture with so many rows and columns."""
     import cv2
 
-    if picture.shape == other.shape:
+    if picture.shape == size:
         return picture
-    resized: Image = cv2.resize(picture, (other.shape[1], other.shape[0]), interpolation=cv2.INTER_LINEAR)
+    rows, columns = size
+    resized: Image = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_LINEAR)
     return resized
