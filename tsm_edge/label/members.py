@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_edge.artifact.manifest import Manifest
-from tsm_edge.cards import FLOW_CHANNELS
+from tsm_edge.cards import FLOW_CHANNELS, Preprocess
 from tsm_edge.errors import ArtifactError, TsmEdgeError
 from tsm_edge.live.smoothing import Scores, logits_of, probabilities
 from tsm_edge.session.base import Session
 from tsm_edge.video.crops import check_crops
-from tsm_edge.video.flow import FlowName, flow_method
+from tsm_edge.video.flow import FlowMethod, FlowName, flow_method
 from tsm_edge.video.views import FlowView, RgbView, View
 
 ScoreKind = Literal["logits", "softmax"]
@@ -157,19 +157,16 @@ def ensemble(
         )
     sees_flow = any(_is_flow(session.manifest) for session in sessions)
     method = flow_method(seeing.flow) if sees_flow else None
-    views: list[tuple[object, View]] = []
+    views: dict[tuple[Preprocess, FlowMethod | None], View] = {}
     members = []
     for session, weight in zip(sessions, weights, strict=True):
         manifest = session.manifest
-        key = (manifest.preprocess, _is_flow(manifest))
+        sees = manifest.preprocess, method if _is_flow(manifest) else None
         # Networks that see alike share what is kept of frames.
-        view = next((view for other, view in views if other == key), None)
-        if view is None:
-            card = manifest.preprocess
-            view = RgbView(card, seeing.crops) if method is None or not key[1] else FlowView(card, seeing.crops, method)
-            views.append((key, view))
+        if sees not in views:
+            views[sees] = _view(*sees, seeing.crops)
         frames = manifest.frames if manifest.clip else seeing.frames or _TSN_FRAMES
-        members.append(Member(session, view, frames, weight))
+        members.append(Member(session, views[sees], frames, weight))
     return Ensemble(tuple(members), scores, method.name if method else "", method is not None and method.stand_in)
 
 
@@ -189,6 +186,10 @@ def _check(manifest: Manifest, first: Manifest, seeing: Seeing) -> None:
             "scores cannot be averaged",
             "give networks of the same labels",
         )
+
+
+def _view(card: Preprocess, flow: FlowMethod | None, crops: int) -> View:
+    return RgbView(card, crops) if flow is None else FlowView(card, crops, flow)
 
 
 def _is_flow(manifest: Manifest) -> bool:
