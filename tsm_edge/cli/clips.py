@@ -17,7 +17,7 @@ from tsm_edge.cli.output import note, warn
 
 if TYPE_CHECKING:
     from tsm_edge.label.decoding import VideoEnded
-    from tsm_edge.label.labelling import Guess, Spent
+    from tsm_edge.label.labelling import Guess, Spent, VideoLabel
     from tsm_edge.label.members import Ensemble, ScoreKind
     from tsm_edge.rpc.place import Place
     from tsm_edge.session.base import Session
@@ -141,6 +141,16 @@ def clip_options(command: _Command) -> _Command:
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated  # type: ignore[no-any-return]
+
+
+def video_line(found: VideoLabel) -> dict[str, object]:
+    """What a video shows and what is known of it, as JSON has it."""
+    return {
+        "type": "video",
+        "video": found.video.video,
+        **guesses(found.top),
+        **figures(found.video, found.spent),
+    }
 
 
 def guesses(top: tuple[Guess, ...]) -> dict[str, object]:

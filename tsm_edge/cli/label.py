@@ -12,7 +12,7 @@ import click
 
 from tsm_edge.artifact.folder import files_of_artifact
 from tsm_edge.cli.artifacts import rpc_options, threads_option
-from tsm_edge.cli.clips import ClipOptions, clip_options, figures, guesses
+from tsm_edge.cli.clips import ClipOptions, clip_options, video_line
 from tsm_edge.cli.output import note, print_json_line, progress_bar, to_plain, warn
 from tsm_edge.files.paths import printable, refuse_replacing
 
@@ -109,8 +109,8 @@ def _line(result: VideoLabel | NotLabelled) -> dict[str, Any]:
 
     if isinstance(result, NotLabelled):
         return {"type": "error", "video": result.video, "error": result.error.problem, "hint": result.error.hint}
-    plain: dict[str, Any] = to_plain({**guesses(result.top), **figures(result.video, result.spent)})
-    return {"type": "video", "video": result.video.video, **plain}
+    plain: dict[str, Any] = to_plain(video_line(result))
+    return plain
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from tsm_edge.cli.clips import figures, guesses
-from tsm_edge.cli.output import print_json_line, print_table, status, to_plain, warn
+from tsm_edge.cli.clips import figures, guesses, video_line
+from tsm_edge.cli.output import print_json_line, print_table, status, warn
 from tsm_edge.errors import VideoError
 from tsm_edge.files.paths import printable
 
@@ -107,8 +107,7 @@ def _whole(members: Ensemble, path: Path, showing: ClipOptions, as_json: bool) -
     if isinstance(found, NotLabelled):
         raise found.error
     if as_json:
-        line = {"type": "video", "video": found.video.video, **guesses(found.top), **figures(found.video, found.spent)}
-        print_json_line(line)
+        print_json_line(video_line(found))
     else:
         rows = [(guess.label, f"{100 * guess.probability:15.1f}") for guess in found.top]
         print_table("", ("label", "probability (%)"), rows)
@@ -141,7 +140,7 @@ def _print_section(section: SectionLabel, width: int, as_json: bool) -> None:
 
 def _print_end(video: VideoEnded, spent: Spent, as_json: bool) -> None:
     if as_json:
-        print_json_line({"type": "summary", "video": video.video, **to_plain(figures(video, spent))})
+        print_json_line({"type": "summary", "video": video.video, **figures(video, spent)})
     else:
         click.echo()
         _print_figures(video, spent)
