@@ -104,9 +104,9 @@ class Tuner:
         self._kernels = 0
         self._history: list[tuple[float, float]] = []
         # Of the kernels the best ratio so far.
-        self._best = {record.key: 1.0 for record in ledger.records}
+        self._best: dict[str, float] = {}
         for record in ledger.records:
-            self._best[record.key] = min(self._best[record.key], _median(record))
+            self._note(record)
 
     def run(self, pattern: str = "*") -> Tuned:
         """Tune the kernels whose names fit a pattern.
@@ -194,14 +194,18 @@ class Tuner:
 
     def _try(self, runner: Runner, trial: Trial) -> None:
         """A heat; for what is not hopeless a longer race, which counts alone."""
-        key = trial.candidate.blank.key
         finish = self._race(runner, trial.entrant, HEAT)
-        if finish.ratio is not None and finish.ratio.value < HOPELESS * self._best.get(key, 1.0):
+        best = self._best.get(trial.candidate.blank.key, 1.0)
+        if finish.ratio is not None and finish.ratio.value < HOPELESS * best:
             finish = self._race(runner, trial.entrant, SEMIFINAL)
         record = _measured(trial.candidate, finish)
-        self._best[key] = min(self._best.get(key, 1.0), _median(record))
+        self._note(record)
         self._ledger.append(record)
         self._history.append((self._budget.seconds - self._budget.left_s, self._hoped()))
+
+    def _note(self, record: Record) -> None:
+        """Remember it, if it is the best of its kernel."""
+        self._best[record.key] = min(self._best.get(record.key, 1.0), _median(record))
 
     def _try_again(self, runner: Runner, trial: Trial) -> None:
         self._ledger.append(_measured(trial.candidate, self._race(runner, trial.entrant, FINAL)))
