@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from tsm_edge.cards.precision import FP32
 from tsm_edge.compile.backends.cuda import toolchain
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
 from tsm_edge.compile.backends.cuda.choose.tiles import gemm_tile, most_registers, registers_of
+from tsm_edge.compile.backends.cuda.codegen import cuda_source
 from tsm_edge.compile.backends.cuda.generate import generate
 from tsm_edge.compile.backends.cuda.kernels.copying import CopySpec
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
+from tsm_edge.compile.backends.cuda.nvrtc import compile_ptx
 from tsm_edge.compile.backends.cuda.ptxas import assemble, check_resources, parse_resources
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.device_code import KernelResources
@@ -31,6 +35,24 @@ def copying() -> Program:
     spec = CopySpec(planes(3, 5, 2), planes(3, 5, 2))
     call = KernelCall("tsm_k0_copy", spec, (BufferRef("cache"), BufferRef("next_cache")), "copy")
     return Program((call,), (), (np.zeros(1, np.float32),), (), 0, FP32, Choices())
+
+
+def addresses_can_be_fixed() -> bool:
+    """Whether a process may ask for addresses that are not random: in some containers it may not."""
+    code = "import ctypes; c = ctypes.CDLL(None); raise SystemExit(c.personality(c.personality(~0) | 0x40000) == -1)"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not addresses_can_be_fixed(), reason="processes here may not ask for fixed addresses")
+def test_the_same_kernels_are_the_same_instructions_every_time() -> None:
+    """NVRTC orders instructions by the addresses of its own objects."""
+    gpu = load_gpu("jetson-nano")
+    products = {}
+    for side, inputs, outputs in ((2, 480, 320), (12, 24, 72), (24, 8, 48)):
+        spec = GemmSpec(planes(side, side, inputs), planes(side, side, outputs), GemmTile(8, 8, 8, 8))
+        products[f"to_{outputs}"] = dataclasses.replace(spec, tile=gemm_tile(gpu, spec), activation="saturate")
+    code = cuda_source({name: spec.write(name) for name, spec in products.items()}, gpu)
+    assert len({compile_ptx(code, gpu) for _ in range(4)}) == 1
 
 
 @pytest.mark.parametrize("name", GPUS)

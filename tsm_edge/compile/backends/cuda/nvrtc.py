@@ -16,6 +16,7 @@ from tsm_edge.errors import CompileError
 from tsm_edge.files.atomic import scratch_folder
 
 _KERNEL = 'extern "C" __global__'
+_ASK, _FIXED_ADDRESSES = 0xFFFFFFFF, 0x0040000  # <sys/personality.h>
 # Kernels for which another process is worth starting.
 _FEW = 4
 
@@ -120,5 +121,17 @@ def _compile_here(library: Path, arch: str, path: Path) -> int:
     return failed
 
 
+def _settle() -> None:
+    """Begin this process again at addresses that are not drawn at random: NVRTC orders instructions by them.
+
+    Where that is not allowed (in some containers), the same source may give other instructions the next time.
+    """
+    libc = ctypes.CDLL(None)
+    now = libc.personality(_ASK)
+    if not now & _FIXED_ADDRESSES and libc.personality(now | _FIXED_ADDRESSES) != -1:
+        os.execv(sys.executable, sys.orig_argv)
+
+
 if __name__ == "__main__":
+    _settle()
     sys.exit(_compile_here(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
