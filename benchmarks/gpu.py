@@ -43,6 +43,7 @@ WAYS = {
     "graph, spinning": {"TSM_EDGE_SPIN": "1"},
     "launches": {"TSM_EDGE_NO_GRAPH": "1"},
 }
+STEPS = ("bench", "peers", "sanitizer")  # after the checks
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # Of gpu_peers.py.
 PEERS = (
@@ -215,15 +216,15 @@ def compare_peers(folder: Path, clock: Clock) -> dict:
     return found
 
 
-def run(folder: Path, results: Path) -> int:
-    """All steps; returns an exit code: 1 where an answer was wrong, 2 where nothing could be asked."""
+def run(folder: Path, results: Path, chosen: list[str]) -> int:
+    """The checks and the chosen steps; an exit code: 1 where an answer was wrong, 2 where nothing could be asked."""
     clock = Clock(LIMIT_S)
     plan = json.loads((folder / PLAN).read_text("utf-8"))
     device = ask_device(clock)
     now = datetime.datetime.now(datetime.timezone.utc)
     found = {"date": now.isoformat(timespec="seconds"), "device": device, "model": plan["model"], "artifacts": {}}
     slug = re.sub(r"[^a-z0-9]+", "-", device["name"].lower()).strip("-")
-    path = results / f"gpu-{slug}-{now:%Y-%m-%d}.json"
+    path = results / f"gpu-{slug}-{plan['model']}-{now:%Y-%m-%d}.json"
 
     def keep() -> None:
         results.mkdir(parents=True, exist_ok=True)
@@ -234,13 +235,14 @@ def run(folder: Path, results: Path) -> int:
     for artifact in plan["artifacts"]:
         steps[artifact["name"]]["verify"] = verify(folder, artifact, device, clock)
         keep()
-    for artifact in plan["artifacts"]:
+    for artifact in plan["artifacts"] if "bench" in chosen else ():
         steps[artifact["name"]]["bench"] = measure(folder, artifact, clock)
         print(f"{artifact['name']}: {_speed(steps[artifact['name']]['bench'])}", file=sys.stderr)
         keep()
-    found["peers"] = compare_peers(folder, clock)
-    keep()
-    for artifact in plan["artifacts"]:
+    if "peers" in chosen:
+        found["peers"] = compare_peers(folder, clock)
+        keep()
+    for artifact in plan["artifacts"] if "sanitizer" in chosen else ():
         steps[artifact["name"]]["sanitizer"] = sanitize(folder, artifact, clock)
         print(
             f"{artifact['name']}, compute-sanitizer: {_cleanness(steps[artifact['name']]['sanitizer'])}",
@@ -260,7 +262,7 @@ def conclude(steps: dict) -> int:
     unclean = [
         f"{name}, {tool}"
         for name, of in steps.items()
-        for tool, answer in of["sanitizer"].items()
+        for tool, answer in of.get("sanitizer", {}).items()
         if isinstance(answer, dict) and answer.get("clean") is False
     ]
     if wrong or unclean:
@@ -322,9 +324,12 @@ def main() -> int:
     there = steps.add_parser("run", help="on the machine with the GPU")
     there.add_argument("folder", type=Path)
     there.add_argument("results", type=Path)
+    there.add_argument(
+        "--steps", nargs="*", choices=STEPS, default=list(STEPS), help="beside the checks, by default all"
+    )
     given = parser.parse_args()
     if given.step == "run":
-        return run(given.folder, given.results)
+        return run(given.folder, given.results, given.steps)
     prepare(given.folder, given.cards, given.onnx)
     return 0
 

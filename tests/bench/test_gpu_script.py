@@ -58,7 +58,7 @@ def run(folder: Path, code: int = 0, arch: str = "9.0") -> tuple[subprocess.Comp
 
 def results(folder: Path) -> Any:
     (path,) = (folder / "results").iterdir()
-    assert path.name.startswith("gpu-nvidia-test-1-20")
+    assert path.name.startswith("gpu-nvidia-test-1-m-20")
     return json.loads(path.read_text())
 
 
