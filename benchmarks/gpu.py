@@ -48,6 +48,7 @@ TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # Of gpu_peers.py.
 PEERS = (
     "ONNX Runtime CUDA",
+    "ONNX Runtime CUDA, CUDA graphs",
     "torch.compile reduce-overhead",
     "torch.compile in a CUDA graph",
     "torch.compile in a CUDA graph, fp16",

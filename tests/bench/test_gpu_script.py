@@ -80,7 +80,7 @@ def test_everything_is_asked_and_kept(tmp_path: Path) -> None:
         "graph, spinning": 2.5,
         "launches": 3.5,
     }
-    assert len(found["peers"]) == 4
+    assert len(found["peers"]) == 5
     for name, answer in found["peers"].items():
         assert not answer.get("median_ms")
         assert f"{name}: left out: " in done.stderr
