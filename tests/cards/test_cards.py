@@ -103,6 +103,24 @@ def test_labels_are_in_class_order(name: str, index: int, label: str) -> None:
     assert load_model(name).labels[index] == label
 
 
+@pytest.mark.parametrize(
+    ("size", "short_side"),
+    [(256, 256), (240, 256), (288, 288), (112, 128), ((128, 224), 146), ((256, 340), 256)],
+)
+def test_another_frame_size_sees_as_much_of_a_picture_or_more(size: cards.Extent, short_side: int) -> None:
+    card = load_model("resnet50-kinetics-8f")
+    other = card.with_frame_size(size)
+    assert (other.network.frame_size, other.preprocess.crop, other.preprocess.short_side) == (size, size, short_side)
+    assert other.with_frame_size(224).network == card.network
+    before, after = card.preprocess.resized(480, 640)[0] / 224, other.preprocess.resized(480, 640)[0]
+    assert after / min(cards.height_width(size)) <= before + 0.01
+
+
+def test_a_frame_size_that_no_network_has() -> None:
+    with pytest.raises(CardError, match="frame_size is 16 px, expected 32 to 2048 px"):
+        load_model("motion").with_frame_size(16)
+
+
 def test_cards_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         load_model("mobilenetv2-jester").network.classes = 3  # type: ignore[misc]

@@ -53,6 +53,11 @@ def test_an_onnx_file_in_the_place_of_a_model_is_told_the_option(tmp_path: Path)
         CliRunner().invoke(command, ["my model.ONNX"], catch_exceptions=False)
 
 
+def test_an_onnx_file_has_its_frame_size_already(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"--onnx has its frame size already: .*; leave --frame-size out"):
+        CliRunner().invoke(command, ["--onnx", "x.onnx", "--frame-size", "256"], catch_exceptions=False)
+
+
 def test_what_a_device_gets_is_told(tmp_path: Path) -> None:
     printed = compiled(two_caches(), tmp_path, "--target", "raspberry-pi-4").stdout
     rows = {line.split("  ")[0]: " ".join(line.split()) for line in printed.splitlines()}

@@ -52,9 +52,20 @@ def test_json_and_mode(run_program, card: str, tmp_path: Path) -> None:  # type:
     assert metadata.card.network.temporal_mode == "none"
 
 
+def test_another_frame_size(run_program, card: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    result = run_program("export", card, "-o", "model.onnx", "--mode", "none", "--frame-size", "40x64", "--json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["inputs"] == {"frame": [1, 3, 40, 64]}
+    metadata = read_metadata(tmp_path / "model.onnx")
+    assert metadata is not None
+    assert (metadata.card.network.frame_size, metadata.card.preprocess.crop) == ((40, 64), (40, 64))
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (("-o", "m.onnx", "--frame-size", "big"), "'big': expected pixels, as 256, or height and width, as 128x224"),
+        (("-o", "m.onnx", "--frame-size", "16"), "frame_size is 16 px, expected 32 to 2048 px"),
         (("-o", "m.onnx", "--checkpoint", "nothing.pth"), "nothing.pth: cannot be read"),
         (("-o", ".",), "is a folder"),
         (("-o", "m.onnx", "--seed", "1" + "0" * 23), "Invalid value for '--seed'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -258,6 +258,26 @@ class ModelCard:
                 )
         if len(set(self.smoothing.masked)) == self.network.classes:
             raise CardError("smoothing masks every class, expected at least one that can be shown", "mask fewer")
+
+    def with_frame_size(self, size: Extent) -> ModelCard:
+        """The same model for frames of another size: its weights fit, and it sees as much of a picture, or more.
+
+        A smaller crop is cut from a smaller picture. A larger one is cut from the same picture, until it is all of it:
+        with 256 pixels, and pictures of 256, that is upstream's full resolution.
+
+        Raises
+        ------
+        CardError
+            No network has such a size.
+        """
+        side, before = min(height_width(size)), min(height_width(self.preprocess.crop))
+        smaller = round(self.preprocess.short_side * side / before)
+        short_side = smaller if side < before else max(side, self.preprocess.short_side)
+        return replace(
+            self,
+            network=replace(self.network, frame_size=size),
+            preprocess=replace(self.preprocess, crop=size, short_side=short_side),
+        )
 
 
 def height_width(extent: Extent) -> tuple[int, int]:

@@ -13,10 +13,20 @@ import click
 
 from tsm_edge.artifact.folder import OUTPUT_FOLDER, RUNNER
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
-from tsm_edge.cards import DEFAULT_MODEL, TemporalMode, load_model, load_target, model_files, target_file
+from tsm_edge.cards import (
+    DEFAULT_MODEL,
+    Extent,
+    ModelCard,
+    TemporalMode,
+    load_model,
+    load_target,
+    model_files,
+    target_file,
+)
 from tsm_edge.cards.architecture import runs_here
 from tsm_edge.cards.precision import Precision, precision_named
 from tsm_edge.cli.explain import explanation_of, explanation_table, print_explanation
+from tsm_edge.cli.frame_size import frame_size_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.weights import weight_options
 from tsm_edge.deploy.files import deployed_paths
@@ -62,6 +72,7 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
     help="Temporal mode; by default the model card's. offline: whole clips.",
 )
 @click.option("--frames", metavar="N", type=click.IntRange(2, 128), help="Of a clip (modes offline and none).")
+@frame_size_option
 @click.option(
     "--precision", default="fp32", show_default=True, help="Of weights, activations and sums: fp32, fp16, int8."
 )
@@ -100,6 +111,7 @@ def command(
     allow_offline_weights: bool,
     mode: TemporalMode | None,
     frames: int | None,
+    frame_size: Extent | None,
     seed: int | None,
     precision: str,
     accumulate: str | None,
@@ -124,7 +136,7 @@ def command(
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
     model = _model(model, onnx)
-    card = None if model is None else load_model(model)
+    card = _card(model, onnx, frame_size)
     target_card = load_target(target)
     name = card.name if card else onnx.stem if onnx else ""
     folder = output or OUTPUT_FOLDER / f"{name}-{target_card.name}"
@@ -182,6 +194,16 @@ def _model(model: str | None, onnx: Path | None) -> str | None:
             f"compile it with: tsm-edge compile --onnx {shlex.quote(model)}",
         )
     return DEFAULT_MODEL if model is None else model
+
+
+def _card(model: str | None, onnx: Path | None, frame_size: Extent | None) -> ModelCard | None:
+    """The model's card, of the frame size that was asked for."""
+    if frame_size is not None and onnx is not None:
+        raise CompileError(
+            "--onnx has its frame size already: --frame-size cannot be given with it", "leave --frame-size out"
+        )
+    card = None if model is None else load_model(model)
+    return card if card is None or frame_size is None else card.with_frame_size(frame_size)
 
 
 def _precision(name: str, accumulate: str | None) -> Precision:

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
-from tsm_edge.cards import DEFAULT_MODEL, TemporalMode, load_model, model_files
+from tsm_edge.cards import DEFAULT_MODEL, Extent, TemporalMode, load_model, model_files
+from tsm_edge.cli.frame_size import frame_size_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.weights import weight_options
 from tsm_edge.extras import require
@@ -22,6 +23,7 @@ from tsm_edge.files.paths import refuse_replacing
     "--mode", type=click.Choice(["online", "offline", "none"]), help="Temporal mode; by default the model card's."
 )
 @click.option("--frames", metavar="N", type=click.IntRange(2, 128), help="Of a clip (modes offline and none).")
+@frame_size_option
 @click.option("--from-rgb", is_flag=True, help="The checkpoint is an RGB network's, to begin training one of flow.")
 @json_option
 def command(
@@ -32,6 +34,7 @@ def command(
     allow_offline_weights: bool,
     mode: TemporalMode | None,
     frames: int | None,
+    frame_size: Extent | None,
     seed: int | None,
     from_rgb: bool,
     as_json: bool,
@@ -45,6 +48,7 @@ def command(
 
     card = load_model(model)
     refuse_replacing(output, model_files(model, card), "-o FILE.onnx")
+    card = card if frame_size is None else card.with_frame_size(frame_size)
     request = ExportRequest(card, output, checkpoint, allow_offline_weights, mode, seed, trained_mode, frames, from_rgb)
     with status(f"exporting {request.card.name}"):
         result = export_onnx(request)
