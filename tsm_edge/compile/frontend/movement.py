@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsm_edge.artifact.onnx_runtime import open_session, session_options
-from tsm_edge.compile.frontend.clips import frame_runs, positions_node, zeros_of
+from tsm_edge.compile.frontend.clips import Numbers, frame_runs, positions_node, zeros_of
 from tsm_edge.compile.frontend.node_builder import NodeBuilder
 from tsm_edge.compile.ir.graph import FRAME_SHIFT, Node, OnlineGraph, Shape
 from tsm_edge.errors import ModelFileError
@@ -42,8 +42,9 @@ _DATA_INPUTS: Mapping[str, tuple[int, ...]] = {
     "Transpose": (0,),
     "Unsqueeze": (0,),
 }
-# Of a group of moved tensors. A larger one stays as it is: its numbers would take more than 1 GiB.
-MOST_ELEMENTS = 2**27
+# Of a group of moved tensors, and of what they take from. A larger one stays as it is: its numbers would take more than
+# 512 MiB, or not fit their type.
+MOST_ELEMENTS, MOST_SOURCES = 2**27, 2**31 - 1
 # TVM makes no plain kernel of these; with constant indices they are a gather.
 _SCATTERS = ("ScatterElements", "ScatterND")
 
@@ -77,15 +78,18 @@ def reduce_movement(path: Path, graph: OnlineGraph) -> OnlineGraph:
     builder = NodeBuilder(graph)
     replaced: dict[str, list[Node]] = {}
     for group in _connected(movers):
-        if sum(math.prod(graph.shapes[name]) for name in group) <= MOST_ELEMENTS:
-            replaced |= _reduced(path, graph, group, builder)
+        sources = _Sources(graph, group)
+        moved = sum(math.prod(graph.shapes[name]) for name in group)
+        if moved <= MOST_ELEMENTS and sources.elements <= MOST_SOURCES:
+            replaced |= _reduced(path, graph, group, sources, builder)
     nodes = [new for node in graph.nodes for new in replaced.get(node.outputs[0], [node])]
     return builder.finished(nodes) if replaced else graph
 
 
-def _reduced(path: Path, graph: OnlineGraph, movers: Mapping[str, Node], builder: NodeBuilder) -> dict[str, list[Node]]:
+def _reduced(
+    path: Path, graph: OnlineGraph, movers: Mapping[str, Node], sources: _Sources, builder: NodeBuilder
+) -> dict[str, list[Node]]:
     """New nodes for moved tensors, by the tensors' names."""
-    sources = _Sources(graph, movers)
     moved = _moved(path, graph, movers, sources)
     replaced: dict[str, list[Node]] = {}
     waiting = _read_by_others(graph, movers)
@@ -153,24 +157,26 @@ class _Sources:
         self.shapes: dict[str, Shape] = {name: graph.shapes[name] for name in named}
         sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.names = list(self.shapes)
+        self.elements = sum(sizes)
         self.starts = np.cumsum([0, *sizes])
         self._constants = {name: graph.constants[name] for name in self.names if name in graph.constants}
         self._frames = graph.frames
 
-    def numbers(self) -> dict[str, NDArray[np.int64]]:
+    def numbers(self) -> dict[str, Numbers]:
         """The numbers of each source's elements."""
         return {
-            name: np.arange(start, start + math.prod(shape), dtype=np.int64).reshape(shape)
+            name: np.arange(start, start + math.prod(shape), dtype=np.int32).reshape(shape)
             for (name, shape), start in zip(self.shapes.items(), self.starts[:-1], strict=True)
         }
 
-    def runs(self, moved: NDArray[np.int64]) -> list[Run] | None:
+    def runs(self, moved: Numbers) -> list[Run] | None:
         """The moved elements as whole channels, in runs; None: they are not."""
         if moved.ndim != 4 or len(moved) != 1 or not moved.size:
             return None
         _, channels, height, width = moved.shape
         first = moved[0, :, 0, 0]
-        if not np.array_equal(moved[0], first[:, None, None] + np.arange(height * width).reshape(height, width)):
+        pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
+        if not np.array_equal(moved[0], first[:, None, None] + pixels):
             return None
         owners = np.searchsorted(self.starts, first, side="right") - 1
         taken, inside = np.divmod(first - self.starts[owners], height * width)
@@ -185,7 +191,7 @@ class _Sources:
             for start, stop in itertools.pairwise(edges)
         ]
 
-    def between_frames(self, name: str, moved: NDArray[np.int64], builder: NodeBuilder) -> Node | None:
+    def between_frames(self, name: str, moved: Numbers, builder: NodeBuilder) -> Node | None:
         """Of a clip: the moved elements as a shift between frames, or as positions; None: they are neither."""
         variable = [source for source in self.names if source not in self._constants]
         if self._frames == 1 or len(variable) != 1:
@@ -197,7 +203,7 @@ class _Sources:
             return builder.node(FRAME_SHIFT, [source], name, moved.shape, runs=tuple(runs))
         return positions_node(name, moved, numbers[source], source, builder)
 
-    def gathered(self, moved: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    def gathered(self, moved: Numbers) -> tuple[list[str], NDArray[np.int64]]:
         """The sources the elements come from, and each element's place in these, flat and one after the other."""
         owners = np.searchsorted(self.starts, moved, side="right") - 1
         used = np.unique(owners)
@@ -207,9 +213,7 @@ class _Sources:
         return [self.names[index] for index in used], place
 
 
-def _moved(
-    path: Path, graph: OnlineGraph, movers: Mapping[str, Node], sources: _Sources
-) -> dict[str, NDArray[np.int64]]:
+def _moved(path: Path, graph: OnlineGraph, movers: Mapping[str, Node], sources: _Sources) -> dict[str, Numbers]:
     """The numbers that arrive in each moved tensor."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -224,8 +228,8 @@ def _moved(
         helper.make_graph(
             [helper.make_node(node.op, node.inputs, node.outputs, **node.attributes) for node in movers.values()],
             "movement",
-            [helper.make_tensor_value_info(name, TensorProto.INT64, array.shape) for name, array in numbers.items()],
-            [helper.make_tensor_value_info(name, TensorProto.INT64, graph.shapes[name]) for name in movers],
+            [helper.make_tensor_value_info(name, TensorProto.INT32, array.shape) for name, array in numbers.items()],
+            [helper.make_tensor_value_info(name, TensorProto.INT32, graph.shapes[name]) for name in movers],
             [numpy_helper.from_array(array, name) for name, array in constants.items()],
         ),
         opset_imports=[helper.make_opsetid("", graph.opset)],
