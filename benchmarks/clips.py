@@ -1,6 +1,7 @@
 """Whole clips: offline TSM and TSN beside other engines (TSM paper, table 5), and what the shift costs (figure 2a).
 
 python benchmarks/clips.py --model resnet50-kinetics --threads 1 2 --json clips.json
+python benchmarks/clips.py --model mobilenetv2-kinetics --batch 16 --threads 1
 python benchmarks/clips.py --model mobilenetv2-kinetics --shift --threads 1
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from engines import load_engine
 from engines.base import read_model
+from engines.tsm_edge_artifact import one_clip_of
 from peers import US, Race, choose_variants, contenders_of, not_in, prepare_engines, race_engines, race_json
 from race_command import add_race_options, run_in_folder, say
 from report import SHARED, describe, machine_info, physical_cpus, table, write_json
@@ -25,10 +27,10 @@ from streams import reference_logits, video
 from worker import FRAMES
 
 from tsm_edge.bench.interleave import Schedule
-from tsm_edge.cards import ModelCard, TemporalMode, load_model
-from tsm_edge.export.onnx import ExportRequest, export_onnx
+from tsm_edge.cards import ModelCard, NetworkSpec, TemporalMode, height_width, load_model
+from tsm_edge.export.onnx import OPSET, ExportRequest, export_onnx
 
-ENGINES = (US, "onnxruntime", "openvino", "executorch")
+ENGINES = (US, "onnxruntime", "openvino", "executorch", "pytorch")
 # Shares of the channels shifted each way; at 0 nothing is, though the network is the same.
 PROPORTIONS = (Fraction(0), Fraction(1, 8), Fraction(1, 4))
 
@@ -40,21 +42,40 @@ class Case:
     mode: TemporalMode
     frames: int
     proportion: Fraction = Fraction(1, 8)
+    clips: int = 1
 
     @property
     def name(self) -> str:
         """As in the paper's table."""
         name = f"{'TSM' if self.mode == 'offline' else 'TSN'}-{self.frames}f"
+        name += f" x{self.clips}" if self.clips > 1 else ""
         return name if self.proportion == Fraction(1, 8) else f"{name} {self.proportion}"
 
     def export(self, card: ModelCard, folder: Path) -> Path:
-        """Write it as ONNX, with random weights."""
+        """Write it as ONNX, with random weights; several clips a step as one batch, and a clip alone beside it."""
         network = dataclasses.replace(card.network, temporal_mode=self.mode, shift_proportion=self.proportion)
         path = folder / f"{card.name}-{self.name.replace('/', '-').replace(' ', '-')}.onnx"
-        if not path.exists():
-            say(f"exporting {self.name}")
-            export_onnx(ExportRequest(dataclasses.replace(card, network=network), path, seed=0, frames=self.frames))
+        if path.exists():
+            return path
+        say(f"exporting {self.name}")
+        one = one_clip_of(path) if self.clips > 1 else path
+        export_onnx(ExportRequest(dataclasses.replace(card, network=network), one, seed=0, frames=self.frames))
+        if self.clips > 1:
+            write_batch(dataclasses.replace(network, frames=self.frames), self.clips, path)
         return path
+
+
+def write_batch(network: NetworkSpec, clips: int, path: Path) -> None:
+    """Write a network over several clips at once, as other engines take them."""
+    import torch
+
+    from tsm_edge.networks import build_network
+
+    frames = torch.zeros(clips * network.frames, network.channels, *height_width(network.frame_size))
+    names = {"input_names": ["clip"], "output_names": ["logits"]}
+    torch.onnx.export(
+        build_network(network, 0), (frames,), path, dynamo=True, opset_version=OPSET, external_data=False, **names
+    )
 
 
 def race_case(card: ModelCard, case: Case, options: argparse.Namespace, work: Path) -> list[Race]:
@@ -91,28 +112,29 @@ def race_proportions(card: ModelCard, options: argparse.Namespace, work: Path) -
     return [race_engines(entries, "fp32", work, place, schedule, {}) for place in places]
 
 
-def print_races(card: ModelCard, races: dict[str, list[Race]]) -> None:
+def print_races(card: ModelCard, races: dict[Case, list[Race]]) -> None:
     """As the paper's table 5: a line an engine and network."""
     rows = []
-    for name, race in ((name, race) for name, of_case in races.items() for race in of_case):
+    for case, race in ((case, race) for case, of_case in races.items() for race in of_case):
         for engine in sorted(race.samples, key=lambda engine: race.samples[engine].median):
             samples, ratio = race.samples[engine], race.ratio(engine)
             rows.append(
                 (
-                    f"{name}, {engine}",
+                    f"{case.name}, {engine}",
                     str(len(race.place.cpus)),
                     f"{samples.median * 1e3:.1f}",
-                    f"{1 / samples.median:.1f}",
+                    f"{case.clips / samples.median:.1f}",
                     f"{ratio.value:.2f}",
                     f"{ratio.low:.2f}-{ratio.high:.2f}",
                     f"{race.errors[engine]:.0e}",
                 )
             )
-    print(f"\n{card.name}, one clip a step, float32")
+    (batch,) = {case.clips for case in races}
+    print(f"\n{card.name}, {batch} {'clip' if batch == 1 else 'clips'} a step, float32")
     print(table(("network, engine", "threads", "median ms", "clips/s", f"x {US}", "95 %", "error"), rows))
-    for name, of_case in races.items():
+    for case, of_case in races.items():
         for engine, reason in {key: value for race in of_case for key, value in race.absent.items()}.items():
-            print(f"not measured: {name}, {engine}: {reason}")
+            print(f"not measured: {case.name}, {engine}: {reason}")
 
 
 def print_proportions(card: ModelCard, races: list[Race]) -> None:
@@ -134,6 +156,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--model", default="mobilenetv2-kinetics", help="model card, exported with random weights (%(default)s)")
     add("--frames", nargs="*", type=int, default=[8, 16], help="of TSM's clips (%(default)s)")
     add("--tsn", nargs="*", type=int, default=[8], help="of TSN's clips (%(default)s)")
+    add("--batch", metavar="B", type=int, default=1, help="clips of a step (%(default)s)")
     add("--engines", nargs="+", default=list(ENGINES), metavar="NAME", help=", ".join(ENGINES))
     add("--shift", action="store_true", help="measure shares of shifted channels instead of engines")
     add_race_options(parser, [1, 2], rounds=20, block=2, timed="clips")
@@ -148,11 +171,11 @@ def _run(options: argparse.Namespace, work: Path) -> None:
         shares = race_proportions(card, options, work)
         data["shift"] = [race_json(race) for race in shares]
     else:
-        cases = [Case("offline", frames) for frames in options.frames]
-        cases += [Case("none", frames) for frames in options.tsn]
-        races = {case.name: race_case(card, case, options, work) for case in cases}
-        data |= {name: [race_json(race) for race in of_case] for name, of_case in races.items()}
-    machine = machine_info(["apache-tvm", "numpy", "onnxruntime", "openvino", "executorch"])
+        cases = [Case("offline", frames, clips=options.batch) for frames in options.frames]
+        cases += [Case("none", frames, clips=options.batch) for frames in options.tsn]
+        races = {case: race_case(card, case, options, work) for case in cases}
+        data |= {case.name: [race_json(race) for race in of_case] for case, of_case in races.items()}
+    machine = machine_info(["apache-tvm", "numpy", "onnxruntime", "openvino", "executorch", "torch"])
     print(f"{describe(machine)}\n{SHARED}")
     if options.shift:
         print_proportions(card, shares)

@@ -16,6 +16,7 @@ MODULES = {
     "litert": "engines.litert_xnnpack",
     "ncnn": "engines.ncnn_cpu",
     "mnn": "engines.mnn_cpu",
+    "pytorch": "engines.pytorch",
 }
 
 

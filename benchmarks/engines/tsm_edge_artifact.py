@@ -9,7 +9,12 @@ import numpy as np
 from streams import clips
 
 from engines import PRECISIONS
-from engines.base import Engine, Floats, OnlineModel, Stepper
+from engines.base import Engine, Floats, OnlineModel, Stepper, read_model
+
+
+def one_clip_of(path: Path) -> Path:
+    """Of a network over several clips at once: the file of the same network over one, which is what tsm-edge takes."""
+    return path.with_suffix(".clip.onnx")
 
 
 class _ClipStepper:
@@ -48,6 +53,9 @@ class _TsmEdge:
         mode: TemporalMode = "offline" if model.frame_shape[0] > 1 else "online"
         where = folder / "artifact"
         request = CompileRequest(target, where, onnx=model.path, precision=precision, temporal_mode=mode)
+        if (one := one_clip_of(model.path)).exists():
+            clips_per_batch = model.frame_shape[0] // read_model(one).frame_shape[0]
+            request = replace(request, onnx=one, clips_per_batch=clips_per_batch)
         if self.precision == "int8":
             frames = Calibration(tuple(np.concatenate(clip) for clip in clips(model.frame_shape)), "noise")
             request = replace(request, calibration=lambda preprocess: frames)
