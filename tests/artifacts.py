@@ -31,6 +31,7 @@ def compile_onnx(
     intermediates: Path | None = None,
     precision: Precision = FP32,
     clips: bool = False,
+    clips_per_batch: int = 1,
 ) -> Artifact:
     """Save ``model`` beside ``output`` and compile it; ``runner``: with ``tsm-runner``; ``clips``: of a batch."""
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
@@ -47,6 +48,7 @@ def compile_onnx(
         runner=runner,
         precision=precision,
         temporal_mode="offline" if clips else None,
+        clips_per_batch=clips_per_batch,
     )
     return compile_model(request)
 

@@ -27,6 +27,7 @@ class ClipManifest:
 
     model: str = "levels-4f"
     frames: int = 4
+    clips: int = 1
     channels: int = 3
     height: int = SIZE
     classes: int = CLASSES
@@ -46,7 +47,7 @@ class ClipManifest:
 
     @property
     def frame(self) -> TensorInfo:
-        return TensorInfo("clip", (self.frames, self.channels, self.height, self.height))
+        return TensorInfo("clip", (self.clips * self.frames, self.channels, self.height, self.height))
 
     @property
     def hashes(self) -> Mapping[str, str]:
@@ -83,9 +84,11 @@ class ClipSession:
         if clip.shape != self.manifest.frame.shape or clip.dtype != np.float32 or not clip.flags.c_contiguous:
             raise TypeError(f"{clip.shape} {clip.dtype}")
         time.sleep(self._slow_s)
-        self.seen.append(clip.mean(axis=(1, 2, 3)))
-        level = float(clip.mean()) * CLASSES
-        return -np.abs(np.arange(self.manifest.classes, dtype=np.float32) + np.float32(0.5 - level))
+        light = clip.reshape(self.manifest.clips, self.manifest.frames, -1).mean(axis=2)
+        self.seen.extend(light)
+        levels = light.mean(axis=1, keepdims=True) * CLASSES
+        logits = -np.abs(np.arange(self.manifest.classes, dtype=np.float32) + np.float32(0.5) - levels)
+        return logits if self.manifest.clips > 1 else logits[0]
 
     def __enter__(self) -> ClipSession:
         return self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,10 @@ import pytest
 from artifacts import compile_onnx, sse_target
 from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, bottlenecks
 
-from tsm_edge.artifact.folder import MODEL_ONNX, Artifact
+from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact
+from tsm_edge.artifact.golden import network_input
 from tsm_edge.artifact.manifest import parse_manifest
-from tsm_edge.cards import TargetCard, load_target
+from tsm_edge.cards import TargetCard, load_model, load_target
 from tsm_edge.cards.precision import precision_named
 from tsm_edge.compile.request import CompileRequest
 from tsm_edge.errors import ArtifactError, CompileError, ModelFileError
@@ -140,7 +143,7 @@ def test_manifest(clip_model: tuple[Artifact, Reference]) -> None:
 
 def test_manifest_with_another_number_of_frames_is_refused(clip_model: tuple[Artifact, Reference]) -> None:
     text = clip_model[0].manifest.to_json().replace('"frames": 2', '"frames": 3')
-    with pytest.raises(ArtifactError, match="frames is 3"):
+    with pytest.raises(ArtifactError, match="frames is 3, expected those of its input"):
         parse_manifest(text, "here")
 
 
@@ -193,11 +196,78 @@ def test_frame_logits_of_an_online_model(small_artifact: Artifact) -> None:
         session.frame_logits()
 
 
+BATCH = 3
+
+
+@pytest.fixture(scope="module")
+def batch_model(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Reference]:
+    """Three clips a step."""
+    model, folder = build("elementwise", 2), tmp_path_factory.mktemp("batch") / "out"
+    return compile_onnx(model, folder, native, clips=True, runner=True, clips_per_batch=BATCH), Reference(model)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_several_clips_a_step(batch_model: tuple[Artifact, Reference], threads: int) -> None:
+    artifact, reference = batch_model
+    clips = reference.frames(2 * BATCH)
+    expected = [reference.step(clip, [])[0] for clip in clips]
+    with OnlineSession(artifact, threads=threads) as session:
+        for first in (0, BATCH):
+            step = slice(first, first + BATCH)
+            assert_close(session.step(np.concatenate(clips[step])), [logits.mean(0) for logits in expected[step]])
+            assert_close(session.frame_logits(), np.concatenate(expected[step]))
+        timings = session.measure(np.concatenate(clips), 1, 2)
+        assert_close(timings.logits, [logits.mean(0) for logits in expected[:BATCH]])
+        with pytest.raises(ArtifactError, match="8 frames, expected whole steps of 3 clips, 6 frames"):
+            session.measure(np.concatenate(clips)[:8], 0, 1)
+
+
+def test_several_clips_are_timed_and_counted_together(batch_model: tuple[Artifact, Reference]) -> None:
+    artifact, reference = batch_model
+    manifest = artifact.manifest
+    assert (manifest.clips, manifest.frames, manifest.frame_shape) == (BATCH, 2, (2 * BATCH, 3, 22, 34))
+    assert [output.shape for output in manifest.outputs] == [(BATCH, CLASSES), (2 * BATCH, CLASSES)]
+    assert parse_manifest(manifest.to_json(), "here") == manifest
+    stem = 2 * (3 * 9 * 18) * (11 * 17) * 2  # of a clip
+    assert manifest.kernels[0].flops == BATCH * stem
+    clips = np.concatenate(reference.frames(BATCH))
+    with OnlineSession(artifact) as session:
+        logits, times = session.step_profiled(clips)
+        assert_close(logits, session.step(clips))
+        assert times.all()
+
+
+def test_several_clips_as_bytes_and_by_the_runner(batch_model: tuple[Artifact, Reference]) -> None:
+    artifact, reference = batch_model
+    pictures = np.random.default_rng(0).integers(0, 256, (2 * BATCH, 22, 34, 3), np.uint8)
+    clips = np.split(network_input(pictures, artifact.manifest.preprocess), BATCH)
+    expected = [reference.step(clip, [])[0].mean(0) for clip in clips]
+    with OnlineSession(artifact) as session:
+        assert_close(session.step_bytes(pictures), expected)
+    command = [str(artifact.path / RUNNER), "stream"]
+    done = subprocess.run(command, input=pictures.tobytes(), capture_output=True, timeout=60, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["frame"], line["index"]) for line in lines] == [
+        (number, int(np.argmax(logits))) for number, logits in enumerate(expected)
+    ]
+    assert verify_golden(artifact).passed
+    for result in (verify_artifact(artifact, frames=2), verify_emulated(artifact, frames=2)):
+        assert result.passed
+        assert [check.shape for check in result.checks] == [(BATCH, CLASSES), (BATCH, CLASSES), (2 * BATCH, CLASSES)]
+
+
 def test_optical_flow(tmp_path: Path, native: TargetCard) -> None:
     """Ten channels: no pictures, so bytes are refused, and there is no runner."""
+    from tsm_edge.compile.pipeline import compile_model
+
     model = build("elementwise", 2, channels=10)
     artifact = compile_onnx(model, tmp_path / "out", native, clips=True, runner=True)
     assert artifact.runner is None
+    assert artifact.manifest.preprocess.std == (0.226,) * 3
+    rgb = load_model("resnet50-kinetics-8f")
+    request = CompileRequest(native, tmp_path / "x", rgb, onnx=tmp_path / "out.onnx", temporal_mode="offline")
+    with pytest.raises(CompileError, match="takes 10 channels, model card resnet50-kinetics-8f 3; name the card"):
+        compile_model(request)
     assert_computes(artifact, Reference(model), 2)
     with OnlineSession(artifact) as session, pytest.raises(ArtifactError, match="takes 10 channels: no pictures"):
         session.step_bytes(np.zeros((2, 22, 34, 3), np.uint8))
@@ -218,6 +288,8 @@ def test_what_clips_cannot_be_compiled_for(tmp_path: Path, native: TargetCard) -
         dataclasses.replace(request, target=load_target("jetson-nano"))
     with pytest.raises(CompileError, match="--frames cannot be given"):
         dataclasses.replace(request, frames=8)
+    with pytest.raises(CompileError, match="--clips-per-batch is for models of clips, this one takes single frames"):
+        CompileRequest(native, tmp_path / "out", load_model("motion"), clips_per_batch=2)
 
 
 CASES = {
@@ -249,3 +321,14 @@ def test_reference_case(name: str, tmp_path: Path, native: TargetCard) -> None:
     with OnlineSession(compile_model(request), threads=2) as session:
         assert_close(session.step(case.frames()), expected["video_logits"], 1e-4)
         assert_close(session.frame_logits(), expected["per_frame_logits"], 1e-4)
+
+
+@pytest.mark.slow
+def test_resnext_at_full_size(tmp_path: Path, native: TargetCard) -> None:
+    """88 million weights, in grouped convolutions; the other cards' networks are reference cases."""
+    from tsm_edge.compile.pipeline import compile_model
+
+    request = CompileRequest(native, tmp_path / "out", load_model("resnext101-kinetics-8f"), runner=False)
+    artifact = compile_model(request)
+    assert "grouped" in {kernel.rule for kernel in artifact.manifest.kernels}
+    assert verify_artifact(artifact, frames=1, threads=2).passed

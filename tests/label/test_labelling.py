@@ -16,7 +16,7 @@ from encoded_clips import clip, cut_off, encode, index_first, plain, repeated, w
 
 from tsm_edge.artifact.manifest import CacheInfo
 from tsm_edge.errors import ArtifactError, TsmEdgeError, VideoError
-from tsm_edge.label.decoding import NotLabelled, Sliding
+from tsm_edge.label.decoding import Clip, NotLabelled, Part, PartEnded, Sliding, VideoEnded
 from tsm_edge.label.labelling import SectionLabel, SectionsEnded, VideoLabel, label_sections, label_videos
 from tsm_edge.label.listing import find_videos
 from tsm_edge.label.members import Seeing, ensemble
@@ -147,6 +147,49 @@ def test_a_bad_file_is_told_and_passed_over(tmp_path: Path) -> None:
     assert "is not a video file" in str(found[1].error)
     assert isinstance(found[2], VideoLabel)
     assert "the rest is cut off" in found[2].video.trouble
+
+
+@pytest.mark.parametrize("batch", [2, 4, 16])
+def test_a_batch_goes_on_over_the_end_of_a_video(batch: int, tmp_path: Path) -> None:
+    videos = [steps_of_light(tmp_path / f"{level}.avi", [level, level + 2]) for level in (1, 4, 7)]
+    (tmp_path / "bad.mp4").write_text("no video")
+    videos.insert(1, tmp_path / "bad.mp4")
+
+    def labelled(session: ClipSession) -> list[VideoLabel | NotLabelled]:
+        return list(label_videos(ensemble([session], [1.0]), videos, Sampling("uniform", 2)))
+
+    one, several = ClipSession(), ClipSession(ClipManifest(clips=batch))
+    for alone, together in zip(labelled(one), labelled(several), strict=True):
+        if isinstance(alone, NotLabelled):
+            assert str(together) == str(alone)
+            continue
+        assert isinstance(together, VideoLabel)
+        assert (together.video.video, together.spent.clips) == (alone.video.video, 2)
+        for ours, theirs in zip(together.top, alone.top, strict=True):
+            assert (ours.label, ours.probability) == (theirs.label, pytest.approx(theirs.probability))
+    assert len(one.seen) == 6
+    assert len(several.seen) == -(-6 // batch) * batch
+
+
+def test_a_video_that_breaks_off_leaves_nothing_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def clip_of(part: Part, level: int) -> Clip:
+        return Clip(part, 0, np.full((4, 3, 32, 32), (level + 0.5) / 10, np.float32))
+
+    broken, good = (Part(0.0, end_s, (((0, 1, 2, 3),),)) for end_s in (1.0, 2.0))
+    events = [
+        clip_of(broken, 9),
+        NotLabelled("broken", VideoError("cut off", "fetch it again")),
+        clip_of(good, 2),
+        PartEnded(good),
+        VideoEnded("good", 4, 2.0, 0.0, ""),
+    ]
+    monkeypatch.setattr("tsm_edge.label.labelling.decoded", lambda *_: (event for event in events))
+    session = ClipSession(ClipManifest(clips=3))
+    first, second = label_videos(ensemble([session], [1.0]), [], Sampling())
+    assert isinstance(first, NotLabelled)
+    assert isinstance(second, VideoLabel)
+    assert (second.top[0].class_index, second.spent.clips) == (2, 1)
+    assert shown(session) == [[2, 2, 2, 2], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def test_a_network_that_fails_ends_it(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ static void look(void *const *buffers, int32_t begin, int32_t end, int32_t resum
 static const tsm_call one_call[] = {{look, 1, 1, 0, 0, 2, {{TSM_CACHE, 0}, {TSM_NEXT_CACHE, 0}}}};
 static const tsm_cache one_cache[] = {{"in", "out", 4, 2, 2, 4, 1, 0}};
 const tsm_model tsm_the_model = {
-    .manifest = "{}", .cache_bytes = 64, .n_calls = 1, .n_caches = 1, .calls = one_call, .caches = one_cache};
+    .manifest = "{}", .clips = 1, .cache_bytes = 64, .n_calls = 1, .n_caches = 1, .calls = one_call,
+    .caches = one_cache};
 const tsm_model *const tsm_programs[] = {&tsm_the_model};
 const int32_t tsm_n_programs = 1;
 

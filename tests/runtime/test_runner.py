@@ -269,11 +269,13 @@ static void answer(void *const *buffers, int32_t begin, int32_t end, int32_t res
 static const tsm_call calls[] = {{answer, 1, 1, 0, 0, 1, {{TSM_WORKSPACE, 0}}}};
 static const char *const labels[] = {"one", "two", "three"};
 const tsm_model tsm_the_model = {
-    .manifest = "{}", .frame_shape = {1, 3, 2, 2}, .classes = 3, .workspace_bytes = 64, .n_calls = 1, .calls = calls};
+    .manifest = "{}", .frame_shape = {1, 3, 2, 2}, .classes = 3, .clips = 1, .workspace_bytes = 64,
+    .n_calls = 1, .calls = calls};
 const tsm_model *const tsm_programs[] = {&tsm_the_model};
 const int32_t tsm_n_programs = 1;
 const tsm_card tsm_the_card = {
-    .classes = 3, .frames = 1, .short_side = 2, .crop_height = 2, .crop_width = 2, .n_labels = 3, .labels = labels};
+    .classes = 3, .frames = 1, .clips = 1, .short_side = 2, .crop_height = 2, .crop_width = 2,
+    .n_labels = 3, .labels = labels};
 """
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tsm_edge.artifact.reference import Reference
 
 MAGIC = b"TSMGOLD1"
-# Frames, reset, height, width, classes, caches.
+# Frames, reset, height, width, logits of a step, caches.
 _HEAD = struct.Struct("<6I")
 _WORD = 4  # bytes of a number of the file
 
@@ -39,12 +39,12 @@ class Golden:
     Attributes
     ----------
     frames : numpy.ndarray
-        uint8 RGB [frames, height, width, 3]; of clips [clips, frames, height, width, 3].
+        uint8 RGB [frames, height, width, 3]; of clips [steps, frames of a step, height, width, 3].
     reset : int
         The caches are zeroed before this frame.
     outputs : list of list of numpy.ndarray
         For each frame the logits, then every next cache, float32; of clips the logits of every frame in their place. A
-        file has those of the last frame, or clip, only.
+        file has those of the last frame, or step of clips, only.
     """
 
     frames: NDArray[np.uint8]
@@ -84,13 +84,14 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
     frames, reset, *shape = _HEAD.unpack_from(data, len(MAGIC))
     start = head_bytes + _WORD * len(sizes)
     pixels = frames * math.prod(manifest.picture_shape)
-    floats = frames * manifest.classes + sum(sizes)
-    expected = [height, width, manifest.classes, len(sizes)]
+    logits = math.prod(manifest.logits.shape)
+    floats = frames * logits + sum(sizes)
+    expected = [height, width, logits, len(sizes)]
     whole = start + pixels + -pixels % _WORD + _WORD * floats
     if shape != expected or len(data) != whole or struct.unpack_from(f"<{len(sizes)}I", data, head_bytes) != (*sizes,):
         raise ArtifactError(f"{path}: not the golden frames of this model", again)
     values = np.frombuffer(data, "<f4", floats, whole - _WORD * floats).astype(np.float32)
-    ends = np.cumsum([*[manifest.classes] * frames, *sizes])
+    ends = np.cumsum([*[logits] * frames, *sizes])
     shapes = [*[manifest.logits.shape] * frames, *(tensor.shape for tensor in manifest.further)]
     tensors = [tensor.reshape(shape) for tensor, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]
     outputs = [[logits] for logits in tensors[:frames]]

@@ -16,6 +16,8 @@ from tsm_edge.cards.threads import Threads, threads_from
 from tsm_edge.errors import ArtifactError, CardError, shortened
 
 FORMAT = 2
+# Of a step.
+MOST_CLIPS = 128
 # Formats that are read: artifacts on devices outlive the program that made them.
 READABLE = (1, 2)
 # What is said aloud of a network that was never trained.
@@ -99,6 +101,10 @@ class MemoryInfo:
     cache_bytes: int
     weight_bytes: int
 
+    def with_stream(self, threads: int) -> int:
+        """The library's memory and that of one stream, bytes: what a process takes beside its programs and inputs."""
+        return self.weight_bytes + self.workspace_bytes + threads * self.scratch_bytes + self.cache_bytes
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -108,10 +114,10 @@ class Manifest:
     ----------
     model, description : str
     frame : TensorInfo
-        Of a clip: [frames, 3, height, width].
+        Of a clip: [frames, 3, height, width]; of several, one after the other, [clips * frames, 3, height, width].
     outputs : tuple of TensorInfo
         The logits first; of a clip their mean over the frames, [classes], then those of every frame,
-        [frames, classes].
+        [frames, classes]; of several clips [clips, classes] and [clips * frames, classes].
     caches : tuple of CacheInfo
     preprocess : Preprocess
     smoothing : Smoothing
@@ -145,7 +151,9 @@ class Manifest:
     mode : {"online", "offline"}
         Whether a step takes a frame of a stream, or a clip.
     frames : int
-        Frames of a step: of a clip more than 1.
+        Of a clip, more than 1; of an online model 1.
+    clips : int
+        Of a step, which are computed one after the other.
     threads : Threads or None
         What its step is fastest with, by tuning records; None: not known.
     """
@@ -174,6 +182,7 @@ class Manifest:
     tuned: int = 0
     mode: Mode = "online"
     frames: int = 1
+    clips: int = 1
     threads: Threads | None = None
 
     def __post_init__(self) -> None:
@@ -187,12 +196,15 @@ class Manifest:
             raise ValueError(f"activation is {self.activation!r}, expected softmax, sigmoid or nothing")
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode is {self.mode!r}, expected online or offline")
-        if type(self.frames) is not int or self.frames < 1 or self.frame.shape[:1] != (self.frames,):
-            raise ValueError(f"frames is {self.frames!r}, expected those of its input {list(self.frame.shape)}")
-        if self.clip != (self.mode == "offline"):
-            raise ValueError(f"mode is {self.mode} with {self.frames} frames a step")
+        if any(type(count) is not int or count < 1 for count in (self.frames, self.clips)):
+            raise ValueError(f"frames is {self.frames!r} and clips {self.clips!r}, expected at least 1")
+        if self.frame.shape[:1] != (self.clips * self.frames,):
+            raise ValueError(f"frames is {self.frames}, expected those of its input {list(self.frame.shape)}")
+        if self.clip != (self.mode == "offline") or self.clips > (MOST_CLIPS if self.clip else 1):
+            raise ValueError(f"mode is {self.mode} with {self.clips} times {self.frames} frames a step")
         if self.clip and (
-            self.caches or len(self.outputs) != 2 or self.outputs[1].shape != (self.frames, self.classes)
+            self.caches
+            or [output.shape for output in self.outputs] != output_shapes(self.clips, self.frames, self.classes)
         ):
             raise ValueError("its outputs are not the logits of a clip and of its frames")
 
@@ -213,17 +225,17 @@ class Manifest:
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
-        """[1, 3, height, width], of a clip [frames, 3, height, width]."""
+        """Of a step: [1, 3, height, width], of clips [clips * frames, 3, height, width]."""
         return self.frame.shape
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
-        """Of what a step takes as cameras have it: [height, width, 3], of a clip [frames, height, width, 3]."""
-        return (*([self.frames] if self.clip else []), *self.frame.shape[2:], 3)
+        """Of what a step takes as cameras have it: [height, width, 3], of clips [clips * frames, height, width, 3]."""
+        return (*(self.frame.shape[:1] if self.clip else ()), *self.frame.shape[2:], 3)
 
     @property
     def clip(self) -> bool:
-        """Whether a step takes a clip."""
+        """Whether a step takes a clip, or several."""
         return self.frames > 1
 
     @property
@@ -262,7 +274,14 @@ class Manifest:
                 del table[name]
         if not self.clip:
             del table["mode"], table["frames"]
+        if self.clips == 1:
+            del table["clips"]
         return json.dumps(table, indent=1, ensure_ascii=False)
+
+
+def output_shapes(clips: int, frames: int, classes: int) -> list[tuple[int, ...]]:
+    """Shapes of the outputs of a model of clips."""
+    return [(classes,) if clips == 1 else (clips, classes), (clips * frames, classes)]
 
 
 def parse_manifest(text: str, where: str | Path) -> Manifest:

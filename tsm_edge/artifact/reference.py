@@ -53,7 +53,7 @@ class Reference:
         self._inputs = [cache.input for cache in manifest.caches]
         self._zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
         self._caches = self._zeros
-        self._clip = manifest.clip
+        self._clips = manifest.clips if manifest.clip else 0
         self._outputs = [manifest.logits.name, *(cache.output for cache in manifest.caches)]
         self.outputs = [*(output.name for output in manifest.outputs), *self._outputs[1:]]
 
@@ -62,7 +62,7 @@ class Reference:
         self._caches = self._zeros
 
     def step(self, frame: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Run one frame, float32 [1, 3, height, width], or one clip, [frames, 3, height, width].
+        """Run one frame, float32 [1, 3, height, width], or the clips of a step, [clips * frames, 3, height, width].
 
         Returns
         -------
@@ -70,11 +70,19 @@ class Reference:
             The logits, then every next cache, float32 NCHW; of a clip the mean of the logits over the frames, then
             those of every frame. Named by :attr:`outputs`.
         """
+        if self._clips:
+            each = [self._run(clip)[0] for clip in np.split(frame, self._clips)]
+            means = [logits.mean(0) for logits in each]
+            return [means[0] if self._clips == 1 else np.stack(means), np.concatenate(each)]
+        found = self._run(frame)
+        self._caches = found[1:]
+        return found
+
+    def _run(self, frame: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         feed = {self._frame: frame, **dict(zip(self._inputs, self._caches, strict=True))}
         with self._in_words():
             found: list[NDArray[np.float32]] = self._session.run(self._outputs, feed)
-        self._caches = found[1:]
-        return [found[0].mean(0), *found] if self._clip else found
+        return found
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.artifact.folder import OUTPUT_FOLDER, RUNNER
-from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
+from tsm_edge.artifact.manifest import MOST_CLIPS, RANDOM_WEIGHTS
 from tsm_edge.cards import (
     DEFAULT_MODEL,
     Extent,
@@ -72,6 +72,9 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
     help="Temporal mode; by default the model card's. offline: whole clips.",
 )
 @click.option("--frames", metavar="N", type=click.IntRange(2, 128), help="Of a clip (modes offline and none).")
+@click.option(
+    "--clips-per-batch", metavar="B", type=click.IntRange(1, MOST_CLIPS), default=1, help="Clips that a step takes (1)."
+)
 @frame_size_option
 @click.option(
     "--precision", default="fp32", show_default=True, help="Of weights, activations and sums: fp32, fp16, int8."
@@ -111,6 +114,7 @@ def command(
     allow_offline_weights: bool,
     mode: TemporalMode | None,
     frames: int | None,
+    clips_per_batch: int,
     frame_size: Extent | None,
     seed: int | None,
     precision: str,
@@ -153,6 +157,7 @@ def command(
         allow_offline_weights=allow_offline_weights,
         temporal_mode=mode,
         frames=frames,
+        clips_per_batch=clips_per_batch,
         seed=seed,
         intermediates=Path(f"{folder}-intermediates") if keep_intermediates else None,
         runner=not no_runner,
@@ -258,16 +263,20 @@ def _print_json(artifact: Artifact, explanation: AnyExplanation | None, seconds:
 def _print(artifact: Artifact, seconds: float) -> None:
     manifest = artifact.manifest
     target, memory = manifest.target, manifest.memory
-    flops, step = sum(kernel.flops for kernel in manifest.kernels), "clip" if manifest.clip else "frame"
+    flops, taken = sum(kernel.flops for kernel in manifest.kernels), _taken(manifest)
     rows = [
         ("model", manifest.model),
         ("target", f"{target.name} ({target.cpu.triple}, {target.cpu.cpu}, {target.libc})"),
-        ("clip" if manifest.clip else "frame", f"{manifest.frame.dtype} {list(manifest.frame.shape)}"),
+        (taken, f"{manifest.frame.dtype} {list(manifest.frame.shape)}"),
         ("logits", f"{manifest.logits.dtype} {list(manifest.logits.shape)}{_made_by(manifest.activation)}"),
         *(_clip_rows(manifest) if manifest.clip else _cache_rows(manifest)),
         ("weights", f"{memory.weight_bytes / 1e6:.1f} MB, {manifest.weights}"),
         ("workspace", f"{memory.workspace_bytes / 1e6:.1f} MB, planned at compile time"),
-        ("kernels", f"{len(manifest.kernels)} calls, {flops / 1e9:.3f} GFLOP a {step}"),
+        *([("memory", f"{_memory(manifest)} with weights")] if target.device == "cpu" else []),
+        (
+            "kernels",
+            f"{len(manifest.kernels)} calls, {flops / 1e9:.3f} GFLOP a {'step' if manifest.clips > 1 else taken}",
+        ),
         *([("tuned", f"{manifest.tuned} kernels as tuning records say")] if manifest.tuned else []),
         *([("threads", f"{manifest.threads}, as tuning records say")] if manifest.threads else []),
         ("model.so", _size(artifact.library)),
@@ -276,6 +285,18 @@ def _print(artifact: Artifact, seconds: float) -> None:
         ("compile time", f"{seconds:.1f} s, everything included"),
     ]
     print_table(str(artifact.path), ("", ""), rows)
+
+
+def _memory(manifest: Manifest) -> str:
+    """What the model takes, planned: `tests/runtime/test_memory.py` measures it."""
+    threads = manifest.threads.count if manifest.threads else 1
+    of_one = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"{manifest.memory.with_stream(threads) / 1e6:.1f} MB, a stream of {of_one}"
+
+
+def _taken(manifest: Manifest) -> str:
+    """What a step takes."""
+    return "frame" if not manifest.clip else "clip" if manifest.clips == 1 else f"{manifest.clips} clips"
 
 
 def _clip_rows(manifest: Manifest) -> list[tuple[str, str]]:

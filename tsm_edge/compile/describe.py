@@ -12,8 +12,16 @@ from pathlib import Path
 
 from tsm_edge import __version__
 from tsm_edge.artifact.folder import EXACT_ONNX
-from tsm_edge.artifact.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TensorInfo
-from tsm_edge.cards import Extent, ModelCard, Preprocess, Smoothing, extent_of, extent_text, height_width
+from tsm_edge.artifact.manifest import (
+    CacheInfo,
+    KernelInfo,
+    Manifest,
+    MemoryInfo,
+    StageInfo,
+    TensorInfo,
+    output_shapes,
+)
+from tsm_edge.cards import FLOW_CHANNELS, Extent, ModelCard, Preprocess, Smoothing, extent_of, extent_text, height_width
 from tsm_edge.compile.frontend.activation import output_activation
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.kernel import Items
@@ -61,10 +69,18 @@ def _foreign_model(request: CompileRequest, graph: OnlineGraph) -> ForeignModel:
     size, classes = _size_and_classes(graph)
     shorter = min(height_width(size))
     card = request.card
+    channels = graph.shapes[graph.frame][1]
     if card is None:
         name = request.onnx.stem if request.onnx else "model"
         preprocess = Preprocess(short_side=round(shorter * 256 / 224), crop=size)
+        if channels == FLOW_CHANNELS:  # upstream's, of optical flow
+            preprocess = dataclasses.replace(preprocess, mean=(0.5,) * 3, std=(0.226,) * 3)
         return ForeignModel(name, f"compiled from {printable(str(request.onnx))}", preprocess)
+    if card.network.channels != channels:
+        raise CompileError(
+            f"{request.onnx}: takes {channels} channels, model card {card.name} {card.network.channels}",
+            "name the card of this model, or none",
+        )
     if card.network.classes != classes:
         raise CompileError(
             f"{request.onnx}: has {classes} classes, model card {card.name} {card.network.classes}",
@@ -79,12 +95,24 @@ def _size_and_classes(graph: OnlineGraph) -> tuple[Extent, int]:
     return extent_of(height, width), graph.shapes[graph.logits][-1]
 
 
-def _kernel_info(call: KernelCall) -> KernelInfo:
+def _interface(graph: OnlineGraph, clips: int) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
+    """What a step takes, and what it makes beside the next caches."""
+    frame = graph.shapes[graph.frame]
+    if graph.frames == 1:
+        return TensorInfo(graph.frame, frame), (TensorInfo(graph.logits, graph.shapes[graph.logits]),)
+    shapes = output_shapes(clips, graph.frames, graph.shapes[graph.logits][-1])
+    outputs = tuple(TensorInfo(name, shape) for name, shape in zip(graph.results, shapes, strict=True))
+    return TensorInfo(graph.frame, (clips * frame[0], *frame[1:])), outputs
+
+
+def _kernel_info(call: KernelCall, clips: int) -> KernelInfo:
+    """A call of a step; of several clips, the work of its calls for all of them."""
     spec = call.spec
-    stages = tuple(StageInfo(stage.name, stage.flops) for stage in spec.stages)
+    stages = tuple(StageInfo(stage.name, clips * stage.flops) for stage in spec.stages)
     parallel = spec.parallel
     items = parallel.count if isinstance(parallel, Items) else math.prod((*parallel.blocks, *parallel.threads))
-    return KernelInfo(call.kernel, spec.rule, call.layer, items, spec.flops, spec.bytes, spec.describe(), stages)
+    flops, moved = clips * spec.flops, clips * spec.bytes
+    return KernelInfo(call.kernel, spec.rule, call.layer, items, flops, moved, spec.describe(), stages)
 
 
 def hashes_of(folder: Path, metadata: OnnxMetadata | None, graph: OnlineGraph) -> dict[str, str]:
@@ -112,12 +140,13 @@ def manifest_of(
     from tsm_edge.compile.package.zig import zig_version
 
     alignment = backend_for(request.target).alignment
+    frame, outputs = _interface(graph, request.clips_per_batch)
     weights = metadata.weights if metadata else WeightSource(printable(str(request.onnx)), graph.sha256)
     return Manifest(
         model=model.name,
         description=model.description,
-        frame=TensorInfo(graph.frame, graph.shapes[graph.frame]),
-        outputs=tuple(TensorInfo(name, graph.shapes[name]) for name in graph.results),
+        frame=frame,
+        outputs=outputs,
         caches=tuple(CacheInfo(cache.input, cache.output, cache.shape) for cache in graph.caches),
         preprocess=model.preprocess,
         smoothing=model.smoothing,
@@ -131,7 +160,7 @@ def manifest_of(
             cache_bytes=2 * cache_bytes(program, alignment),
             weight_bytes=block_offsets([array.nbytes for array in program.weights], alignment)[1],
         ),
-        kernels=tuple(_kernel_info(call) for call in program.calls),
+        kernels=tuple(_kernel_info(call, request.clips_per_batch) for call in program.calls),
         hashes=hashes,
         versions={
             "tsm_edge": __version__,
@@ -146,4 +175,5 @@ def manifest_of(
         activation=output_activation(graph),
         mode="offline" if graph.frames > 1 else "online",
         frames=graph.frames,
+        clips=request.clips_per_batch,
     )

@@ -93,6 +93,7 @@ def compile_model(
         onnx_file, metadata = _model_file(request, folder, stages)
         clips = request.clips or (metadata is not None and metadata.card.network.temporal_mode != "online")
         graph = load_onnx(onnx_file, request.cache_names, clips)
+        request.check_batch(graph.frames)
         request = as_the_file_is(request, graph)
         model = described_model(request, metadata, graph)
         stages.begin("lowering", "lowering and scheduling")

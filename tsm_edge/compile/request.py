@@ -38,6 +38,8 @@ class CompileRequest:
         Replaces the card's (``none``: the TSN baseline; ``offline``: whole clips).
     frames : int or None
         Of a clip: replaces the card's; with mode ``none``, a clip of so many frames instead of one frame.
+    clips_per_batch : int
+        Clips that a step takes, which it computes one after the other.
     seed : int or None
         Of random weights, even where the card has its own. None: no wish.
     intermediates : Path or None
@@ -64,6 +66,7 @@ class CompileRequest:
     allow_offline_weights: bool = False
     temporal_mode: TemporalMode | None = None
     frames: int | None = None
+    clips_per_batch: int = 1
     seed: int | None = None
     intermediates: Path | None = None
     runner: bool = True
@@ -120,6 +123,24 @@ class CompileRequest:
         """Whether a model of whole clips is asked for."""
         return self.mode == "offline" or (self.mode == "none" and self.frames is not None)
 
+    def check_batch(self, frames: int) -> None:
+        """Refuse several clips a step of a model that takes no clips.
+
+        Parameters
+        ----------
+        frames : int
+            That it takes at once.
+
+        Raises
+        ------
+        CompileError
+        """
+        if frames == 1 and self.clips_per_batch > 1:
+            raise CompileError(
+                "--clips-per-batch is for models of clips, this one takes single frames",
+                "add --mode offline, or leave --clips-per-batch out",
+            )
+
     def _check_clips(self) -> None:
         if self.frames is not None and self.onnx is not None:
             raise CompileError("--onnx has its frames already: --frames cannot be given with it", "leave --frames out")
@@ -128,6 +149,8 @@ class CompileRequest:
                 "an online network takes one frame a step: --frames is for clips", "add --mode offline, or --mode none"
             )
         if not self.clips:
+            if self.onnx is None:
+                self.check_batch(1)
             return
         if self.target.device == "cuda":
             raise CompileError(

@@ -5,15 +5,16 @@ Each network's scores are averaged over the clips and crops of a video, then ove
 
 from __future__ import annotations
 
-import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tsm_edge.label.decoding import Clip, NotLabelled, Part, PartEnded, Sliding, VideoEnded, decoded
+from tsm_edge.label.batches import Batches
+from tsm_edge.label.decoding import Clip, Decoded, NotLabelled, PartEnded, Sliding, VideoEnded, decoded
 from tsm_edge.label.members import Ensemble
 from tsm_edge.label.overlap import ahead
 from tsm_edge.live.smoothing import Scores
@@ -114,38 +115,50 @@ def label_sections(
         yield event
 
 
-@dataclass
-class _Scores:
-    """Logits of the parts that are not complete yet: of each network, clip by clip."""
-
-    members: Ensemble
-    parts: dict[int, list[list[Scores]]] = field(default_factory=dict)
-
-    def add(self, clip: Clip) -> None:
-        found = self.parts.setdefault(id(clip.part), [[] for _ in self.members.members])
-        found[clip.member].append(self.members.members[clip.member].logits(clip.values))
-
-    def take(self, part: Part) -> tuple[Guess, ...]:
-        logits: list[Scores] = [np.mean(found, axis=0) for found in self.parts.pop(id(part))]
-        return _top(self.members.probabilities(logits), self.members.labels)
-
-
 def _seen(
     members: Ensemble, videos: Iterable[Path], how: Sampling | Sliding, options: SourceOptions | None
 ) -> Iterator[SectionLabel | SectionsEnded | NotLabelled]:
     """Show the networks what is decoded."""
-    scores, spent = _Scores(members), Spent()
+    told = _Telling(members)
     with closing(ahead(decoded(members.members, videos, how, options or SourceOptions()), _AHEAD)) as events:
         for event in events:
-            if isinstance(event, Clip):
-                began_s = time.perf_counter()
-                scores.add(event)
-                spent = Spent(spent.clips + 1, spent.network_s + time.perf_counter() - began_s)
-            elif isinstance(event, PartEnded):
-                yield SectionLabel(event.part.start_s, event.part.end_s, scores.take(event.part))
+            told.add(event)
+            yield from told.due()
+    told.batches.run_all()
+    yield from told.due()
+
+
+class _Telling:
+    """What happens, told in order: an end of something when networks have seen all clips before it."""
+
+    def __init__(self, members: Ensemble) -> None:
+        self.batches = Batches(members.members)
+        self._members = members
+        self._ends: deque[PartEnded | VideoEnded | NotLabelled] = deque()
+        self._spent = Spent()
+
+    def add(self, event: Decoded) -> None:
+        if isinstance(event, Clip):
+            self.batches.add(event)
+            return
+        if isinstance(event, NotLabelled):
+            self.batches.keep_only([end.part for end in self._ends if isinstance(end, PartEnded)])
+        self._ends.append(event)
+
+    def due(self) -> Iterator[SectionLabel | SectionsEnded | NotLabelled]:
+        while self._ends:
+            end = self._ends[0]
+            if isinstance(end, PartEnded) and self.batches.waits_for(end.part):
+                return
+            self._ends.popleft()
+            if isinstance(end, PartEnded):
+                seen = self.batches.take(end.part)
+                self._spent = Spent(self._spent.clips + seen.clips, self._spent.network_s + seen.seconds)
+                top = _top(self._members.probabilities(seen.logits), self._members.labels)
+                yield SectionLabel(end.part.start_s, end.part.end_s, top)
             else:
-                yield event if isinstance(event, NotLabelled) else SectionsEnded(event, spent)
-                scores, spent = _Scores(members), Spent()
+                yield end if isinstance(end, NotLabelled) else SectionsEnded(end, self._spent)
+                self._spent = Spent()
 
 
 def _top(probabilities: Scores, labels: tuple[str, ...]) -> tuple[Guess, ...]:

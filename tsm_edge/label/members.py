@@ -42,17 +42,36 @@ class Member:
     frames: int
     weight: float
 
-    def logits(self, clip: npt.NDArray[np.float32]) -> Scores:
-        """The scores of a clip, float32 ``[frames, channels, height, width]``: float64 ``[classes]``, as logits."""
+    @property
+    def batch(self) -> int:
+        """Clips that it takes at once."""
+        return self.session.manifest.clips
+
+    def logits(self, clips: Sequence[npt.NDArray[np.float32]]) -> list[Scores]:
+        """The scores of clips, at most :attr:`batch` of them.
+
+        Parameters
+        ----------
+        clips : sequence of numpy.ndarray
+            float32 ``[frames, channels, height, width]``.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            float64 ``[classes]``, as logits.
+        """
+        if not self.session.manifest.clip:
+            return [np.mean([self._step(frame[np.newaxis])[0] for frame in clip], axis=0) for clip in clips]
+        if self.batch == 1:
+            return [self._step(clip)[0] for clip in clips]
+        missing = [np.zeros_like(clips[0])] * (self.batch - len(clips))
+        return self._step(np.concatenate([*clips, *missing]))[: len(clips)]
+
+    def _step(self, frames: npt.NDArray[np.float32]) -> list[Scores]:
+        """The scores of each clip, or frame, of a step."""
         manifest = self.session.manifest
-        if manifest.clip:
-            return logits_of(self.session.step(clip).reshape(-1).astype(np.float64), manifest.activation)
-        found = [
-            logits_of(self.session.step(frame[np.newaxis]).reshape(-1).astype(np.float64), manifest.activation)
-            for frame in clip
-        ]
-        mean: Scores = np.mean(found, axis=0)
-        return mean
+        found = self.session.step(frames).reshape(manifest.clips, -1).astype(np.float64)
+        return [logits_of(each, manifest.activation) for each in found]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ typedef struct {
   const char *version;                    /* of tsm-edge */
   int64_t flops, bytes;                   /* of a frame: arithmetic, and what kernels move */
   int32_t frames;                  /* of a step: more than 1 of a model of clips */
+  int32_t clips;                   /* of a step */
   int32_t short_side;              /* pixels: to what a frame is resized where the crop's shorter side is cut from it */
   int32_t crop_height, crop_width; /* pixels: what is cut from the centre of the resized frame */
   float scale[3], offset[3];       /* of R, G, B: input = byte * scale + offset */

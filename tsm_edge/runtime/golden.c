@@ -45,7 +45,7 @@ static int read_golden(golden *into, FILE *file) {
   if (fread(magic, sizeof magic, 1, file) != 1 || memcmp(magic, TSM_GOLDEN_MAGIC, sizeof magic) != 0) return 0;
   if (fread(head, sizeof *head, 1, file) != 1) return 0;
   if (head->height != (uint32_t)card->crop_height || head->width != (uint32_t)card->crop_width ||
-      head->classes != (uint32_t)card->classes || head->n_caches != (uint32_t)card->n_caches || !head->frames ||
+      head->classes != (uint32_t)runner_logits() || head->n_caches != (uint32_t)card->n_caches || !head->frames ||
       head->frames > 4096)
     return 0;
   into->caches = runner_allocate(sizeof(float *) * head->n_caches);
@@ -108,16 +108,16 @@ static void zero_caches(cache_sets sets) {
 static void dump(FILE *file, const float *logits, const float *explicit_logits, cache_sets sets) {
   const tsm_card *card = &tsm_the_card;
   if (!file) return;
-  fwrite(logits, sizeof(float), (size_t)card->classes, file);
-  fwrite(explicit_logits, sizeof(float), (size_t)card->classes, file);
+  fwrite(logits, sizeof(float), runner_logits(), file);
+  fwrite(explicit_logits, sizeof(float), runner_logits(), file);
   for (int32_t i = 0; i < card->n_caches; ++i) fwrite(sets.write[i], sizeof(float), cache_elements(i), file);
 }
 
 /* Run all golden frames; checks: logits, logits with explicit caches, every cache after the last frame. */
 static int run_golden(const golden *golden, tsm_stream *stream, check *checks, FILE *outputs) {
   const tsm_card *card = &tsm_the_card;
-  const size_t classes = (size_t)card->classes, pixels = runner_step_pixels();
-  float *input = runner_allocate(sizeof(float) * 3 * pixels), *logits = runner_allocate(sizeof(float) * 2 * classes);
+  const size_t count = runner_logits(), pixels = runner_step_pixels();
+  float *input = runner_allocate(sizeof(float) * 3 * pixels), *logits = runner_allocate(sizeof(float) * 2 * count);
   cache_sets sets = new_caches();
   for (uint32_t i = 0; i < golden->head.frames; ++i) {
     if (i && i == golden->head.reset) {
@@ -127,11 +127,11 @@ static int run_golden(const golden *golden, tsm_stream *stream, check *checks, F
     runner_normalise(golden->frames + 3 * pixels * i, input);
     const float *const *read = (const float *const *)sets.read;
     if (tsm_step(stream, input, logits) != TSM_OK) return 0;
-    if (tsm_step_explicit(stream, input, read, logits + classes, sets.write) != TSM_OK) return 0;
+    if (tsm_step_explicit(stream, input, read, logits + count, sets.write) != TSM_OK) return 0;
     if (card->frames > 1 && tsm_output(stream, 1, sets.write[0]) != TSM_OK) return 0;
-    compare(&checks[0], logits, golden->logits + i * classes, classes);
-    compare(&checks[1], logits + classes, golden->logits + i * classes, classes);
-    dump(outputs, logits, logits + classes, sets);
+    compare(&checks[0], logits, golden->logits + i * count, count);
+    compare(&checks[1], logits + count, golden->logits + i * count, count);
+    dump(outputs, logits, logits + count, sets);
     sets = (cache_sets){sets.write, sets.read};
   }
   for (int32_t i = 0; i < card->n_caches; ++i)

@@ -60,22 +60,23 @@ typedef struct {
   int32_t zero, flip;
 } tsm_cache;
 
-/* An output, float32 without gaps. */
+/* An output of a step, float32 without gaps; of several clips, one clip's after another's. */
 typedef struct {
   const char *name;
   int64_t shape[4];
   int32_t rank;
-  uint32_t offset; /* bytes from the start of the workspace */
+  uint32_t offset; /* bytes from the start of the workspace, where a clip's part is made */
 } tsm_output_info;
 
 typedef struct tsm_model {
   const char *manifest;
   const char *frame_name;
   const char *logits_name;
-  int64_t frame_shape[4];
+  int64_t frame_shape[4]; /* of a step */
   int64_t logits_shape[4];
   int32_t logits_rank;
   int32_t classes;
+  int32_t clips; /* of a step: all calls run for one clip, then for the next; of a model of single frames 1 */
   float scale[3], offset[3]; /* of R, G, B: input = byte * scale + offset */
   uint32_t workspace_bytes;
   uint32_t cache_bytes;   /* of one set of caches */

@@ -76,7 +76,7 @@ tsm_stream *runner_open_stream(const runner_options *given) {
   return stream;
 }
 
-size_t runner_classes(void) { return (size_t)tsm_the_card.classes; }
+size_t runner_logits(void) { return (size_t)tsm_the_card.clips * (size_t)tsm_the_card.classes; }
 
 size_t runner_frame_pixels(void) { return (size_t)tsm_the_card.crop_height * (size_t)tsm_the_card.crop_width; }
 
@@ -141,11 +141,12 @@ static void print_prediction(size_t frame, const float *logits, uint64_t preproc
 }
 
 static int stream_frames(const runner_options *given) {
-  const size_t pixels = runner_frame_pixels(), frames = (size_t)tsm_the_card.frames;
+  const tsm_card *card = &tsm_the_card;
+  const size_t pixels = runner_frame_pixels(), frames = (size_t)card->frames;
   const size_t each = 3 * (given->width ? (size_t)given->width * (size_t)given->height : pixels), bytes = frames * each;
   uint8_t *frame = runner_allocate(bytes);
   float *input = runner_allocate(sizeof(float) * 3 * pixels * frames);
-  float *logits = runner_allocate(sizeof(float) * (size_t)tsm_the_card.classes);
+  float *logits = runner_allocate(sizeof(float) * runner_logits());
   tsm_resizer *resizer = given->width ? tsm_resizer_open(given->width, given->height) : NULL;
   tsm_stream *stream = runner_open_stream(given);
   if (given->width && !resizer) return runner_fail("memory", "not enough for the frames");
@@ -159,7 +160,10 @@ static int stream_frames(const runner_options *given) {
     uint64_t prepared = now();
     const int32_t code = resizer ? tsm_step(stream, input, logits) : tsm_step_u8(stream, frame, logits);
     if (code != TSM_OK) return runner_fail("step", tsm_last_error());
-    print_prediction(count, logits, prepared - started, now() - prepared);
+    const uint64_t stepped = now();
+    for (int32_t clip = 0; clip < card->clips; ++clip)
+      print_prediction(count * (size_t)card->clips + (size_t)clip, logits + (ptrdiff_t)clip * card->classes,
+                       (prepared - started) / (uint64_t)card->clips, (stepped - prepared) / (uint64_t)card->clips);
   }
   tsm_close(stream);
   tsm_resizer_close(resizer);

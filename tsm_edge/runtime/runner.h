@@ -38,12 +38,13 @@ int32_t runner_advised_threads(void);
 /* Null, and said on stderr, when it cannot be opened. */
 tsm_stream *runner_open_stream(const runner_options *given);
 
-size_t runner_classes(void);
+/* Logits that a step writes: of all its clips. */
+size_t runner_logits(void);
 
 /* Pixels of a frame of the model's input. */
 size_t runner_frame_pixels(void);
 
-/* Of all frames that a step takes: 1, or a clip's. */
+/* Of all frames that a step takes: 1, or those of its clips. */
 size_t runner_step_pixels(void);
 
 /* What a step takes as cameras have it, as the model's input. */

@@ -29,10 +29,11 @@ struct tsm_stream {
   unsigned char *block; /* as allocated */
   unsigned char *workspace;
   unsigned char *scratch;        /* scratch_bytes for each thread */
+  unsigned char *kept;           /* outputs of a step of several clips: the next clip's calls write over the last one's */
   unsigned char *caches[2];      /* read one, write the other: no kernel can see a half-written cache */
   unsigned char *explicit_block; /* the caller's caches in our layout, allocated on first use */
   unsigned char *explicit_caches[2];
-  float *input;   /* a frame that came as bytes, allocated on first use */
+  float *input;   /* a frame or clip that came as bytes, allocated on first use */
   tsm_pool *pool; /* null for one thread */
   /* The run in progress. A worker may come late and find the fields of a later run: it has the number of its own,
    * under which nothing is left to do. */
@@ -40,7 +41,8 @@ struct tsm_stream {
   _Atomic(int32_t) from_bytes; /* the frame is the camera's, and the program takes it as it is */
   _Atomic(unsigned char *) cache;
   _Atomic(unsigned char *) next_cache;
-  uint64_t *nanoseconds; /* null: do not time; for thread 0 alone */
+  int32_t clip;          /* of the step; for thread 0 alone, as what follows */
+  uint64_t *nanoseconds; /* null: do not time */
   uint64_t *stages;      /* the same, of the stages of fused kernels */
 };
 
@@ -56,6 +58,19 @@ static unsigned char *align_up(unsigned char *pointer) {
 
 /* A set of caches, and what kernels may read behind it (see model.h). */
 static size_t cache_set_bytes(void) { return aligned(tsm_the_model.cache_bytes + TSM_READ_BEHIND); }
+
+static size_t floats_of(const tsm_output_info *output) {
+  size_t floats = 1;
+  for (int32_t i = 0; i < output->rank; ++i) floats *= (size_t)output->shape[i];
+  return floats;
+}
+
+/* Bytes of a stream's kept outputs. */
+static size_t kept_bytes(const tsm_model *model) {
+  size_t floats = 0;
+  for (int32_t i = 0; model->clips > 1 && i < model->n_outputs; ++i) floats += floats_of(&model->outputs[i]);
+  return sizeof(float) * floats;
+}
 
 int32_t tsm_calls(const tsm_stream *stream) { return stream->model->n_calls; }
 
@@ -97,7 +112,8 @@ tsm_stream *tsm_open_program(int32_t threads, int32_t program) {
   }
   tsm_stream *stream = calloc(1, sizeof *stream);
   size_t cache = cache_set_bytes(), workspace = aligned(model->workspace_bytes);
-  size_t bytes = ALIGNMENT + 2 * cache + workspace + aligned(model->scratch_bytes) * (size_t)threads;
+  size_t scratch = aligned(model->scratch_bytes) * (size_t)threads;
+  size_t bytes = ALIGNMENT + 2 * cache + workspace + scratch + kept_bytes(model);
   if (stream) stream->block = calloc(1, bytes);
   if (!stream || !stream->block) {
     free(stream);
@@ -109,6 +125,7 @@ tsm_stream *tsm_open_program(int32_t threads, int32_t program) {
   stream->caches[1] = stream->caches[0] + cache;
   stream->workspace = stream->caches[1] + cache;
   stream->scratch = stream->workspace + workspace;
+  stream->kept = stream->scratch + scratch;
   tsm_caches_reset(stream->caches[0]);
   stream->threads = threads;
   stream->opener = getpid();
@@ -210,38 +227,77 @@ static void walk(void *context, int32_t thread, uint32_t run) {
     const int32_t i = step < skipped ? model->n_calls + step - (skipped - before) : step;
     const tsm_call *call = &model->calls[i];
     uint64_t started = nanoseconds ? now() : 0;
-    if (stages && call->n_stages) memset(stages, 0, sizeof *stages * (size_t)call->n_stages);
+    if (stages && call->n_stages && !stream->clip) memset(stages, 0, sizeof *stages * (size_t)call->n_stages);
     uint64_t *own = call->n_stages ? stages : NULL;
     if (!stream->pool)
       do_items(call, spaces, 0, call->items, 0, own);
     else if (!do_call(stream, i, spaces, thread, run, own))
       return;
-    if (nanoseconds) nanoseconds[i] = now() - started;
+    if (nanoseconds) nanoseconds[i] = (stream->clip ? nanoseconds[i] : 0) + now() - started;
     if (stages) stages += call->n_stages;
   }
 }
 
-static void run_frame(tsm_stream *stream, const void *frame, int from_bytes, unsigned char *cache,
-                      unsigned char *next_cache, float *logits, uint64_t *nanoseconds, uint64_t *stages) {
+/* Copy what a clip's calls have made to its place among the outputs of the step. */
+static void keep_outputs(const tsm_stream *stream, int32_t clip) {
+  const tsm_model *model = stream->model;
+  unsigned char *into = stream->kept;
+  for (int32_t i = 0; i < model->n_outputs; ++i) {
+    const size_t bytes = sizeof(float) * floats_of(&model->outputs[i]) / (size_t)model->clips;
+    memcpy(into + (size_t)clip * bytes, stream->workspace + model->outputs[i].offset, bytes);
+    into += (size_t)model->clips * bytes;
+  }
+}
+
+/* Where an output of the latest step is. */
+static const unsigned char *output_of(const tsm_stream *stream, int32_t index) {
+  const tsm_model *model = stream->model;
+  if (model->clips == 1) return stream->workspace + model->outputs[index].offset;
+  const unsigned char *from = stream->kept;
+  for (int32_t i = 0; i < index; ++i) from += sizeof(float) * floats_of(&model->outputs[i]);
+  return from;
+}
+
+/* A frame, or one of a step's clips; logits: of the step. */
+static void run_clip(tsm_stream *stream, int32_t clip, const void *frame, int from_bytes, unsigned char *cache,
+                     unsigned char *next_cache, float *logits, uint64_t *nanoseconds, uint64_t *stages) {
+  const tsm_model *model = stream->model;
+  const size_t classes = (size_t)model->classes;
   atomic_store_explicit(&stream->from_bytes, from_bytes, memory_order_relaxed);
   atomic_store_explicit(&stream->frame, (unsigned char *)(uintptr_t)frame, memory_order_relaxed);
   atomic_store_explicit(&stream->cache, cache, memory_order_relaxed);
   atomic_store_explicit(&stream->next_cache, next_cache, memory_order_relaxed);
+  stream->clip = clip;
   stream->nanoseconds = nanoseconds;
   stream->stages = stages;
   if (stream->pool)
     tsm_pool_run(stream->pool);
   else
     walk(stream, 0, 0);
-  memcpy(logits, stream->workspace + stream->model->logits_offset, sizeof(float) * (size_t)tsm_the_model.classes);
+  memcpy(logits + (size_t)clip * classes, stream->workspace + model->logits_offset, sizeof(float) * classes);
+  if (model->clips > 1) keep_outputs(stream, clip);
   stream->stepped = 1;
 }
 
-/* A frame of the stream's own caches. */
+/* Floats of a frame, or of one clip. */
+static size_t clip_floats(const tsm_model *model) {
+  const int64_t *shape = model->frame_shape;
+  return (size_t)(shape[0] / model->clips * shape[1] * shape[2] * shape[3]);
+}
+
+static void run_step(tsm_stream *stream, const void *frame, int from_bytes, unsigned char *cache,
+                     unsigned char *next_cache, float *logits, uint64_t *nanoseconds, uint64_t *stages) {
+  const tsm_model *model = stream->model;
+  for (int32_t clip = 0; clip < model->clips; ++clip)
+    run_clip(stream, clip, (const float *)frame + (size_t)clip * clip_floats(model), from_bytes, cache, next_cache,
+             logits, nanoseconds, stages);
+}
+
+/* A step on the stream's own caches. */
 static void next_frame(tsm_stream *stream, const void *frame, int from_bytes, float *logits, uint64_t *nanoseconds,
                        uint64_t *stages) {
   unsigned char *newest = stream->caches[stream->newest], *next = stream->caches[1 - stream->newest];
-  run_frame(stream, frame, from_bytes, newest, next, logits, nanoseconds, stages);
+  run_step(stream, frame, from_bytes, newest, next, logits, nanoseconds, stages);
   stream->newest = 1 - stream->newest;
 }
 
@@ -267,10 +323,7 @@ int32_t tsm_output(tsm_stream *stream, int32_t index, float *values) {
     return tsm_fail(TSM_ERROR_ARGUMENT, "tsm_output: output is %d, the model has %d", (int)index, (int)model->n_outputs);
   if (!enter(stream)) return tsm_caller_refused("tsm_output");
   const int32_t stepped = stream->stepped;
-  const tsm_output_info *output = &model->outputs[index];
-  size_t floats = 1;
-  for (int32_t i = 0; i < output->rank; ++i) floats *= (size_t)output->shape[i];
-  if (stepped) memcpy(values, stream->workspace + output->offset, sizeof(float) * floats);
+  if (stepped) memcpy(values, output_of(stream, index), sizeof(float) * floats_of(&model->outputs[index]));
   leave(stream);
   return stepped ? TSM_OK : tsm_fail(TSM_ERROR_ARGUMENT, "tsm_output: there was no step yet");
 }
@@ -288,14 +341,18 @@ int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
     leave(stream);
     return TSM_OK;
   }
-  const size_t frames = (size_t)model->frame_shape[0];
-  if (!stream->input && !(stream->input = malloc(sizeof(float) * 3 * pixels * frames))) {
+  if (!stream->input && !(stream->input = malloc(sizeof(float) * clip_floats(model)))) {
     leave(stream);
     return tsm_fail(TSM_ERROR_MEMORY, "tsm_step_u8: the frame cannot be allocated");
   }
-  for (size_t i = 0; i < frames; ++i)
-    tsm_input_from_bytes(frame + 3 * pixels * i, pixels, model->scale, model->offset, stream->input + 3 * pixels * i);
-  next_frame(stream, stream->input, 0, logits, NULL, NULL);
+  unsigned char *newest = stream->caches[stream->newest], *next = stream->caches[1 - stream->newest];
+  const size_t frames = clip_floats(model) / (3 * pixels);
+  for (int32_t clip = 0; clip < model->clips; ++clip) {
+    for (size_t i = 0; i < frames; ++i, frame += 3 * pixels)
+      tsm_input_from_bytes(frame, pixels, model->scale, model->offset, stream->input + 3 * pixels * i);
+    run_clip(stream, clip, stream->input, 0, newest, next, logits, NULL, NULL);
+  }
+  stream->newest = 1 - stream->newest;
   leave(stream);
   return TSM_OK;
 }
@@ -331,7 +388,7 @@ int32_t tsm_step_explicit(tsm_stream *stream, const float *frame, const float *c
   unsigned char *const *sets = stream->explicit_caches;
   for (int32_t i = 0; i < model->n_caches; ++i)
     tsm_cache_import(&model->caches[i], shift[i], sets[0]);
-  run_frame(stream, frame, 0, sets[0], sets[1], logits, NULL, NULL);
+  run_step(stream, frame, 0, sets[0], sets[1], logits, NULL, NULL);
   for (int32_t i = 0; i < model->n_caches; ++i)
     tsm_cache_export(&model->caches[i], sets[1], shift_next[i]);
   leave(stream);

@@ -11,7 +11,8 @@
  *     tsm_close(stream);
  *
  * A model of clips (the manifest's "frames" is more than 1) takes all frames of a clip at once, [frames, 3, height, width],
- * wherever a frame is asked for here, and writes the mean of their logits, [classes]. It has no shift caches.
+ * wherever a frame is asked for here, and writes the mean of their logits, [classes]. It has no shift caches. One of
+ * several clips a step (the manifest's "clips") takes them one after the other, and writes [clips, classes].
  *
  * A stream is one video: it keeps the shift caches between frames. Call tsm_reset on a seek, a gap or a new video.
  * Several streams may run over one library, each from one thread at a time: a second one gets TSM_ERROR_BUSY.
@@ -64,7 +65,7 @@ int32_t tsm_reset(tsm_stream *stream);
 int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits);
 
 /* Copy an output of the stream's latest step, float32: of the manifest's outputs, in their order. 0 is the logits; 1, of a
- * model of clips, the logits of every frame, [frames, classes]. */
+ * model of clips, the logits of every frame, [frames, classes], of one clip after another. */
 int32_t tsm_output(tsm_stream *stream, int32_t index, float *values);
 
 /* As tsm_step, of a picture as cameras have it: bytes [height, width, 3] of R, G, B, which are normalised as the manifest
@@ -88,7 +89,7 @@ int32_t tsm_step_profiled(tsm_stream *stream, const float *frame, float *logits,
 
 /* What tsm_measure shall run. */
 typedef struct {
-  const float *frames; /* float32 [n_frames, 3, height, width]; of a model of clips so many clips */
+  const float *frames; /* float32 [n_frames, 3, height, width]; of a model of clips so many steps of clips */
   int32_t n_frames;
   int32_t first;   /* number of the first step: step i runs frame i % n_frames */
   int32_t count;   /* of steps; 0: none */

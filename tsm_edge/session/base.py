@@ -56,13 +56,13 @@ class Session(Protocol):
         ----------
         frame : numpy.ndarray
             float32 [1, 3, height, width], normalised RGB; in any memory order. Of a model of clips all frames of one,
-            [frames, 3, height, width].
+            [frames, 3, height, width], or of as many as it takes a step, one after the other.
 
         Returns
         -------
         numpy.ndarray
-            Logits, float32, of the ONNX model's shape ([1, classes]); of a clip their mean over the frames, [classes].
-            The caller's own.
+            Logits, float32, of the ONNX model's shape ([1, classes]); of a clip their mean over the frames, [classes],
+            of several [clips, classes]. The caller's own.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class Session(Protocol):
         """
 
     def frame_logits(self) -> NDArray[np.float32]:
-        """The logits of every frame of the latest step's clip, float32 [frames, classes]. The caller's own.
+        """The logits of every frame of the latest step's clips, float32 [clips * frames, classes]. The caller's own.
 
         Raises
         ------
@@ -128,7 +128,7 @@ def session_is_closed() -> ArtifactError:
 
 
 def frame_logits_shape(manifest: Manifest) -> tuple[int, ...]:
-    """Shape of the logits of every frame of a clip.
+    """Shape of the logits of every frame of a step's clips.
 
     Raises
     ------

@@ -343,7 +343,7 @@ class OnlineSession:
         Parameters
         ----------
         picture : numpy.ndarray
-            uint8 [height, width, 3], RGB; of a clip [frames, height, width, 3].
+            uint8 [height, width, 3], RGB; of a clip [frames, height, width, 3], of several one after the other.
 
         Returns
         -------
@@ -365,7 +365,7 @@ class OnlineSession:
             return np.array(self._logits)
 
     def frame_logits(self) -> NDArray[np.float32]:
-        """The logits of every frame of the latest step's clip, float32 [frames, classes], the caller's own."""
+        """The logits of every frame of the latest step's clips, float32 [clips * frames, classes], the caller's own."""
         logits = np.empty(frame_logits_shape(self.manifest), np.float32)
         self._stream.call(self.library.tsm_output, 1, logits.ctypes.data_as(_FLOATS))
         return logits
@@ -425,8 +425,8 @@ class OnlineSession:
         samples = np.zeros((steps, 3), np.uint64)
         times = np.zeros((steps, self._stream.calls), np.uint64) if kernels else None
         logits = np.empty(self.manifest.logits.shape, np.float32)
-        clips = len(values) // self.manifest.frames
-        run = _Run(values.ctypes.data_as(_FLOATS), clips, first, count, period_ns)
+        different = len(values) // self.manifest.frame_shape[0]
+        run = _Run(values.ctypes.data_as(_FLOATS), different, first, count, period_ns)
         self._stream.call(
             self.library.tsm_measure,
             ctypes.byref(run),

@@ -64,12 +64,11 @@ def checked_frames(frames: NDArray[np.float32], manifest: Manifest) -> NDArray[n
     ArtifactError
         They are not at least one of the model's shape and dtype, or no whole clips.
     """
-    one = manifest.frame.shape[1:]
-    if len(frames) % manifest.frames:
-        raise ArtifactError(
-            f"there are {len(frames)} frames, expected whole clips of {manifest.frames}", "leave the last ones out"
-        )
-    if frames.ndim != 4 or not len(frames) or frames.shape[1:] != one or frames.dtype != np.float32:
+    each, *one = manifest.frame.shape
+    if len(frames) % each:
+        steps = f"steps of {manifest.clips} clips, {each} frames" if manifest.clips > 1 else f"clips of {each}"
+        raise ArtifactError(f"there are {len(frames)} frames, expected whole {steps}", "leave the last ones out")
+    if frames.ndim != 4 or not len(frames) or [*frames.shape[1:]] != one or frames.dtype != np.float32:
         raise ArtifactError(
             f"frames are {frames.dtype} {list(frames.shape)}, expected float32 [n, {', '.join(map(str, one))}]",
             "see the shape of a frame in manifest.json",

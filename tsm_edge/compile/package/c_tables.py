@@ -118,18 +118,16 @@ def cache_lines(graph: OnlineGraph, program: Program, alignment: int) -> list[st
     return ["static const tsm_cache caches[] = {", *(caches or ["    {0},"]), "};", ""]
 
 
-def _output_lines(graph: OnlineGraph, program: Program, plan: MemoryPlan) -> list[str]:
+def _output_lines(program: Program, plan: MemoryPlan, manifest: Manifest) -> list[str]:
     """What a ``tsm_model`` says of its outputs: the logits, and of a clip those of every frame."""
-    places = {graph.logits: program.logits}
-    if program.frame_logits is not None:
-        places[graph.frame_logits] = program.frame_logits
+    places = [program.logits, *([] if program.frame_logits is None else [program.frame_logits])]
     return [
         f"    .n_outputs = {len(places)},",
         "    .outputs = (const tsm_output_info[]){",
         *(
-            f"        {{{c_string(name)}, {{{', '.join(map(str, graph.shapes[name]))}}}, {len(graph.shapes[name])}, "
+            f"        {{{c_string(output.name)}, {{{', '.join(map(str, output.shape))}}}, {len(output.shape)}, "
             f"{plan.offsets[index]}u}},"
-            for name, index in places.items()
+            for output, index in zip(manifest.outputs, places, strict=True)
         ),
         "    },",
     ]
@@ -144,23 +142,24 @@ def model_lines(
     declared: str = "const tsm_model tsm_the_model",
 ) -> list[str]:
     """C of a ``tsm_model`` (see ``model.h``), but for its calls."""
-    logits_shape = graph.shapes[graph.logits]
+    logits_shape = manifest.logits.shape
     scale, offset = scale_and_offset(manifest.preprocess)
     return [
         f"{declared} = {{",
         "    .manifest = tsm_manifest_json,",
         f"    .frame_name = {c_string(graph.frame)},",
         f"    .logits_name = {c_string(graph.logits)},",
-        f"    .frame_shape = {{{', '.join(map(str, graph.shapes[graph.frame]))}}},",
+        f"    .frame_shape = {{{', '.join(map(str, manifest.frame_shape))}}},",
         f"    .logits_shape = {{{', '.join(map(str, logits_shape))}}},",
         f"    .logits_rank = {len(logits_shape)},",
         f"    .classes = {logits_shape[-1]},",
+        f"    .clips = {manifest.clips},",
         f"    .scale = {{{', '.join(map(c_float, scale.tolist()))}}},",
         f"    .offset = {{{', '.join(map(c_float, offset.tolist()))}}},",
         f"    .workspace_bytes = {plan.bytes}u,",
         f"    .cache_bytes = {cache_bytes(program, alignment)}u,",
         f"    .logits_offset = {plan.offsets[program.logits]}u,",
-        *_output_lines(graph, program, plan),
+        *_output_lines(program, plan, manifest),
         f"    .n_calls = {len(program.calls)},",
         f"    .n_caches = {len(program.caches)},",
         "    .caches = caches,",

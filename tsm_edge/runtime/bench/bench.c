@@ -229,7 +229,7 @@ static int measure(tsm_bench_run *run, loop *loop, tsm_sample last) {
 }
 
 static int run_all(tsm_bench_run *run) {
-  loop loop = {.run = run, .logits = runner_allocate(sizeof(float) * runner_classes())};
+  loop loop = {.run = run, .logits = runner_allocate(sizeof(float) * runner_logits())};
   tsm_sample last;
   run->frames = make_frames(run->n_frames);
   int code = start_up(&loop, &last);
