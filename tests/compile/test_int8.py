@@ -53,6 +53,24 @@ def whole_network(height: int = 21, width: int = 27) -> onnx.ModelProto:
     return g.model(g.head(x, 5))
 
 
+def gated_network() -> onnx.ModelProto:
+    """Element-wise operators between images: gates of channels, activations that are no clamp, differences, a tap."""
+    g = GraphBuilder(13, 11)
+
+    def like(op: str, *operands: str, **attributes: float) -> str:
+        return g.node(op, list(operands), g.shapes[operands[0]], **attributes)
+
+    x = like("HardSwish", g.conv(g.frame, 19, 3, 2))
+    y = like("HardSwish", g.depthwise(like("HardSwish", g.conv(g.shift(x, 3), 37))))
+    gate = g.conv(g.relu(g.conv(g.global_average(y), 9)), 37)
+    y = like("Mul", y, like("HardSigmoid", gate, alpha=0.2, beta=0.5))
+    x = g.clip(like("Sub", g.conv(y, 19), x), -1.5, 2)
+    x = like("Mul", x, like("Sigmoid", x))
+    y = like("LeakyRelu", g.conv(g.shift(x, 4), 19, 3), alpha=0.1)
+    x = like("Add", like("Mul", y, y), x)
+    return g.model(g.head(like("Sub", x, g.constant([0.25])), 5))
+
+
 def mixed_network() -> onnx.ModelProto:
     """With operators that have no integer form in between."""
     g = GraphBuilder(12, 10)
@@ -119,6 +137,17 @@ def test_kernels_equal_onnx_runtime_bit_for_bit(name: str, cores: int, fused: st
     ways = {kernel.tile for kernel in artifact.manifest.kernels}
     assert any("no conversion" in way for way in ways)
     assert any(way.startswith("int8") and "no conversion" not in way for way in ways), "a residual"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_element_wise_operators_compute_on_levels(name: str, tmp_path: Path) -> None:
+    """By tables, sums and products: no tensor becomes float32 on the way."""
+    kernels = check(gated_network(), tmp_path, name, exact=True).manifest.kernels
+    assert [kernel.rule for kernel in kernels].count("dequantise") == 0
+    tiles = {kernel.tile for kernel in kernels if kernel.rule == "elementwise"}
+    # ONNX Runtime's simplification makes a hard swish a product with a hard sigmoid.
+    by_table = {f"{name}, int8 by a table" for name in ("HardSigmoid", "Sigmoid", "LeakyRelu", "Sub")}
+    assert tiles == by_table | {f"{name}, int8" for name in ("Mul", "Sub", "Add")}
 
 
 @pytest.mark.parametrize("name", [TARGETS[0], TARGETS[-1]])

@@ -179,6 +179,8 @@ class Elementwise:
         Tensors of the output's shape or [1, C, 1, 1]; constants, float32: [1] or one a channel.
     parameters : tuple of float
         Of the operation (ONNX's ``alpha``, ``beta``).
+    quantisable : bool
+        False: it is no image, the network's result, or the file leaves it in float32.
     """
 
     operation: str
@@ -186,6 +188,7 @@ class Elementwise:
     output: str
     parameters: tuple[float, ...] = ()
     clamp: Clamp = Clamp()
+    quantisable: bool = True
 
     @property
     def source(self) -> str:

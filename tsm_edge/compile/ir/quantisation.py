@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.elementwise_levels import LEVELS as LEVELS
+from tsm_edge.compile.ir.elementwise_levels import form_on_levels
 from tsm_edge.compile.ir.graph import OnlineGraph
 
-LEVELS = 255
 # Weights are symmetric: -128 is left out.
 LARGEST_WEIGHT = 127
 # A float32 of this size has a last place of 1: its low bits are a whole number.
@@ -145,7 +146,9 @@ def has_integer_form(layer: ir.Layer) -> bool:
         return False
     if isinstance(layer, ir.Convolution):
         return layer.groups == 1 or _by_quads(layer)
-    return not isinstance(layer, ir.Elementwise | ir.Generic)
+    if isinstance(layer, ir.Elementwise):
+        return form_on_levels(layer) != ""
+    return not isinstance(layer, ir.Generic)
 
 
 def _by_quads(layer: ir.Convolution) -> bool:

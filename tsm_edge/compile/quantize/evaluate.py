@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tsm_edge.artifact.onnx_runtime import open_session
 from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.elementwise_levels import FUNCTIONS
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.errors import CompileError
 
 Array = np.ndarray
-_ELEMENTWISE: Mapping[str, Callable[[list[Array], tuple[float, ...]], Array]] = {
-    "Identity": lambda x, p: x[0],
-    "Add": lambda x, p: x[0] + x[1],
-    "Sub": lambda x, p: x[0] - x[1],
-    "Mul": lambda x, p: x[0] * x[1],
-    "Div": lambda x, p: x[0] / x[1],
-    "Max": lambda x, p: np.maximum(x[0], x[1]),
-    "Min": lambda x, p: np.minimum(x[0], x[1]),
-    "MultiplyAdd": lambda x, p: x[0] * x[1] + x[2],
-    "PRelu": lambda x, p: np.maximum(x[0], 0) + np.minimum(x[0], 0) * x[1],
-    "LeakyRelu": lambda x, p: np.maximum(x[0], 0) + np.minimum(x[0], 0) * np.float32(p[0]),
-    "HardSigmoid": lambda x, p: np.clip(x[0] * np.float32(p[0]) + np.float32(p[1]), 0, 1),
-    "HardSwish": lambda x, p: x[0] * np.clip(x[0] / np.float32(6) + np.float32(0.5), 0, 1),
-    "Sigmoid": lambda x, p: 1 / (1 + np.exp(-x[0])),
-}
 
 
 def convolve(x: Array, layer: ir.Convolution, weight: Array, bias: Array) -> Array:
@@ -61,7 +47,7 @@ def evaluate(layer: ir.Layer, tensors: Mapping[str, Array], graph: OnlineGraph) 
         return source.reshape(len(source), *graph.shapes[layer.output][1:])
     if isinstance(layer, ir.Elementwise):
         operands = [_operand(operand, tensors, graph.shapes[layer.output]) for operand in layer.operands]
-        return clamped(_ELEMENTWISE[layer.operation](operands, layer.parameters).astype(np.float32), layer.clamp)
+        return clamped(FUNCTIONS[layer.operation](operands, layer.parameters).astype(np.float32), layer.clamp)
     if isinstance(layer, ir.Generic):
         return _generic(layer, tensors, graph)
     raise CompileError(f"layer {layer.output!r} cannot be calibrated", "compile it in float32: leave --precision out")

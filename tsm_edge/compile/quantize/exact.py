@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.elementwise_levels import form_on_levels, level_bounds, level_table, multipliers
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.quantisation import (
     LEVELS,
@@ -199,6 +200,36 @@ class _Writer:
             self.levels[output] = self._shifted(layer.cache, self._as_levels(layer.source), layer.channels)
         elif isinstance(layer, ir.GlobalAveragePool):
             self.levels[output] = self._average(layer)
+        elif isinstance(layer, ir.Elementwise):
+            self.levels[output] = self._by_table(layer) if form_on_levels(layer) == "table" else self._of_two(layer)
+
+    def _by_table(self, layer: ir.Elementwise) -> str:
+        source, target = self.scales[layer.source], self.scales[layer.output]
+        table = target.levels(level_table(layer, source.values(np.arange(LEVELS + 1, dtype=np.uint8))))
+        levels = self._cast(self._as_levels(layer.source), TensorProto.INT32)
+        return self._node("Gather", self._constant(table, np.uint8), levels, axis=0)
+
+    def _of_two(self, layer: ir.Elementwise) -> str:
+        names, target = ir.layer_sources(layer), self.scales[layer.output]
+        first, second = (self.scales[name] for name in names)
+        by = multipliers(layer, (first.step, second.step), target.step)
+        shifted = [
+            self._node(
+                "Sub",
+                self._cast(self._as_levels(name), TensorProto.FLOAT),
+                self._constant(self.scales[name].zero, np.float32),
+            )
+            for name in names
+        ]
+        if len(by) == 1:
+            value = self._node("Mul", self._node("Mul", *shifted), self._constant(by[0], np.float32))
+        else:
+            product = self._node("Mul", shifted[1], self._constant(by[1], np.float32))
+            exact = self._node("Mul", self._cast(shifted[0], TensorProto.DOUBLE), self._constant(by[0], np.float64))
+            total = self._node("Add", exact, self._cast(product, TensorProto.DOUBLE))
+            value = self._cast(total, TensorProto.FLOAT)
+        bounds = level_bounds(layer.clamp, target.step, target.zero)
+        return self._saturated(self._node("Round", value), target.zero, *bounds)
 
     def _average(self, layer: ir.GlobalAveragePool) -> str:
         source, target = self.scales[layer.source], self.scales[layer.output]

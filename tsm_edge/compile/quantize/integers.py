@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.elementwise_levels import level_bounds, rounded_multiplier
 from tsm_edge.compile.ir.quantisation import (
     LARGEST_WEIGHT,
     LEVELS,
@@ -16,9 +15,7 @@ from tsm_edge.compile.ir.quantisation import (
     Scale,
 )
 
-MULTIPLIER_BITS = 16
-# The last place of multipliers, and the smallest one: what comes to less than 8 levels needs no finer weights.
-LAST_PLACE = 2.0**-28
+# The smallest multiplier: what comes to less than 8 levels needs no finer weights.
 SMALLEST_MULTIPLIER = 2.0**-20
 LARGEST_BIAS = 2.0**28
 # Of a result, in levels before saturation.
@@ -32,14 +29,6 @@ def tensor_scale(low: float, high: float) -> Scale:
     low, high = min(low, 0.0), max(high, 0.0)
     step = float(np.float32((high - low) / LEVELS)) if high > low else 1.0 / LEVELS
     return Scale(step, int(np.clip(round(-low / step), 0, LEVELS)))
-
-
-def rounded_multiplier(values: np.ndarray) -> np.ndarray:
-    """The nearest float32 with few enough bits (see ``ir/quantisation.py``)."""
-    fraction, exponent = np.frexp(np.asarray(values, np.float64))
-    place = np.maximum(np.ldexp(1.0, exponent - MULTIPLIER_BITS), LAST_PLACE)
-    rounded: np.ndarray = (np.rint(np.ldexp(fraction, exponent) / place) * place).astype(np.float32)
-    return rounded
 
 
 def quantise_convolution(
@@ -69,7 +58,7 @@ def quantise_convolution(
     levels = np.rint(weight / (unit / source.step)[:, None, None, None])
     levels = np.clip(levels, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
     sums = np.rint(bias / unit).astype(np.int64)
-    low, high = (0, LEVELS) if target is None else _bounds(layer.clamp, target)
+    low, high = (0, LEVELS) if target is None else level_bounds(layer.clamp, target.step, target.zero)
     return IntegerConvolution(
         weight=levels,
         bias=sums,
@@ -98,15 +87,6 @@ def largest_sums(weight: np.ndarray, bias: np.ndarray, source: Scale) -> np.ndar
     least = -down * (LEVELS - source.zero) - up * source.zero + bias
     found: np.ndarray = np.maximum(np.abs(most), np.abs(least))
     return found
-
-
-def _bounds(clamp: ir.Clamp, scale: Scale) -> tuple[int, int]:
-    """The clamp as levels; saturation alone where it lies outside of them."""
-
-    def level(value: float, infinite: int) -> int:
-        return infinite if math.isinf(value) else int(np.clip(round(value / scale.step) + scale.zero, 0, LEVELS))
-
-    return level(clamp.low, 0), level(clamp.high, LEVELS)
 
 
 def _magic(weight: np.ndarray, bias: np.ndarray, multiplier: np.ndarray, source: Scale) -> Magic | None:

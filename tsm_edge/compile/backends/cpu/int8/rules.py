@@ -25,6 +25,7 @@ from tsm_edge.compile.backends.cpu.int8.convolution_lowering import (
 from tsm_edge.compile.backends.cpu.int8.convolution_spec import Int8Tile, pack_convolution
 from tsm_edge.compile.backends.cpu.int8.copying import ToQuadsSpec
 from tsm_edge.compile.backends.cpu.int8.depthwise import Int8DepthwiseSpec, pack_depthwise
+from tsm_edge.compile.backends.cpu.int8.elementwise import lower_elementwise
 from tsm_edge.compile.backends.cpu.int8.expand_depthwise import lower_expand_depthwise
 from tsm_edge.compile.backends.cpu.int8.images import ByteImage
 from tsm_edge.compile.backends.cpu.int8.inverted_residual import lower_inverted_residual
@@ -141,6 +142,7 @@ RULES: dict[type, Int8Rule] = {
     ir.ShiftConcat: shift,
     ir.View: view,
     ir.CacheTap: cache_tap,
+    ir.Elementwise: lower_elementwise,
 }
 
 # Rule, as choices name it → the type of what it chooses; None: it has nothing to choose.
