@@ -252,10 +252,14 @@ def _between(
             at = index * vectors + vector
             sums.set(at, instructions.dot(sums.get(at), middle if output.middle else first, weight))
 
-    for vector in range(vectors):
-        with _in_a_block(vector > 0 and instructions.arm, quad, apart, vector):
-            begin(vector)
-            for row in range(KERNEL):
+    # Without dot products a row's products stay in registers, too, until they are added.
+    together = 1 if instructions.kind == "mlal" else KERNEL
+    parts = [(vector, row) for vector in range(vectors) for row in range(0, KERNEL, together)]
+    for number, (vector, first) in enumerate(parts):
+        with _in_a_block(number > 0 and instructions.arm, quad, apart, number):
+            if not first:
+                begin(vector)
+            for row in range(first, first + together):
                 add(vector, row)
     _store(spec, buffers, sums, place, quad, outputs, apart)
 
@@ -263,12 +267,14 @@ def _between(
 def _in_a_block(split: bool, quad: Expr, apart: Expr, number: int) -> contextlib.AbstractContextManager[None]:
     """A basic block of its own, by a condition that always holds, which LLVM cannot know.
 
-    LLVM would do the products of all vectors before it adds them: more than there are registers.
+    LLVM would do the products of all vectors before it adds them: more than there are registers. Two blocks in a row
+    with the same condition it would make one.
     """
     if not split or isinstance(quad, int):
         return contextlib.nullcontext()
     other = emit.hidden_zero(1)
-    return emit.when((emit.equal(apart, 0), emit.equal(quad * other, 0), emit.equal(apart, other))[number - 1])
+    conditions = (emit.equal(apart, 0), emit.equal(quad * other, 0), emit.equal(apart, other))
+    return emit.when(conditions[(number - 1) % len(conditions)])
 
 
 def _pixels(spec: Int8DepthwiseSpec, source: Any, start: Expr, quad: Expr, outputs: list[Output]) -> tuple[Expr, Expr]:
