@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tsm_edge.artifact.folder import HEADER_FILE, LIBRARY, MANIFEST
-from tsm_edge.artifact.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, TensorInfo
+from tsm_edge.artifact.manifest import CacheInfo, KernelInfo, Manifest, MemoryInfo, StageInfo, TensorInfo
 from tsm_edge.cards import GpuSpec, Preprocess, Smoothing, TargetCard, load_target
 from tsm_edge.cards.precision import FP32
 from tsm_edge.compile.ir.choices import Choices
@@ -153,7 +153,11 @@ def write_artifact(
         weights="random",
         target=card,
         memory=MemoryInfo(plan.bytes, 0, 512, 512),
-        kernels=tuple(KernelInfo(call.kernel, call.spec.rule, call.layer, 1, 0, 0) for call in made.calls),
+        # Stages, as a fused kernel's: the driver times a launch as a whole.
+        kernels=tuple(
+            KernelInfo(call.kernel, call.spec.rule, call.layer, 1, 0, 0, "", (StageInfo("a", 1), StageInfo("b", 1)))
+            for call in made.calls
+        ),
         hashes={"onnx": ""},
         versions={"tsm_edge": "", "tvm": "", "zig": "", "abi": str(abi_version())},
         created="2026-01-01T00:00:00+00:00",

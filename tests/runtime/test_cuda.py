@@ -393,3 +393,4 @@ def test_profile_by_the_gpus_own_clock(machine: Machine, run_program: RunProgram
     kernels = json.loads(done.stdout)["kernels"]
     assert [kernel["kernel"] for kernel in kernels] == ["scale", "head"]
     assert all(kernel["microseconds"] > 0 for kernel in kernels)
+    assert not any(kernel["stages"] for kernel in kernels)

@@ -188,7 +188,8 @@ def profile_artifact(
     library = Library(artifact)
     manifest = library.manifest
     frame = np.random.default_rng(0).standard_normal(manifest.frame_shape, np.float32)
-    fused = any(kernel.stages for kernel in manifest.kernels)
+    # A GPU's launch is timed as a whole: nothing reads a clock inside it.
+    fused = manifest.target.device == "cpu" and any(kernel.stages for kernel in manifest.kernels)
     nanoseconds: list[NDArray[np.uint64]] = []
     staged: list[NDArray[np.uint64]] = []
     plain: list[tuple[float, float]] = []
@@ -213,12 +214,13 @@ def profile_artifact(
                 staged.append(session.step_staged(frame)[1])
         if meter is not None:
             peaks.append(meter.measure())
+    times = _kernel_times(manifest.kernels, nanoseconds, peaks)
     return Profile(
         path=library.artifact.path,
         manifest=manifest,
         threads=threads,
         frames=frames,
-        kernels=_with_stages(_kernel_times(manifest.kernels, nanoseconds, peaks), staged),
+        kernels=_with_stages(times, staged) if fused else times,
         step_ms=statistics.median(seconds for _, seconds in plain) * 1e3,
         fastest_ms=min(seconds for _, seconds in plain) * 1e3,
         profiled_step_ms=statistics.median(profiled) * 1e3,
@@ -246,7 +248,7 @@ def _kernel_times(
 
 
 def _with_stages(kernels: Sequence[KernelTime], samples: Sequence[NDArray[np.uint64]]) -> tuple[KernelTime, ...]:
-    """``samples``: nanoseconds of all stages of all kernels in one thread, by frames; empty if no kernel has any."""
+    """``samples``: nanoseconds of all stages of all kernels in one thread, by frames."""
     table, first, found = np.array(samples, np.float64), 0, []
     for kernel in kernels:
         infos = kernel.info.stages
