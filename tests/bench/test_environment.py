@@ -10,7 +10,7 @@ import pytest
 from boards import BOARDS, build, laptop, nano, orin, phone, pi_4, policy, through_a_shell
 
 from tsm_edge.bench.environment import fix_clock_commands, glance, snapshot
-from tsm_edge.bench.result import Environment, Event, Temperature
+from tsm_edge.bench.result import Environment, Event, Gpu, Temperature
 from tsm_edge.power.system import LocalSystem
 
 
@@ -100,6 +100,40 @@ def test_temperatures_are_those_that_are_measured(name: str, temperatures: dict[
     """Not Tegra's constant 100 °C, not a zone that is off, each in degrees."""
     found = snapshot(build(tmp_path, BOARDS[name]()))
     assert found.temperatures == tuple(Temperature(zone, value) for zone, value in temperatures.items())
+
+
+def with_cards(*lines: str) -> dict[str, object]:
+    """A laptop whose nvidia-smi says this of its cards, as that of driver 580 does."""
+    said = "\n".join(lines)
+    wanted = "--query-gpu=name,clocks.sm,clocks.max.sm,temperature.gpu --format=csv,noheader,nounits"
+    program = f"""[ "$*" = "{wanted}" ] || exit 6
+echo '{said}'"""
+    return {**laptop(), "/proc/driver/nvidia/version": "NVRM version: 580", "program nvidia-smi": program}
+
+
+def test_a_graphics_card_is_asked_of_its_driver(tmp_path: Path) -> None:
+    system = build(tmp_path, with_cards("NVIDIA H200, 1755, 1980, 42"))
+    for look in (snapshot(system), glance(system, 1.0)):
+        assert look.gpus == (Gpu("NVIDIA H200", current_mhz=1755.0, limit_mhz=1980.0),)
+        assert look.temperatures[-1] == Temperature("NVIDIA H200", 42.0)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("NVIDIA A2, 210, 1770, 33", "NVIDIA A2, 1770, 1770, 60"),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",),
+        ("",),
+    ],
+)
+def test_which_of_several_cards_is_used_is_not_told(lines: tuple[str, ...], tmp_path: Path) -> None:
+    assert snapshot(build(tmp_path, with_cards(*lines))).gpus == ()
+
+
+def test_a_card_tells_what_it_has(tmp_path: Path) -> None:
+    found = snapshot(build(tmp_path, with_cards("GRID T4, [N/A], 1590, [N/A]")))
+    assert found.gpus == (Gpu("GRID T4", limit_mhz=1590.0),)
+    assert "GRID T4" not in [item.zone for item in found.temperatures]
 
 
 @pytest.mark.parametrize(

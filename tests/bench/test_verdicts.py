@@ -255,6 +255,15 @@ def test_warming_up_is_not_taken_for_another_program() -> None:
     assert (unknown.level, unknown.text) == ("note", "how much others used the cores cannot be told")
 
 
+def test_a_graphics_cards_clock_is_a_note() -> None:
+    """How high it goes depends on its heat and load; what it may have is not told."""
+    card = Gpu("NVIDIA A2", current_mhz=1440.0, limit_mhz=1770.0)
+    (verdict,) = said(changed(QUIET, model=CUDA, during={"gpus": (card,)}), "gpu")
+    assert (verdict.level, verdict.text) == ("note", "the GPU ran at 1440 MHz; the hardware can 1770")
+    full = dataclasses.replace(card, current_mhz=1770.0)
+    assert said(changed(QUIET, model=CUDA, during={"gpus": (full,)}), "gpu")[0].level == "good"
+
+
 def test_a_run_of_nothing_has_a_headline() -> None:
     empty = a_result(frames=1)
     nothing = dataclasses.replace(

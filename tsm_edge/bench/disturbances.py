@@ -145,7 +145,8 @@ def _gpu(looks: Sequence[Environment], result: Result) -> Iterator[Verdict]:
         yield Verdict("gpu", "bad", text)
     elif limit and now < limit * (1 - _SAME_CLOCK):
         mode = f" in power mode {looks[0].power_mode}" if looks[0].power_mode else ""
-        yield Verdict("gpu", "note", f"the GPU ran at {now:.0f} MHz, its most{mode}; the hardware can {limit:.0f}")
+        allowed = f", its most{mode}" if most else ""
+        yield Verdict("gpu", "note", f"the GPU ran at {now:.0f} MHz{allowed}; the hardware can {limit:.0f}")
     else:
         yield Verdict("gpu", "good", f"the GPU ran at {now:.0f} MHz, its most")
 

@@ -19,7 +19,7 @@ from tsm_edge.errors import PowerError
 
 _LARGEST_FILE = 1 << 16
 _RUN_S = 10.0
-_PROGRAM_FOLDERS = ("usr/local/bin", "usr/bin", "bin", "opt/vc/bin", "system/bin")
+_PROGRAM_FOLDERS = ("usr/local/bin", "usr/bin", "bin", "opt/vc/bin", "system/bin", "usr/local/nvidia/bin")
 
 
 class System(Protocol):

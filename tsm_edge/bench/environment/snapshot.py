@@ -13,10 +13,11 @@ from tsm_edge.bench.environment.alarms import Alarm, Way, ask_alarms, read_alarm
 from tsm_edge.bench.environment.board import read_board, way_of
 from tsm_edge.bench.environment.load import other_runs, read_load
 from tsm_edge.bench.result import Environment, Event, Refused
-from tsm_edge.machine import clocks, heat
-from tsm_edge.machine.clocks import read_cores, read_gpus, read_residency
+from tsm_edge.machine import clocks, heat, nvidia
+from tsm_edge.machine.clocks import Gpu, read_cores, read_gpus, read_residency
 from tsm_edge.machine.files import Files, ask, number_of, text_of
-from tsm_edge.machine.heat import read_temperatures
+from tsm_edge.machine.heat import Temperature, read_temperatures
+from tsm_edge.machine.nvidia import ask_card
 from tsm_edge.power.system import System
 
 _SUPPLY = (
@@ -29,12 +30,13 @@ _ALL = (
     *board.PATTERNS,
     *clocks.PATTERNS,
     *heat.PATTERNS,
+    *nvidia.PATTERNS,
     *alarms.PATTERNS,
     *load.PATTERNS,
     *load.PROCESSES,
     *_SUPPLY,
 )
-_MOVING = (*board.WAY, *clocks.MOVING, *heat.PATTERNS, *alarms.PATTERNS, *load.PATTERNS)
+_MOVING = (*board.WAY, *clocks.MOVING, *heat.PATTERNS, *nvidia.PATTERNS, *alarms.PATTERNS, *load.PATTERNS)
 # Rails that a board is fed by.
 _SUPPLY_RAILS = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0")
 
@@ -57,6 +59,7 @@ def snapshot(system: System, at_s: float = 0.0) -> Environment:
     machine = read_board(system, files)
     found = _alarms(system, files, machine.way)
     work = read_load(files)
+    gpus, temperatures = _gpus_and_heat(system, files)
     pi = machine.way == "raspberry-pi"
     environment = Environment(
         at_s=at_s,
@@ -68,11 +71,11 @@ def snapshot(system: System, at_s: float = 0.0) -> Environment:
         virtual=machine.virtual,
         boot_id=machine.boot_id or None,
         cores=read_cores(files),
-        gpus=read_gpus(files),
+        gpus=gpus,
         firmware_mhz=_firmware_mhz(system) if pi else None,
         turbo=machine.turbo,
         affinity=machine.allowed,
-        temperatures=read_temperatures(files),
+        temperatures=temperatures,
         throttled_now=_now(found),
         throttled_since_boot=_since_boot(found),
         events=_events(found),
@@ -116,12 +119,13 @@ def glance(system: System, at_s: float) -> Environment:
     way = way_of(system, files)
     found = _alarms(system, files, way)
     work = read_load(files)
+    gpus, temperatures = _gpus_and_heat(system, files)
     return Environment(
         at_s=at_s,
         cores=read_cores(files),
-        gpus=read_gpus(files),
+        gpus=gpus,
         firmware_mhz=_firmware_mhz(system) if way == "raspberry-pi" else None,
-        temperatures=read_temperatures(files),
+        temperatures=temperatures,
         throttled_now=_now(found),
         throttled_since_boot=_since_boot(found),
         events=_events(found),
@@ -176,6 +180,14 @@ def _unknown(environment: Environment, found: tuple[Alarm, ...]) -> Iterator[Ref
         yield Refused("events", "this JetPack shows no counter of over-current alarms")
     if environment.supply_v is None:
         yield Refused("supply_v", "no sensor for it")
+
+
+def _gpus_and_heat(system: System, files: Files) -> tuple[tuple[Gpu, ...], tuple[Temperature, ...]]:
+    gpus, temperatures = read_gpus(files), read_temperatures(files)
+    card = ask_card(system.run, files)
+    if card is None:
+        return gpus, temperatures
+    return (*gpus, card.clock), (*temperatures, *filter(None, [card.temperature]))
 
 
 def _firmware_mhz(system: System) -> float | None:
