@@ -42,7 +42,7 @@ def small_network(folder: Path, target: str = "x86-64-v4") -> Network:
     onnx.save(builder.model(builder.head(builder.relu(builder.conv(x, 64)), 5)), str(path))
     graph = load_onnx(path, {})
     layers, card = tuple(fuse(graph)), load_target(target)
-    program, free = freedoms(graph, layers, card, FP32)
+    program, free, packed = freedoms(graph, layers, card, FP32)
     manifest = SimpleNamespace(
         target=card,
         frame=SimpleNamespace(shape=(1, 3, 28, 28)),
@@ -50,7 +50,7 @@ def small_network(folder: Path, target: str = "x86-64-v4") -> Network:
         versions={"tsm_edge": "1"},
         model="small",
     )
-    return Network(cast(Manifest, manifest), graph, layers, program, free)
+    return Network(cast(Manifest, manifest), graph, layers, program, free, packed=packed)
 
 
 Microseconds = Callable[[KernelCall], float]
@@ -67,9 +67,11 @@ class SimulatedBuilder:
 
     network: Network
     built: list[list[Program]] = field(default_factory=list)
+    on_build: Callable[[int], None] = lambda programs: None
 
     def build(self, programs: Sequence[Program]) -> Artifact:
         """Program 0 is the rules' own."""
+        self.on_build(len(programs))
         self.built.append([self.network.program, *programs])
         return cast(Artifact, SimpleNamespace(programs=self.built[-1]))
 

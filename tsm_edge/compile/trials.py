@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsm_edge.artifact.folder import LIBRARY, MANIFEST, MODEL_ONNX, QUANTISATION, Artifact
@@ -22,7 +22,7 @@ from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.ir.layers import Layer
 from tsm_edge.compile.ir.memory_plan import plan_memory
-from tsm_edge.compile.ir.program import KernelCall, Program
+from tsm_edge.compile.ir.program import KernelCall, Packed, Program
 from tsm_edge.compile.ir.quantisation import Quantisation
 from tsm_edge.compile.passes.fuse import fuse
 from tsm_edge.compile.quantised import quantised
@@ -49,6 +49,8 @@ class Network:
         For each kernel that there is something to choose for.
     quantisation : Quantisation or None
         Of a network in integers.
+    packed : Packed
+        The weights of ``program``: others need not pack them again.
     """
 
     manifest: Manifest
@@ -57,6 +59,7 @@ class Network:
     program: Program
     freedoms: tuple[Freedom, ...]
     quantisation: Quantisation | None = None
+    packed: Packed = field(default_factory=dict)
 
     def with_choices(self, choices: Choices) -> Program:
         """The program with some choices that are not the rules'.
@@ -71,7 +74,7 @@ class Network:
 
         target, precision, quantisation = self.manifest.target, self.program.precision, self.quantisation
         if quantisation is None:
-            return lower(self.graph, self.layers, target, precision, choices)
+            return lower(self.graph, self.layers, target, precision, choices, self.packed)
         return lower_int8(self.graph, self.layers, target, precision, quantisation, choices=choices)
 
     def recorded(self, records: Iterable[Record]) -> Recorded:
@@ -99,8 +102,8 @@ def network_of(artifact: Artifact) -> Network:
     quantisation = None
     if precision.storage == "int8":
         quantisation = quantised(graph, layers, None, artifact.path / QUANTISATION)
-    program, free = freedoms(graph, layers, manifest.target, precision, quantisation)
-    return Network(manifest, graph, layers, program, free, quantisation)
+    program, free, packed = freedoms(graph, layers, manifest.target, precision, quantisation)
+    return Network(manifest, graph, layers, program, free, quantisation, packed)
 
 
 class TrialBuilder:

@@ -14,6 +14,9 @@ from tsm_edge.compile.ir.kernel import Grid, Items, KernelSpec
 from tsm_edge.compile.ir.layout import Image
 
 Space = Literal["frame", "frame_bytes", "workspace", "weights", "cache", "next_cache", "scratch"]
+# Packed weights, by what packed them, for which kernel, and of what: arrays by their identity.
+Packed = Mapping[tuple[object, ...], np.ndarray]
+NOTHING_PACKED: Packed = {}
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,14 @@ def _unique(groups: Sequence[Sequence[np.ndarray]]) -> tuple[list[np.ndarray], l
     """Arrays without those that are there already, and the number of each in every group."""
     arrays: list[np.ndarray] = []
     known: dict[bytes, int] = {}
+    same: dict[int, int] = {}
 
     def number(array: np.ndarray) -> int:
+        if id(array) not in same:
+            same[id(array)] = by_content(array)
+        return same[id(array)]
+
+    def by_content(array: np.ndarray) -> int:
         found = known.setdefault(hashlib.sha256(str(array.dtype).encode() + array.tobytes()).digest(), len(arrays))
         if found == len(arrays):
             arrays.append(array)

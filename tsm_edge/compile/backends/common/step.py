@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.ir.layout import Image
-from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
+from tsm_edge.compile.ir.program import NOTHING_PACKED, BufferRef, KernelCall, Packed, Program
 from tsm_edge.errors import CompileError
 
 _Settings = TypeVar("_Settings")
@@ -35,6 +35,8 @@ class Step:
     layers : sequence of Layer
     choices : Choices
         Used instead of what the rules would choose, for the kernels that are in it.
+    known : Packed
+        Weights of these layers that another step packed: they are taken as they are.
 
     Attributes
     ----------
@@ -43,15 +45,21 @@ class Step:
     choices : list of Choice
     others : dict of tuple of str to iterable
         By the names of a kernel's layers: other settings of its rule that may be faster, the likeliest first.
+    packed : Packed
+        By this step, and not by another one.
     """
 
-    def __init__(self, graph: OnlineGraph, layers: Sequence[ir.Layer], choices: Choices) -> None:
+    def __init__(
+        self, graph: OnlineGraph, layers: Sequence[ir.Layer], choices: Choices, known: Packed = NOTHING_PACKED
+    ) -> None:
         self.graph = graph
         self.workspace = Workspace()
         self.calls: list[KernelCall] = []
         self._layers = layers
         self._given = choices
         self._weights: list[np.ndarray] = []
+        self._known = known
+        self.packed: dict[tuple[object, ...], np.ndarray] = {}
         self.choices: list[Choice] = []
         self.others: dict[tuple[str, ...], Iterable[object]] = {}
         self._names = ir.layer_names(graph, layers)
@@ -73,6 +81,15 @@ class Step:
     def add_weights(self, packed: np.ndarray) -> BufferRef:
         """Keep packed weights in the model."""
         self._weights.append(np.ascontiguousarray(packed).ravel())
+        return BufferRef("weights", len(self._weights) - 1)
+
+    def add_packed(self, pack: Callable[..., np.ndarray], spec: KernelSpec, *values: object) -> BufferRef:
+        """Keep ``pack(spec, *values)`` in the model: packed before, if the same was."""
+        key = (pack, spec, *(id(value) if isinstance(value, np.ndarray) else value for value in values))
+        found = self._known.get(key)
+        if found is None:
+            found = self.packed[key] = np.ascontiguousarray(pack(spec, *values)).ravel()
+        self._weights.append(found)  # itself: what programs share is known by its identity
         return BufferRef("weights", len(self._weights) - 1)
 
     def given(self, layers: Sequence[ir.Layer], kind: type[_Settings]) -> _Settings | None:

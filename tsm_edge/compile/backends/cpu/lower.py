@@ -13,7 +13,7 @@ from tsm_edge.compile.backends.cpu.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.ir.program import NOTHING_PACKED, Packed, Program
 
 
 def lower(
@@ -22,6 +22,7 @@ def lower(
     target: TargetCard,
     precision: Precision,
     choices: Choices | None = None,
+    known: Packed = NOTHING_PACKED,
 ) -> Program:
     """Decide layouts and write down the calls of one step.
 
@@ -34,22 +35,29 @@ def lower(
     precision : Precision
     choices : Choices, optional
         Used instead of what the rules would choose, for the kernels that are in it.
+    known : Packed
+        Weights of these layers that were packed before.
 
     Raises
     ------
     CompileError
         A layer no rule can compile, or a choice that does not fit the model.
     """
-    return finished(walked(graph, layers, target, precision, choices or Choices()), precision)
+    return finished(walked(graph, layers, target, precision, choices or Choices(), known), precision)
 
 
 def walked(
-    graph: OnlineGraph, layers: Sequence[ir.Layer], target: TargetCard, precision: Precision, choices: Choices
+    graph: OnlineGraph,
+    layers: Sequence[ir.Layer],
+    target: TargetCard,
+    precision: Precision,
+    choices: Choices,
+    known: Packed = NOTHING_PACKED,
 ) -> Lowering:
     """The step, written down; parameters and errors as of :func:`lower`."""
     core = Core(target.cpu, precision.storage)
     units = plan_units(graph, layers, core, choices)
-    lowering = Lowering(graph, layers, units, core, choices)
+    lowering = Lowering(graph, layers, units, core, choices, known)
     for unit in units:
         rule_for(unit).lower(lowering, unit)
         lowering.copy_caches(layers_of(unit)[-1].output)

@@ -17,7 +17,7 @@ from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.layout import Border, Image, nhwc, planar
-from tsm_edge.compile.ir.program import BufferRef
+from tsm_edge.compile.ir.program import NOTHING_PACKED, BufferRef, Packed
 
 
 class Lowering(Step):
@@ -40,8 +40,9 @@ class Lowering(Step):
         units: Sequence[Unit],
         core: Core,
         choices: Choices,
+        known: Packed = NOTHING_PACKED,
     ) -> None:
-        super().__init__(graph, layers, choices)
+        super().__init__(graph, layers, choices, known)
         self.core = core
         self.lanes = core.lanes
         self.weight_bytes = core.bytes(sum(layer.weight.size for layer in layers if isinstance(layer, ir.Convolution)))

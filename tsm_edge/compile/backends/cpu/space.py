@@ -21,7 +21,7 @@ from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.ir.program import Packed, Program
 from tsm_edge.compile.ir.quantisation import Quantisation
 
 # Before the names of the rules for integers.
@@ -57,8 +57,8 @@ def freedoms(
     target: TargetCard,
     precision: Precision,
     quantisation: Quantisation | None = None,
-) -> tuple[Program, tuple[Freedom, ...]]:
-    """The program by the rules, and what may be chosen instead for each of its kernels.
+) -> tuple[Program, tuple[Freedom, ...], Packed]:
+    """The program by the rules, what may be chosen instead for each of its kernels, and the weights as it has them.
 
     ``quantisation`` is that of a network in integers.
 
@@ -79,7 +79,7 @@ def freedoms(
     for choice in lowering.choices:
         unique = dict.fromkeys(_others(lowering, choice, [by_name[name] for name in choice.layers]))
         found.append(Freedom(choice, tuple(other for other in unique if other != (choice,))))
-    return program, tuple(found)
+    return program, tuple(found), lowering.packed
 
 
 def _others(at: Lowering, choice: Choice, layers: Sequence[ir.Layer]) -> Iterator[tuple[Choice, ...]]:

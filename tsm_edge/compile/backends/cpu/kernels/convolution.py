@@ -72,7 +72,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
         "target": target.buffer,
         "scratch": BufferRef("scratch"),
-        "weights": at.add_weights(pack_weights(spec, layer.weight, layer.bias, layer.groups)),
+        "weights": at.add_packed(pack_weights, spec, layer.weight, layer.bias, layer.groups),
     }
     if tap is not None:
         buffers["tap"] = BufferRef("next_cache", tap)

@@ -167,7 +167,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     buffers = {
         "source": source.buffer,
         "target": target.buffer,
-        "weights": at.add_weights(pack_depthwise(spec, layer.weight, layer.bias)),
+        "weights": at.add_packed(pack_depthwise, spec, layer.weight, layer.bias),
     }
     at.call(spec, buffers, at.label((layer,)))
 

@@ -158,8 +158,8 @@ def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
         depthwise=depthwise_spec(at, depthwise, panel, target.image, settings.depthwise),
     )
     buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
-        "expand_weights": at.add_weights(pack_weights(spec.expand, expand.weight, expand.bias, 1)),
-        "depthwise_weights": at.add_weights(pack_depthwise(spec.depthwise, depthwise.weight, depthwise.bias)),
+        "expand_weights": at.add_packed(pack_weights, spec.expand, expand.weight, expand.bias, 1),
+        "depthwise_weights": at.add_packed(pack_depthwise, spec.depthwise, depthwise.weight, depthwise.bias),
         "scratch": BufferRef("scratch"),
         "target": target.buffer,
     }

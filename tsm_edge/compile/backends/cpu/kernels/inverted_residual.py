@@ -197,9 +197,9 @@ def _lower(at: Lowering, unit: InvertedResidual) -> None:
         expanded_height=height,
     )
     buffers = {name: tensor.buffer for name, tensor in inputs.items()} | {
-        "expand_weights": at.add_weights(pack_weights(spec.expand, expand.weight, expand.bias, 1)),
-        "depthwise_weights": at.add_weights(pack_depthwise(spec.depthwise, depthwise.weight, depthwise.bias)),
-        "project_weights": at.add_weights(pack_weights(spec.project, project.weight, project.bias, 1)),
+        "expand_weights": at.add_packed(pack_weights, spec.expand, expand.weight, expand.bias, 1),
+        "depthwise_weights": at.add_packed(pack_depthwise, spec.depthwise, depthwise.weight, depthwise.bias),
+        "project_weights": at.add_packed(pack_weights, spec.project, project.weight, project.bias, 1),
         "scratch": BufferRef("scratch"),
         "target": target.buffer,
     }

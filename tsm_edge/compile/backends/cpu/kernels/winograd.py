@@ -199,7 +199,7 @@ def _lower(at: Lowering, unit: WinogradConvolution) -> None:
     )
     buffers = {
         "source": source.buffer,
-        "weights": at.add_weights(pack_winograd(spec, layer.weight, layer.bias)),
+        "weights": at.add_packed(pack_winograd, spec, layer.weight, layer.bias),
         "scratch": BufferRef("scratch"),
         "target": target.buffer,
     }
