@@ -20,6 +20,7 @@ from tsm_edge.compile.recorded import recorded_choices, recorded_for
 from tsm_edge.compile.records import read_records
 from tsm_edge.compile.trials import Network
 from tsm_edge.errors import RpcError, TuneError
+from tsm_edge.tune import libraries
 from tsm_edge.tune import tuner as tuner_module
 from tsm_edge.tune.boards import Board
 from tsm_edge.tune.candidates import Candidate, program_of
@@ -58,14 +59,13 @@ def tune(
     pattern: str = "*",
     budget: Budget | None = None,
     notify: Callable[[str], None] = lambda text: None,
+    on_build: Callable[[int], None] = lambda programs: None,
 ) -> Tuned:
     """Until there is nothing left to try."""
     with Ledger(path, go_on) as ledger:
         fleet = Fleet(boards or [simulated_board()], notify)
-        tuner = Tuner(
-            network, fleet, ledger, SimulatedBuilder(network), budget or Budget(1e6), {"machine": "simulated"}
-        )
-        return tuner.run(pattern)
+        builder = SimulatedBuilder(network, on_build=on_build)
+        return Tuner(network, fleet, ledger, builder, budget or Budget(1e6), {"machine": "simulated"}).run(pattern)
 
 
 def step_us(program: Program, microseconds: Callable[[KernelCall], float] = by_description) -> float:
@@ -129,6 +129,22 @@ def test_a_budget_ends_it(network: Network, tmp_path: Path) -> None:
     assert now[0] < 500.0
 
 
+def test_where_compiling_is_slow_a_library_does_not_eat_the_budget(network: Network, tmp_path: Path) -> None:
+    """20 s a candidate: of ten minutes a library of 24 would take eight."""
+    now = [0.0]
+    sizes: list[int] = []
+
+    def build(programs: int) -> None:
+        now[0] += 5.0 + 20.0 * programs
+        sizes.append(programs)
+
+    tuned = tune(network, tmp_path / "r.jsonl", budget=Budget(600.0, 0.0, lambda: now[0]), on_build=build)
+    assert sizes[:2] == [0, 6]
+    assert tuned.tried >= 9
+    assert tuned.is_faster
+    assert now[0] < 700.0
+
+
 class Killed(Exception):
     """As if by kill -9: nothing is tidied up."""
 
@@ -176,7 +192,7 @@ def test_killed_at_twenty_random_moments_it_loses_the_trial_in_flight_and_ends_a
 
 def test_two_boards_share_the_work(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated kernel time, counted in measurements, which are equally long: on other boards they pass at once."""
-    monkeypatch.setattr(tuner_module, "A_LIBRARY", 8)
+    monkeypatch.setattr(libraries, "MOST", 8)
 
     def measurements(*names: str) -> list[int]:
         counts = dict.fromkeys(names, 0)

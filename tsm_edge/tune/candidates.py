@@ -1,7 +1,8 @@
-"""What is to be measured, and in which order: most time first, the likeliest candidates of every kernel first."""
+"""What may be measured: the candidates of every kernel, each with a record that waits for its figures."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,9 +17,7 @@ from tsm_edge.compile.recorded import tables_of
 from tsm_edge.compile.records import Record
 from tsm_edge.compile.trials import Network, differing_calls
 from tsm_edge.errors import CompileError, TuneError
-
-# Candidates of a kernel that are tried before those of the next one come.
-A_PASS = 6
+from tsm_edge.tune.moves import Move, move_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +30,19 @@ class Candidate:
         For the same layers.
     blank : Record
         Its record, before it is measured.
+    move : Move
+        From the rules' choice.
+    place : int
+        From 0, among its kernel's candidates of one kind (structure or settings): the likeliest to be faster first.
+    kernel_us : float
+        Microseconds of all kernels of this shape in a step by the rules; 0: not known.
     """
 
     choices: tuple[Choice, ...]
     blank: Record
+    move: Move
+    place: int
+    kernel_us: float
 
 
 def kernels_to_tune(
@@ -61,37 +69,42 @@ def kernels_to_tune(
     return tuple(sorted(named, key=lambda free: -microseconds.get(free.chosen.layers, 0.0)))
 
 
-def candidates(network: Network, kernels: Sequence[Freedom], about: Mapping[str, str]) -> Iterator[Candidate]:
-    """All candidates of some kernels, a pass after the other; kernels of equal layers have theirs once."""
+def candidates(
+    network: Network,
+    kernels: Sequence[Freedom],
+    about: Mapping[str, str],
+    microseconds: Mapping[tuple[str, ...], float] | None = None,
+) -> Iterator[Candidate]:
+    """All candidates of some kernels; kernels of equal layers have theirs once.
+
+    ``microseconds`` are as of :func:`kernels_to_tune`.
+    """
     names = layer_names(network.graph, network.layers)
     layers = {names[layer.output]: layer for layer in network.layers}
     card, precision = card_fingerprint(network.manifest.target), network.program.precision.name
-    ways: dict[tuple[str, ...], list[Candidate]] = {}
+    alike: defaultdict[tuple[str, ...], list[Freedom]] = defaultdict(list)
     for free in kernels:
-        shapes = tuple(signature(network.graph, layers[name]) for name in free.chosen.layers)
-        if shapes in ways:
-            continue
-        ways[shapes] = [
-            Candidate(
-                choices,
-                Record(
-                    accepted=False,
-                    layers=shapes,
-                    card=card,
-                    precision=precision,
-                    rules=RULES_VERSION,
-                    choices=tables_of(choices, free.chosen.layers),
-                    ratio=None,
-                    rule_us=0.0,
-                    rounds=0,
-                    about={"layer": free.chosen.layers[0], **about},
-                ),
+        alike[tuple(signature(network.graph, layers[name]) for name in free.chosen.layers)].append(free)
+    for shapes, group in alike.items():
+        free = group[0]
+        kernel_us = sum((microseconds or {}).get(one.chosen.layers, 0.0) for one in group)
+        places: Counter[bool] = Counter()
+        for choices in free.others:
+            blank = Record(
+                accepted=False,
+                layers=shapes,
+                card=card,
+                precision=precision,
+                rules=RULES_VERSION,
+                choices=tables_of(choices, free.chosen.layers),
+                ratio=None,
+                rule_us=0.0,
+                rounds=0,
+                about={"layer": free.chosen.layers[0], **about},
             )
-            for choices in free.others
-        ]
-    for start in range(0, max(map(len, ways.values()), default=0), A_PASS):
-        for group in ways.values():
-            yield from group[start : start + A_PASS]
+            move = move_of(free.chosen, choices)
+            yield Candidate(choices, blank, move, places[move.is_structural], kernel_us)
+            places[move.is_structural] += 1
 
 
 def program_of(network: Network, candidate: Candidate) -> Program | None:

@@ -1,10 +1,11 @@
-"""The search: the slow candidates left behind, the best measured again, then the whole step, and its threads."""
+"""The search: the most promising candidates first, the best measured again, then the whole step, and its threads."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,26 +20,28 @@ from tsm_edge.compile.records import Record
 from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.compile.trials import Network, differing_calls
 from tsm_edge.errors import TuneError
+from tsm_edge.tune.agenda import Agenda, InTurn
 from tsm_edge.tune.boards import Board
 from tsm_edge.tune.candidates import Candidate, candidates, kernels_to_tune, program_of
 from tsm_edge.tune.fleet import Fleet
 from tsm_edge.tune.ledger import Ledger
+from tsm_edge.tune.libraries import LibrarySizes
 from tsm_edge.tune.race import Entrant, Finish, Pace, Runner, race
 from tsm_edge.tune.record_sets import best_measured
 from tsm_edge.tune.state import Budget, Show, State, Tuned
 from tsm_edge.tune.threads import fastest_threads
 
-# Programs of one library.
-A_LIBRARY = 24
 DIFFERENT_FRAMES = 4
 # To compile, link and race one, about, on a server core.
 A_CANDIDATE_S = 0.7
 # A candidate's turns against the rules' kernel; if it is not hopeless, more; if it is one of the best, measured anew.
 HEAT, SEMIFINAL, FINAL = Pace(3), Pace(6), Pace(16)
 WHOLE_STEP, THREADS = Pace(40), Pace(8, block=12)
-# Slower than the best so far by this much: not measured further.
+# Slower than the rules' kernel by this much: not measured further. (Were it the best so far that counts, the order in
+# which candidates are tried would decide what is measured, and a tuner that was killed would end with other records.)
 HOPELESS = 1.02
-FINALISTS = 2
+# Of a kernel the best goes to the final, and another one that is as good but for the noise.
+FINALISTS, AS_GOOD = 2, 1.03
 # With fewer rounds (the time was up) an interval says nothing.
 FEWEST_ROUNDS = 6
 # Shares of the budget: when the search ends, the finals, and the race of the whole step.
@@ -50,6 +53,18 @@ class Builder(Protocol):
 
     def build(self, programs: Sequence[Program]) -> Artifact:
         """See :meth:`tsm_edge.compile.trials.TrialBuilder.build`."""
+
+
+class Waiting(Protocol):
+    """Candidates that are to be measured; several boards take from it."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, count: int) -> list[Candidate]:
+        """The next ones; they wait no more."""
+
+    def give_back(self, candidates: Iterable[Candidate]) -> None:
+        """They were not measured after all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +115,12 @@ class Tuner:
         shape = network.manifest.frame.shape[1:]
         self._frames = np.random.default_rng(0).standard_normal((DIFFERENT_FRAMES, *shape), np.float32)
         self._tolerance = network.program.precision.tolerance
-        self._step_ms = 0.0
+        self._step_ms = self._undisturbed_ms = 0.0
         self._kernels = 0
         self._history: list[tuple[float, float]] = []
-        # Of the kernels the best ratio so far.
-        self._best: dict[str, float] = {}
-        for record in ledger.records:
-            self._note(record)
+        self._agenda = Agenda(())
+        self._sizes: dict[str, LibrarySizes] = {}
+        self._kernel_us: dict[str, float] = {}
 
     def run(self, pattern: str = "*") -> Tuned:
         """Tune the kernels whose names fit a pattern.
@@ -118,14 +132,17 @@ class Tuner:
         TsmEdgeError
             The device fails.
         """
-        kernels = kernels_to_tune(self._network, self._kernel_times(), pattern)
+        microseconds = self._kernel_times()
+        kernels = kernels_to_tune(self._network, microseconds, pattern)
         self._kernels = len(kernels)
-        everything = {one.blank.candidate: one for one in candidates(self._network, kernels, self._about)}
-        known = set(best_measured(self._ledger.records))
-        self._measure_all([one for name, one in everything.items() if name not in known], self._try, SEARCH_SHARE)
+        found = candidates(self._network, kernels, self._about, microseconds)
+        everything = {one.blank.candidate: one for one in found}
+        self._kernel_us = {one.blank.key: one.kernel_us for one in everything.values()}
+        known = best_measured(self._ledger.records)
+        self._agenda = Agenda(everything.values(), known.values())
+        self._measure_all(self._agenda, self._try, SEARCH_SHARE)
         tried = [record for name, record in best_measured(self._ledger.records).items() if name not in known]
-        finalists = [everything[name] for name in self._finalists() if name in everything]
-        self._measure_all(finalists, self._try_again, FINALS_SHARE)
+        self._measure_all(InTurn(self._finalists(everything)), self._try_again, FINALS_SHARE)
         accepted = self._winners()
         program = self._with(accepted)
         whole = self._whole_step(program) if accepted else None
@@ -144,33 +161,35 @@ class Tuner:
         if kernels is None or kernels.shape[1] != len(self._network.program.calls):
             raise TuneError("the device does not time its kernels", "serve with: tsm-edge serve")
         self._step_ms = float(np.median(timings.duration_ns)) / 1e6
+        self._undisturbed_ms = float(np.min(timings.duration_ns)) / 1e6
         by_label: dict[str, float] = {}
-        for call, nanoseconds in zip(self._network.program.calls, np.median(kernels, axis=0), strict=True):
+        for call, nanoseconds in zip(self._network.program.calls, np.min(kernels, axis=0), strict=True):
             by_label[call.layer] = by_label.get(call.layer, 0.0) + float(nanoseconds) / 1e3
         return {free.chosen.layers: by_label.get(free.label, 0.0) for free in self._network.freedoms}
 
-    def _measure_all(self, wanted: Sequence[Candidate], work: Callable[[Runner, Trial], None], until: float) -> None:
+    def _measure_all(self, waiting: Waiting, work: Callable[[Runner, Trial], None], until: float) -> None:
         """All boards together, until nothing is left or the budget's share is used up."""
-        queue = deque(wanted)
         # Again, if a board that is left out has left something when the others were done.
-        while queue and self._budget.used < until:
+        while waiting and self._budget.used < until:
             boards = self._fleet.boards
             with ThreadPoolExecutor(len(boards)) as pool:
-                for done in [pool.submit(self._measure_on, board, queue, work, until) for board in boards]:
+                for done in [pool.submit(self._measure_on, board, waiting, work, until) for board in boards]:
                     done.result()
 
-    def _measure_on(
-        self, board: Board, queue: deque[Candidate], work: Callable[[Runner, Trial], None], until: float
-    ) -> None:
+    def _measure_on(self, board: Board, waiting: Waiting, work: Callable[[Runner, Trial], None], until: float) -> None:
         """One board's part."""
 
         def time_is_up() -> bool:
             return self._budget.used >= until
 
-        while queue and not time_is_up():
+        sizes = self._sizes.setdefault(board.name, LibrarySizes())
+        while waiting and not time_is_up():
             self._fleet.let_rest(board, time_is_up)
+            began_s = self._budget.clock()
             with self._turn:
-                if not (pairs := self._batch(queue)):
+                left_s = (until - self._budget.used) * self._budget.seconds
+                share = math.ceil(len(waiting) / len(self._fleet.boards))  # so that boards end together
+                if not (pairs := self._batch(waiting, min(sizes.next(left_s), share))):
                     return
                 self._tell(f"{board.name}: trying {len(pairs)} candidates")
                 artifact = self._builder.build([program for _, program in pairs])
@@ -178,54 +197,59 @@ class Tuner:
                 Trial(candidate, self._entrant(number, program)) for number, (candidate, program) in enumerate(pairs, 1)
             )
             goes_on = self._fleet.run_each(board, artifact, trials, work, time_is_up)
-            queue.extendleft(trial.candidate for trial in reversed(trials))
+            waiting.give_back(trial.candidate for trial in trials)
+            sizes.took(len(pairs) - len(trials), self._budget.clock() - began_s)
             if not goes_on:
                 return
 
-    def _batch(self, queue: deque[Candidate]) -> list[tuple[Candidate, Program]]:
+    def _batch(self, waiting: Waiting, count: int) -> list[tuple[Candidate, Program]]:
         """The next candidates that make a program."""
         pairs: list[tuple[Candidate, Program]] = []
-        while queue and len(pairs) < A_LIBRARY:
-            candidate = queue.popleft()
-            program = program_of(self._network, candidate)
-            if program is not None:
-                pairs.append((candidate, program))
+        while waiting and len(pairs) < count:
+            for candidate in waiting.take(count - len(pairs)):
+                program = program_of(self._network, candidate)
+                if program is not None:
+                    pairs.append((candidate, program))
         return pairs
 
     def _try(self, runner: Runner, trial: Trial) -> None:
         """A heat; for what is not hopeless a longer race, which counts alone."""
         finish = self._race(runner, trial.entrant, HEAT)
-        best = self._best.get(trial.candidate.blank.key, 1.0)
-        if finish.ratio is not None and finish.ratio.value < HOPELESS * best:
+        if finish.ratio is not None and finish.ratio.value < HOPELESS:
             finish = self._race(runner, trial.entrant, SEMIFINAL)
         record = _measured(trial.candidate, finish)
-        self._note(record)
         self._ledger.append(record)
+        self._agenda.learn(record)
         self._history.append((self._budget.seconds - self._budget.left_s, self._hoped()))
-
-    def _note(self, record: Record) -> None:
-        """Remember it, if it is the best of its kernel."""
-        self._best[record.key] = min(self._best.get(record.key, 1.0), _median(record))
 
     def _try_again(self, runner: Runner, trial: Trial) -> None:
         self._ledger.append(_measured(trial.candidate, self._race(runner, trial.entrant, FINAL)))
 
-    def _finalists(self) -> Iterator[str]:
-        """The best of every kernel that are still to be measured anew, as a final has not been run before."""
+    def _finalists(self, everything: Mapping[str, Candidate]) -> list[Candidate]:
+        """The best of every kernel that are still to be measured anew, as a final has not been run before.
+
+        Those that save most come first: there may not be time for all.
+        """
         heats = best_measured(record for record in self._ledger.records if record.rounds < FINAL.rounds)
         over = {record.candidate for record in self._ledger.records if record.rounds >= FINAL.rounds}
         groups: dict[str, list[Record]] = {}
         for record in heats.values():
             if _median(record) < 1.0:
                 groups.setdefault(record.key, []).append(record)
+        found: list[Record] = []
         for group in groups.values():
             best = sorted(group, key=_median)[:FINALISTS]
-            yield from (record.candidate for record in best if record.candidate not in over)
+            found += [record for record in best if _median(record) <= AS_GOOD * _median(best[0])]
+        wanted = [record for record in found if record.candidate in everything and record.candidate not in over]
+
+        return [everything[record.candidate] for record in sorted(wanted, key=self._saved_us, reverse=True)]
 
     def _winners(self) -> tuple[Record, ...]:
-        """Of every kernel what was the fastest in its final, if that leaves no doubt."""
+        """Of every kernel what was the fastest in its final, if that leaves no doubt; of this network's kernels."""
         winners: dict[str, Record] = {}
         for record in best_measured(self._ledger.records).values():
+            if record.key not in self._kernel_us:
+                continue
             known = winners.get(record.key)
             sure = record.rounds >= FINAL.rounds and record.ratio is not None and record.ratio[2] < 1.0
             if sure and (known is None or _median(record) < _median(known)):
@@ -286,8 +310,12 @@ class Tuner:
             return 1.0
         saved: dict[str, float] = {}
         for record in best_measured(self._ledger.records).values():
-            saved[record.key] = max(saved.get(record.key, 0.0), _saved_us(record))
-        return 1.0 - sum(saved.values()) / 1e3 / self._step_ms
+            saved[record.key] = max(saved.get(record.key, 0.0), self._saved_us(record))
+        return 1.0 - sum(saved.values()) / 1e3 / self._undisturbed_ms
+
+    def _saved_us(self, record: Record) -> float:
+        """Microseconds of a step, by all kernels of the record's shape; those of other networks save nothing."""
+        return 0.0 if record.ratio is None else (1.0 - record.ratio[0]) * self._kernel_us.get(record.key, 0.0)
 
     def _tell(self, doing: str) -> None:
         records = best_measured(self._ledger.records)
@@ -300,10 +328,6 @@ class Tuner:
 
 def _median(record: Record) -> float:
     return float("inf") if record.ratio is None else record.ratio[0]
-
-
-def _saved_us(record: Record) -> float:
-    return 0.0 if record.ratio is None else (1.0 - record.ratio[0]) * record.rule_us
 
 
 def _measured(candidate: Candidate, finish: Finish) -> Record:

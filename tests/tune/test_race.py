@@ -1,0 +1,48 @@
+"""What counts of the frames of a turn, where other work takes the core away."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tsm_edge.session.timings import Timings
+from tsm_edge.tune.race import Entrant, Pace, race
+
+
+class BusyMachine:
+    """Program 0's second call takes 100 µs, program 1's 80; two frames of three wait 4 ms for the core, in any call."""
+
+    def __init__(self) -> None:
+        self.program = 0
+        self.noise = np.random.default_rng(1)
+
+    def select(self, program: int) -> int:
+        self.program = program
+        return 2
+
+    def measure(
+        self, frames: NDArray[np.float32], first: int, count: int, period_ns: int = 0, kernels: bool = False
+    ) -> Timings:
+        calls = np.tile(np.array([50_000, 80_000 if self.program else 100_000], np.uint64), (count, 1))
+        waits = self.noise.random(count) < 2 / 3
+        calls[waits, self.noise.integers(0, 2)] += np.uint64(4_000_000)
+        steps = calls.sum(axis=1)
+        return Timings(steps, steps, steps, np.zeros(3, np.float32), calls)
+
+    def close(self) -> None:
+        pass
+
+
+def test_other_work_on_the_machine_does_not_decide_a_race() -> None:
+    frames = np.zeros((2, 3, 4, 4), np.float32)
+    (finish,) = race(BusyMachine(), frames, [Entrant(1, (1,), (1,))], Pace(6), 1e-4)
+    assert finish.ratio is not None
+    assert finish.ratio.value == pytest.approx(0.8)
+    assert finish.ratio.high < 1.0
+    assert finish.base_us == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(("step_ms", "block", "warm"), [(0.0, 6, 2), (5.0, 6, 2), (25.0, 3, 2), (200.0, 3, 1)])
+def test_turns_of_slow_steps_are_shorter_and_have_frames_to_choose_from(step_ms: float, block: int, warm: int) -> None:
+    assert Pace(6).for_step(step_ms) == Pace(6, block, warm)

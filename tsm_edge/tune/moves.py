@@ -1,0 +1,70 @@
+"""How a candidate differs from the rules' choice, in words that kernels of other shapes share.
+
+What one kernel gains by a move is a hint for those with the same move before them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tsm_edge.compile.backends.cpu.choose.winograd import WinogradSettings
+from tsm_edge.compile.ir.choices import Choice
+
+# These follow from the others and the layer's shape.
+_FOLLOWS = {"tail_vectors", "panels"}
+# These mean the same for layers of all shapes; of other numbers it is told whether they are larger or smaller.
+_SHARED = {"rows", "columns", "vectors", "outputs"}
+
+
+@dataclass(frozen=True)
+class Move:
+    """From the rules' choice to a candidate.
+
+    Attributes
+    ----------
+    axis : str
+        What is changed, of which rule: ``convolution tile.rows tile.vectors``.
+    to : str
+        And what it becomes: ``6 2``.
+    is_structural : bool
+        Other kernels or another algorithm; else it is only settings.
+    """
+
+    axis: str
+    to: str
+    is_structural: bool
+
+
+def move_of(chosen: Choice, candidate: Sequence[Choice]) -> Move:
+    """From the rules' choice of a kernel to what may stand in its place."""
+    if len(candidate) > 1 or candidate[0].rule != chosen.rule:
+        axis = f"{chosen.rule} as {', '.join(choice.rule for choice in candidate)}"
+        return Move(axis, " ".join(map(_algorithm, candidate)), is_structural=True)
+    old, new = dict(_leaves(chosen.settings)), dict(_leaves(candidate[0].settings))
+    changed = [path for path in new if new[path] != old.get(path) and path.rpartition(".")[2] not in _FOLLOWS]
+    axis = " ".join((chosen.rule, *sorted(changed)))
+    return Move(axis, " ".join(_value(old, new, path) for path in sorted(changed)), is_structural=False)
+
+
+def _algorithm(choice: Choice) -> str:
+    settings = choice.settings
+    return f"F({settings.tile.outputs})" if isinstance(settings, WinogradSettings) else choice.rule
+
+
+def _leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings and those inside them, by their paths."""
+    if not dataclasses.is_dataclass(settings):
+        yield path, settings
+        return
+    for item in dataclasses.fields(settings):
+        if item.compare:
+            yield from _leaves(getattr(settings, item.name), f"{path}.{item.name}".removeprefix("."))
+
+
+def _value(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> str:
+    before, after = old.get(path), new[path]
+    is_size = type(after) is int and type(before) is int and path.rpartition(".")[2] not in _SHARED
+    return ("more" if after > before else "fewer") if is_size else str(after)
