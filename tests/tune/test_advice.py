@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx_graphs import small_network
 
+import tsm_edge
 from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MANIFEST, MODEL_ONNX, RUNNER, Artifact, load_artifact
-from tsm_edge.cards import TargetCard
 from tsm_edge.cards.precision import FP32
 from tsm_edge.cards.threads import Threads
-from tsm_edge.compile.frontend.onnx_reader import load_onnx
-from tsm_edge.compile.passes.fuse import fuse
-from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.compile.record_keys import network_key
+from tsm_edge.compile.records import RecordFile
 from tsm_edge.compile.thread_record import ThreadRecord
+from tsm_edge.compile.trials import network_of
 from tsm_edge.errors import ArtifactError
 from tsm_edge.session.local import OnlineSession
+from tsm_edge.tune.candidates import candidates, program_of
+from tsm_edge.tune.record_sets import write_records
 
 LAST = max(os.sched_getaffinity(0))
 
 
-@pytest.fixture(scope="module")
-def artifacts(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
-    """Compiled twice, in folders of their own, with a record of two threads on the last core."""
-    import onnx
+COMPILE = """
+import sys
+from pathlib import Path
+from tsm_edge.cards import load_target
+from tsm_edge.compile.pipeline import CompileRequest, compile_model
+onnx, records, output = map(Path, sys.argv[1:])
+compile_model(CompileRequest(load_target("native"), output, onnx=onnx, records=(records,)))
+"""
 
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory, small_artifact: Artifact) -> tuple[Artifact, Artifact]:
+    """Compiled by two processes, in folders of their own, whose sets of texts have different orders.
+
+    Their records are of some kernels, and of two threads on the last core.
+    """
     folder = tmp_path_factory.mktemp("advice")
-    onnx.save(small_network(), str(folder / MODEL_ONNX))
-    graph = load_onnx(folder / MODEL_ONNX, {})
-    key = network_key(graph, fuse(graph), native, FP32.name)
-    record = ThreadRecord(key, Threads(2, (LAST,)), (0.6, 0.58, 0.62), 812.0, {"model": "small"})
-    (folder / "records.jsonl").write_text(f"{record.line()}\n")
+    network = network_of(small_artifact)
+    accepted = {
+        one.blank.key: dataclasses.replace(one.blank, accepted=True, ratio=(0.9, 0.89, 0.91), rounds=16)
+        for one in candidates(network, network.freedoms, {})
+        if program_of(network, one) is not None
+    }
+    key = network_key(network.graph, network.layers, network.manifest.target, FP32.name)
+    threads = ThreadRecord(key, Threads(2, (LAST,)), (0.6, 0.58, 0.62), 812.0, {"model": "small"})
+    write_records(folder / "records.jsonl", RecordFile(tuple(accepted.values()), (threads,), ()))
+    environment = {**os.environ, "PYTHONPATH": str(Path(tsm_edge.__file__).resolve().parents[1])}
     made = []
-    for name in ("one", "another"):
-        request = CompileRequest(
-            native, folder / name / "model", onnx=folder / MODEL_ONNX, records=(folder / "records.jsonl",)
-        )
-        made.append(compile_model(request))
+    for seed in ("1", "2"):
+        output = folder / seed / "model"
+        command = [sys.executable, "-c", COMPILE, small_artifact.path / MODEL_ONNX, folder / "records.jsonl", output]
+        subprocess.run(command, env={**environment, "PYTHONHASHSEED": seed}, check=True, timeout=240)
+        made.append(load_artifact(output))
     return made[0], made[1]
 
 
@@ -59,6 +77,7 @@ def affinity_of_threads() -> list[set[int]]:
 
 def test_the_same_records_make_the_same_library_byte_for_byte(artifacts: tuple[Artifact, Artifact]) -> None:
     one, another = artifacts
+    assert one.manifest.tuned > 1
     for name in (LIBRARY, RUNNER, GOLDEN):
         assert (one.path / name).read_bytes() == (another.path / name).read_bytes(), name
     manifests = [json.loads((artifact.path / MANIFEST).read_text()) for artifact in artifacts]
