@@ -1,4 +1,10 @@
-"""How much tuning gives back where a card is wrong about its machine: half the L2 cache, wrong costs of loads."""
+"""How much tuning gives back where a card is wrong about its machine: half the L2 cache, wrong costs of loads.
+
+python benchmarks/wrong_card.py --model resnet50-kinetics --budget 10m --json wrong.json
+
+The model is compiled with this machine's card, and with one that lies. Both race in turns, which tells what the lies
+cost. Then the second is tuned and compiled with its records, and all three race.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +13,32 @@ import dataclasses
 import json
 import subprocess
 import sys
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tsm_edge.cards import TargetCard, load_target
+import numpy as np
+from race_command import run_in_folder, say
+from report import SHARED, describe, machine_info, write_json
 
-# What the card says of the machine. The rules then think that arithmetic is nearly free, so that loads are what counts,
-# and that loads and multiply-adds cannot overlap.
+from tsm_edge.artifact.folder import load_artifact
+from tsm_edge.bench.interleave import Samples, Schedule, race
+from tsm_edge.bench.paired import Ratio, paired_ratio
+from tsm_edge.cards import TargetCard, load_target
+from tsm_edge.cards.threads import Threads
+from tsm_edge.session.local import OnlineSession
+
+FRAMES = 4
+RIGHT, WRONG, TUNED = "right card", "wrong card", "wrong card, tuned"
+# What the card says of the machine, beside half of its L2 cache.
 LIES: dict[str, Any] = {"fma_per_cycle": 16.0, "in_order": True}
 
 
-def wrong(card: TargetCard) -> TargetCard:
+def wrong(card: TargetCard, lies: dict[str, Any]) -> TargetCard:
     """The card with half the L2 cache, and loads that cost what they do not."""
-    return dataclasses.replace(card, cpu=dataclasses.replace(card.cpu, l2_kib=max(1, card.cpu.l2_kib // 2), **LIES))
+    return dataclasses.replace(
+        card, cpu=dataclasses.replace(card.cpu, **{"l2_kib": max(1, card.cpu.l2_kib // 2), **lies})
+    )
 
 
 def to_toml(card: TargetCard) -> str:
@@ -36,30 +54,111 @@ def _lines(table: dict[str, Any]) -> list[str]:
     return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in table.items()]
 
 
-def main() -> int:
-    """Tune with a wrong card; print what it gained."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="mobilenetv2-jester")
-    parser.add_argument("--target", default="native", help="The card to distort.")
-    parser.add_argument("--budget", default="10m")
-    parser.add_argument("--json", type=Path, help="Write the result here.")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        card = Path(folder) / "wrong.toml"
-        card.write_text(to_toml(wrong(load_target(options.target))), "utf-8")
-        command = [sys.executable, "-m", "tsm_edge.cli", "tune", options.model, "--target", str(card)]
-        command += ["--threads", "1", "--budget", options.budget, "-o", f"{folder}/records.jsonl", "--json"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result = json.loads(done.stdout)["tuned"]
-    whole = result["whole"]
-    print(f"{options.model}, {options.target} with half its L2 and {LIES}: {result['step_ms']:.2f} ms by the rules")
-    if whole is None:
-        print("nothing was faster beyond doubt")
-    else:
-        print(f"tuned: {whole['value']:.3f} of that (95 %: {whole['low']:.3f} to {whole['high']:.3f})")
+def tsm_edge(*arguments: object) -> dict[str, Any]:
+    """The program, as a user calls it; returns its JSON."""
+    command = [sys.executable, "-m", "tsm_edge.cli", *map(str, arguments), "--json"]
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    made: dict[str, Any] = json.loads(found.stdout)
+    return made
+
+
+def raced(artifacts: dict[str, Path], schedule: Schedule) -> dict[str, Samples]:
+    """Compiled models in turns, one thread each."""
+    with ExitStack() as stack:
+        steppers = {
+            name: stack.enter_context(OnlineSession(load_artifact(path), Threads(1)))
+            for name, path in artifacts.items()
+        }
+        shape = next(iter(steppers.values())).manifest.frame.shape
+        frames = np.random.default_rng(0).standard_normal((FRAMES, *shape), np.float32)
+        return race(steppers, list(frames), schedule)
+
+
+def over(samples: dict[str, Samples], name: str, base: str) -> Ratio:
+    """The time of one over that of another."""
+    return paired_ratio(samples[name].seconds, samples[base].seconds)
+
+
+def told(ratio: Ratio) -> str:
+    """For people."""
+    return f"{ratio.value:.3f} (95 %: {ratio.low:.3f} to {ratio.high:.3f})"
+
+
+def _lie(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    return name, json.loads(value)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--model", default="resnet50-kinetics", help="model card (%(default)s)")
+    add("--target", default="native", help="the card to distort (%(default)s)")
+    add("--lie", action="append", type=_lie, metavar="NAME=VALUE", help=f"of the CPU, in JSON, instead of {LIES}")
+    add("--budget", default="10m", help="of tuning; 0: only what the lies cost (%(default)s)")
+    add("--rounds", type=int, default=40, help="turns of each that races (%(default)s)")
+    add("--block", type=int, default=6, help="timed frames of a turn (%(default)s)")
+    add("--work", type=Path, help="keep what was compiled in this folder")
+    add("--json", type=Path, help="write the result here")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace, work: Path) -> None:
+    lies, schedule = dict(options.lie or LIES), Schedule(options.rounds, options.block)
+    card, folders = work / "wrong.toml", {RIGHT: work / "right", WRONG: work / "wrong", TUNED: work / "tuned"}
+    card.write_text(to_toml(wrong(load_target(options.target), lies)), "utf-8")
+    build = ("compile", options.model, "--no-runner", "--target")
+    say("compiling with both cards")
+    tsm_edge(*build, options.target, "--no-records", "-o", folders[RIGHT])
+    tsm_edge(*build, card, "--no-records", "-o", folders[WRONG])
+    say("timing them in turns")
+    samples = raced({name: folders[name] for name in (RIGHT, WRONG)}, schedule)
+    result: dict[str, Any] = {"benchmark": "wrong_card", "model": options.model, "target": options.target, "lies": lies}
+    result["machine"] = machine_info(["apache-tvm", "numpy"])
+    result["untuned"] = dataclasses.asdict(over(samples, WRONG, RIGHT))
+    print(f"{describe(result['machine'])}\n{SHARED}")
+    print(f"{options.model}, {options.target} with half its L2 and {lies}, one thread")
+    print(f"{RIGHT}: {samples[RIGHT].median * 1e3:.2f} ms; {WRONG}: {told(over(samples, WRONG, RIGHT))} of that")
+    if options.budget != "0":
+        _tune(options, work, card, folders, schedule, result)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1), "utf-8")
-    return 0
+        write_json(options.json, result)
+        say(f"wrote {options.json}")
+
+
+def _tune(
+    options: argparse.Namespace,
+    work: Path,
+    card: Path,
+    folders: dict[str, Path],
+    schedule: Schedule,
+    result: dict[str, Any],
+) -> None:
+    """Tune what was compiled with the wrong card, compile it with what was found, and race again."""
+    records = work / "records.jsonl"
+    made = tsm_edge("tune", folders[WRONG], "--threads", 1, "--budget", options.budget, "-o", records)["tuned"]
+    result["tuned"] = made
+    print(
+        f"tuned for {options.budget}: {made['tried']} candidates of {made['kernels']} kernels, "
+        f"{len(made['accepted'])} accepted"
+    )
+    if made["whole"] is None or made["whole"]["high"] >= 1.0:
+        print("nothing was faster beyond doubt")
+        return
+    build = ("compile", options.model, "--no-runner", "--target", card, "--records", records)
+    tsm_edge(*build, "-o", folders[TUNED])
+    say("timing all three in turns")
+    samples = raced(folders, schedule)
+    for base in (WRONG, RIGHT):
+        ratio = over(samples, TUNED, base)
+        result[f"tuned over {base}"] = dataclasses.asdict(ratio)
+        print(f"{TUNED}: {told(ratio)} of the {base}'s time")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line; return the exit code."""
+    options = _options(arguments)
+    return run_in_folder(lambda folder: _run(options, folder), options.work)
 
 
 if __name__ == "__main__":
