@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.jetson.launches import model
 from benchmarks.jetson.sass import disassemble
 from tsm_edge.cards import load_model, load_target
-from tsm_edge.cards.precision import precision_named
+from tsm_edge.cards.precision import FP16_SUMMED_IN_FP32, precision_named
 from tsm_edge.compile.backends.cuda.generate import generate
 from tsm_edge.compile.backends.cuda.lower import lower
 from tsm_edge.compile.frontend.onnx_reader import load_onnx
@@ -55,7 +55,7 @@ def main() -> None:
     if target.gpu is None:
         parser.error(f"{options.target} has no GPU")
     if options.accumulate:
-        precision = dataclasses.replace(precision, accumulator="float32")
+        precision = FP16_SUMMED_IN_FP32
     with tempfile.TemporaryDirectory() as folder:
         onnx = options.onnx or Path(folder) / "model.onnx"
         if options.onnx is None:
@@ -70,7 +70,7 @@ def main() -> None:
         call.kernel: model(call, kernels[call.kernel], code.resources[call.kernel], target.gpu)
         for call in program.calls
     }
-    print(f"{options.model} on {options.target}, {options.precision}: modelled, not measured ({code.compiler})")
+    print(f"{options.model} on {options.target}, {precision.name}: modelled, not measured ({code.compiler})")
     print(f"{'layer':28} {'rule':12} {'tile':52} {'arithmetic':>10} {'memory':>8} {'modelled (us)':>14}")
     rows = []
     for call in program.calls:
@@ -91,7 +91,7 @@ def main() -> None:
     if text := PUBLISHED.get((options.model, options.target)):
         print(f"beside it, in ms: {text}")
     if options.json:
-        table = {"model": options.model, "target": options.target, "precision": options.precision}
+        table = {"model": options.model, "target": options.target, "precision": precision.name}
         table |= {"modelled_ms": round(total, 3), "compiler": code.compiler, "launches": rows}
         options.json.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
 

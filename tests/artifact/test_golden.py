@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from tsm_edge.artifact.folder import GOLDEN, LIBRARY, MANIFEST, MODEL_ONNX, Arti
 from tsm_edge.artifact.golden import MAGIC, make_golden, network_input, read_golden, write_golden
 from tsm_edge.artifact.reference import Reference
 from tsm_edge.cards import Preprocess
+from tsm_edge.cards.precision import FP16_SUMMED_IN_FP32
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files.atomic import file_sha256
-from tsm_edge.verify.compare import verify_golden
+from tsm_edge.verify.compare import Gather, verify_golden
 from tsm_edge.video.preprocess import Preprocessor
 
 
@@ -114,3 +116,17 @@ def test_the_tolerance_is_that_of_the_artifacts_precision(
     result = verify_golden(folder)
     assert result.passed == passes
     assert result.checks[-1].error == pytest.approx(1e-3, rel=0.2)
+
+
+@pytest.mark.parametrize(("off", "passes"), [(4e-3, (True, True)), (1e-2, (False, True)), (3e-2, (False, False))])
+def test_shift_caches_may_have_a_tolerance_of_their_own(
+    off: float, passes: tuple[bool, bool], small_artifact: Artifact
+) -> None:
+    """5e-3 of logits and 2e-2 of caches, where halfs are only stored."""
+    manifest = replace(small_artifact.manifest, precision=FP16_SUMMED_IN_FP32.name)
+    wanted = [np.ones(tensor.shape, np.float32) for tensor in (manifest.logits, *manifest.further)]
+    gather = Gather(manifest)
+    gather.add([value + off for value in (wanted[0], *wanted)], wanted)
+    logits, again, *caches = (check.passed for check in gather.checks())
+    assert caches
+    assert (logits, again, *caches) == (passes[0], passes[0], *[passes[1]] * len(caches))

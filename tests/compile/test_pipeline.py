@@ -30,7 +30,7 @@ from tsm_edge.cards import (
     load_target,
     target_names,
 )
-from tsm_edge.cards.precision import PRECISIONS
+from tsm_edge.cards.precision import FP16_SUMMED_IN_FP32
 from tsm_edge.compile.backends.cpu.llvm import check_cpu
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import ArtifactError, CompileError, ModelFileError, TsmEdgeError
@@ -464,7 +464,6 @@ def test_progress(native: TargetCard, tmp_path: Path) -> None:
 # Requests ----------------------------------------------------------------------------------------------------------
 
 ONLINE = ModelCard("m", "", "", NetworkSpec("resnet-18", 5, frame_size=32), Preprocess(36, 32))
-SUMS_IN_FP32 = dataclasses.replace(PRECISIONS["fp16"], accumulator="float32")
 
 
 @pytest.mark.parametrize(
@@ -477,7 +476,7 @@ SUMS_IN_FP32 = dataclasses.replace(PRECISIONS["fp16"], accumulator="float32")
         ),
         (lambda target: CompileRequest(target, Path("x"), ONLINE, frames=8), "online network takes one frame a step"),
         (
-            lambda target: CompileRequest(target, Path("x"), ONLINE, precision=SUMS_IN_FP32),
+            lambda target: CompileRequest(target, Path("x"), ONLINE, precision=FP16_SUMMED_IN_FP32),
             "is a CPU: --accumulate fp32 is for GPUs",
         ),
     ],

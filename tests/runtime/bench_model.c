@@ -73,5 +73,6 @@ const tsm_card tsm_the_card = {.logits = "logits",
                                .crop_width = 4,
                                .scale = {0.01f, 0.01f, 0.01f},
                                .tolerance = 1e-4,
+                               .cache_tolerance = 1e-4,
                                .n_labels = 2,
                                .labels = labels};

@@ -51,6 +51,7 @@ LIMITS = {
     ("fp32", "golden"): (2e-5, 2e-5),
     ("fp16", "initial"): (5e-3, 2e-2),
     ("fp16", "golden"): (5e-2, 1e-1),
+    ("fp16-fp32", "golden"): (5e-3, 2e-2),
 }
 
 
@@ -67,7 +68,9 @@ def test_the_whole_network(name: str, precision: str, weights: str, golden_check
         checkpoint=golden_checkpoint if weights == "golden" else None,
         precision=precision_named(precision),
     )
-    errors = {check.name: check.error for check in verify_emulated(compile_model(request), frames=3).checks}
+    result = verify_emulated(compile_model(request), frames=3)
+    errors = {check.name: check.error for check in result.checks}
     assert len(errors) == 12  # logits of both faces, ten caches
+    assert result.passed or (precision, weights) == ("fp16", "golden")
     for check, error in errors.items():
         assert error <= LIMITS[precision, weights]["logits" not in check], (check, error)

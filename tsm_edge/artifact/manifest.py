@@ -257,6 +257,11 @@ class Manifest:
         computes_floats = "dequantise" in rules
         return LEVEL_TOLERANCE if self.exact and computes_floats else PRECISIONS[self.precision].tolerance
 
+    @property
+    def cache_tolerance(self) -> float:
+        """The same of shift caches: as large, or larger."""
+        return max(self.tolerance, PRECISIONS[self.precision].cache_tolerance)
+
     def embedded(self) -> Manifest:
         """As it is inside ``model.so``: without the files beside it, and without when and how fast that was made.
 

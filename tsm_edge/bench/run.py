@@ -185,7 +185,9 @@ def _verification(subject: Subject, unavailable: list[Refused]) -> Verification 
         return None
     found = check_golden(subject.session, subject.artifact, subject.threads or 1, where)
     worst = max(check.error for check in found.checks)
-    return Verification(found.passed, found.frames, found.against, _finite(worst), found.tolerance)
+    return Verification(
+        found.passed, found.frames, found.against, _finite(worst), max(c.tolerance for c in found.checks)
+    )
 
 
 def _finite(value: float) -> float | None:

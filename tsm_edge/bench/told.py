@@ -138,7 +138,7 @@ def _check_verification(result: Result, artifact: Artifact, name: str) -> None:
     found = result.verification
     if found is None or not found.frames:
         raise _wrong(name, "the golden frames were not run")
-    error, tolerance = found.relative_error, artifact.manifest.tolerance
+    error, tolerance = found.relative_error, artifact.manifest.cache_tolerance
     if found.passed and not (error is not None and error <= tolerance):
         raise _wrong(name, f"golden frames pass with an error of {error}, tolerance {tolerance:g}")
 

@@ -24,6 +24,8 @@ class Precision:
     tolerance : float
         Largest difference from the reference in verification, relative to the largest value of a tensor; 0: equality
         with a reference of the same integers.
+    cache_tolerance : float
+        The same of shift caches, where they may be further off than logits; 0: as far as those.
     """
 
     name: str
@@ -31,16 +33,20 @@ class Precision:
     accumulator: str
     tolerance: float
     needs: tuple[Ability, ...] = ()
+    cache_tolerance: float = 0.0
 
 
 # float32 sums in another order: a few units of rounding over a few hundred layers.
 FP32 = Precision("fp32", "float32", "float32", 1e-4)
 INT8 = Precision("int8", "int8", "int32", 0.0, ("dot-product", "multiply-by-lane"))
+# Of a GPU: halfs are only stored, those of large images not even that.
+FP16_SUMMED_IN_FP32 = Precision("fp16-fp32", "float16", "float32", 5e-3, cache_tolerance=2e-2)
 PRECISIONS = {
     precision.name: precision
     for precision in (
         FP32,
         Precision("fp16", "float16", "float16", 3e-2, ("fp16-arithmetic",)),
+        FP16_SUMMED_IN_FP32,
         INT8,
     )
 }

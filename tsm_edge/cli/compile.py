@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from tsm_edge.cards import (
     target_file,
 )
 from tsm_edge.cards.architecture import runs_here
-from tsm_edge.cards.precision import Precision, precision_named
+from tsm_edge.cards.precision import FP16_SUMMED_IN_FP32, Precision, precision_named
 from tsm_edge.cli.explain import explanation_of, explanation_table, print_explanation
 from tsm_edge.cli.frame_size import frame_size_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
@@ -79,7 +78,9 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 @click.option(
     "--precision", default="fp32", show_default=True, help="Of weights, activations and sums: fp32, fp16, int8."
 )
-@click.option("--accumulate", type=click.Choice(["fp32"]), help="With --precision fp16 on a GPU: long sums in fp32.")
+@click.option(
+    "--accumulate", type=click.Choice(["fp32"]), help="With --precision fp16 on a GPU: halfs are only stored."
+)
 @click.option(
     "--calibrate",
     "clips",
@@ -217,7 +218,7 @@ def _precision(name: str, accumulate: str | None) -> Precision:
         return precision
     if precision.storage != "float16":
         raise CompileError("--accumulate is for --precision fp16", "leave it out: sums of fp32 are fp32")
-    return dataclasses.replace(precision, accumulator="float32")
+    return FP16_SUMMED_IN_FP32
 
 
 def _calibration(clips: tuple[Path, ...]) -> Callable[[Preprocess], Calibration] | None:

@@ -85,6 +85,8 @@ def command(
         )
         verdict = "all outputs agree" if result.passed else "outputs DIFFER"
         tolerance = f"tolerance {result.tolerance:.0e} of the largest value"
+        if (loosest := max(check.tolerance for check in result.checks)) > result.tolerance:
+            tolerance += f", {loosest:.0e} of shift caches"
         note(f"{verdict} ({tolerance if result.tolerance else 'bit for bit'})")
         _print_quality(result.quality_db)
     if not result.passed:

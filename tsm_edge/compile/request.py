@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsm_edge.cards import Ability, ModelCard, Preprocess, TargetCard, TemporalMode, load_target, target_names
-from tsm_edge.cards.precision import FP32, INT8, Precision
+from tsm_edge.cards.precision import FP16_SUMMED_IN_FP32, FP32, INT8, Precision
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.quantised import Calibration, no_frames
 from tsm_edge.errors import CompileError
@@ -102,7 +102,7 @@ class CompileRequest:
                     "leave --precision out, or choose fp16",
                 )
             return
-        if self.precision.name == "fp16" and self.precision.accumulator == "float32":
+        if self.precision == FP16_SUMMED_IN_FP32:
             raise CompileError(
                 f"target {self.target.name} is a CPU: --accumulate fp32 is for GPUs", "leave --accumulate out"
             )

@@ -24,6 +24,7 @@ typedef struct {
   float scale[3], offset[3];       /* of R, G, B: input = byte * scale + offset */
   int32_t probabilities;           /* the model ends in a softmax or sigmoid: its outputs are no logits */
   double tolerance;                /* of verify: largest error, relative to the largest magnitude of an output */
+  double cache_tolerance;          /* the same of a shift cache; not smaller */
   const char *warning;             /* on the predictions, UTF-8; null: none */
   int32_t n_labels;                /* 0: unknown */
   const char *const *labels;       /* UTF-8 */

@@ -34,8 +34,8 @@ static void compare(check *into, const float *found, const float *wanted, size_t
   }
 }
 
-static int passes(const check *found) {
-  return found->error <= tsm_the_card.tolerance * found->magnitude || found->error == 0.0;
+static int passes(const check *found, double tolerance) {
+  return found->error <= tolerance * found->magnitude || found->error == 0.0;
 }
 
 static int read_golden(golden *into, FILE *file) {
@@ -144,7 +144,13 @@ static double relative_error(const check *found) {
   return found->magnitude > 0 ? found->error / found->magnitude : found->error;
 }
 
-static void print_check(const char *name, const char *suffix, const check *found, int last) {
+/* Of a check: the first two are of logits. */
+static double tolerance_of(int32_t index) {
+  return index < 2 ? tsm_the_card.tolerance : tsm_the_card.cache_tolerance;
+}
+
+static void print_check(const char *name, const char *suffix, const check *checks, int32_t index, int last) {
+  const check *found = &checks[index];
   double error = relative_error(found);
   fputs("{\"name\": ", stdout);
   runner_print_string(name, suffix);
@@ -153,7 +159,7 @@ static void print_check(const char *name, const char *suffix, const check *found
     printf("%.3g", error);
   else
     printf("null");
-  printf(", \"passed\": %s}%s", passes(found) ? "true" : "false", last ? "]}\n" : ", ");
+  printf(", \"passed\": %s}%s", passes(found, tolerance_of(index)) ? "true" : "false", last ? "]}\n" : ", ");
 }
 
 static int32_t count_checks(void) { return 2 + tsm_the_card.n_caches; }
@@ -173,7 +179,7 @@ static int make_checks(const runner_options *given, check **checks, runner_verif
   *into = (runner_verification){.passed = 1, .frames = golden.head.frames};
   for (int32_t i = 0; i < count_checks(); ++i) {
     const double error = relative_error(&(*checks)[i]);
-    into->passed &= passes(&(*checks)[i]);
+    into->passed &= passes(&(*checks)[i], tolerance_of(i));
     if (isnan(error) || error > into->error) into->error = error; /* once a NaN, always */
   }
   return RUNNER_OK;
@@ -195,10 +201,10 @@ int runner_verify(const runner_options *given) {
   const int32_t n_checks = count_checks();
   printf("{\"passed\": %s, \"frames\": %u, \"threads\": %d, \"tolerance\": %g, \"checks\": [",
          found.passed ? "true" : "false", (unsigned)found.frames, (int)given->threads, tsm_the_card.tolerance);
-  print_check(card->logits, "", &checks[0], 0);
-  print_check(card->logits, " (explicit caches)", &checks[1], n_checks == 2);
+  print_check(card->logits, "", checks, 0, 0);
+  print_check(card->logits, " (explicit caches)", checks, 1, n_checks == 2);
   for (int32_t i = 0; i < card->n_caches; ++i)
-    print_check(card->caches[i].name, "", &checks[2 + i], i + 1 == card->n_caches);
+    print_check(card->caches[i].name, "", checks, 2 + i, i + 1 == card->n_caches);
   free(checks);
   return found.passed ? RUNNER_OK : RUNNER_DIFFERS;
 }

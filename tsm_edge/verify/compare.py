@@ -64,7 +64,7 @@ class VerifyResult:
     checks : tuple of TensorCheck
         The logits of the session's own stream, the logits with explicit caches, then every cache.
     tolerance : float
-        Of all of them, relative to the largest value.
+        Of the logits, relative to the largest value.
     ran : str
         What was run, and where.
     against : str
@@ -222,7 +222,8 @@ class Gather:
 
     def __init__(self, manifest: Manifest) -> None:
         self.names = output_names(manifest)
-        self.tolerance = manifest.tolerance
+        caches = {cache.output for cache in manifest.caches}
+        self.tolerances = [manifest.cache_tolerance if name in caches else manifest.tolerance for name in self.names]
         self.errors = np.zeros(len(self.names))
         self.magnitudes = np.zeros(len(self.names))
         self.shapes: list[tuple[int, ...]] = [()] * len(self.names)
@@ -237,8 +238,8 @@ class Gather:
 
     def checks(self) -> tuple[TensorCheck, ...]:
         """The comparison of each output over all frames."""
-        rows = zip(self.names, self.shapes, self.magnitudes, self.errors, strict=True)
+        rows = zip(self.names, self.shapes, self.magnitudes, self.errors, self.tolerances, strict=True)
         return tuple(
-            TensorCheck(name, shape, float(magnitude), float(error / magnitude if magnitude else error), self.tolerance)
-            for name, shape, magnitude, error in rows
+            TensorCheck(name, shape, float(magnitude), float(error / magnitude if magnitude else error), tolerance)
+            for name, shape, magnitude, error, tolerance in rows
         )

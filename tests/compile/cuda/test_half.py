@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -12,19 +11,19 @@ from cuda_steps import Step, compiled, lowered
 from onnx_graphs import GraphBuilder, Reference, assert_close
 
 from tsm_edge.cards import load_target
-from tsm_edge.cards.precision import PRECISIONS, Precision
+from tsm_edge.cards.precision import FP16_SUMMED_IN_FP32, PRECISIONS, Precision
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
 from tsm_edge.compile.backends.cuda.kernels.stem_halfs import HalfStemSpec
 from tsm_edge.compile.ir.layout import planar, planes
 
 HALF = PRECISIONS["fp16"]
-SUMS_IN_FP32 = dataclasses.replace(HALF, accumulator="float32")
 # Of the largest value: logits, and caches.
 TOLERANCES = (5e-3, 2e-2)
 
 
-def network() -> onnx.ModelProto:
+def network(height: int = 13, width: int = 18) -> onnx.ModelProto:
     """A block of MobileNet and one of ResNet on an image of odd sides: every kernel that computes in halfs."""
-    graph = GraphBuilder(13, 18)
+    graph = GraphBuilder(height, width)
     x = graph.clip(graph.conv(graph.frame, 16, 3, 2), 0, 6)
     y = graph.clip(graph.conv(graph.shift(x, 3), 40), 0, 6)
     y = graph.clip(graph.depthwise(graph.clip(graph.depthwise(y), 0, 6), 3, 2), 0, 6)
@@ -36,7 +35,7 @@ def network() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    "precision", [HALF, pytest.param(SUMS_IN_FP32, marks=pytest.mark.slow)], ids=["fp16", "sums in fp32"]
+    "precision", [HALF, pytest.param(FP16_SUMMED_IN_FP32, marks=pytest.mark.slow)], ids=["fp16", "sums in fp32"]
 )
 def test_a_network_in_halfs(precision: Precision, tmp_path: Path) -> None:
     model = network()
@@ -70,3 +69,16 @@ def test_a_stem_stores_no_more_than_its_registers_hold(side: int, stride: int) -
             stores += 1
             assert int(store[2]) + (":" not in store[0]) <= sizes[store[1]], line
     assert stores
+
+
+def test_halfs_are_only_stored_and_large_images_are_float32(tmp_path: Path) -> None:
+    """An image of 19×25 pixels after the stem, of 10×13 after the block."""
+    program = lowered(network(37, 50), tmp_path, "jetson-nano", FP16_SUMMED_IN_FP32).program
+    products = [call.spec for call in program.calls if isinstance(call.spec, GemmSpec)]
+    assert products
+    assert not any(spec.half for spec in products), "halfs are multiplied"
+    images = [buffer.image for buffer in program.workspace]
+    large = {image.dtype for image in images if image.height * image.width > 14 * 14}
+    small = {image.dtype for image in images if 1 < image.height * image.width <= 14 * 14}
+    assert (large, small) == ({"float32"}, {"float16"})
+    assert [image.dtype for image in program.caches] == ["float32", "float16"]

@@ -90,7 +90,7 @@ class Verification:
     frames : int
     against : str
     relative_error, tolerance : float or None
-        Of the largest value.
+        Of the largest value: the largest of all outputs.
     """
 
     passed: bool

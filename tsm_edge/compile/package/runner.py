@@ -90,6 +90,7 @@ def _card_source(manifest: Manifest) -> str:
             f"    .offset = {{{', '.join(f'{value.item().hex()}f' for value in offset)}}},",
             f"    .probabilities = {int(bool(manifest.activation))},",
             f"    .tolerance = {manifest.tolerance!r},",
+            f"    .cache_tolerance = {manifest.cache_tolerance!r},",
             *([f"    .warning = {c_string(RANDOM_WEIGHTS)},"] if manifest.random_weights else []),
             f"    .n_labels = {len(manifest.labels)},",
             "    .labels = labels,",

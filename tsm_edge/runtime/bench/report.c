@@ -312,7 +312,7 @@ static void write_verification(tsm_json *json, const tsm_bench_run *run) {
   tsm_json_integer(json, "frames", run->verification.frames);
   tsm_json_text(json, "against", "golden frames of ONNX Runtime");
   tsm_json_number(json, "relative_error", run->verification.error);
-  tsm_json_number(json, "tolerance", tsm_the_card.tolerance);
+  tsm_json_number(json, "tolerance", tsm_the_card.cache_tolerance);
   tsm_json_close(json, '}');
 }
 

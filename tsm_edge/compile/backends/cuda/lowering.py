@@ -13,11 +13,12 @@ from tsm_edge.compile.backends.cuda.tensors import Planes, Tensors
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph, Shape
+from tsm_edge.compile.ir.layout import Image
 from tsm_edge.compile.ir.program import BufferRef
 from tsm_edge.errors import CompileError
 
-# Products that are summed in halfs before the sum goes to fp32.
-FLUSH = 64
+# Where halfs are only stored: of a plane that is. Rounding larger ones costs more than all the others.
+_MOST_STORED_PIXELS = 14 * 14
 # What saturation ([0, 1]) stands for: ReLU6.
 SATURATED = ir.Clamp(0.0, 6.0)
 
@@ -33,8 +34,8 @@ class Lowering(Step):
     caches : ShiftCaches
     waiting : dict of str to Convolution
         Tensor → the layer that makes it together with its reader.
-    flush : int
-        Products of halfs that are summed before the sum goes to fp32; 0: a slice's whole reduction.
+    halfs_are_stored : bool
+        Tensors of halfs are multiplied and summed in fp32, and large images are fp32.
     """
 
     def __init__(
@@ -48,10 +49,10 @@ class Lowering(Step):
         super().__init__(graph, layers, choices)
         choices.check_layers(set(ir.layer_names(graph, layers).values()))
         self.gpu, self.precision = gpu, precision
-        self.tensors = Tensors(graph, precision.storage, self.workspace)
+        self.halfs_are_stored = precision.storage == "float16" and precision.accumulator == "float32"
+        most_pixels = _MOST_STORED_PIXELS if self.halfs_are_stored else None
+        self.tensors = Tensors(graph, precision.storage, self.workspace, most_pixels)
         self.waiting: dict[str, ir.Convolution] = {}
-        half = precision.storage == "float16"
-        self.flush = FLUSH if half and precision.accumulator == "float32" else 0
         self.caches = ShiftCaches(graph, layers, self.tensors.image)
         for index, cache in enumerate(graph.caches):
             self.tensors.put(cache.input, Planes(self.caches.images[index], BufferRef("cache", index)))
@@ -68,6 +69,12 @@ class Lowering(Step):
         if found.scale != 1.0:
             raise CompileError(f"tensor {tensor!r} is stored divided by {found.scale}", "please report it")
         return found
+
+    def are_planes(self, source: Image, target: Image) -> bool:
+        """Whether source and target are in the element types in which rules for planes compute."""
+        if self.halfs_are_stored:
+            return {source.dtype, target.dtype} <= {"float32", "float16"}
+        return source.dtype == target.dtype == self.precision.storage
 
     def scale_of(self, layer: ir.Convolution) -> float:
         """6 where ReLU6 can be saturation: all readers take the factor into their weights."""

@@ -34,11 +34,13 @@ class Tensors:
     dtype : str
         Of the planes that are stored.
     workspace : Workspace
+    most_pixels : int or None
+        Of a plane that is stored in ``dtype``: larger ones are float32; None: no limit.
     """
 
-    def __init__(self, graph: OnlineGraph, dtype: str, workspace: Workspace) -> None:
+    def __init__(self, graph: OnlineGraph, dtype: str, workspace: Workspace, most_pixels: int | None = None) -> None:
         self._shapes: Mapping[str, Shape] = graph.shapes
-        self._dtype = dtype
+        self._dtype, self._most_pixels = dtype, most_pixels
         self._tensors: dict[str, Planes] = {}
         self._workspace = workspace
         _, channels, height, width = graph.shapes[graph.frame]
@@ -81,5 +83,7 @@ class Tensors:
         return self.image(height, width, channels)
 
     def image(self, height: int, width: int, channels: int) -> Image:
-        """Planes in the element type that is stored; one pixel is a vector of float32."""
-        return planes(height, width, channels, "float32" if height * width == 1 else self._dtype)
+        """Planes in the element type that is stored; one pixel is a vector of float32, and so are large planes."""
+        pixels = height * width
+        large = self._most_pixels is not None and pixels > self._most_pixels
+        return planes(height, width, channels, "float32" if pixels == 1 or large else self._dtype)

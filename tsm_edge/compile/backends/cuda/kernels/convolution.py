@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmTile, Window
-from tsm_edge.compile.backends.cuda.kernels.pointwise import is_aligned, lower_product
+from tsm_edge.compile.backends.cuda.kernels.pointwise import are_aligned, lower_product
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
@@ -17,8 +17,7 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
         return False
     if layer.weight.shape[1] < _FEWEST_OUTPUTS:
         return False
-    source, target = at.tensors[layer.source].image, at.tensors.planes_of(layer.output)
-    return is_aligned(source) and is_aligned(target) and source.dtype == target.dtype == at.precision.storage
+    return are_aligned(at, layer)
 
 
 def window_of(layer: ir.Convolution) -> Window:

@@ -132,12 +132,11 @@ class DepthwiseSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        half = item_bytes(self.source.dtype) == 2
-        target = ("uint32" if self.pairs else "uint16") if half else "float32"
+        halfs = "uint32" if self.pairs else "uint16"
         return (
-            Argument("source", "input", "uint32" if half else "float32"),
+            Argument("source", "input", "uint32" if item_bytes(self.source.dtype) == 2 else "float32"),
             Argument("weights", "weights"),
-            Argument("target", "output", target),
+            Argument("target", "output", halfs if item_bytes(self.target.dtype) == 2 else "float32"),
         )
 
     @property
@@ -188,13 +187,13 @@ def _spec(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSpec:
     return DepthwiseSpec(source, target, size, layer.strides, layer.pads[:2], tile, activation, low, high)
 
 
-def fits(layer: ir.Convolution, source: Image, target: Image) -> bool:
+def fits(at: Lowering, layer: ir.Convolution, source: Image, target: Image) -> bool:
     """Whether a depthwise convolution is one of this rule's, for some tile."""
     if layer.shift or layer.residual or not layer.depthwise:
         return False
     if max(layer.weight.shape[2:]) > LARGEST_KERNEL or max(layer.pads[:2]) > MARGIN:
         return False
-    return is_aligned(source) and source.dtype == target.dtype
+    return is_aligned(source) and at.are_planes(source, target)
 
 
 def pack_weights(spec: DepthwiseSpec, layer: ir.Convolution, scale: float, bias_scale: float) -> np.ndarray:
@@ -210,7 +209,7 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
     if not isinstance(layer, ir.Convolution) or not layer.depthwise:
         return False
     target = at.tensors.planes_of(layer.output)
-    if not fits(layer, at.tensors[layer.source].image, target):
+    if not fits(at, layer, at.tensors[layer.source].image, target):
         return False
     spec = _spec(at, layer, target)
     return spec.shared_bytes <= at.gpu.shared_kib * 1024 and spec.parallel.threads[0] <= _MOST_THREADS

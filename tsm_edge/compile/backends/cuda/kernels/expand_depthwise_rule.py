@@ -31,8 +31,9 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
 def _is_pair(at: Lowering, expand: ir.Convolution, reader: ir.Convolution) -> bool:
     return (
         expand.residual is None
+        and not (at.halfs_are_stored and at.tensors[expand.source].image.dtype == "float16")
         and pointwise.RULE.takes(at, expand)
-        and depthwise.fits(reader, at.tensors.planes_of(expand.output), at.tensors.planes_of(reader.output))
+        and depthwise.fits(at, reader, at.tensors.planes_of(expand.output), at.tensors.planes_of(reader.output))
     )
 
 

@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 
 from tsm_edge.compile.backends.cuda.kernels import emit, gemm_loaders, half_products
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
-from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, word_type
 from tsm_edge.compile.ir.element import ceil_div
 
 
@@ -34,8 +34,9 @@ class _Product:
         tile = spec.tile
         self.spec, self.tile, self.kernel = spec, tile, kernel
         self.half = spec.half
-        self.word = "uint32" if spec.half else "float32"
         self.per_word = spec.word_elements
+        self.word = word_type(self.per_word)
+        self.per_stored = spec.target_elements
         self.thread_words = tile.thread_pixels // self.per_word
         self.pixel_words = tile.pixels // self.per_word
         self.channel_words = tile.channels // self.per_word
@@ -290,29 +291,30 @@ class _Product:
 
     def _finish(self, channel: Expr, word: Expr, values: list[Expr], words: int) -> None:
         """Add the residual, clamp and store a channel's pixels, ``words`` words of them."""
-        spec = self.spec
+        spec, stored = self.spec, words * self.per_word // self.per_stored
         if spec.residual:
-            other = self._residual(channel, word, words)
+            other = self._residual(channel, word, stored)
             values = [value + self._element(other, index) for index, value in enumerate(values)]
         values = [emit.activate(value, spec.activation, spec.low, spec.high) for value in values]
-        if self.half:
-            values = [emit.call("tsm_pack", *values[2 * n : 2 * n + 2], dtype="uint32") for n in range(words)]
+        if self.per_stored == 2:
+            values = [emit.call("tsm_pack", *values[2 * n : 2 * n + 2], dtype="uint32") for n in range(stored)]
         self._write(channel, word, values)
 
     def _place(self, channel: Expr, word: Expr) -> Expr:
-        """Where a word of a channel of the group is in the target, or in what has its layout."""
-        return (self.group * self.spec.outputs + channel) * (self.spec.target.channel // self.per_word) + word
+        """Where a channel of the group is in the target, or in what has its layout, from one of its sums' words on."""
+        plane = (self.group * self.spec.outputs + channel) * (self.spec.target.channel // self.per_stored)
+        return plane + (word if self.per_stored == self.per_word else div(word * self.per_word, self.per_stored))
 
     def _residual(self, channel: Expr, word: Expr, words: int) -> Any:
-        other = emit.registers(words, self.word)
+        other = emit.registers(words, word_type(self.per_stored))
         value = emit.load(self.kernel.buffers["residual"], self._place(channel, word), words)
         emit.store(other, 0, value, words)
         return other
 
     def _write(self, channel: Expr, word: Expr, values: list[Expr]) -> None:
-        """Store words of a channel, also to the shift cache that begins with it."""
+        """Store words of a channel, as they lie in memory, also to the shift cache that begins with it."""
         spec, buffers, words = self.spec, self.kernel.buffers, len(values)
-        at, made = self._place(channel, word), emit.registers(words, self.word)
+        at, made = self._place(channel, word), emit.registers(words, word_type(self.per_stored))
         for index, value in enumerate(values):
             emit.store(made, index, value)
         emit.store(buffers["target"], at, emit.load(made, 0, words), words)
@@ -321,7 +323,7 @@ class _Product:
                 emit.store(buffers["tap"], at, emit.load(made, 0, words), words)
 
     def _element(self, words: Any, index: int) -> Expr:
-        if not self.half:
+        if self.per_stored == 1:
             return words[index]
         return emit.call("tsm_high" if index % 2 else "tsm_low", words[index // 2])
 

@@ -10,7 +10,7 @@ from tvm.tirx.script.builder import ir as T
 
 from tsm_edge.compile.backends.cuda.kernels import emit
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
-from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, word_type
 from tsm_edge.compile.ir.element import ceil_div
 
 
@@ -39,27 +39,43 @@ def operands(kernel: emit.Kernel, spec: GemmSpec, memory: Any, group: Expr) -> O
 
 
 class _Vectors:
-    """A tile of whole vectors: ``words`` of a row, dealt out to the block's threads."""
+    """A tile of whole vectors: ``words`` of a row, dealt out to the block's threads.
+
+    Halfs that are multiplied in fp32 become floats on the way from registers to shared memory.
+    """
 
     def __init__(self, kernel: emit.Kernel, spec: GemmSpec, memory: Any, words: int, first: int) -> None:
         self.kernel, self.spec, self.memory, self.first = kernel, spec, memory, first
         self.row_vectors = words // VECTOR
         self.tile_words = spec.tile.rows * words
         self.count = self.tile_words // VECTOR
-        self.word = "uint32" if spec.half else "float32"
-        self.values = emit.registers(ceil_div(self.count, spec.tile.threads) * VECTOR, self.word)
+        self.widens = spec.source_elements > spec.word_elements
+        self.lanes = VECTOR * spec.word_elements // spec.source_elements  # words in memory of a vector
+        turns = ceil_div(self.count, spec.tile.threads)
+        self.values = emit.registers(turns * self.lanes, word_type(spec.source_elements))
+        self.floats = emit.registers(VECTOR) if self.widens else None
 
     def load(self, step: Expr) -> None:
         for turn, index, inside in emit.shares(self.count, self.spec.tile.threads, self.kernel.thread):
             row, column = div(index, self.row_vectors), mod(index, self.row_vectors)
             with emit.when_all(inside):
-                emit.store(self.values, turn * VECTOR, self.value(step * self.spec.tile.rows + row, column), VECTOR)
+                value = self.value(step * self.spec.tile.rows + row, column)
+                emit.store(self.values, turn * self.lanes, value, self.lanes)
 
     def keep(self, parity: Expr) -> None:
         for turn, index, inside in emit.shares(self.count, self.spec.tile.threads, self.kernel.thread):
             with emit.when_all(inside):
                 at = self.first + parity * self.tile_words + index * VECTOR
-                emit.store(self.memory, at, emit.load(self.values, turn * VECTOR, VECTOR), VECTOR)
+                emit.store(self.memory, at, self._vector(turn * self.lanes), VECTOR)
+
+    def _vector(self, first: int) -> Expr:
+        """A vector as shared memory has it, of the words from the ``first`` on."""
+        if self.floats is None:
+            return emit.load(self.values, first, VECTOR)
+        for element in range(VECTOR):
+            function = "tsm_high" if element % 2 else "tsm_low"
+            emit.store(self.floats, element, emit.call(function, self.values[first + element // 2]))
+        return emit.load(self.floats, 0, VECTOR)
 
     def value(self, row: Expr, column: Expr) -> Expr:
         raise NotImplementedError
@@ -69,24 +85,23 @@ class _Rows(_Vectors):
     """Pixels of a 1×1 convolution: a row is a plane, or a shift cache's."""
 
     def __init__(self, kernel: emit.Kernel, spec: GemmSpec, memory: Any, group: Expr) -> None:
-        words = spec.tile.pixels // spec.word_elements
-        super().__init__(kernel, spec, memory, words, 0)
-        self.plane = spec.source.channel // spec.word_elements
+        super().__init__(kernel, spec, memory, spec.tile.pixels // spec.word_elements, 0)
+        self.plane = spec.source.channel // spec.source_elements
         self.origin = group * spec.inputs
-        self.first_word = kernel.block[0] * words
+        self.first_word = kernel.block[0] * (spec.tile.pixels // spec.source_elements)
 
     def value(self, row: Expr, column: Expr) -> Expr:
         spec, buffers = self.spec, self.kernel.buffers
-        word = self.first_word + column * VECTOR
+        word = self.first_word + column * self.lanes
         if spec.pixels % spec.tile.pixels:
-            word = emit.smaller(word, self.plane - VECTOR)  # never past the plane
+            word = emit.smaller(word, self.plane - self.lanes)  # never past the plane
         if spec.padded_inputs != spec.inputs:
             row = emit.smaller(row, spec.inputs - 1)  # its weights are zero
         at = (self.origin + row) * self.plane + word
-        value = emit.load(buffers["source"], at, VECTOR)
+        value = emit.load(buffers["source"], at, self.lanes)
         if not spec.shift:
             return value
-        return emit.either(row < spec.shift, emit.load(buffers["cache"], at, VECTOR), value)
+        return emit.either(row < spec.shift, emit.load(buffers["cache"], at, self.lanes), value)
 
 
 class _Weights(_Vectors):
@@ -96,13 +111,13 @@ class _Weights(_Vectors):
         per_word = spec.word_elements
         pixel_words = 2 * spec.tile.rows * spec.tile.pixels // per_word
         super().__init__(kernel, spec, memory, spec.tile.channels // per_word, pixel_words)
-        self.row_words = spec.padded_outputs // per_word
+        self.row_words = spec.padded_outputs // spec.source_elements
         self.origin = group * (spec.positions * spec.padded_inputs * self.row_words)
-        self.first_word = kernel.block[1] * (spec.tile.channels // per_word)
+        self.first_word = kernel.block[1] * (spec.tile.channels // spec.source_elements)
 
     def value(self, row: Expr, column: Expr) -> Expr:
-        at = self.origin + row * self.row_words + (self.first_word + column * VECTOR)
-        return emit.load(self.kernel.buffers["weights"], at, VECTOR)
+        at = self.origin + row * self.row_words + (self.first_word + column * self.lanes)
+        return emit.load(self.kernel.buffers["weights"], at, self.lanes)
 
 
 class _Gathered:
@@ -121,7 +136,8 @@ class _Gathered:
         self.columns = tile.pixels // self.per_word
         self.lines = tile.threads // self.columns  # channels that the block reads at a time
         self.turns = tile.rows // self.lines
-        self.values = emit.registers(self.turns * self.per_word, "uint16" if spec.half else "float32")
+        self.halfs = spec.source_elements == 2
+        self.values = emit.registers(self.turns * self.per_word, "uint16" if self.halfs else "float32")
         self.tile_words = tile.rows * self.columns
         self.column, self.line = mod(kernel.thread, self.columns), div(kernel.thread, self.columns)
         self.origin = group * spec.inputs
@@ -192,6 +208,8 @@ class _Gathered:
             at = parity * self.tile_words + turn * self.spec.tile.threads + self.kernel.thread
             parts = [self.values[turn * self.per_word + element] for element in range(self.per_word)]
             value = parts[0] if len(parts) == 1 else _word(*parts)
+            if self.halfs and len(parts) == 1:
+                value = emit.call("tsm_float", value)
             if self.masks:
                 value = value & self.mask[0] if self.spec.half else _masked(value, self.mask[0])
             emit.store(self.memory, at, value)

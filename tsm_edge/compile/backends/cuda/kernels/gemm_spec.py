@@ -71,6 +71,11 @@ class GemmTile:
         )
 
 
+def word_type(elements: int) -> str:
+    """How a word of one float or two halfs is declared."""
+    return "uint32" if elements == 2 else "float32"
+
+
 @dataclass(frozen=True)
 class Window:
     """How a convolution that is more than 1×1 reads its source.
@@ -102,7 +107,7 @@ class GemmSpec(KernelSpec):
     Attributes
     ----------
     source, target : Image
-        Planes.
+        Planes, of fp32 or of halfs; a residual and a tap lie as the target does, weights are as the source is.
     tile : GemmTile
     window : Window or None
         None: 1×1, stride 1, one group.
@@ -118,6 +123,8 @@ class GemmSpec(KernelSpec):
         Of halfs: products that are summed before the sum is added to a total; 0: as many as the reduction has.
     totals : str
         Element type of these totals.
+    arithmetic : str
+        Element type of products and sums: float32 of halfs, too; empty: as the source is stored.
     batch : int
         Products of the same size in one launch, without a window: the images hold one after the other.
     """
@@ -134,6 +141,7 @@ class GemmSpec(KernelSpec):
     tap: int = 0
     flush: int = 0
     totals: str = "float32"
+    arithmetic: str = ""
     batch: int = 1
 
     @property
@@ -165,8 +173,18 @@ class GemmSpec(KernelSpec):
 
     @property
     def half(self) -> bool:
-        """Whether elements are halfs, two in a word."""
-        return item_bytes(self.source.dtype) == 2
+        """Whether halfs are multiplied and summed, two in a word."""
+        return (self.arithmetic or self.source.dtype) == "float16"
+
+    @property
+    def source_elements(self) -> int:
+        """Elements of a word of the source, as it lies in memory."""
+        return WORD_BYTES // item_bytes(self.source.dtype)
+
+    @property
+    def target_elements(self) -> int:
+        """Elements of a word of the target, as it lies in memory."""
+        return WORD_BYTES // item_bytes(self.target.dtype)
 
     @property
     def float_totals(self) -> bool:
@@ -181,8 +199,8 @@ class GemmSpec(KernelSpec):
 
     @property
     def word_elements(self) -> int:
-        """Elements of a word."""
-        return WORD_BYTES // item_bytes(self.source.dtype)
+        """Elements of a word of shared memory, and of a register."""
+        return WORD_BYTES // item_bytes(self.arithmetic or self.source.dtype)
 
     @property
     def padded_inputs(self) -> int:
@@ -234,16 +252,16 @@ class GemmSpec(KernelSpec):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The pointer arguments, in order."""
-        word = "uint32" if self.half else "float32"
-        gathered = "uint16" if self.half and self.window else word
+        read, written = (word_type(elements) for elements in (self.source_elements, self.target_elements))
+        gathered = "uint16" if self.source_elements == 2 and self.window else read
         return (
             Argument("source", "input", gathered),
-            Argument("weights", "weights", word),
+            Argument("weights", "weights", read),
             Argument("bias", "weights"),
-            Argument("target", "output", word),
+            Argument("target", "output", written),
             *((Argument("cache", "cache", gathered),) if self.shift else ()),
-            *((Argument("residual", "input", word),) if self.residual else ()),
-            *((Argument("tap", "next_cache", word),) if self.tap else ()),
+            *((Argument("residual", "input", written),) if self.residual else ()),
+            *((Argument("tap", "next_cache", written),) if self.tap else ()),
         )
 
     @property
@@ -275,10 +293,10 @@ class GemmSpec(KernelSpec):
     @property
     def bytes(self) -> int:
         """Images and weights, each moved once."""
-        size = item_bytes(self.source.dtype)
-        weights = self.inputs * self.target.channels * self.positions * size
+        weights = self.inputs * self.target.channels * self.positions * item_bytes(self.source.dtype)
         images = self.source.value_bytes + self.target.value_bytes * (2 if self.residual else 1)
-        return images + weights + WORD_BYTES * self.target.channels + self.tap * self.pixels * size
+        tapped = self.tap * self.pixels * item_bytes(self.target.dtype)
+        return images + weights + WORD_BYTES * self.target.channels + tapped
 
     def describe(self) -> str:
         """The tile."""

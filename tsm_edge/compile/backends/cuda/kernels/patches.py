@@ -37,8 +37,8 @@ def _settings(at: Lowering, layer: ir.Convolution) -> PatchesSettings | None:
 
 def _takes(at: Lowering, layer: ir.Layer) -> bool:
     return (
-        at.precision.storage == "float16"
-        and isinstance(layer, ir.Convolution)
+        isinstance(layer, ir.Convolution)
+        and at.tensors[layer.source].image.dtype == "float16"
         and layer.groups == 1
         and convolution.RULE.takes(at, layer)
         and _settings(at, layer) is not None

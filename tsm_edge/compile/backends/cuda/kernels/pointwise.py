@@ -10,7 +10,6 @@ from tsm_edge.compile.backends.cuda.choose.tiles import flush_of, gemm_tile
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile, Window
 from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
-from tsm_edge.compile.backends.cuda.tensors import Planes
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.layout import Image
 from tsm_edge.compile.ir.program import BufferRef
@@ -33,7 +32,8 @@ def activation_of(layer: ir.Convolution, scale: float) -> tuple[str, float, floa
 def product_spec(at: Lowering, layer: ir.Convolution, window: Window | None, tap: int = 0) -> GemmSpec:
     """A convolution as a matrix product; its tile is not chosen yet."""
     activation, low, high = activation_of(layer, at.scale_of(layer))
-    flush = flush_of(layer.weight[0].size, at.flush) if at.precision.storage == "float16" else 0
+    in_halfs = at.precision.storage == "float16" and not at.halfs_are_stored
+    flush = flush_of(layer.weight[0].size, 0) if in_halfs else 0
     return GemmSpec(
         source=at.tensors[layer.source].image,
         target=at.tensors.planes_of(layer.output),
@@ -46,7 +46,8 @@ def product_spec(at: Lowering, layer: ir.Convolution, window: Window | None, tap
         residual=layer.residual is not None,
         tap=tap,
         flush=flush,
-        totals="float16" if flush and not at.flush else "float32",
+        totals="float16" if flush else "float32",
+        arithmetic="float32" if at.halfs_are_stored else "",
     )
 
 
@@ -111,13 +112,14 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
         and layer.strides == (1, 1)
         and not any(layer.pads)
         and layer.groups == 1
-        and _is_planes(at.tensors[layer.source], layer, at)
+        and are_aligned(at, layer)
     )
 
 
-def _is_planes(source: Planes, layer: ir.Convolution, at: Lowering) -> bool:
-    """Not the camera frame, and not a vector."""
-    return is_aligned(source.image) and source.image.dtype == at.precision.storage
+def are_aligned(at: Lowering, layer: ir.Convolution) -> bool:
+    """Whether a matrix product can read the layer's source and write its target: not the camera frame, no vectors."""
+    source, target = at.tensors[layer.source].image, at.tensors.planes_of(layer.output)
+    return is_aligned(source) and is_aligned(target) and at.are_planes(source, target)
 
 
 def is_aligned(image: Image) -> bool:

@@ -178,7 +178,7 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
     if not is_stem(layer, at):
         return False
     target = at.tensors.planes_of(layer.output)
-    if target.dtype != "float16" or at.flush or target.width % _PIXELS or target.channels % _CHANNELS:
+    if target.dtype != "float16" or at.halfs_are_stored or target.width % _PIXELS or target.channels % _CHANNELS:
         return False
     if layer.weight[0, 0].size <= _SMALL_WINDOW or layer.weight[0].size > MOST_HALF_PRODUCTS:
         return False

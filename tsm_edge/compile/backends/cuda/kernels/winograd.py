@@ -46,6 +46,12 @@ def _settings(at: Lowering, layer: ir.Convolution) -> WinogradSettings | None:
     return winograd_settings(at.gpu, product_spec(at, layer, convolution.window_of(layer)))
 
 
+def _keeps_type(at: Lowering, layer: ir.Convolution) -> bool:
+    """Whether operands round no more than the tensor: halfs that are only stored would be rounded once more."""
+    source, target = at.tensors[layer.source].image.dtype, at.tensors.planes_of(layer.output).dtype
+    return source == target and not (at.halfs_are_stored and source == "float16")
+
+
 def _takes(at: Lowering, layer: ir.Layer) -> bool:
     return (
         isinstance(layer, ir.Convolution)
@@ -53,6 +59,7 @@ def _takes(at: Lowering, layer: ir.Layer) -> bool:
         and layer.strides == (1, 1)
         and layer.groups == 1
         and convolution.RULE.takes(at, layer)
+        and _keeps_type(at, layer)
         and _settings(at, layer) is not None
     )
 
