@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import MODULES, PRECISIONS, load_engine, precisions_of
+from engines import MODULES, PRECISIONS, READ_QUANTISED, load_engine, precisions_of
 from engines.base import OnlineModel, read_model
 from quantised_file import write_quantised
 from race_command import add_race_options, run_in_folder, say
@@ -119,12 +119,12 @@ def prepare_engines(
 
 
 def contenders_of(names: list[str], model: OnlineModel, precision: str, work: Path) -> list[Contender]:
-    """Everyone who can compute in this precision: int8 from a quantised file where it is not tsm-edge."""
+    """Everyone who can compute in this precision; some in int8 from a quantised file."""
     names = [name for name in names if precision in precisions_of(name)]
     files = dict.fromkeys(names, model.path)
     if precision == "int8":
         quantised = work / "quantised.onnx"
-        others = [name for name in names if name != US]
+        others = [name for name in names if name in READ_QUANTISED]
         if others and not quantised.exists():
             say("onnxruntime: quantising")
             write_quantised(model, quantised)

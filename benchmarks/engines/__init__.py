@@ -18,6 +18,8 @@ MODULES = {
     "mnn": "engines.mnn_cpu",
     "pytorch": "engines.pytorch",
 }
+# In int8 these read a file that is quantised already; the others quantise the float model by their own means.
+READ_QUANTISED = ("onnxruntime", "openvino")
 
 
 def precisions_of(name: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,12 @@ FILE = "model.mnn"
 
 
 class _SessionStepper:
-    def __init__(self, model: OnlineModel, folder: Path, threads: int) -> None:
+    def __init__(self, model: OnlineModel, folder: Path, threads: int, settings: dict[str, Any]) -> None:
         import MNN
 
         self._mnn = MNN
         self._model = model
         self._interpreter = MNN.Interpreter(str(folder / FILE))
-        # "low" would compute in bfloat16.
-        settings = {"backend": "CPU", "precision": "high", "numThread": threads}
         self._session = self._interpreter.createSession(settings)
         self._inputs = self._interpreter.getSessionInputAll(self._session)
         self._outputs = self._interpreter.getSessionOutputAll(self._session)
@@ -47,13 +46,12 @@ class _SessionStepper:
 
 
 class _ModuleStepper:
-    def __init__(self, model: OnlineModel, folder: Path, threads: int) -> None:
+    def __init__(self, model: OnlineModel, folder: Path, threads: int, settings: dict[str, Any]) -> None:
         import MNN.expr
         import MNN.nn
 
         self._expr = MNN.expr
         self._model = model
-        settings = {"backend": "CPU", "precision": "high", "numThread": threads}
         self._manager = MNN.nn.create_runtime_manager((settings,))
         inputs = [model.frame, *(cache.input for cache in model.caches)]
         outputs = [model.logits, *(cache.output for cache in model.caches)]
@@ -76,7 +74,9 @@ class _ModuleStepper:
         return np.array(logits.read(), np.float32).reshape(1, -1)
 
 
+@dataclass(frozen=True)
 class _Mnn:
+    integers: bool = False
     packages = ("MNN",)
     distributions = ("MNN",)
     variants = ("session", "module")
@@ -84,14 +84,18 @@ class _Mnn:
     def prepare(self, model: OnlineModel, folder: Path) -> None:
         program = Path(sys.executable).parent / "mnnconvert"
         command = [str(program), "-f", "ONNX", "--modelFile", str(model.path), "--MNNModel", str(folder / FILE)]
-        done = subprocess.run([*command, "--bizCode", "x"], capture_output=True, text=True, check=False)
+        command += ["--bizCode", "x", *(["--weightQuantBits", "8"] if self.integers else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not (folder / FILE).exists():
             raise RuntimeError(f"mnnconvert wrote no model: {(done.stderr or done.stdout)[-300:]}")
 
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
-        if variant == "session":
-            return _SessionStepper(model, folder, threads)
-        return _ModuleStepper(model, folder, threads)
+        # A precision of "low" would compute in bfloat16. Low memory keeps weights in int8: activations are then
+        # quantised layer by layer, frame by frame.
+        settings = {"backend": "CPU", "precision": "high", "numThread": threads}
+        settings |= {"memory": "low"} if self.integers else {}
+        stepper = _SessionStepper if variant == "session" else _ModuleStepper
+        return stepper(model, folder, threads, settings)
 
 
-ENGINES: dict[str, Engine] = {"fp32": _Mnn()}
+ENGINES: dict[str, Engine] = {"fp32": _Mnn(), "int8": _Mnn(integers=True)}
