@@ -107,7 +107,7 @@ def check_cpu(target: TargetCard) -> None:
 
 # Ability → the features of LLVM's one of which gives it; without, LLVM ends the process instead of the compilation.
 _FEATURES_OF: dict[Ability, set[str]] = {
-    "fp16-arithmetic": {"fullfp16"},
+    "fp16-arithmetic": {"fullfp16", "avx512fp16"},
     "dot-product": {"dotprod", "avx512vnni", "avxvnni"},
 }
 
