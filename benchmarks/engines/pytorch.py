@@ -18,7 +18,10 @@ class _TorchStepper:
         self._torch, self._model = torch, model
         network = TorchGraph(model.path).eval()
         self._layout = torch.contiguous_format if variant == "eager" else torch.channels_last
-        self._network: Any = network.to(memory_format=self._layout)
+        for weights in network.buffers():
+            if weights.ndim == 4:
+                weights.data = weights.data.contiguous(memory_format=self._layout)
+        self._network: Any = network
         if variant == "inductor":
             import torch._inductor.config
 

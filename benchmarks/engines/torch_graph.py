@@ -46,6 +46,7 @@ def _clip(attributes: Attributes, x: Tensor, low: Tensor, high: Tensor) -> Tenso
 def _slice(attributes: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor) -> Tensor:
     for start, end, axis, step in zip(starts.tolist(), ends.tolist(), axes.tolist(), steps.tolist(), strict=True):
         size = x.shape[axis]
+        start, end = (max(place + size, 0) if place < 0 else place for place in (start, end))  # from the end
         x = x.narrow(axis, start, min(end, size) - start) if step == 1 else x.slice_copy(axis, start, end, step)
     return x
 
@@ -59,6 +60,13 @@ def _reduce_mean(attributes: Attributes, x: Tensor, axes: Tensor) -> Tensor:
     return mean.reshape([size for axis, size in enumerate(mean.shape) if axis not in dimensions])
 
 
+def _reshape(attributes: Attributes, x: Tensor, shape: Tensor) -> Tensor:
+    sizes = shape.tolist()
+    if not attributes.get("allowzero", 0):
+        sizes = [size or x.shape[axis] for axis, size in enumerate(sizes)]
+    return x.reshape(sizes)
+
+
 def _gemm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(x, weight if attributes.get("transB", 0) else weight.t().contiguous(), bias)
 
@@ -69,10 +77,14 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Concat": lambda attributes, *parts: torch.cat(parts, dim=attributes["axis"]),
     "Conv": _conv,
     "Gemm": _gemm,
+    "MatMul": lambda attributes, a, b: a @ b,
     "MaxPool": _max_pool,
     "ReduceMean": _reduce_mean,
     "Relu": lambda attributes, x: F.relu(x),
+    "Reshape": _reshape,
     "Slice": _slice,
+    "Softmax": lambda attributes, x: F.softmax(x, attributes.get("axis", -1)),
+    "Transpose": lambda attributes, x: x.permute(attributes["perm"]),
 }
 
 
