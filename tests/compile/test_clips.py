@@ -153,7 +153,7 @@ def test_shift_is_never_a_tensor(clip_model: tuple[Artifact, Reference]) -> None
 
 def test_verify(clip_model: tuple[Artifact, Reference]) -> None:
     result = verify_artifact(clip_model[0], frames=2)
-    assert result.passed
+    assert (result.passed, result.shown) == (True, "2 clips")
     assert [check.name for check in result.checks] == ["logits", "logits (explicit caches)", "frame_logits"]
 
 
@@ -252,7 +252,7 @@ def test_several_clips_as_bytes_and_by_the_runner(batch_model: tuple[Artifact, R
     ]
     assert verify_golden(artifact).passed
     for result in (verify_artifact(artifact, frames=2), verify_emulated(artifact, frames=2)):
-        assert result.passed
+        assert (result.passed, result.shown) == (True, "2 times 3 clips")
         assert [check.shape for check in result.checks] == [(BATCH, CLASSES), (BATCH, CLASSES), (2 * BATCH, CLASSES)]
 
 

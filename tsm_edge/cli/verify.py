@@ -76,7 +76,7 @@ def command(
         )
     else:
         print_table(
-            f"{result.path}: {result.ran} against {result.against}, {result.frames} frames with cache feedback",
+            f"{result.path}: {result.ran} against {result.against}, {result.shown}",
             ("output", "shape", "largest value", "relative error", ""),
             [
                 (c.name, list(c.shape), f"{c.magnitude:.4g}", f"{c.error:.1e}", "ok" if c.passed else "DIFFERS")

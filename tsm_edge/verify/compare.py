@@ -59,7 +59,7 @@ class VerifyResult:
     ----------
     path : Path
     frames : int
-        Frames compared, with cache feedback; the caches are reset once, half way. Of a model of clips, clips.
+        Frames compared, with cache feedback; the caches are reset once, half way. Of a model of clips, steps.
     threads : int
     checks : tuple of TensorCheck
         The logits of the session's own stream, the logits with explicit caches, then every cache.
@@ -71,6 +71,8 @@ class VerifyResult:
         What it was compared with.
     quality_db : float or None
         Of a model in integers: signal-to-noise ratio of its logits against the float model's.
+    clips : int
+        Of a step; 0: the model takes frames.
     """
 
     path: Path
@@ -81,12 +83,25 @@ class VerifyResult:
     ran: str = LIBRARY
     against: str = "ONNX Runtime"
     quality_db: float | None = None
+    clips: int = 0
+
+    @property
+    def shown(self) -> str:
+        """What the model was given, for people."""
+        if not self.clips:
+            return f"{self.frames} frames with cache feedback"
+        return f"{self.frames} clips" if self.clips == 1 else f"{self.frames} times {self.clips} clips"
 
     @property
     def passed(self) -> bool:
         """Whether every output agrees, and the integers are near enough to the float model."""
         good = self.quality_db is None or self.quality_db >= LEAST_DB
         return good and all(check.passed for check in self.checks)
+
+
+def clips_shown(manifest: Manifest) -> int:
+    """:attr:`VerifyResult.clips` of a model."""
+    return manifest.clips if manifest.clip else 0
 
 
 @again_if_replaced
@@ -130,8 +145,11 @@ def verify_artifact(
         steps: list[Step] = []
         checks = _compare(session, reference, frames, seed, steps)
     ran = f"{LIBRARY} on {place}" if place else LIBRARY
-    quality = quality_of(artifact, steps)
-    return VerifyResult(artifact.path, frames, threads, checks, artifact.manifest.tolerance, ran, quality_db=quality)
+    quality, manifest = quality_of(artifact, steps), artifact.manifest
+    clips = clips_shown(manifest)
+    return VerifyResult(
+        artifact.path, frames, threads, checks, manifest.tolerance, ran, quality_db=quality, clips=clips
+    )
 
 
 def _compare(
@@ -205,7 +223,8 @@ def check_golden(session: Session, artifact: Artifact, threads: int, ran: str = 
         gather.add(found, [logits, *(wanted or found[2:])])
     session.reset()
     frames, against = len(golden.frames), f"its {GOLDEN}"
-    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, ran, against)
+    clips = clips_shown(manifest)
+    return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, ran, against, clips=clips)
 
 
 def output_names(manifest: Manifest) -> list[str]:
