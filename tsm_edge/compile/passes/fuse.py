@@ -27,6 +27,7 @@ from tsm_edge.compile.ir.layers import (
     layer_sources,
 )
 from tsm_edge.compile.passes.attention import with_attention
+from tsm_edge.compile.passes.hard_swish import with_hard_swish
 from tsm_edge.compile.passes.on_levels import with_quantisable
 from tsm_edge.errors import CompileError
 
@@ -40,9 +41,9 @@ def fuse(graph: OnlineGraph) -> list[Layer]:
         A second output of an operator is read.
     """
     layers = [_layer(graph, node) for node in graph.nodes]
-    for rewrite in (with_attention, _fuse_residuals, _fuse_clamps, _fuse_shifts, _read_elementwise, with_quantisable):
+    for rewrite in (with_attention, _fuse_residuals, _fuse_clamps, _fuse_shifts, _read_elementwise):
         layers = rewrite(graph, layers)
-    return layers
+    return with_quantisable(graph, with_hard_swish(graph, layers))
 
 
 def _layer(graph: OnlineGraph, node: Node) -> Layer:
