@@ -19,12 +19,12 @@ def with_hard_swish(graph: OnlineGraph, layers: Sequence[Layer]) -> list[Layer]:
     made: list[Layer] = []
     taken: set[str] = set()
     for layer in layers:
-        gate = _gate_of(layer, gates)
-        if gate is None or readers.count(gate.output) > 1:
+        gate = _gate_of(layer, gates) if isinstance(layer, Elementwise) else None
+        if isinstance(layer, Elementwise) and gate is not None and readers.count(gate.output) == 1:
+            taken.add(gate.output)
+            made.append(Elementwise("HardSwish", gate.operands, layer.output, clamp=layer.clamp))
+        else:
             made.append(layer)
-            continue
-        taken.add(gate.output)
-        made.append(Elementwise("HardSwish", gate.operands, layer.output, clamp=layer.clamp))
     return [layer for layer in made if layer.output not in taken]
 
 
@@ -34,9 +34,9 @@ def _is_gate(graph: OnlineGraph, layer: Elementwise) -> bool:
     return bool(known) and layer.clamp == Clamp() and not in_levels and not graph.is_output(layer.output)
 
 
-def _gate_of(layer: Layer, gates: dict[str, Elementwise]) -> Elementwise | None:
+def _gate_of(layer: Elementwise, gates: dict[str, Elementwise]) -> Elementwise | None:
     """The hard sigmoid that a product multiplies with what it was made of."""
-    if not isinstance(layer, Elementwise) or layer.operation != "Mul":
+    if layer.operation != "Mul":
         return None
     for operand in layer_sources(layer):
         gate = gates.get(operand)
