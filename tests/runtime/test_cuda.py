@@ -107,6 +107,54 @@ def test_frames_and_caches(old: bool, variables: dict[str, str], machine: Machin
     np.testing.assert_allclose(cache, tiny_gpu.tiny().step(frame, np.zeros(tiny_gpu.CACHE))[1], rtol=1e-6)
 
 
+_WAITING = """
+def polled():
+    # Whether a frame is asked for: the driver fails at that.
+    os.environ["STANDIN_FAIL"] = "cuStreamQuery=700"
+    failed = failure(lambda: session.step(frames(1)[0]))
+    del os.environ["STANDIN_FAIL"]
+    return failed
+
+with OnlineSession(sys.argv[1]) as session:
+    for _ in range(200):
+        session.step(frames(1)[0])
+        found = polled()
+        if found:
+            break
+    print(json.dumps(found))
+"""
+
+
+def test_a_short_frame_is_polled_and_what_goes_wrong_meanwhile_is_said(machine: Machine) -> None:
+    """Here a frame may be long, where the machine has much to do: one of many is short."""
+    found, _ = machine.run(_WAITING)
+    assert found[0] == f"{machine.model}: cuStreamQuery (a frame) failed: CUDA_ERROR_ILLEGAL_ADDRESS (700)"
+    assert "run it again with TSM_EDGE_SYNC=1" in found[1]
+
+
+@pytest.mark.parametrize("variables", [{"STANDIN_STREAM_MS": "2"}, {"TSM_EDGE_SPIN": "0"}, {"TSM_EDGE_SPIN": "1"}])
+def test_a_long_frame_is_slept_through_as_is_every_one_that_is_asked_to_be(
+    variables: dict[str, str], machine: Machine
+) -> None:
+    found, _ = machine.run(_WAITING.replace("200", "20"), **variables)
+    assert found is None
+
+
+def test_a_frame_that_becomes_long_is_slept_through_after_a_while(machine: Machine) -> None:
+    script = """
+with OnlineSession(sys.argv[1]) as session:
+    for frame in frames(3):
+        session.step(frame)
+    os.environ["STANDIN_STREAM_MS"] = "20"
+    last = session.step(frames(4)[3]).tolist()
+    os.environ["STANDIN_FAIL"] = "cuStreamSynchronize=719"
+    print(json.dumps([last, failure(lambda: session.step(frames(1)[0]))]))
+"""
+    (last, failed), _ = machine.run(script)
+    np.testing.assert_allclose(last, expected(4)[3], rtol=1e-5, atol=1e-4)
+    assert "cuStreamSynchronize (a frame) failed: CUDA_ERROR_LAUNCH_FAILED (719)" in failed[0]
+
+
 def test_frames_as_bytes_on_the_device_and_on_the_cpu(machine: Machine) -> None:
     script = """
 pictures = np.random.default_rng(2).integers(0, 256, (4, 7, 7, 3), dtype=np.uint8)

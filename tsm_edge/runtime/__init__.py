@@ -11,7 +11,7 @@ HEADER = RUNTIME_FOLDER / "tsm_edge.h"
 _TABLES = RUNTIME_FOLDER / "model.h"
 _SHARED = ("stream.c", "caches.c", "input.c", "measure.c", "yardstick.c", "error.c", "pool.c")
 SOURCES = tuple(RUNTIME_FOLDER / name for name in (*_SHARED, "packed.c"))
-_CUDA = ("cuda/stream.c", "cuda/device.c", "cuda/driver.c", "cuda/jit.c")
+_CUDA = ("cuda/stream.c", "cuda/device.c", "cuda/driver.c", "cuda/jit.c", "cuda/waiting.c")
 CUDA_SOURCES = tuple(
     RUNTIME_FOLDER / name for name in (*_CUDA, "caches.c", "input.c", "measure.c", "yardstick.c", "error.c", "packed.c")
 )

@@ -10,6 +10,7 @@
 #include "model.h"
 #include "program.h"
 #include "tsm_edge.h"
+#include "waiting.h"
 
 enum {
   SCHEDULE_SPIN = 1,
@@ -118,12 +119,11 @@ static int32_t upload_weights(tsm_device *device) {
 /* The device --------------------------------------------------------------------------------------------------------- */
 
 static int32_t make(tsm_device *device) {
-  const char *spin = getenv("TSM_EDGE_SPIN");
   TSM_TRY(tsm_cu.device_get(&device->device, 0), "cuDeviceGet", NULL);
   int32_t code = check_capability(device->device);
   if (code != TSM_OK) return code;
   /* Another library of this process may have made its choice already. */
-  tsm_cu.context_flags(device->device, spin && *spin && strcmp(spin, "0") != 0 ? SCHEDULE_SPIN : SCHEDULE_BLOCKING);
+  tsm_cu.context_flags(device->device, tsm_waiting_asked() == WAIT_SPINNING ? SCHEDULE_SPIN : SCHEDULE_BLOCKING);
   TSM_TRY(tsm_cu.context_retain(&device->context, device->device), "cuDevicePrimaryCtxRetain", NULL);
   code = tsm_device_enter(device);
   if (code != TSM_OK) return code;

@@ -45,6 +45,7 @@ typedef struct CUgraphExec_st *CUgraphExec;
   X(cuStreamCreate, stream_create, (CUstream *, unsigned))                                                           \
   X(cuStreamDestroy_v2, stream_destroy, (CUstream))                                                                  \
   X(cuStreamSynchronize, synchronize, (CUstream))                                                                    \
+  X(cuStreamQuery, query, (CUstream))                                                                                \
   X(cuLaunchKernel, launch,                                                                                          \
     (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **, void **)) \
   X(cuEventCreate, event_create, (CUevent *, unsigned))                                                              \
@@ -88,6 +89,7 @@ enum {
   CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222,
   CUDA_ERROR_OPERATING_SYSTEM = 304,
   CUDA_ERROR_NOT_FOUND = 500,
+  CUDA_ERROR_NOT_READY = 600,
   CUDA_ERROR_ILLEGAL_ADDRESS = 700,
   CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES = 701,
   CUDA_ERROR_LAUNCH_TIMEOUT = 702,

@@ -15,6 +15,7 @@
 #include "model.h"
 #include "program.h"
 #include "tsm_edge.h"
+#include "waiting.h"
 
 enum { ALIGNMENT = 256, RELAXED_CAPTURE = 2, NOT_WITH_LEGACY_STREAM = 1 };
 
@@ -34,6 +35,7 @@ struct tsm_stream {
   int use_graphs, wait_for_each;
   int stepped; /* the pinned logits are those of a step */
   int newest; /* which set of caches the next frame reads */
+  tsm_waiting waiting;
 };
 
 /* How one frame is run. */
@@ -172,6 +174,7 @@ static int32_t fill_stream(tsm_stream *stream) {
     if (code != TSM_OK) return code;
   }
   TSM_TRY(tsm_cu.synchronize(stream->stream), "cuStreamSynchronize", "zeroing the shift caches");
+  stream->waiting.wish = tsm_waiting_asked();
   stream->wait_for_each = is_on("TSM_EDGE_SYNC");
   stream->use_graphs = tsm_cu.has_graphs && !is_on("TSM_EDGE_NO_GRAPH") && !stream->wait_for_each;
   record_both(stream, 0);
@@ -288,8 +291,8 @@ static int32_t run_frame(tsm_stream *stream, float *logits, const run *how) {
   TSM_TRY(tsm_cu.download(pinned_logits, stream->areas[WORKSPACE] + model->logits_offset, logits_bytes(),
                           stream->stream),
           "cuMemcpyDtoHAsync", "the logits");
-  /* What a kernel did wrong comes to light here. */
-  TSM_TRY(tsm_cu.synchronize(stream->stream), "cuStreamSynchronize", "a frame");
+  int32_t code = tsm_wait(&stream->waiting, stream->stream);
+  if (code != TSM_OK) return code;
   memcpy(logits, pinned_logits, logits_bytes());
   stream->stepped = 1;
   return TSM_OK;

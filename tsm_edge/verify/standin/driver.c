@@ -4,6 +4,7 @@
  *   STANDIN_FAIL=cuMemAlloc_v2=2      that function fails with that code; =2@3: only the third call of it and later ones
  *   STANDIN_PTX=6.0                   the newest PTX that is taken, instead of the one that was built in
  *   STANDIN_SLOW_MS=1300              that long a compilation of PTX takes
+ *   STANDIN_STREAM_MS=20              that long, at least, what was put into an empty stream takes
  *   STANDIN_VERSION=9020              of the driver */
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +37,7 @@ int standin_demanded(const char *function) {
 
 /* The driver and its device ---------------------------------------------------------------------------------------- */
 
-static int number_of(const char *name, int otherwise) {
+int standin_number(const char *name, int otherwise) {
   const char *text = getenv(name);
   return text ? (int)strtol(text, NULL, 10) : otherwise;
 }
@@ -48,7 +49,7 @@ API cuInit(unsigned flags) {
 }
 
 API cuDriverGetVersion(int *version) {
-  *version = number_of("STANDIN_VERSION", 10020);
+  *version = standin_number("STANDIN_VERSION", 10020);
   return SUCCESS;
 }
 
@@ -172,7 +173,7 @@ static int load_cubin(void **module, const uint8_t *file) {
 API cuModuleLoadDataEx(void **module, const void *image, unsigned n, int *keys, void **values) {
   BEGIN;
   if (memcmp(image, "\177ELF", 4) == 0) return load_cubin(module, image);
-  usleep((useconds_t)number_of("STANDIN_SLOW_MS", 0) * 1000);
+  usleep((useconds_t)standin_number("STANDIN_SLOW_MS", 0) * 1000);
   return load_ptx(module, image, n, keys, values);
 }
 

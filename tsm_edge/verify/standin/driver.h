@@ -18,6 +18,7 @@ enum {
   INVALID_PTX = 218,
   UNSUPPORTED_PTX_VERSION = 222,
   NOT_FOUND = 500,
+  NOT_READY = 600,
   OUT_OF_RESOURCES = 701,
   CAPTURING = 900
 };
@@ -27,6 +28,9 @@ extern int standin_initialised, standin_sticky;
 
 /* What a function is to fail with, for a test. */
 int standin_demanded(const char *function);
+
+/* What a variable says, or else. */
+int standin_number(const char *name, int otherwise);
 
 #define BEGIN                                             \
   do {                                                    \

@@ -4,6 +4,7 @@
  * and failures of kernels come to light when that is waited for; from then on every call fails. */
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "driver.h"
 
@@ -27,6 +28,7 @@ typedef struct {
 typedef struct {
   queue waiting;
   queue *captured; /* null: what comes is to be done */
+  struct timespec begun; /* what is waiting */
 } stream;
 
 typedef struct {
@@ -45,6 +47,7 @@ static operation *add(void *handle, int kind) {
   operation *made = calloc(1, sizeof *made);
   if (!made) abort();
   made->kind = kind;
+  if (!to->captured && !to->waiting.first) clock_gettime(CLOCK_MONOTONIC, &to->begun);
   *into->end = made;
   into->end = &made->next;
   return made;
@@ -169,10 +172,28 @@ API cuStreamDestroy_v2(void *handle) {
   return SUCCESS;
 }
 
+/* Microseconds until a stream's work may be over, at the earliest. */
+static long left_us(const stream *of) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  long gone_us = (long)(now.tv_sec - of->begun.tv_sec) * 1000000 + (now.tv_nsec - of->begun.tv_nsec) / 1000;
+  return 1000L * standin_number("STANDIN_STREAM_MS", 0) - gone_us;
+}
+
 API cuStreamSynchronize(void *handle) {
   BEGIN;
-  if (((stream *)handle)->captured) return CAPTURING;
-  return drain(handle);
+  stream *of = handle;
+  if (of->captured) return CAPTURING;
+  const long left = of->waiting.first ? left_us(of) : 0;
+  if (left > 0) usleep((useconds_t)left);
+  return drain(of);
+}
+
+API cuStreamQuery(void *handle) {
+  BEGIN;
+  stream *of = handle;
+  if (of->captured) return CAPTURING;
+  return of->waiting.first && left_us(of) > 0 ? NOT_READY : drain(of);
 }
 
 API cuLaunchKernel(void *function, unsigned blocks_x, unsigned blocks_y, unsigned blocks_z, unsigned threads_x,
