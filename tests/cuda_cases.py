@@ -131,6 +131,8 @@ TILES: Mapping[str, tuple[GemmTile, bool]] = {
     "last step in the loop": (GemmTile(24, 64, 4, 8, 2, last_apart=False), False),
     "4 rows a step": (GemmTile(32, 64, 8, 8, depth=4), False),
     "16 rows a step": (GemmTile(32, 64, 8, 8, 2, depth=16), False),
+    "4 × 4, slices": (GemmTile(16, 32, 4, 4, 4), False),
+    "4 × 4, a warp a slice": (GemmTile(16, 128, 4, 4, 2), False),
     "7 columns": (GemmTile(16, 56, 8, 8, 2), False),
     "a window": (GemmTile(32, 64, 8, 4), True),
     "a window, slices": (GemmTile(16, 64, 8, 8, 4), True),

@@ -1,9 +1,13 @@
-"""The estimate that chooses tiles against the cycle-level model of a Jetson Nano: which of two is faster."""
+"""The estimates that choose tiles: a Jetson Nano's against the cycle-level model, a large GPU's against times measured
+on an H200."""
 
 from __future__ import annotations
 
 import itertools
+import json
+import statistics
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +115,33 @@ SIMULATED: dict[Shape, dict[Tile, float]] = {
         (16, 104, 8, 8, 6): 485,
     },
 }
+
+# Of tiles of MobileNet-V2's products, in a CUDA graph.
+MEASURED = json.loads(Path(__file__).with_name("h200_products.json").read_text("utf-8"))["products"]
+
+
+def measured() -> dict[Shape, dict[Tile, float]]:
+    found = {}
+    for size, times in MEASURED.items():
+        inputs, outputs, side, dtype = size.split()
+        shape = Shape(int(inputs), int(outputs), int(side), 1, 1, dtype)
+        found[shape] = {(*map(int, tile),): time for *tile, time in times}
+    return found
+
+
+def test_on_an_h200_the_tile_it_would_take_is_near_the_best() -> None:
+    """Of a size's tiles that were timed."""
+    gpu = load_target("cuda-sm90").gpu
+    assert gpu is not None
+    lost, errors = [], []
+    for shape, times in measured().items():
+        estimates = {tile: microseconds(gpu, shape.spec(tile)) for tile in times}
+        lost.append(times[min(estimates, key=lambda tile: estimates[tile])] / min(times.values()))
+        errors += [abs(estimates[tile] / times[tile] - 1) for tile in times]
+    assert len(lost) == 38
+    assert statistics.mean(lost) < 1.06
+    assert max(lost) < 1.3
+    assert statistics.median(errors) < 0.2
 
 
 @pytest.mark.parametrize("shape", SIMULATED, ids=lambda shape: f"{shape.inputs}-{shape.outputs}-{shape.dtype}")

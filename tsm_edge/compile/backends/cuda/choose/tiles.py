@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.cycles import elapsed, modelled_cycles
+from tsm_edge.compile.backends.cuda.choose.large import LEAST_THREADS, is_large, product_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
 from tsm_edge.compile.ir.element import WORD_BYTES
@@ -15,10 +16,14 @@ from tsm_edge.errors import CompileError
 
 _CHANNELS = (8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 128, 160)
 _PIXELS = (8, 16, 28, 32, 40, 52, 56, 64, 100, 104, 112, 128, 200, 256)
-_SLICES = (1, 2, 3, 4, 6, 8)
+_SLICES: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
 # Channels × pixels of a thread → registers that ptxas takes for it; one more block fits where it takes fewer.
 _REGISTERS = {(8, 8): 136, (8, 4): 88, (4, 8): 88}
 _REGISTERS_HALF = {(8, 8): 96}
+# On a large GPU: more slices, and smaller sums of a thread, so that more of its threads take part.
+_MORE_SLICES = (12, 16, 24)
+_REGISTERS_SMALL = {(4, 4): 64}
+_REGISTERS_HALF_SMALL = {(8, 4): 80, (4, 8): 80, (4, 4): 64}
 # Sums of halfs that go to a total now and then need registers for both; the totals are halfs, or fp32.
 _REGISTERS_FLUSHED = {"float16": {(8, 8): 128}, "float32": {(8, 8): 168}}
 _MOST_THREADS = 256
@@ -67,7 +72,7 @@ def gemm_tile(gpu: GpuSpec, spec: GemmSpec) -> GemmTile:
 
 @functools.lru_cache(maxsize=4096)
 def _best(gpu: GpuSpec, spec: GemmSpec) -> GemmTile:
-    found = [_Candidate(tile, _cycles(gpu, replace(spec, tile=tile))) for tile in _candidates(spec)]
+    found = [_Candidate(tile, _cycles(gpu, replace(spec, tile=tile))) for tile in _candidates(gpu, spec)]
     best = min(found, key=lambda candidate: candidate.cycles, default=None)
     if best is None or best.cycles == float("inf"):
         raise CompileError(
@@ -78,22 +83,26 @@ def _best(gpu: GpuSpec, spec: GemmSpec) -> GemmTile:
 
 def candidates(gpu: GpuSpec, spec: GemmSpec, count: int) -> list[GemmTile]:
     """The best tiles by the model, best first: what a tuner tries."""
-    found = [_Candidate(tile, _cycles(gpu, replace(spec, tile=tile))) for tile in _candidates(spec)]
+    found = [_Candidate(tile, _cycles(gpu, replace(spec, tile=tile))) for tile in _candidates(gpu, spec)]
     return [item.tile for item in sorted(found, key=lambda candidate: candidate.cycles)[:count]]
 
 
-def _candidates(spec: GemmSpec) -> Iterator[GemmTile]:
+def _candidates(gpu: GpuSpec, spec: GemmSpec) -> Iterator[GemmTile]:
     last_apart = spec.inputs * spec.positions > _SHORT_REDUCTION
-    for thread_channels, thread_pixels in _register_table(spec):
+    table, all_slices, least_threads = _register_table(spec), _SLICES, 1
+    if is_large(gpu):
+        table, all_slices = table | _small_register_table(spec), (*_SLICES, *_MORE_SLICES)
+        least_threads = LEAST_THREADS
+    for thread_channels, thread_pixels in table:
         for channels in _CHANNELS:
             if channels % thread_channels or channels - spec.outputs >= thread_channels:
                 continue
             for pixels in _PIXELS:
                 if pixels % thread_pixels:
                     continue
-                for slices in _SLICES:
+                for slices in all_slices:
                     tile = GemmTile(channels, pixels, thread_channels, thread_pixels, slices, last_apart=last_apart)
-                    if _fits(replace(spec, tile=tile)):
+                    if tile.threads >= least_threads and _fits(replace(spec, tile=tile)):
                         yield tile
 
 
@@ -122,9 +131,15 @@ def _register_table(spec: GemmSpec) -> dict[tuple[int, int], int]:
     return _REGISTERS_FLUSHED[spec.totals] if spec.flush else _REGISTERS_HALF
 
 
+def _small_register_table(spec: GemmSpec) -> dict[tuple[int, int], int]:
+    if spec.flush:
+        return {}
+    return _REGISTERS_HALF_SMALL if spec.half else _REGISTERS_SMALL
+
+
 def registers_of(spec: GemmSpec) -> int:
     """Registers that a thread will take, more or less."""
-    table = _register_table(spec)
+    table = _register_table(spec) | _small_register_table(spec)
     extra = _EXTRA_REGISTERS * ((spec.window is not None) + spec.residual)
     return table[spec.tile.thread_channels, spec.tile.thread_pixels] + extra
 
@@ -139,6 +154,13 @@ def _cycles(gpu: GpuSpec, spec: GemmSpec) -> float:
     if registers > most_registers(gpu, spec.tile.threads):
         return float("inf")
     resident = resident_blocks(gpu, registers, spec.shared_words * WORD_BYTES, spec.tile.threads)
+    return product_kernel_cycles(gpu, spec, resident)
+
+
+def product_kernel_cycles(gpu: GpuSpec, spec: GemmSpec, resident: int) -> float:
+    """Cycles of a product, ``resident`` thread blocks of a multiprocessor at a time."""
+    if is_large(gpu):
+        return product_cycles(gpu, spec, resident)
     return modelled_cycles(gpu, spec.parallel, spec.warp_slots, resident)
 
 

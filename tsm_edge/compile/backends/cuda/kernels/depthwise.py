@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.kernels import emit
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
 from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of, is_aligned
@@ -163,7 +164,9 @@ class DepthwiseSpec(KernelSpec):
         return depthwise(name, self)
 
 
-def depthwise_tile(source: Image, target: Image, size: tuple[int, int], strides: tuple[int, int]) -> DepthwiseTile:
+def depthwise_tile(
+    gpu: GpuSpec, source: Image, target: Image, size: tuple[int, int], strides: tuple[int, int]
+) -> DepthwiseTile:
     """The tile: few blocks of whole planes where planes are small, bands of large ones."""
     run = next(run for run in (4, 2, 1) if target.width % run == 0)
     rows = 4 if strides[0] > 1 and target.height >= 28 else 7
@@ -176,13 +179,14 @@ def depthwise_tile(source: Image, target: Image, size: tuple[int, int], strides:
         row_threads = target.width // run
         planes = max(1, min(_BAND_PLANES, target.channels, _MOST_THREADS // (row_threads * bands)))
         return DepthwiseTile(run, rows, planes, rows * bands)
-    planes = max(1, min(_SHARED_BYTES // plane_bytes, _MOST_THREADS // items, 32, target.channels))
+    share = ceil_div(target.channels, gpu.multiprocessors)
+    planes = max(1, min(_SHARED_BYTES // plane_bytes, _MOST_THREADS // items, 32, share))
     return DepthwiseTile(run, rows, planes, ceil_div(target.height, rows) * rows)
 
 
 def _spec(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSpec:
     source, size = at.tensors[layer.source].image, layer.weight.shape[2:]
-    tile = at.given((layer,), DepthwiseTile) or depthwise_tile(source, target, size, layer.strides)
+    tile = at.given((layer,), DepthwiseTile) or depthwise_tile(at.gpu, source, target, size, layer.strides)
     activation, low, high = activation_of(layer, at.scale_of(layer))
     return DepthwiseSpec(source, target, size, layer.strides, layer.pads[:2], tile, activation, low, high)
 

@@ -133,6 +133,11 @@ class ExpandDepthwiseSpec(KernelSpec):
         return expansion + _SLOTS_SUM * sums * self.per_word + items + _SLOTS_START
 
     @property
+    def waits(self) -> int:
+        """Times that a thread waits for memory: for its weights, then for some rows of the source at a time."""
+        return 1 + ceil_div(self.source.channels, AHEAD)
+
+    @property
     def bytes(self) -> int:
         """Source, target and weights."""
         depthwise, channels = self.depthwise, self.source.channels

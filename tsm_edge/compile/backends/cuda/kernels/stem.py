@@ -6,6 +6,7 @@ through the L1 cache, where a neighbour's loads have brought them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -29,7 +30,7 @@ _MOST_CHANNELS = 4
 _THREAD_CHANNELS = 8
 _THREAD_PIXELS = 4
 _MOST_UNROLLED = 9  # positions of a kernel
-_THREADS = 224  # about: whole rows of threads
+_THREADS = (224, 112, 56)  # about: whole rows of threads; the first that make a block for each multiprocessor
 _MOST_THREADS = 256
 
 
@@ -51,6 +52,8 @@ class StemSpec(KernelSpec):
         Target channels that are also the next value of a shift cache.
     outside : tuple of float
         What lies around each channel of the source; empty: zeros.
+    threads : int
+        Of a block, about.
     """
 
     source: Image
@@ -63,6 +66,7 @@ class StemSpec(KernelSpec):
     high: float = 0.0
     tap: int = 0
     outside: tuple[float, ...] = ()
+    threads: int = _THREADS[0]
 
     @property
     def rule(self) -> str:
@@ -82,13 +86,13 @@ class StemSpec(KernelSpec):
     @property
     def rows(self) -> int:
         """Rows of a block."""
-        return max(1, min(self.target.height, _THREADS // (self.row_threads * self.channel_groups)))
+        return max(1, min(self.target.height, self.threads // (self.row_threads * self.channel_groups)))
 
     @property
     def channel_groups(self) -> int:
         """Groups of channels in a block: few where the weights are many, or a row has many threads."""
         groups = ceil_div(self.target.channels, _THREAD_CHANNELS)
-        return max(1, min(groups, 4 if self.size[0] <= 3 else 2, _THREADS // self.row_threads))
+        return max(1, min(groups, 4 if self.size[0] <= 3 else 2, self.threads // self.row_threads))
 
     @property
     def taps(self) -> int:
@@ -164,7 +168,9 @@ def _spec(at: Lowering, layer: ir.Convolution, target: Image, tap: int) -> StemS
     source = at.tensors[layer.source].image
     activation, low, high = activation_of(layer, at.scale_of(layer))
     size = layer.weight.shape[2:]
-    return StemSpec(source, target, size, layer.strides, layer.pads[:2], activation, low, high, tap)
+    spec = StemSpec(source, target, size, layer.strides, layer.pads[:2], activation, low, high, tap)
+    specs = [replace(spec, threads=threads) for threads in _THREADS]
+    return next((one for one in specs if math.prod(one.parallel.blocks) >= at.gpu.multiprocessors), specs[-1])
 
 
 def is_stem(layer: ir.Layer, at: Lowering) -> TypeGuard[ir.Convolution]:
