@@ -113,6 +113,13 @@ def test_a_kernel_that_could_not_run_well_is_refused(resources: KernelResources,
         check_resources(copying(), {"tsm_k0_copy": resources}, load_gpu("jetson-nano"))
 
 
+def test_on_a_large_gpu_a_kernel_may_spill_a_few_bytes() -> None:
+    gpu = load_gpu("cuda-sm90")
+    check_resources(copying(), {"tsm_k0_copy": KernelResources(40, 24, 0, 24)}, gpu)
+    with pytest.raises(CompileError, match="200 bytes of spilled registers, expected 64"):
+        check_resources(copying(), {"tsm_k0_copy": KernelResources(40, 200, 0, 200)}, gpu)
+
+
 def test_without_the_extra_the_pip_command_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(toolchain.require.__globals__["EXTRAS"], "cuda", ("nvidia_is_not_here.cuda_nvrtc",))
     with pytest.raises(TsmEdgeError) as caught:

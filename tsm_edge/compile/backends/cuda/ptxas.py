@@ -7,12 +7,16 @@ import subprocess
 from collections.abc import Mapping
 
 from tsm_edge.cards import GpuSpec
+from tsm_edge.compile.backends.cuda.choose.large import is_large
 from tsm_edge.compile.backends.cuda.toolchain import ptxas_program
 from tsm_edge.compile.ir.device_code import KernelResources
 from tsm_edge.compile.ir.program import Program
 from tsm_edge.errors import CompileError
 from tsm_edge.files.atomic import scratch_folder
 
+# ptxas spills a word or two of some kernels of a few registers. A large GPU's L1 does not feel that, and its driver
+# compiles the PTX with another release.
+_SPILLED_ON_LARGE = 64
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers")
@@ -76,6 +80,7 @@ def check_resources(program: Program, resources: Mapping[str, KernelResources], 
     CompileError
         A kernel has more registers or shared memory than a block may have, or spills.
     """
+    most_spilled = _SPILLED_ON_LARGE if is_large(gpu) else 0
     for call in (*program.byte_calls, *program.calls):
         used, threads = resources[call.kernel], call.grid.threads[0]
         problem = None
@@ -83,8 +88,8 @@ def check_resources(program: Program, resources: Mapping[str, KernelResources], 
             problem = f"{used.registers} registers × {threads} threads, a block may have {gpu.registers}"
         elif used.shared_bytes > gpu.shared_kib * 1024:
             problem = f"{used.shared_bytes} bytes of shared memory, a block may have {gpu.shared_kib * 1024}"
-        elif used.spill_bytes:
-            problem = f"{used.spill_bytes} bytes of spilled registers, expected none"
+        elif used.spill_bytes > most_spilled:
+            problem = f"{used.spill_bytes} bytes of spilled registers, expected {most_spilled or 'none'}"
         if problem:
             raise CompileError(
                 f"kernel {call.kernel} ({call.spec.describe()}) needs {problem}",
