@@ -72,7 +72,7 @@ def write_batch(network: NetworkSpec, clips: int, path: Path) -> None:
     from tsm_edge.networks import build_network
 
     frames = torch.zeros(clips * network.frames, network.channels, *height_width(network.frame_size))
-    names = {"input_names": ["clip"], "output_names": ["logits"]}
+    names = {"input_names": ["clip"], "output_names": ["logits"], "verbose": False}
     torch.onnx.export(
         build_network(network, 0), (frames,), path, dynamo=True, opset_version=OPSET, external_data=False, **names
     )
