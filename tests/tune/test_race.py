@@ -46,3 +46,12 @@ def test_other_work_on_the_machine_does_not_decide_a_race() -> None:
 @pytest.mark.parametrize(("step_ms", "block", "warm"), [(0.0, 6, 2), (5.0, 6, 2), (25.0, 3, 2), (200.0, 3, 1)])
 def test_turns_of_slow_steps_are_shorter_and_have_frames_to_choose_from(step_ms: float, block: int, warm: int) -> None:
     assert Pace(6).for_step(step_ms) == Pace(6, block, warm)
+
+
+def test_a_race_whose_time_is_up_has_its_fewest_rounds() -> None:
+    frames = np.zeros((2, 3, 4, 4), np.float32)
+    finishes = [
+        race(BusyMachine(), frames, [Entrant(1, (1,), (1,))], Pace(16, fewest=fewest), 1e-4, lambda: True)
+        for fewest in (1, 8)
+    ]
+    assert [finish.rounds for (finish,) in finishes] == [1, 8]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -71,17 +71,20 @@ class Pace:
     warm : int
         Untimed frames at the head of each turn: they bring the memory of a new stream, code and weights into the
         caches.
+    fewest : int
+        Rounds that are run although the time is up: fewer say nothing.
     """
 
     rounds: int
     block: int = 6
     warm: int = 2
+    fewest: int = 1
 
     def for_step(self, step_ms: float) -> Pace:
         """As many rounds, of turns that do not last for ever where a step is slow."""
         enough = max(FEWEST_FRAMES, math.ceil(A_TURN_MS / step_ms)) if step_ms else self.block
         block = min(self.block, enough)
-        return Pace(self.rounds, block, self.warm if step_ms <= SHORT_STEP_MS else 1)
+        return replace(self, block=block, warm=self.warm if step_ms <= SHORT_STEP_MS else 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +129,7 @@ def race(
     tolerance : float
         An entrant whose logits differ by more is wrong, however fast.
     stop : callable
-        Asked after each round: whether the time is up. One round is always run.
+        Asked after each round from the pace's fewest on: whether the time is up.
 
     Raises
     ------
@@ -152,7 +155,7 @@ def race(
                 times[index].append(_sum(spent, entrants[index].calls, entrants[index]))
         for index in range(len(entrants)):
             errors[index] = max(errors[index], _difference(logits[index], logits[-1]))
-        if stop():
+        if turn + 1 >= pace.fewest and stop():
             break
     finishes = []
     for entrant, own, error in zip(entrants, times, errors, strict=True):

@@ -35,8 +35,8 @@ DIFFERENT_FRAMES = 4
 # To compile, link and race one, about, on a server core.
 A_CANDIDATE_S = 0.7
 # A candidate's turns against the rules' kernel; if it is not hopeless, more; if it is one of the best, measured anew.
-HEAT, SEMIFINAL, FINAL = Pace(3), Pace(6), Pace(16)
-WHOLE_STEP, THREADS = Pace(40), Pace(8, block=12)
+HEAT, SEMIFINAL, FINAL = Pace(3), Pace(6), Pace(16, fewest=8)
+WHOLE_STEP, THREADS = Pace(40, fewest=8), Pace(8, block=12)
 # Slower than the rules' kernel by this much: not measured further. (Were it the best so far that counts, the order in
 # which candidates are tried would decide what is measured, and a tuner that was killed would end with other records.)
 HOPELESS = 1.02
@@ -223,15 +223,15 @@ class Tuner:
         self._history.append((self._budget.seconds - self._budget.left_s, self._hoped()))
 
     def _try_again(self, runner: Runner, trial: Trial) -> None:
-        self._ledger.append(_measured(trial.candidate, self._race(runner, trial.entrant, FINAL)))
+        self._ledger.append(_measured(trial.candidate, self._race(runner, trial.entrant, FINAL, FINALS_SHARE)))
 
     def _finalists(self, everything: Mapping[str, Candidate]) -> list[Candidate]:
         """The best of every kernel that are still to be measured anew, as a final has not been run before.
 
         Those that save most come first: there may not be time for all.
         """
-        heats = best_measured(record for record in self._ledger.records if record.rounds < FINAL.rounds)
-        over = {record.candidate for record in self._ledger.records if record.rounds >= FINAL.rounds}
+        heats = best_measured(record for record in self._ledger.records if record.rounds < FINAL.fewest)
+        over = {record.candidate for record in self._ledger.records if record.rounds >= FINAL.fewest}
         groups: dict[str, list[Record]] = {}
         for record in heats.values():
             if _median(record) < 1.0:
@@ -251,7 +251,7 @@ class Tuner:
             if record.key not in self._kernel_us:
                 continue
             known = winners.get(record.key)
-            sure = record.rounds >= FINAL.rounds and record.ratio is not None and record.ratio[2] < 1.0
+            sure = record.rounds >= FINAL.fewest and record.ratio is not None and record.ratio[2] < 1.0
             if sure and (known is None or _median(record) < _median(known)):
                 winners[record.key] = replace(record, accepted=True)
         return tuple(winners[key] for key in sorted(winners))
@@ -261,13 +261,12 @@ class Tuner:
         return self._network.with_choices(self._network.recorded(accepted).choices)
 
     def _whole_step(self, program: Program) -> Ratio | None:
-        """The tuned step against that of the rules; None: it computes something else, or there was no time."""
+        """The tuned step against that of the rules; None: it computes something else."""
         self._tell("measuring the whole step, tuned against untuned")
         artifact = self._builder.build([program])
-        finish = self._fleet.run_on_any(
-            artifact, lambda runner: self._race(runner, Entrant(1), WHOLE_STEP, WHOLE_SHARE)
-        )
-        return finish.ratio if finish.rounds >= FEWEST_ROUNDS else None
+        until = WHOLE_SHARE if len(self._fleet.boards[0].ways) > 1 else 1.0
+        finish = self._fleet.run_on_any(artifact, lambda runner: self._race(runner, Entrant(1), WHOLE_STEP, until))
+        return finish.ratio
 
     def _threads(self, program: Program) -> ThreadRecord | None:
         """How many threads the step is fastest with, if the board may choose."""
