@@ -161,6 +161,7 @@ CONSTANT = re.compile(
     r"|^StemSpec\.(source\.dtype|outside)$|^HalfStemSpec\.(source\.|target\.dtype$|normalisation$)"  # test_bytes.py
     r"|^(ExpandDepthwise|Winograd(Source|Target)|Patches)Spec\."  # of these names in test_*.py
     r"|^GemmSpec\.batch$"  # test_winograd.py
+    r"|^StemSpec\.threads$"  # test_large.py
 )
 
 
