@@ -26,7 +26,9 @@ class _TorchStepper:
             import torch._inductor.config
 
             torch._inductor.config.freezing = True  # weights are constants: their layout is chosen once
-            self._network = torch.compile(self._network)
+            plain = (torch.zeros(model.frame_shape), *(torch.zeros(cache.shape) for cache in model.caches))
+            # Exported first: walked node by node, every operator would be compiled by itself.
+            self._network = torch.compile(torch.export.export(network, plain, strict=False).module())
         self.reset()
 
     def reset(self) -> None:
