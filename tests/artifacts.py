@@ -12,12 +12,13 @@ from pathlib import Path
 import golden
 import onnx
 import pytest
-from onnx_graphs import small_clip_network, small_network
+from onnx_graphs import GraphBuilder, elementwise, small_clip_network, small_network
 
 from tsm_edge.artifact.folder import Artifact, load_artifact
 from tsm_edge.cards import Ability, CpuSpec, TargetCard, load_model, load_target
 from tsm_edge.cards.precision import FP32, Precision
 
+CLIPS_A_STEP = 3
 GOLDEN_ONLINE = "online_mobilenetv2_jester27"
 
 
@@ -119,6 +120,18 @@ def clip_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) 
         compile_onnx(small_clip_network(), folder / "clips", native, clips=True, runner=True)
 
     return load_artifact(made_once(tmp_path_factory, "clips", make) / "clips")
+
+
+@pytest.fixture(scope="session")
+def clips_artifact(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A small network over clips of 2 frames, :data:`CLIPS_A_STEP` a step, for this machine, with ``tsm-runner``."""
+
+    def make(folder: Path) -> None:
+        graph = GraphBuilder(22, 34, frames=2)
+        model = graph.model(graph.head(elementwise(graph), 11))
+        compile_onnx(model, folder / "batch", native, clips=True, runner=True, clips_per_batch=CLIPS_A_STEP)
+
+    return load_artifact(made_once(tmp_path_factory, "batch", make) / "batch")
 
 
 @pytest.fixture(scope="session")

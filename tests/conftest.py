@@ -13,6 +13,7 @@ import pytest
 from artifacts import (  # noqa: F401
     artifact_with_runner,
     clip_artifact,
+    clips_artifact,
     golden_artifact,
     golden_checkpoint,
     motion_artifact,

@@ -316,6 +316,13 @@ def small_clip_network(frames: int = 2, height: int = 22, width: int = 34, class
     return graph.model(graph.head(bottlenecks(graph), classes))
 
 
+def elementwise(g: GraphBuilder) -> str:
+    """A gate a channel, of every frame."""
+    x = g.relu(g.conv(g.frame, 18, 3, 2))
+    gate = g.node("Sigmoid", [g.conv(g.global_average(x), 18)], (g.frames, 18, 1, 1))
+    return g.node("Mul", [x, gate], g.shapes[x])
+
+
 class Reference:
     """An ONNX model in ONNX Runtime, on one thread.
 

@@ -12,8 +12,8 @@ import golden
 import numpy as np
 import onnx
 import pytest
-from artifacts import compile_onnx, sse_target
-from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, bottlenecks
+from artifacts import CLIPS_A_STEP, compile_onnx, sse_target
+from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, bottlenecks, elementwise
 
 from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact
 from tsm_edge.artifact.golden import network_input
@@ -52,13 +52,6 @@ def shifted_tensors(g: GraphBuilder) -> str:
 def non_local(g: GraphBuilder) -> str:
     x = g.relu(g.conv(g.frame, 20, 3, 2))
     return g.relu(g.conv(g.non_local(x, 12), 16, 3))
-
-
-def elementwise(g: GraphBuilder) -> str:
-    """A gate a channel, of every frame."""
-    x = g.relu(g.conv(g.frame, 18, 3, 2))
-    gate = g.node("Sigmoid", [g.conv(g.global_average(x), 18)], (g.frames, 18, 1, 1))
-    return g.node("Mul", [x, gate], g.shapes[x])
 
 
 NETWORKS: dict[str, Callable[[GraphBuilder], str]] = {
@@ -196,28 +189,23 @@ def test_frame_logits_of_an_online_model(small_artifact: Artifact) -> None:
         session.frame_logits()
 
 
-BATCH = 3
-
-
-@pytest.fixture(scope="module")
-def batch_model(native: TargetCard, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Reference]:
-    """Three clips a step."""
-    model, folder = build("elementwise", 2), tmp_path_factory.mktemp("batch") / "out"
-    return compile_onnx(model, folder, native, clips=True, runner=True, clips_per_batch=BATCH), Reference(model)
+@pytest.fixture
+def batch_model(clips_artifact: Artifact) -> tuple[Artifact, Reference]:
+    return clips_artifact, Reference(clips_artifact.path / MODEL_ONNX)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_several_clips_a_step(batch_model: tuple[Artifact, Reference], threads: int) -> None:
     artifact, reference = batch_model
-    clips = reference.frames(2 * BATCH)
+    clips = reference.frames(2 * CLIPS_A_STEP)
     expected = [reference.step(clip, [])[0] for clip in clips]
     with OnlineSession(artifact, threads=threads) as session:
-        for first in (0, BATCH):
-            step = slice(first, first + BATCH)
+        for first in (0, CLIPS_A_STEP):
+            step = slice(first, first + CLIPS_A_STEP)
             assert_close(session.step(np.concatenate(clips[step])), [logits.mean(0) for logits in expected[step]])
             assert_close(session.frame_logits(), np.concatenate(expected[step]))
         timings = session.measure(np.concatenate(clips), 1, 2)
-        assert_close(timings.logits, [logits.mean(0) for logits in expected[:BATCH]])
+        assert_close(timings.logits, [logits.mean(0) for logits in expected[:CLIPS_A_STEP]])
         with pytest.raises(ArtifactError, match="8 frames, expected whole steps of 3 clips, 6 frames"):
             session.measure(np.concatenate(clips)[:8], 0, 1)
 
@@ -225,12 +213,12 @@ def test_several_clips_a_step(batch_model: tuple[Artifact, Reference], threads: 
 def test_several_clips_are_timed_and_counted_together(batch_model: tuple[Artifact, Reference]) -> None:
     artifact, reference = batch_model
     manifest = artifact.manifest
-    assert (manifest.clips, manifest.frames, manifest.frame_shape) == (BATCH, 2, (2 * BATCH, 3, 22, 34))
-    assert [output.shape for output in manifest.outputs] == [(BATCH, CLASSES), (2 * BATCH, CLASSES)]
+    assert (manifest.clips, manifest.frames, manifest.frame_shape) == (CLIPS_A_STEP, 2, (2 * CLIPS_A_STEP, 3, 22, 34))
+    assert [output.shape for output in manifest.outputs] == [(CLIPS_A_STEP, CLASSES), (2 * CLIPS_A_STEP, CLASSES)]
     assert parse_manifest(manifest.to_json(), "here") == manifest
     stem = 2 * (3 * 9 * 18) * (11 * 17) * 2  # of a clip
-    assert manifest.kernels[0].flops == BATCH * stem
-    clips = np.concatenate(reference.frames(BATCH))
+    assert manifest.kernels[0].flops == CLIPS_A_STEP * stem
+    clips = np.concatenate(reference.frames(CLIPS_A_STEP))
     with OnlineSession(artifact) as session:
         logits, times = session.step_profiled(clips)
         assert_close(logits, session.step(clips))
@@ -239,8 +227,8 @@ def test_several_clips_are_timed_and_counted_together(batch_model: tuple[Artifac
 
 def test_several_clips_as_bytes_and_by_the_runner(batch_model: tuple[Artifact, Reference]) -> None:
     artifact, reference = batch_model
-    pictures = np.random.default_rng(0).integers(0, 256, (2 * BATCH, 22, 34, 3), np.uint8)
-    clips = np.split(network_input(pictures, artifact.manifest.preprocess), BATCH)
+    pictures = np.random.default_rng(0).integers(0, 256, (2 * CLIPS_A_STEP, 22, 34, 3), np.uint8)
+    clips = np.split(network_input(pictures, artifact.manifest.preprocess), CLIPS_A_STEP)
     expected = [reference.step(clip, [])[0].mean(0) for clip in clips]
     with OnlineSession(artifact) as session:
         assert_close(session.step_bytes(pictures), expected)
@@ -253,7 +241,11 @@ def test_several_clips_as_bytes_and_by_the_runner(batch_model: tuple[Artifact, R
     assert verify_golden(artifact).passed
     for result in (verify_artifact(artifact, frames=2), verify_emulated(artifact, frames=2)):
         assert (result.passed, result.shown) == (True, "2 times 3 clips")
-        assert [check.shape for check in result.checks] == [(BATCH, CLASSES), (BATCH, CLASSES), (2 * BATCH, CLASSES)]
+        assert [check.shape for check in result.checks] == [
+            (CLIPS_A_STEP, CLASSES),
+            (CLIPS_A_STEP, CLASSES),
+            (2 * CLIPS_A_STEP, CLASSES),
+        ]
 
 
 def test_optical_flow(tmp_path: Path, native: TargetCard) -> None:

@@ -70,6 +70,15 @@ def test_clips(place: Place, clip_artifact: Artifact) -> None:
         np.testing.assert_array_equal(timings.logits, here.step(clips[0]))
 
 
+def test_several_clips_a_step(place: Place, clips_artifact: Artifact) -> None:
+    first, second = frames(clips_artifact, 2)
+    with OnlineSession(clips_artifact) as here, RemoteSession(clips_artifact, place, limits=LIMITS) as there:
+        np.testing.assert_array_equal(there.step(first), here.step(first))
+        np.testing.assert_array_equal(there.frame_logits(), here.frame_logits())
+        timings = there.measure(np.concatenate([first, second]), 0, 2)
+        np.testing.assert_array_equal(timings.logits, here.step(second))
+
+
 def test_the_same_logits_as_here(place: Place, small_artifact: Artifact) -> None:
     sequence = frames(small_artifact, 8)
     expected = local_logits(small_artifact, sequence)
