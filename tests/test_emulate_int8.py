@@ -96,7 +96,7 @@ def test_two_precisions_and_four_streams_of_the_whole_network(spread: Path, tmp_
 def spread(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seeded weights; every channel between an expansion and a depthwise convolution is made smaller, and larger again.
 
-    By a power of two between 0 and -5, at random: with one scale for all channels most of them have few levels.
+    By a factor of 1 to 32, at random: with one scale for all channels most of them have few levels.
     """
     path = tmp_path_factory.mktemp("spread") / "spread.onnx"
     export_onnx(ExportRequest(load_model("mobilenetv2-jester"), path, seed=0))

@@ -104,7 +104,8 @@ class CompileRequest:
             return
         if self.precision == FP16_SUMMED_IN_FP32:
             raise CompileError(
-                f"target {self.target.name} is a CPU: --accumulate fp32 is for GPUs", "leave --accumulate out"
+                f"target {self.target.name} is a CPU: --accumulate fp32 is for GPUs",
+                "leave it out, or take --precision fp32",
             )
         needs = self.precision.needs
         if needs and not set(needs) & set(self.target.cpu.abilities):
