@@ -30,8 +30,9 @@ from tsm_edge.session.local import OnlineSession
 
 FRAMES = 4
 RIGHT, WRONG, TUNED = "right card", "wrong card", "wrong card, tuned"
-# What the card says of the machine, beside half of its L2 cache.
-LIES: dict[str, Any] = {"fma_per_cycle": 16.0, "in_order": True}
+# What the card says of the machine, beside half of its L2 cache: all weights come from memory, which is very slow.
+# The rules then think that Winograd's algorithm pays nowhere, as it has more weights.
+LIES: dict[str, Any] = {"l3_kib": 0, "memory_gb_s": 0.2, "clock_mhz": 2100}
 
 
 def wrong(card: TargetCard, lies: dict[str, Any]) -> TargetCard:
@@ -75,8 +76,9 @@ def raced(artifacts: dict[str, Path], schedule: Schedule) -> dict[str, Samples]:
 
 
 def over(samples: dict[str, Samples], name: str, base: str) -> Ratio:
-    """The time of one over that of another."""
-    return paired_ratio(samples[name].seconds, samples[base].seconds)
+    """The time of one over that of another, by the fastest frames of their turns, as the tuner compares."""
+    fastest = {one: samples[one].seconds.min(axis=1, keepdims=True) for one in (name, base)}
+    return paired_ratio(fastest[name], fastest[base])
 
 
 def told(ratio: Ratio) -> str:
