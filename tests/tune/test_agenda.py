@@ -136,3 +136,13 @@ def test_a_measurement_that_says_little_teaches_little() -> None:
     one, two = kernel("one", 100.0), kernel("two", 100.0)
     noise = replace(one[3].blank, ratio=(0.5, 0.1, 3.0), rounds=3)
     assert names(Agenda([*one, *two], [noise]).take(1)) != ["two.d"]
+
+
+def test_what_an_algorithm_does_to_small_images_says_little_of_large_ones() -> None:
+    def as_winograd(name: str, size: int) -> Candidate:
+        (one,) = kernel(name, 100.0, ["a"])
+        return replace(one, move=Move("convolution as winograd", f"F(4) 2^{size}", is_structural=True))
+
+    small, other, large = as_winograd("small", 7), as_winograd("other", 7), as_winograd("large", 11)
+    agenda = Agenda([small, other, large], [measured(small, 1.5)])
+    assert names(agenda.take(1)) == ["large.a"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def candidates(
     for shapes, group in alike.items():
         free = group[0]
         kernel_us = sum((microseconds or {}).get(one.chosen.layers, 0.0) for one in group)
+        pixels = math.prod(network.graph.shapes[layers[free.chosen.layers[0]].output][2:])
         places: Counter[bool] = Counter()
         for choices in free.others:
             blank = Record(
@@ -102,7 +104,7 @@ def candidates(
                 rounds=0,
                 about={"layer": free.chosen.layers[0], **about},
             )
-            move = move_of(free.chosen, choices)
+            move = move_of(free.chosen, choices, pixels)
             yield Candidate(choices, blank, move, places[move.is_structural], kernel_us)
             places[move.is_structural] += 1
 

@@ -28,7 +28,8 @@ class Move:
     axis : str
         What is changed, of which rule: ``convolution tile.rows tile.vectors``.
     to : str
-        And what it becomes: ``6 2``.
+        And what it becomes: ``6 2``. What another algorithm or other kernels bring depends on the image's size, which
+        is said there, by powers of two: ``F(4) 2^11``.
     is_structural : bool
         Other kernels or another algorithm; else it is only settings.
     """
@@ -38,11 +39,11 @@ class Move:
     is_structural: bool
 
 
-def move_of(chosen: Choice, candidate: Sequence[Choice]) -> Move:
-    """From the rules' choice of a kernel to what may stand in its place."""
+def move_of(chosen: Choice, candidate: Sequence[Choice], pixels: int) -> Move:
+    """From the rules' choice of a kernel to what may stand in its place; ``pixels``: of its image."""
     if len(candidate) > 1 or candidate[0].rule != chosen.rule:
         axis = f"{chosen.rule} as {', '.join(choice.rule for choice in candidate)}"
-        return Move(axis, " ".join(map(_algorithm, candidate)), is_structural=True)
+        return Move(axis, f"{' '.join(map(_algorithm, candidate))} 2^{pixels.bit_length() - 1}", is_structural=True)
     old, new = dict(_leaves(chosen.settings)), dict(_leaves(candidate[0].settings))
     changed = [path for path in new if new[path] != old.get(path) and path.rpartition(".")[2] not in _FOLLOWS]
     axis = " ".join((chosen.rule, *sorted(changed)))
