@@ -148,7 +148,7 @@ def test_an_input_without_a_shape(folder: Path) -> None:
 
 def test_a_precision_of_a_later_version(folder: Path) -> None:
     edit(folder, lambda table: table.update(precision="fp4"))
-    with pytest.raises(ArtifactError, match="precision is 'fp4', expected fp32, fp16, int8"):
+    with pytest.raises(ArtifactError, match="precision is 'fp4', expected fp32, fp16, fp16-fp32, int8"):
         load_artifact(folder)
 
 

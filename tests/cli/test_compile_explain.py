@@ -53,7 +53,7 @@ def test_json_holds_the_explanation_beside_the_manifest(tmp_path: Path) -> None:
     ("precision", "message"),
     [
         ("fp16", "target native has no fp16-arithmetic, which precision fp16 needs; leave --precision out, or choose"),
-        ("fp23", "unknown precision 'fp23' (did you mean 'fp32'?): known are fp16, fp32, int8"),
+        ("fp23", "unknown precision 'fp23' (did you mean 'fp32'?): known are fp16, fp16-fp32, fp32, int8"),
     ],
 )
 def test_other_precisions_are_refused_before_any_work(precision: str, message: str, tmp_path: Path) -> None:
