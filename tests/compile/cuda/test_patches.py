@@ -49,6 +49,6 @@ def test_a_resnets_strided_convolutions_are_worth_it(channels: int, side: int) -
     assert gpu is not None
     source, target = (planes(size, size, channels, "float16") for size in (side, side // 2))
     window = Window((3, 3), (2, 2), (1, 1))
-    flush = flush_of(9 * channels, 0)
-    direct = GemmSpec(source, target, GemmTile(8, 8, 8, 8), window, "relu", flush=flush, totals="float16")
+    flush = flush_of(9 * channels)
+    direct = GemmSpec(source, target, GemmTile(8, 8, 8, 8), window, "relu", flush=flush)
     assert patches.patches_settings(gpu, direct) is not None

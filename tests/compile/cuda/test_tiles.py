@@ -34,7 +34,7 @@ class Shape:
         """The matrix product with a tile: channels and pixels of a block, of a thread, slices."""
         side = self.side // self.stride
         half = self.kernel // 2
-        flush = flush_of(self.inputs * self.kernel**2, 0) if self.dtype == "float16" else 0
+        flush = flush_of(self.inputs * self.kernel**2) if self.dtype == "float16" else 0
         window = Window((self.kernel, self.kernel), (self.stride, self.stride), (half, half))
         return GemmSpec(
             source=planes(self.side, self.side, self.inputs, self.dtype),
@@ -44,7 +44,6 @@ class Shape:
             activation="relu",
             residual=self.outputs > self.inputs,
             flush=flush,
-            totals="float16" if flush else "float32",
         )
 
 

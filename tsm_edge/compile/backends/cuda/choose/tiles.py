@@ -24,15 +24,13 @@ _REGISTERS_HALF = {(8, 8): 96}
 _MORE_SLICES = (12, 16, 24)
 _REGISTERS_SMALL = {(4, 4): 64}
 _REGISTERS_HALF_SMALL = {(8, 4): 80, (4, 8): 80, (4, 4): 64}
-# Sums of halfs that go to a total now and then need registers for both; the totals are halfs, or fp32.
-_REGISTERS_FLUSHED = {"float16": {(8, 8): 128}, "float32": {(8, 8): 168}}
+# Sums of halfs that go to a total now and then need registers for both.
+_REGISTERS_FLUSHED = {(8, 8): 128}
 _MOST_THREADS = 256
 # Products that are summed in halfs, of a slice: their sums meet in fp32.
 MOST_HALF_PRODUCTS = 256
 # Slices that a reduction of halfs may be parted into without harm to the rest of the tile.
 _SLICES_OF_HALFS = 4
-# Where sums of halfs go to totals in fp32: ptxas spills in larger blocks.
-_MOST_THREADS_FLUSHED = 127
 # Channels, pixels, slices for which ptxas 11.8 spills a few registers, whatever it may use: gathered, or of halfs.
 _SPILLING = {(128, 28, 2)}
 _SPILLING_HALFS = {(128, 32, 4)}
@@ -43,12 +41,12 @@ _SHORT_REDUCTION = 64
 _EXTRA_REGISTERS = 8
 
 
-def flush_of(products: int, asked: int) -> int:
-    """Products of halfs that are summed before the sum goes to a total, of a reduction; ``asked``: 0, or so many.
+def flush_of(products: int) -> int:
+    """Products of halfs that are summed before the sum goes to a total, of a reduction; 0: all of them.
 
     Sums of halfs are short: where slices cannot make them so, they go to a total on the way.
     """
-    return asked or (0 if products <= MOST_HALF_PRODUCTS * _SLICES_OF_HALFS else MOST_HALF_PRODUCTS)
+    return 0 if products <= MOST_HALF_PRODUCTS * _SLICES_OF_HALFS else MOST_HALF_PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,6 @@ def _fits(spec: GemmSpec) -> bool:
     tile, per_word = spec.tile, spec.word_elements
     if tile.threads > _MOST_THREADS or spec.shared_words * WORD_BYTES > _MOST_SHARED_BYTES:
         return False
-    if spec.float_totals and tile.threads > _MOST_THREADS_FLUSHED:
-        return False
     kind = (tile.channels, tile.pixels, tile.slices)
     if (spec.window and kind in _SPILLING) or (spec.half and kind in _SPILLING_HALFS):
         return False
@@ -128,7 +124,7 @@ def _fits(spec: GemmSpec) -> bool:
 def _register_table(spec: GemmSpec) -> dict[tuple[int, int], int]:
     if not spec.half:
         return _REGISTERS
-    return _REGISTERS_FLUSHED[spec.totals] if spec.flush else _REGISTERS_HALF
+    return _REGISTERS_FLUSHED if spec.flush else _REGISTERS_HALF
 
 
 def _small_register_table(spec: GemmSpec) -> dict[tuple[int, int], int]:

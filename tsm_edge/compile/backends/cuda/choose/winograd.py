@@ -45,8 +45,6 @@ def winograd_specs(direct: GemmSpec, settings: WinogradSettings) -> WinogradSpec
     if direct.window is None:
         raise TypeError("a 1×1 convolution has no tiles")
     tiling = Tiling(settings.outputs, direct.target)
-    asked = direct.flush if direct.float_totals else 0
-    flush = flush_of(direct.source.channels, asked) if direct.half else 0
     product = replace(
         direct,
         source=tiling.positions(direct.source.channels),
@@ -60,8 +58,7 @@ def winograd_specs(direct: GemmSpec, settings: WinogradSettings) -> WinogradSpec
         shift=0,
         residual=False,
         tap=0,
-        flush=flush,
-        totals=direct.totals if flush else "float32",
+        flush=flush_of(direct.source.channels) if direct.half else 0,
     )
     source = WinogradSourceSpec(direct.source, tiling, direct.window.pads, direct.shift)
     target = WinogradTargetSpec(tiling, direct.activation, direct.low, direct.high, direct.residual, direct.tap)

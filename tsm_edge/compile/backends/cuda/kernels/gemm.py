@@ -46,7 +46,7 @@ class _Product:
         self.first_channel = kernel.block[1] * tile.channels
         self.group = kernel.block[2] if spec.groups > 1 else 0
         self.memory = emit.shared(spec.shared_words, self.word)
-        self.totals = emit.registers(self._count_of_totals(), spec.totals.replace("float16", "uint32"))
+        self.totals = emit.registers(self._count_of_totals(), "uint32" if spec.flush else "float32")
         self.slice = div(kernel.thread, tile.slice_threads) if tile.slices > 1 else 0
         self.in_slice = mod(kernel.thread, tile.slice_threads) if tile.slices > 1 else kernel.thread
         self.pixel_group, self.channel_group = self._groups()
@@ -85,8 +85,7 @@ class _Product:
         """The whole kernel."""
         spec = self.spec
         if spec.flush:
-            zero = T.uint32(0) if spec.totals == "float16" else T.float32(0)
-            emit.fill(self.totals, self._count_of_totals(), zero)
+            emit.fill(self.totals, self._count_of_totals(), T.uint32(0))
         operands = gemm_loaders.operands(self.kernel, spec, self.memory, self.group)
         self._reduce(operands)
         if spec.ends_in_halfs:
@@ -99,10 +98,7 @@ class _Product:
 
     def _count_of_totals(self) -> int:
         """Registers of what flushed sums add up to."""
-        tile, spec = self.tile, self.spec
-        if not spec.flush:
-            return 1
-        return tile.thread_channels * (self.thread_words if spec.totals == "float16" else tile.thread_pixels)
+        return self.tile.thread_channels * self.thread_words if self.spec.flush else 1
 
     def _bias(self, channel: Expr) -> Expr:
         """Of a channel of the group."""
@@ -142,9 +138,8 @@ class _Product:
             self._multiply(last % 2)
         if self.spec.flush:
             self._flush()
-            if self.spec.totals == "float16":
-                for index in range(self._count_of_totals()):
-                    emit.store(self.sums, index, self.totals[index])
+            for index in range(self._count_of_totals()):
+                emit.store(self.sums, index, self.totals[index])
 
     def _loop(self, steps: int, step: Callable[[Expr], None]) -> None:
         """Run the steps; between some of them sums of halfs go to their totals."""
@@ -195,13 +190,8 @@ class _Product:
     def _flush(self) -> None:
         """Add the sums of halfs to their totals, and begin again."""
         for index in range(self.tile.thread_channels * self.thread_words):
-            if self.spec.totals == "float16":
-                total = emit.call("tsm_add2", self.totals[index], self.sums[index], dtype="uint32")
-                emit.store(self.totals, index, total)
-            else:
-                for part, function in enumerate(("tsm_low", "tsm_high")):
-                    at = 2 * index + part
-                    emit.store(self.totals, at, self.totals[at] + emit.call(function, self.sums[index]))
+            total = emit.call("tsm_add2", self.totals[index], self.sums[index], dtype="uint32")
+            emit.store(self.totals, index, total)
             emit.store(self.sums, index, T.uint32(0))
 
     # The results -----------------------------------------------------------------------------------------------
@@ -210,8 +200,6 @@ class _Product:
         """The thread's sum, as a float."""
         if not self.half:
             return self.sums[channel * self.thread_words + pixel]
-        if self.spec.float_totals:
-            return self.totals[channel * self.tile.thread_pixels + pixel]
         function = "tsm_high" if pixel % 2 else "tsm_low"
         return emit.call(function, self.sums[channel * self.thread_words + pixel // 2])
 

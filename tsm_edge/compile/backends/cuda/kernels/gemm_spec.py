@@ -18,8 +18,6 @@ _SLOTS_MULTIPLY, _SLOTS_SUM, _SLOTS_START = 1.12, 3, 300
 # Of a vector of floats from memory to shared memory (one of halfs hides between products, whose registers conflict), of
 # a gathered element, of where a step's pixels are, and of where two of halfs are and whether they are in the image.
 _SLOTS_VECTOR, _SLOTS_GATHERED, _SLOTS_POSITION, _SLOTS_TWO_POSITIONS = 2, 6, 30, 150
-# Of a sum of halfs that goes to fp32 on the way: a conversion at a quarter of the rate, and an addition.
-_SLOTS_FLUSH = 6
 
 
 @dataclass(frozen=True)
@@ -120,9 +118,8 @@ class GemmSpec(KernelSpec):
     tap : int
         Target channels that are also the next value of a shift cache.
     flush : int
-        Of halfs: products that are summed before the sum is added to a total; 0: as many as the reduction has.
-    totals : str
-        Element type of these totals.
+        Of halfs: products that are summed before the sum is added to a total, a half, too; 0: as many as the
+        reduction has.
     arithmetic : str
         Element type of products and sums: float32 of halfs, too; empty: as the source is stored.
     batch : int
@@ -140,7 +137,6 @@ class GemmSpec(KernelSpec):
     residual: bool = False
     tap: int = 0
     flush: int = 0
-    totals: str = "float32"
     arithmetic: str = ""
     batch: int = 1
 
@@ -187,15 +183,9 @@ class GemmSpec(KernelSpec):
         return WORD_BYTES // item_bytes(self.target.dtype)
 
     @property
-    def float_totals(self) -> bool:
-        """Whether sums of halfs are added to totals in fp32 on the way."""
-        return self.flush > 0 and self.totals == "float32"
-
-    @property
     def ends_in_halfs(self) -> bool:
         """Whether a thread's sums stay halfs to the end: begun with the bias, the residual added, clamped."""
-        whole = self.tile.slices == 1 and not self.float_totals
-        return self.half and whole and self.activation in ("", "relu", "saturate")
+        return self.half and self.tile.slices == 1 and self.activation in ("", "relu", "saturate")
 
     @property
     def word_elements(self) -> int:
@@ -275,8 +265,7 @@ class GemmSpec(KernelSpec):
         sums = self.tile.thread_channels * self.tile.thread_pixels
         products = self.tile.depth * sums / self.word_elements
         step = products * _SLOTS_MULTIPLY + self._load_slots
-        flushes = self.steps * self.tile.depth / self.flush if self.float_totals else 0
-        return self.steps * step + (_SLOTS_SUM + _SLOTS_FLUSH * flushes) * sums + _SLOTS_START
+        return self.steps * step + _SLOTS_SUM * sums + _SLOTS_START
 
     @property
     def _load_slots(self) -> float:

@@ -33,7 +33,6 @@ def product_spec(at: Lowering, layer: ir.Convolution, window: Window | None, tap
     """A convolution as a matrix product; its tile is not chosen yet."""
     activation, low, high = activation_of(layer, at.scale_of(layer))
     in_halfs = at.precision.storage == "float16" and not at.halfs_are_stored
-    flush = flush_of(layer.weight[0].size, 0) if in_halfs else 0
     return GemmSpec(
         source=at.tensors[layer.source].image,
         target=at.tensors.planes_of(layer.output),
@@ -45,8 +44,7 @@ def product_spec(at: Lowering, layer: ir.Convolution, window: Window | None, tap
         shift=layer.shift.channels if layer.shift else 0,
         residual=layer.residual is not None,
         tap=tap,
-        flush=flush,
-        totals="float16" if flush else "float32",
+        flush=flush_of(layer.weight[0].size) if in_halfs else 0,
         arithmetic="float32" if at.halfs_are_stored else "",
     )
 
