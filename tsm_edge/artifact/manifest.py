@@ -239,6 +239,11 @@ class Manifest:
         return self.frames > 1
 
     @property
+    def whole_clips(self) -> int:
+        """Clips of a step; 0: it takes a frame of a stream."""
+        return self.clips if self.clip else 0
+
+    @property
     def exact(self) -> bool:
         """Whether it computes in integers, and has a reference of the same integers."""
         return "exact" in self.hashes

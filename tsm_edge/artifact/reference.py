@@ -53,7 +53,7 @@ class Reference:
         self._inputs = [cache.input for cache in manifest.caches]
         self._zeros = [np.zeros(cache.shape, np.float32) for cache in manifest.caches]
         self._caches = self._zeros
-        self._clips = manifest.clips if manifest.clip else 0
+        self._clips = manifest.whole_clips
         self._outputs = [manifest.logits.name, *(cache.output for cache in manifest.caches)]
         self.outputs = [*(output.name for output in manifest.outputs), *self._outputs[1:]]
 

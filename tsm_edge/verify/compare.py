@@ -99,11 +99,6 @@ class VerifyResult:
         return good and all(check.passed for check in self.checks)
 
 
-def clips_shown(manifest: Manifest) -> int:
-    """:attr:`VerifyResult.clips` of a model."""
-    return manifest.clips if manifest.clip else 0
-
-
 @again_if_replaced
 def verify_artifact(
     path: Path | Artifact,
@@ -146,7 +141,7 @@ def verify_artifact(
         checks = _compare(session, reference, frames, seed, steps)
     ran = f"{LIBRARY} on {place}" if place else LIBRARY
     quality, manifest = quality_of(artifact, steps), artifact.manifest
-    clips = clips_shown(manifest)
+    clips = manifest.whole_clips
     return VerifyResult(
         artifact.path, frames, threads, checks, manifest.tolerance, ran, quality_db=quality, clips=clips
     )
@@ -223,7 +218,7 @@ def check_golden(session: Session, artifact: Artifact, threads: int, ran: str = 
         gather.add(found, [logits, *(wanted or found[2:])])
     session.reset()
     frames, against = len(golden.frames), f"its {GOLDEN}"
-    clips = clips_shown(manifest)
+    clips = manifest.whole_clips
     return VerifyResult(artifact.path, frames, threads, gather.checks(), manifest.tolerance, ran, against, clips=clips)
 
 

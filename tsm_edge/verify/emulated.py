@@ -27,7 +27,7 @@ from tsm_edge.cards.architecture import architecture, check_threads, this_archit
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files.atomic import scratch_folder
 from tsm_edge.files.replacement import again_if_replaced
-from tsm_edge.verify.compare import Gather, VerifyResult, clips_shown
+from tsm_edge.verify.compare import Gather, VerifyResult
 from tsm_edge.verify.quality import Step, quality_of
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def verify_emulated(
     name = Path(emulator[0]).name if emulator else "this machine"
     ran = f"{RUNNER} on {name}{' and a stand-in for its GPU' if manifest.target.device == 'cuda' else ''}"
     quality = quality_of(artifact, _steps(golden, manifest))
-    clips = clips_shown(manifest)
+    clips = manifest.whole_clips
     return VerifyResult(
         artifact.path, frames, threads, gather.checks(), manifest.tolerance, ran, quality_db=quality, clips=clips
     )

@@ -23,7 +23,7 @@ import numpy as np
 
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.elementwise_levels import LEVELS as LEVELS
-from tsm_edge.compile.ir.elementwise_levels import form_on_levels
+from tsm_edge.compile.ir.elementwise_levels import form_on_levels, level_table
 from tsm_edge.compile.ir.graph import OnlineGraph
 
 # Weights are symmetric: -128 is left out.
@@ -59,6 +59,12 @@ class Scale:
         """What levels stand for, float32."""
         values: np.ndarray = (levels.astype(np.float32) - np.float32(self.zero)) * np.float32(self.step)
         return values
+
+
+def level_of_each(layer: ir.Elementwise, source: Scale, target: Scale) -> np.ndarray:
+    """What an operator of one tensor makes of each level, uint8 [256]."""
+    values = source.values(np.arange(LEVELS + 1, dtype=np.uint8))
+    return target.levels(level_table(layer, values))
 
 
 @dataclass(frozen=True, eq=False)

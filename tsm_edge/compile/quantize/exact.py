@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.elementwise_levels import form_on_levels, level_bounds, level_table, multipliers
+from tsm_edge.compile.ir.elementwise_levels import form_on_levels, level_bounds, multipliers
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.quantisation import (
     LEVELS,
@@ -24,6 +24,7 @@ from tsm_edge.compile.ir.quantisation import (
     Quantisation,
     average_multiplier,
     has_integer_form,
+    level_of_each,
 )
 
 OPSET = 17
@@ -204,8 +205,7 @@ class _Writer:
             self.levels[output] = self._by_table(layer) if form_on_levels(layer) == "table" else self._of_two(layer)
 
     def _by_table(self, layer: ir.Elementwise) -> str:
-        source, target = self.scales[layer.source], self.scales[layer.output]
-        table = target.levels(level_table(layer, source.values(np.arange(LEVELS + 1, dtype=np.uint8))))
+        table = level_of_each(layer, self.scales[layer.source], self.scales[layer.output])
         levels = self._cast(self._as_levels(layer.source), TensorProto.INT32)
         return self._node("Gather", self._constant(table, np.uint8), levels, axis=0)
 

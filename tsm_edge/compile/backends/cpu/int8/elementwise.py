@@ -14,9 +14,9 @@ from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.elementwise_levels import form_on_levels, level_bounds, level_table, multipliers
+from tsm_edge.compile.ir.elementwise_levels import form_on_levels, level_bounds, multipliers
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
-from tsm_edge.compile.ir.quantisation import LEVELS
+from tsm_edge.compile.ir.quantisation import LEVELS, level_of_each
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ def lower_elementwise(at: ByteLowering, layer: ir.Elementwise) -> None:
     buffers = {f"operand{index}": levels.buffer for index, levels in enumerate(found)}
     if form == "table":
         spec = Int8ElementwiseSpec(at.instructions, layer.operation, images, target)
-        source = at.scale(names[0])
-        levels = made.levels(level_table(layer, source.values(np.arange(LEVELS + 1, dtype=np.uint8))))
+        levels = level_of_each(layer, at.scale(names[0]), made)
         buffers["table"] = at.add_weights(_as_stored(levels, at.instructions.offset))
     else:
         first, second = (at.scale(name).step for name in names)
