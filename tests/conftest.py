@@ -35,10 +35,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long sweeps take as long as they take; all other tests have the limit of pyproject.toml."""
+    """Long sweeps take as long as they take; what is of real time gets another try after the machine was too busy."""
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(0))
+        if item.get_closest_marker("real_time"):
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -37,6 +37,7 @@ def test_a_compilation_tells_every_long_stage(native: TargetCard, tmp_path: Path
     assert 0 < shares[0] < shares[-1] < 1
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize(
     ("target", "options", "then"),
     [

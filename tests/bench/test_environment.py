@@ -238,6 +238,7 @@ def test_garbage_is_not_believed(tmp_path: Path) -> None:
     assert (found.cores, found.temperatures, found.time_in_state, found.load_1min) == ((), (), (), None)
 
 
+@pytest.mark.real_time
 def test_this_machine_is_looked_at_fast_enough_to_be_looked_at_between_frames() -> None:
     system = LocalSystem()
     found = snapshot(system)

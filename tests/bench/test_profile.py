@@ -80,6 +80,7 @@ def test_every_kernel_of_the_manifest_is_timed(small_artifact: Artifact, threads
     assert (found.threads, found.frames, found.peak_gflops) == (threads, 12, None)
 
 
+@pytest.mark.real_time
 def test_the_kernels_are_what_a_step_is_made_of(small_artifact: Artifact) -> None:
     found = profile_artifact(small_artifact, frames=20)
     fastest = sum(kernel.fastest for kernel in found.kernels) / 1e3

@@ -83,6 +83,7 @@ def test_a_camera_that_is_too_fast_misses_deadlines(
     assert "deadlines" in {verdict.name for verdict in fast.verdicts}
 
 
+@pytest.mark.real_time
 def test_a_video_is_timed_from_decoding_to_its_label(
     run_program: RunProgram, small_artifact: Artifact, tmp_path: Path
 ) -> None:

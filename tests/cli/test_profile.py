@@ -48,6 +48,7 @@ def test_in_a_window_of_80_columns_a_kernel_is_a_line(
     assert len(lines) < 3 * len(layers) + 20
 
 
+@pytest.mark.real_time
 def test_json_and_html_of_one_run(run_program: RunProgram, small_artifact: Artifact, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     options = ("--frames", "3", "--threads", "2", "--json", "--html", str(report))

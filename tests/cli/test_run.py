@@ -185,6 +185,7 @@ def test_a_live_stream_that_is_lost_is_summed_up_and_exit_2(run: Run) -> None:
     assert "not back within 0.5 s" in result.stderr
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize(
     ("number", "code", "said", "as_json"),
     [
@@ -221,6 +222,7 @@ def test_a_signal_finishes_the_video_and_sums_up(
         assert sum(1 for _ in video) >= 2
 
 
+@pytest.mark.real_time
 def test_ctrl_c_while_waiting_for_a_stream(environment: dict[str, str], tmp_path: Path) -> None:
     def script(server: MjpegServer, send: Send) -> None:
         server.pause(30)

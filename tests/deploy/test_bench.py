@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from background import Background, served_at
-from power_fakes import FakeSensor
+from power_fakes import FakeSensor, StepClock
 
 from tsm_edge.artifact.folder import RUNNER, Artifact, load_artifact
 from tsm_edge.bench import told
@@ -282,6 +282,7 @@ def test_the_command_measures_a_board(cli: Callable[..., Cli], board: Board) -> 
     assert left(board) == []
 
 
+@pytest.mark.real_time
 def test_ctrl_c_stops_the_board_and_keeps_what_was_measured(cli: Callable[..., Cli], board: Board) -> None:
     run = cli("--ssh", "board-anew", "--duration", "60", "--fps", "200")
     runner = run.runner()
@@ -296,6 +297,7 @@ def test_ctrl_c_stops_the_board_and_keeps_what_was_measured(cli: Callable[..., C
     assert left(board) == []
 
 
+@pytest.mark.real_time
 def test_a_connection_that_is_lost_is_taken_up_again(cli: Callable[..., Cli], board: Board) -> None:
     run = cli("--ssh", "board-anew", "--duration", "3", "--fps", "200")
     runner = run.runner()
@@ -359,21 +361,21 @@ def test_a_sensor_that_is_not_there_ends_it_before_anything_is_timed(cli: Callab
 def test_a_meter_that_is_read_from_here_knows_when_frames_ran(honest: str, artifact_with_runner: Artifact) -> None:
     """The board draws 2 W; 3 W while the runner starts and ends; 5 W while frames run."""
     frames_s, tail_s = 0.6, 0.15
-    now, watts = time.monotonic, [2.0]
+    clock, watts = StepClock(), [2.0]
     sensor = FakeSensor(lambda: (watts[0],), period_s=0.005)
 
     def run() -> Said:
         for power, seconds in ((3.0, 0.3), (5.0, frames_s), (3.0, tail_s)):
             watts[0] = power
-            time.sleep(seconds)
+            clock.sleep(seconds)
         watts[0] = 2.0
-        return Said(honest, 1.05, now())
+        return Said(honest, 1.05, clock.now())
 
     result = told.read_told(honest, "pi", artifact_with_runner, QUICK, 1, 5.0)
     assert result.environment_after is not None
     after = dataclasses.replace(result.environment_after, at_s=frames_s + tail_s)
     samples = Samples((0.0, 0.3), (300.0, 1e3 * (frames_s - 0.3)))
-    measured = measure_outside(LiveMeter(sensor), 0.2, run)
+    measured = measure_outside(LiveMeter(sensor), 0.2, run, clock)
     result = measured.added_to(dataclasses.replace(result, samples=samples, environment_after=after))
     assert result.power is not None, result.unavailable
     assert result.power.gross_w == pytest.approx(5.0, rel=0.1)

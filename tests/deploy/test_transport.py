@@ -14,6 +14,7 @@ def test_what_a_program_prints() -> None:
     assert run_program([sys.executable, "-c", code], 20, "pi") == Finished(3, "o" * 200_000, "e" * 200_000)
 
 
+@pytest.mark.real_time
 def test_a_program_that_does_not_end() -> None:
     began_s = time.monotonic()
     with pytest.raises(DeployError, match="pi does not finish within 0 s; check the connection"):

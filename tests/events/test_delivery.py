@@ -231,6 +231,7 @@ def test_secrets(tmp_path: Path) -> None:
             read_secret(file)
 
 
+@pytest.mark.real_time
 def test_a_receiver_that_hangs_does_not_hold_up_who_adds() -> None:
     going = threading.Event()
 

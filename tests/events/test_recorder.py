@@ -115,6 +115,7 @@ def test_a_full_disk_loses_a_clip_and_nothing_else(tmp_path: Path, monkeypatch: 
     recorder.close()
 
 
+@pytest.mark.real_time
 def test_a_thread_that_cannot_keep_up_leaves_frames_out(tmp_path: Path) -> None:
     recorder = Recorder(Recording(tmp_path), INFO)
     frames = [snapshot(0) for _ in range(300)]
@@ -156,6 +157,7 @@ def test_memory_for_the_seconds_before_is_bounded(tmp_path: Path) -> None:
     assert 5_000 < sum(len(still.jpeg) for still in recorder._ring) <= 10_000
 
 
+@pytest.mark.real_time
 def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     going = threading.Event()
     monkeypatch.setattr(recorder_module, "_LONGEST_END_S", 0.2)

@@ -68,6 +68,7 @@ def test_logits_of_each_result_are_its_own(steps: Path) -> None:
     assert [int(np.argmax(frame.logits)) for frame in frames] == STEPS
 
 
+@pytest.mark.real_time
 def test_timings_of_every_part(steps: Path) -> None:
     frames, summary = run_all(steps, session=FakeSession(slow_s=0.01))
     for frame in frames:
@@ -159,6 +160,7 @@ def test_a_gap_in_a_live_stream_resets_the_caches() -> None:
     assert results.summary().ended == "the sender closed the stream"
 
 
+@pytest.mark.real_time
 def test_a_slow_network_on_a_live_stream_stays_up_to_date() -> None:
     session = FakeSession(slow_s=0.1)
     with serving(steady(100, interval_s=0.01)) as server, open_source(server.url) as source:

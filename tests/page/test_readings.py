@@ -45,6 +45,7 @@ def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     assert Reader(write(tmp_path, {})).read() == Readings()
 
 
+@pytest.mark.real_time
 def test_a_sensor_that_goes_away(tmp_path: Path) -> None:
     reader = Reader(write(tmp_path, {**BOARD, **jetson_nano(4.5, 0.0)}))
     for path in tmp_path.rglob("in_*"):

@@ -20,6 +20,7 @@ from tsm_edge.rpc.place import Endpoint, Place
 QUICK = ("--duration", "0.3", "--warmup", "0", "--power", "none")
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("server", ["ours", "stock"])
 def test_a_device_is_measured_and_verified(
     server: str,

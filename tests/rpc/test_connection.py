@@ -110,6 +110,7 @@ def our_server(info: str | None) -> Script:
     return greets(write_greeting("k", Greeting("x86_64", BUILD)), script)
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize(
     ("script", "message"),
     [
@@ -159,6 +160,7 @@ def test_a_server_that_misbehaves_ends_in_one_line_and_in_time(script: Script, m
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.real_time
 def test_bytes_that_drip_in_after_the_first_step_are_not_waited_for() -> None:
     tensor = RemoteTensor(1, (1 << 18,))
     answer = struct.pack("<Qi", 4 + (1 << 20), 8)

@@ -82,6 +82,7 @@ def test_tvms_own_client_works_with_it(ours: Place, small_artifact: Artifact) ->
     assert module.time_evaluator("step", remote.cpu(0), number=2)(*tensors).mean > 0
 
 
+@pytest.mark.real_time
 def test_clients_that_say_nothing_or_nonsense_hold_up_nobody(our_server: Background, ours: Place) -> None:
     silent = [raw_connection(ours, part) for part in (b"", b"\x71", hello("board")[:10])]
     nonsense = [raw_connection(ours, part) for part in (b"GET / HTTP/1.1\r\n\r\n", struct.pack("<ii", MAGIC, 1 << 30))]
@@ -192,6 +193,7 @@ def test_a_warning_when_other_machines_can_connect(start: Start) -> None:
     assert server.interrupt() == 0
 
 
+@pytest.mark.real_time
 def test_many_silent_connections_hold_up_nobody(ours: Place) -> None:
     silent = [raw_connection(ours) for _ in range(40)]
     began_s = time.monotonic()

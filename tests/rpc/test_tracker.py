@@ -45,6 +45,7 @@ def tracker(*answers: bytes, pause_s: float = 0.0) -> AbstractContextManager[End
     return scripted_server(script)
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
@@ -76,6 +77,7 @@ def test_one_line_and_in_time(answers: tuple[bytes, ...], expected: str) -> None
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.real_time
 def test_a_tracker_that_drips() -> None:
     with tracker(SUMMARY, pause_s=0.05) as endpoint:
         began_s = time.monotonic()

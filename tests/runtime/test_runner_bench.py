@@ -120,6 +120,7 @@ def test_the_machines_speed_is_measured_in_pauses(bench: Bench) -> None:
     assert all(pause.arithmetic_ms > 0 and pause.memory_ms > 0 for pause in result.yardstick)
 
 
+@pytest.mark.real_time
 def test_a_duration_and_both_kinds_of_warming_up_are_kept(bench: Bench) -> None:
     done = bench("--duration", "0.3", "--warmup", "0.2", step_us=5000)
     result = result_of(done.stdout)
@@ -131,6 +132,7 @@ def test_a_duration_and_both_kinds_of_warming_up_are_kept(bench: Bench) -> None:
     assert result.environment_before.at_s < -0.2
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize(("step_us", "missed"), [(100, False), (15000, True)])
 def test_a_camera_is_kept_up_with_or_not(bench: Bench, step_us: int, missed: bool) -> None:
     result = result_of(bench("--frames", "20", "--fps", "100", *QUICK, step_us=step_us).stdout)
@@ -288,6 +290,7 @@ def test_without_golden_frames_it_says_so(bench: Bench) -> None:
     assert "verification" in [entry.key for entry in result.unavailable]
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_writes_what_there_is_and_marks_it(slow_runner: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [slow_runner, "bench", "--duration", "60", "--json", "found.json", *QUICK]

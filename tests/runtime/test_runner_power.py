@@ -192,6 +192,7 @@ def test_a_window_that_was_not_looked_at_closely_is_refused(
         Trace(info, tuple(Sample(moment + 0.05, (5.0,)) for moment in seconds)).joules_in(Window(*window))
 
 
+@pytest.mark.real_time
 def test_power_is_that_of_the_frames(
     artifact_with_runner: Artifact, turning: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_power_is_that_of_the_frames(
     assert power.duration_s == pytest.approx(result.samples.start_s[-1] + result.samples.step_ms[-1] / 1e3, rel=1e-6)
 
 
+@pytest.mark.real_time
 def test_counters_come_round_while_frames_run(
     artifact_with_runner: Artifact, turning: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -233,6 +235,7 @@ def test_counters_come_round_while_frames_run(
     assert result.power.rails[1].gross_w == pytest.approx(0.4 * 60.0, rel=0.05)
 
 
+@pytest.mark.real_time
 def test_a_sensor_that_vanishes_costs_the_power_and_not_the_latency(
     artifact_with_runner: Artifact, tmp_path: Path
 ) -> None:

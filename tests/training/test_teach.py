@@ -191,6 +191,7 @@ def test_mistakes_name_the_next_step(small: Path, tmp_path: Path, capsys: pytest
     assert not (Path("out") / "mine").exists()
 
 
+@pytest.mark.real_time
 @pytest.mark.slow
 def test_four_motions_are_taught_in_three_minutes(tmp_path: Path) -> None:
     """12 clips each; measured on 10 more of each that teach never saw, beside those it holds out itself."""

@@ -53,6 +53,7 @@ def test_every_program_computes_the_same(network: Network, trials: Artifact) -> 
         assert np.array_equal(session.measure(frames, 0, 3).logits, wanted)
 
 
+@pytest.mark.real_time
 def test_a_race_of_a_program_with_itself_is_a_draw(network: Network, trials: Artifact) -> None:
     frames = np.random.default_rng(0).standard_normal((2, *network.manifest.frame.shape[1:]), np.float32)
     with OnlineSession(trials) as session:

@@ -66,6 +66,7 @@ def test_a_video_through_a_pipe_is_read_to_its_end(pipe: Path, tmp_path: Path) -
     assert source.complete
 
 
+@pytest.mark.real_time
 def test_a_pipe_into_which_nobody_writes_is_given_up(pipe: Path) -> None:
     began = time.monotonic()
     assert "nothing came through this pipe for 0.3 s; start the program that writes" in refusal(pipe)
@@ -91,6 +92,7 @@ def test_what_is_no_video_in_a_pipe_is_refused(pipe: Path) -> None:
     thread.join(5)
 
 
+@pytest.mark.real_time
 def test_a_pipe_that_drips_is_given_up(pipe: Path) -> None:
     def write(descriptor: int) -> None:
         for _ in range(500):
@@ -104,6 +106,7 @@ def test_a_pipe_that_drips_is_given_up(pipe: Path) -> None:
     thread.join(5)
 
 
+@pytest.mark.real_time
 def test_ctrl_c_ends_the_waiting_for_a_pipe_at_once(pipe: Path, tmp_path: Path) -> None:
     data = encode(tmp_path / "clip.ts", [plain(10)] * 20, "mpeg2video").read_bytes()
     done = threading.Event()

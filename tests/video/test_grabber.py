@@ -93,6 +93,7 @@ def test_a_pause_longer_than_the_gap_is_marked_even_if_its_frame_is_dropped() ->
         assert {following.discontinuity for following in source} <= {""}
 
 
+@pytest.mark.real_time
 def test_a_stream_that_stalls_is_given_up_in_bounded_time() -> None:
     def script(server: MjpegServer, send: Send) -> None:
         for index in range(20):
@@ -122,6 +123,7 @@ def test_a_stream_that_hangs_up_is_reconnected_as_a_new_stream() -> None:
     assert breaks[:3] == [("start", 0), ("new stream", 100), ("new stream", 200)]
 
 
+@pytest.mark.real_time
 def test_reconnecting_is_given_up_in_bounded_time() -> None:
     options = SourceOptions(reconnect_s=0.5, open_timeout_s=0.5, read_timeout_s=0.5)
     with serving(steady(20, interval_s=0.01)) as server:
@@ -143,6 +145,7 @@ def test_a_refused_connection_is_named_at_once() -> None:
             open_source(url, QUICK)
 
 
+@pytest.mark.real_time
 def test_a_server_that_never_answers_is_given_up_in_bounded_time() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -140,6 +140,7 @@ def opens_but_gives_nothing(bus: Bus) -> None:
     bus.silent = True
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("lose", [never_back, opens_but_gives_nothing])
 def test_a_camera_that_does_not_come_back_is_given_up_in_time(bus: Bus, lose: Callable[[Bus], None]) -> None:
     with open_source(0, SourceOptions(reconnect_s=0.6)) as source:

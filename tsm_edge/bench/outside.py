@@ -6,7 +6,6 @@ the runner: it tells how long before they did.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,7 @@ from tsm_edge.bench.run import figures
 from tsm_edge.errors import PowerError, TsmEdgeError
 from tsm_edge.power.measure import EnergyReport, energy_report
 from tsm_edge.power.registry import AUTO, NONE, LiveMeter, Meter, open_meter, open_sensor
-from tsm_edge.power.sampler import Sampler
+from tsm_edge.power.sampler import SYSTEM_CLOCK, Clock, Sampler
 from tsm_edge.power.system import System
 from tsm_edge.power.trace import Trace, Window, shortest_window_s
 
@@ -109,7 +108,7 @@ class Outside:
         return tuple(Watts(at_s - zero_s, self.trace.info.total(values)) for at_s, values in self.trace.watts())
 
 
-def measure_outside(meter: Meter, idle_s: float, run: Callable[[], Said]) -> Outside:
+def measure_outside(meter: Meter, idle_s: float, run: Callable[[], Said], clock: Clock = SYSTEM_CLOCK) -> Outside:
     """Run something while a meter is read from here, and idle before and after.
 
     Raises
@@ -119,12 +118,12 @@ def measure_outside(meter: Meter, idle_s: float, run: Callable[[], Said]) -> Out
     """
     if not isinstance(meter, LiveMeter):
         return _by_log(meter, idle_s, run)
-    began_s = time.monotonic()
+    began_s = clock.now()
     meter.sensor.read()
     # Over a connection a reading may take longer than the sensor's own period.
-    slowly = 1 + (time.monotonic() - began_s) / meter.info.period_s
+    slowly = 1 + (clock.now() - began_s) / meter.info.period_s
     idle_s = max(idle_s, slowly * shortest_window_s(meter.info))
-    with Sampler(meter.sensor) as sampler:
+    with Sampler(meter.sensor, clock) as sampler:
         before = sampler.idle(idle_s)
         said = run()
         after = sampler.idle(idle_s) if said.stopped is None else None

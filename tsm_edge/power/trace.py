@@ -211,7 +211,7 @@ class Trace:
         gap = max(after - before for before, after in pairwise(times))
         if gap > max(_LONGEST_GAP * window.seconds, _GAP_PERIODS * period):
             raise PowerError(
-                f"power sensor {sensor} gave no sample for {gap:.1f} s within {name}",
+                f"power sensor {sensor} gave no sample for {gap:.3g} s within {name}",
                 "measure again, with less beside it",
             )
         return gap

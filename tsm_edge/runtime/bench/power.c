@@ -188,7 +188,7 @@ int tsm_energy_between(const tsm_trace *trace, double start, double stop, const 
                            tsm_shortest_window(sensor));
   const double gap = longest_gap(trace, window), periods = GAP_PERIODS * sensor->period_s;
   if (gap > (LONGEST_GAP * seconds > periods ? LONGEST_GAP * seconds : periods))
-    return tsm_set_problem(problem, "power sensor %s gave no sample for %.1f s within %.1f s of %s", sensor->name, gap,
+    return tsm_set_problem(problem, "power sensor %s gave no sample for %.3g s within %.1f s of %s", sensor->name, gap,
                            seconds, what);
   for (int i = 0; i < sensor->n_rails; ++i) into->rail_watts[i] = mean_watts(trace, window, i);
   into->watts = tsm_sensor_total(sensor, into->rail_watts);
