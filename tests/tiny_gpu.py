@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,9 +124,16 @@ def program(network: Tiny, *, on_device: bool = True) -> Program:
 
 
 def write_artifact(
-    folder: Path, network: Tiny, card: TargetCard, *, ptx: str = PTX, cubin: bytes = CUBIN, on_device: bool = True
+    folder: Path,
+    network: Tiny,
+    card: TargetCard,
+    *,
+    ptx: str = PTX,
+    cubin: bytes = CUBIN,
+    on_device: bool = True,
+    others: Sequence[Tiny] = (),
 ) -> Path:
-    """Build the artifact, without a runner; returns its folder."""
+    """Build the artifact, without a runner; returns its folder. ``others`` are further programs of the library."""
     graph = OnlineGraph(
         (),
         {},
@@ -164,7 +172,8 @@ def write_artifact(
         compile_seconds=0.0,
     )
     code = DeviceCode("sm_53", "", ptx, cubin, {}, "by hand")
-    sources = write_device_sources(work, graph, made, plan, code, manifest)
+    programs = [made, *(program(other, on_device=on_device) for other in others)]
+    sources = write_device_sources(work, graph, programs, [plan] * len(programs), code, manifest)
     link_library(folder / LIBRARY, card, sources, [], _tvm_includes())
     shutil.rmtree(work)
     shutil.copyfile(HEADER, folder / HEADER_FILE)
@@ -190,9 +199,13 @@ def frames(count: int) -> np.ndarray:
 
 
 def write_models(folder: Path) -> None:
-    """Two models (``other`` makes its frames of bytes on the CPU), and drivers with and without graphs (``old``)."""
+    """Models, and drivers with and without graphs (``old``).
+
+    ``other`` makes its frames of bytes on the CPU, ``programs`` has that one's weights as its second program.
+    """
     card = target()
     write_artifact(folder / "model", tiny(), card)
+    write_artifact(folder / "programs", tiny(), card, others=[tiny(5)])
     other = PTX.replace("// Generated", "// Another, generated")
     write_artifact(folder / "other", tiny(5), card, ptx=other, cubin=b"", on_device=False)
     for name, graphs in (("new", True), ("old", False)):

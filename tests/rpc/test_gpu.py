@@ -33,6 +33,23 @@ def test_steps_resets_and_explicit_caches(start: Start, tiny_gpu_models: Path) -
         np.testing.assert_array_equal(kept, explicit)
 
 
+def test_a_program_is_chosen_on_the_device_and_its_kernels_are_timed(start: Start, tiny_gpu_models: Path) -> None:
+    server = start(
+        *("tsm_edge.cli", "serve", "--port", "0", "--key", "trials"), LD_LIBRARY_PATH=str(tiny_gpu_models / "new")
+    )
+    frames = tiny_gpu.frames(3)[:, 0]
+    with RemoteSession(tiny_gpu_models / "programs", Place(served_at(server), "trials")) as session:
+        for program, seed in ((0, 0), (1, 5), (0, 0)):
+            assert session.select(program) == 2
+            timings = session.measure(frames, 0, 3, kernels=True)
+            np.testing.assert_allclose(timings.logits, tiny_gpu.expected(3, seed=seed)[-1], rtol=1e-5, atol=1e-4)
+            assert timings.kernels_ns is not None
+            assert timings.kernels_ns.shape == (3, 2)
+            assert timings.kernels_ns.min() > 0
+        with pytest.raises(RpcError, match="program is 2, the library has 2"):
+            session.select(2)
+
+
 def test_a_device_without_a_driver_says_so(start: Start, tiny_gpu_models: Path) -> None:
     server = start(
         "tsm_edge.cli",

@@ -153,7 +153,7 @@ class _CudaCode:
     ) -> tuple[Path, Path]:
         from tsm_edge.compile.package.device_tables import write_device_sources
 
-        return write_device_sources(folder, graph, program, plan, self.device, manifest)
+        return write_device_sources(folder, graph, [program], [plan], self.device, manifest)
 
     def keep(self, folder: Path) -> None:
         (folder / "kernels.cu").write_text(self.device.source, "utf-8")

@@ -289,7 +289,7 @@ int __tvm_ffi_yardstick(void *self, const TVMFFIAny *args, int32_t n_args, TVMFF
   return 0;
 }
 
-/* Closes the stream: the memory of one program at a time is enough for a small board. */
+/* The new stream is opened before the old one is closed: with a GPU's last stream go its kernels and weights. */
 int __tvm_ffi_select(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAny *result) {
   (void)self;
   int32_t calls = -1;
@@ -297,10 +297,11 @@ int __tvm_ffi_select(void *self, const TVMFFIAny *args, int32_t n_args, TVMFFIAn
   if (n_args != 1 || args[0].type_index != kTVMFFIInt || args[0].v_int64 < 0 || args[0].v_int64 > INT32_MAX) {
     raise_error("TypeError", "select: expected the number of a program");
   } else {
-    tsm_close(shared_stream);
+    tsm_stream *before = shared_stream;
     shared_stream = NULL;
     shared_program = (int32_t)args[0].v_int64;
     if (open_shared_stream()) calls = tsm_calls(shared_stream);
+    tsm_close(before);
   }
   pthread_mutex_unlock(&one_at_a_time);
   result->type_index = kTVMFFIInt;

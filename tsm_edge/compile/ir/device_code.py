@@ -46,6 +46,8 @@ class DeviceCode:
         By kernel symbol, of the cubin.
     compiler : str
         Versions of NVRTC and ptxas.
+    other_ptx : str
+        Of several programs: of the kernels that the first does not have; empty: there are none.
     """
 
     arch: str
@@ -54,3 +56,4 @@ class DeviceCode:
     cubin: bytes
     resources: Mapping[str, KernelResources]
     compiler: str
+    other_ptx: str = ""

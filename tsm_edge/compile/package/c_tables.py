@@ -41,14 +41,19 @@ def write_sources(
 
     Several programs are of one network, with the same shift caches; weights that they share are there once.
     """
-    of_programs = [(*program.weights, *(program.newer.weights if program.newer else ())) for program in programs]
-    arrays, numbers = _unique(of_programs) if len(programs) > 1 else (of_programs[0], [range(len(of_programs[0]))])
+    arrays, numbers = shared_weights(programs)
     offsets, _ = write_weights(folder / WEIGHTS_FILE, arrays)
     constants = write_constants(folder, manifest)
     source = folder / "model.c"
     weight_offsets = [[offsets[number] for number in of_program] for of_program in numbers]
     source.write_text(_model_source(graph, programs, plans, weight_offsets, manifest), "utf-8")
     return source, constants
+
+
+def shared_weights(programs: Sequence[Program]) -> tuple[Sequence[np.ndarray], Sequence[Sequence[int]]]:
+    """The weights of all programs, each once, and the numbers of every program's own."""
+    of_programs = [(*program.weights, *(program.newer.weights if program.newer else ())) for program in programs]
+    return _unique(of_programs) if len(programs) > 1 else (of_programs[0], [range(len(of_programs[0]))])
 
 
 def _unique(groups: Sequence[Sequence[np.ndarray]]) -> tuple[list[np.ndarray], list[list[int]]]:

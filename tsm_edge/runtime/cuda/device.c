@@ -62,12 +62,12 @@ static int32_t refuse(CUresult result, char *log) {
   return tsm_fail(TSM_ERROR_DEVICE, "%s: %.120s; %s", text, log, hint + 2);
 }
 
-static int32_t load_ptx(CUmodule *module) {
+static int32_t load_ptx(CUmodule *module, const char *ptx, int32_t kernels) {
   char log[1024] = "";
   int keys[] = {ERROR_LOG, ERROR_LOG_BYTES};
   void *values[] = {log, (void *)(uintptr_t)(sizeof log - 1)};
-  tsm_jit *announced = tsm_jit_begin(tsm_the_device_program.n_kernels);
-  CUresult result = tsm_cu.module_load(module, tsm_the_device_program.ptx, 2, keys, values);
+  tsm_jit *announced = tsm_jit_begin(kernels);
+  CUresult result = tsm_cu.module_load(module, ptx, 2, keys, values);
   tsm_jit_end(announced, result == CUDA_SUCCESS);
   return result == CUDA_SUCCESS ? TSM_OK : refuse(result, log);
 }
@@ -83,18 +83,21 @@ static int32_t load_module(CUmodule *module) {
     tsm_cuda_check(result, "cuModuleLoadDataEx", "TSM_EDGE_CUBIN");
     fprintf(stderr, "tsm-edge: %.*s: taking the PTX instead\n", (int)strcspn(tsm_last_error(), ";"), tsm_last_error());
   }
-  return load_ptx(module);
+  return load_ptx(module, program->ptx, program->n_own_kernels);
 }
 
 static int32_t load_kernels(tsm_device *device) {
   const tsm_device_program *program = &tsm_the_device_program;
+  const int32_t own = program->n_own_kernels;
   int32_t code = load_module(&device->module);
+  if (code == TSM_OK && program->other_ptx)
+    code = load_ptx(&device->others, program->other_ptx, program->n_kernels - own);
   if (code != TSM_OK) return code;
   device->functions = calloc((size_t)program->n_kernels, sizeof *device->functions);
   if (!device->functions) return tsm_fail(TSM_ERROR_MEMORY, "tsm_open: out of memory; end other programs");
   for (int32_t i = 0; i < program->n_kernels; ++i)
-    TSM_TRY(tsm_cu.module_function(&device->functions[i], device->module, program->kernels[i]), "cuModuleGetFunction",
-            program->kernels[i]);
+    TSM_TRY(tsm_cu.module_function(&device->functions[i], i < own ? device->module : device->others, program->kernels[i]),
+            "cuModuleGetFunction", program->kernels[i]);
   return TSM_OK;
 }
 
@@ -136,6 +139,7 @@ static int32_t make(tsm_device *device) {
 static void unmake(tsm_device *device) {
   if (device->context && tsm_device_enter(device) == TSM_OK) {
     if (device->weights) tsm_cu.release(device->weights);
+    if (device->others) tsm_cu.module_unload(device->others);
     if (device->module) tsm_cu.module_unload(device->module);
     tsm_device_leave();
     tsm_cu.context_release(device->device);

@@ -7,7 +7,7 @@
 typedef struct {
   CUdevice device;
   CUcontext context;
-  CUmodule module;
+  CUmodule module, others; /* others: null, or the kernels that only other programs than the first have */
   CUfunction *functions; /* in the order of the program's names */
   CUdeviceptr weights;
 } tsm_device;

@@ -24,6 +24,8 @@ enum area { FRAME, FRAME_BYTES, WORKSPACE, CACHES, EXPLICIT_CACHES, N_AREAS };
 
 struct tsm_stream {
   tsm_caller caller;
+  const tsm_model *model;            /* one of the library's programs */
+  const tsm_device_program *program; /* its launches */
   pid_t opener;
   tsm_device *device; /* null: it could not be opened */
   CUstream stream;
@@ -50,10 +52,7 @@ int32_t tsm_abi_version(void) { return TSM_ABI_VERSION; }
 
 const char *tsm_manifest(void) { return tsm_the_model.manifest; }
 
-int32_t tsm_calls(const tsm_stream *stream) {
-  (void)stream; /* no library for a GPU has several programs */
-  return tsm_the_model.n_calls;
-}
+int32_t tsm_calls(const tsm_stream *stream) { return stream->model->n_calls; }
 
 static size_t aligned(size_t bytes) { return (bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1); }
 static size_t pixels(void) { return (size_t)(tsm_the_model.frame_shape[2] * tsm_the_model.frame_shape[3]); }
@@ -61,11 +60,11 @@ static size_t frame_bytes(void) { return sizeof(float) * 3 * pixels(); }
 static size_t logits_bytes(void) { return sizeof(float) * (size_t)tsm_the_model.classes; }
 static size_t cache_set_bytes(void) { return aligned(tsm_the_model.cache_bytes); }
 
-static size_t area_bytes(enum area which) {
+static size_t area_bytes(const tsm_stream *stream, enum area which) {
   switch (which) {
     case FRAME: return frame_bytes();
     case FRAME_BYTES: return 3 * pixels();
-    case WORKSPACE: return tsm_the_model.workspace_bytes;
+    case WORKSPACE: return stream->model->workspace_bytes;
     default: return 2 * cache_set_bytes();
   }
 }
@@ -75,7 +74,7 @@ static size_t area_bytes(enum area which) {
 static int32_t make_area(tsm_stream *stream, enum area which) {
   static const char *const names[] = {"the frame", "the frame's bytes", "the workspace", "the shift caches",
                                       "the caller's caches"};
-  const size_t bytes = area_bytes(which);
+  const size_t bytes = area_bytes(stream, which);
   if (stream->areas[which] || !bytes) return TSM_OK;
   char what[80];
   snprintf(what, sizeof what, "%s, %.1f MB", names[which], (double)bytes / 1e6);
@@ -107,7 +106,7 @@ static int32_t launch(tsm_stream *stream, const tsm_launch *what, const run *how
     values[i] = address(stream, what->buffers[i], how);
     pointers[i] = &values[i];
   }
-  const char *name = tsm_the_device_program.kernels[what->kernel];
+  const char *name = stream->program->kernels[what->kernel];
   TSM_TRY(tsm_cu.launch(stream->device->functions[what->kernel], what->blocks[0], what->blocks[1], what->blocks[2],
                         what->threads, 1, 1, 0, stream->stream, pointers, NULL),
           "cuLaunchKernel", name);
@@ -116,7 +115,7 @@ static int32_t launch(tsm_stream *stream, const tsm_launch *what, const run *how
 }
 
 static int32_t launch_all(tsm_stream *stream, const run *how) {
-  const tsm_device_program *program = &tsm_the_device_program;
+  const tsm_device_program *program = stream->program;
   int32_t code = TSM_OK;
   for (int32_t i = 0; how->from_bytes && i < program->n_byte_launches && code == TSM_OK; ++i)
     code = launch(stream, &program->byte_launches[i], how);
@@ -185,7 +184,7 @@ static void empty_stream(tsm_stream *stream) {
   if (stream->stream) tsm_cu.synchronize(stream->stream);
   for (int i = 0; i < 4; ++i)
     if (stream->graphs[i / 2][i % 2]) tsm_cu.graph_exec_destroy(stream->graphs[i / 2][i % 2]);
-  for (int32_t i = 0; stream->events && i <= tsm_the_device_program.n_launches; ++i)
+  for (int32_t i = 0; stream->events && i <= stream->program->n_launches; ++i)
     if (stream->events[i]) tsm_cu.event_destroy(stream->events[i]);
   for (int i = 0; i < N_AREAS; ++i)
     if (stream->areas[i]) tsm_cu.release(stream->areas[i]);
@@ -194,13 +193,14 @@ static void empty_stream(tsm_stream *stream) {
   if (stream->stream) tsm_cu.stream_destroy(stream->stream);
 }
 
-tsm_stream *tsm_open_program(int32_t threads, int32_t program) {
-  if (!program) return tsm_open(threads);
-  tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open_program: program is %d, the library has 1", (int)program);
-  return NULL;
-}
+tsm_stream *tsm_open(int32_t threads) { return tsm_open_program(threads, 0); }
 
-tsm_stream *tsm_open(int32_t threads) {
+tsm_stream *tsm_open_program(int32_t threads, int32_t program) {
+  if (program < 0 || program >= tsm_n_programs) {
+    tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open_program: program is %d, the library has %d", (int)program,
+             (int)tsm_n_programs);
+    return NULL;
+  }
   if (threads < 1 || threads > TSM_MOST_THREADS) {
     tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open: threads is %d, expected 1 to %d", (int)threads, TSM_MOST_THREADS);
     return NULL;
@@ -210,6 +210,8 @@ tsm_stream *tsm_open(int32_t threads) {
     tsm_fail(TSM_ERROR_MEMORY, "tsm_open: out of memory; end other programs");
     return NULL;
   }
+  stream->model = tsm_programs[program];
+  stream->program = tsm_device_programs[program];
   stream->opener = getpid();
   int32_t code = tsm_device_open(&stream->device);
   if (code != TSM_OK) {
@@ -276,11 +278,10 @@ int32_t tsm_reset(tsm_stream *stream) {
 
 /* Upload what is in the pinned memory, run, bring the logits back, wait. */
 static int32_t run_frame(tsm_stream *stream, float *logits, const run *how) {
-  const tsm_model *model = &tsm_the_model;
   unsigned char *pinned_logits = stream->pinned + aligned(frame_bytes());
   enum area frame = how->from_bytes ? FRAME_BYTES : FRAME;
-  TSM_TRY(tsm_cu.upload(stream->areas[frame], stream->pinned, area_bytes(frame), stream->stream), "cuMemcpyHtoDAsync",
-          "the frame");
+  TSM_TRY(tsm_cu.upload(stream->areas[frame], stream->pinned, area_bytes(stream, frame), stream->stream),
+          "cuMemcpyHtoDAsync", "the frame");
   CUgraphExec graph = how->caches == CACHES && !how->timed ? stream->graphs[how->from_bytes][how->parity] : NULL;
   if (graph && stream->use_graphs) {
     TSM_TRY(tsm_cu.graph_launch(graph, stream->stream), "cuGraphLaunch", NULL);
@@ -288,7 +289,7 @@ static int32_t run_frame(tsm_stream *stream, float *logits, const run *how) {
     int32_t code = launch_all(stream, how);
     if (code != TSM_OK) return code;
   }
-  TSM_TRY(tsm_cu.download(pinned_logits, stream->areas[WORKSPACE] + model->logits_offset, logits_bytes(),
+  TSM_TRY(tsm_cu.download(pinned_logits, stream->areas[WORKSPACE] + stream->model->logits_offset, logits_bytes(),
                           stream->stream),
           "cuMemcpyDtoHAsync", "the logits");
   int32_t code = tsm_wait(&stream->waiting, stream->stream);
@@ -328,7 +329,7 @@ int32_t tsm_step(tsm_stream *stream, const float *frame, float *logits) {
 int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
   int32_t code = stream ? check_arguments("tsm_step_u8", frame, logits) : TSM_OK;
   if (code != TSM_OK || (code = enter(stream, "tsm_step_u8")) != TSM_OK) return code;
-  const int on_device = tsm_the_device_program.n_byte_launches > 0;
+  const int on_device = stream->program->n_byte_launches > 0;
   if (on_device && !stream->areas[FRAME_BYTES]) {
     code = make_area(stream, FRAME_BYTES);
     if (code == TSM_OK) record_both(stream, 1);
@@ -346,7 +347,7 @@ int32_t tsm_step_u8(tsm_stream *stream, const uint8_t *frame, float *logits) {
 /* Profiling ---------------------------------------------------------------------------------------------------------- */
 
 static int32_t make_events(tsm_stream *stream) {
-  const size_t n = (size_t)tsm_the_device_program.n_launches + 1;
+  const size_t n = (size_t)stream->program->n_launches + 1;
   if (!stream->events && !(stream->events = calloc(n, sizeof *stream->events)))
     return tsm_fail(TSM_ERROR_MEMORY, "tsm_step_profiled: out of memory; end other programs");
   for (size_t i = 0; i < n; ++i)
@@ -355,7 +356,7 @@ static int32_t make_events(tsm_stream *stream) {
 }
 
 static int32_t read_events(tsm_stream *stream, uint64_t *nanoseconds) {
-  for (int32_t i = 0; i < tsm_the_device_program.n_launches; ++i) {
+  for (int32_t i = 0; i < stream->program->n_launches; ++i) {
     float milliseconds = 0;
     TSM_TRY(tsm_cu.event_elapsed(&milliseconds, stream->events[i], stream->events[i + 1]), "cuEventElapsedTime", NULL);
     nanoseconds[i] = (uint64_t)((double)milliseconds * 1e6);
