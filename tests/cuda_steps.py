@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,12 @@ def compiled(networks: Mapping[str, Lowered], gpu: GpuSpec) -> str:
         for call in (*network.program.byte_calls, *network.program.calls)
     }
     return compile_ptx(cuda_source({name: spec.write(name) for name, spec in functions.items()}, gpu), gpu)
+
+
+def addresses_can_be_fixed() -> bool:
+    """Whether a process may ask for addresses that are not random: in some containers it may not."""
+    code = "import ctypes; c = ctypes.CDLL(None); raise SystemExit(c.personality(c.personality(~0) | 0x40000) == -1)"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @dataclass(frozen=True, eq=False)

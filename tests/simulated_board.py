@@ -19,10 +19,13 @@ from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import load_target
 from tsm_edge.cards.precision import FP32
 from tsm_edge.cards.threads import Threads
-from tsm_edge.compile.backends.cpu.space import freedoms
+from tsm_edge.compile.backends.cpu import space as cpu
+from tsm_edge.compile.backends.cuda import space as cuda
 from tsm_edge.compile.frontend.onnx_reader import load_onnx
+from tsm_edge.compile.ir.kernel import Items
 from tsm_edge.compile.ir.program import KernelCall, Program
 from tsm_edge.compile.passes.fuse import fuse
+from tsm_edge.compile.trial_library import TrialLibrary
 from tsm_edge.compile.trials import Network
 from tsm_edge.errors import RpcError
 from tsm_edge.session.timings import Timings
@@ -42,7 +45,10 @@ def small_network(folder: Path, target: str = "x86-64-v4") -> Network:
     onnx.save(builder.model(builder.head(builder.relu(builder.conv(x, 64)), 5)), str(path))
     graph = load_onnx(path, {})
     layers, card = tuple(fuse(graph)), load_target(target)
-    program, free, packed = freedoms(graph, layers, card, FP32)
+    if card.gpu is None:
+        program, free, packed = cpu.freedoms(graph, layers, card, FP32)
+    else:
+        (program, free), packed = cuda.freedoms(graph, layers, card, FP32), {}
     manifest = SimpleNamespace(
         target=card,
         frame=SimpleNamespace(shape=(1, 3, 28, 28)),
@@ -58,7 +64,8 @@ Microseconds = Callable[[KernelCall], float]
 
 def by_description(call: KernelCall) -> float:
     """Between 80 and 120, by what the rule chose: some choices are better than the rules'."""
-    return 80.0 + zlib.crc32(f"{call.layer} {call.spec.describe()} {call.items.count}".encode()) % 41
+    parted = call.items.count if isinstance(call.spec.parallel, Items) else call.grid
+    return 80.0 + zlib.crc32(f"{call.layer} {call.spec.describe()} {parted}".encode()) % 41
 
 
 @dataclass
@@ -68,12 +75,15 @@ class SimulatedBuilder:
     network: Network
     built: list[list[Program]] = field(default_factory=list)
     on_build: Callable[[int], None] = lambda programs: None
+    fits: Callable[[Program], bool] = lambda program: True
 
-    def build(self, programs: Sequence[Program]) -> Artifact:
+    def build(self, programs: Sequence[Program]) -> TrialLibrary:
         """Program 0 is the rules' own."""
         self.on_build(len(programs))
-        self.built.append([self.network.program, *programs])
-        return cast(Artifact, SimpleNamespace(programs=self.built[-1]))
+        fitting = [program for program in programs if self.fits(program)]
+        numbers = (fitting.index(program) + 1 if program in fitting else None for program in programs)
+        self.built.append([self.network.program, *fitting])
+        return TrialLibrary(cast(Artifact, SimpleNamespace(programs=self.built[-1])), tuple(numbers))
 
 
 @dataclass

@@ -68,7 +68,6 @@ ALLOWED = {
     "tune": {
         "bench",
         "compile",
-        "compile.backends.cpu",
         "compile.ir",
         "session",
         "rpc",

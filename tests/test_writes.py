@@ -19,7 +19,7 @@ _PRIVATE = {
     "compile/quantised.py": {"write_quantised"},
     "compile/package/output.py": {"writing_intermediates"},
     "compile/machine_code.py": {"generate", "keep"},
-    "compile/trials.py": {"build", "_compile"},
+    "compile/trial_library.py": {"build", "and_others"},
     "compile/package/c_tables.py": {"write_sources", "write_constants", "write_weights"},
     "compile/package/device_tables.py": {"write_device_sources"},
     "compile/backends/cuda/nvrtc.py": {"_start", "_compile_here"},

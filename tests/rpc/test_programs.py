@@ -7,7 +7,8 @@ import pytest
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.compile.ir.choices import Choices
-from tsm_edge.compile.trials import TrialBuilder, network_of
+from tsm_edge.compile.trial_library import TrialBuilder
+from tsm_edge.compile.trials import network_of
 from tsm_edge.errors import RpcError
 from tsm_edge.rpc.place import Place
 from tsm_edge.rpc.session import RemoteSession
@@ -24,7 +25,7 @@ def test_a_program_is_chosen_on_the_device(
         for program in (network.with_choices(Choices(choices)) for choices in free.others)
         if len(program.calls) != len(network.program.calls)
     )
-    trials = TrialBuilder(network, tmp_path_factory.mktemp("trials")).build([other])
+    trials = TrialBuilder(network, tmp_path_factory.mktemp("trials")).build([other]).artifact
     frames = np.random.default_rng(0).standard_normal((2, *small_artifact.manifest.frame.shape[1:]), np.float32)
     place: Place = request.getfixturevalue(kind)
     with RemoteSession(trials, place, threads=None) as session:

@@ -110,7 +110,7 @@ def test_libraries_are_small_where_candidates_take_long(seconds_each: float, lef
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[Candidate]:
     network: Network = small_network(tmp_path_factory.mktemp("network"))
-    return list(candidates(network, network.freedoms, {}, {free.chosen.layers: 7.0 for free in network.freedoms}))
+    return list(candidates(network, network.freedoms, {}, {free.layers: 7.0 for free in network.freedoms}))
 
 
 def test_moves_are_told_apart_within_a_kernel_and_shared_between_kernels(found: list[Candidate]) -> None:

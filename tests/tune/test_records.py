@@ -92,7 +92,7 @@ def test_records_of_another_card_precision_or_version_are_not_used(
     assert recorded_choices(graph, layers, target, half, records).covered == 0
     unaccepted = [dataclasses.replace(record, accepted=False) for record in records]
     assert recorded_choices(graph, layers, target, FP32, unaccepted).choices == Choices()
-    monkeypatch.setattr(module, "RULES_VERSION", 99)
+    monkeypatch.setattr(module, "rules_version", lambda device: 99)
     found = recorded_choices(graph, layers, target, FP32, records)
     assert found.covered == 0
     assert found.stale == len({record.key for record in records})

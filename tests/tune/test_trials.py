@@ -17,7 +17,8 @@ from tsm_edge.compile.backends.cpu.int8.convolution_spec import Int8Tile
 from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.compile.quantised import noise
-from tsm_edge.compile.trials import Network, TrialBuilder, network_of
+from tsm_edge.compile.trial_library import TrialBuilder
+from tsm_edge.compile.trials import Network, network_of
 from tsm_edge.errors import ArtifactError, CompileError, TuneError
 from tsm_edge.session.local import OnlineSession
 from tsm_edge.tune.candidates import candidates, program_of
@@ -33,7 +34,7 @@ def network(small_artifact: Artifact) -> Network:
 def trials(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The rules' program, and one a kernel with the likeliest other choice."""
     programs = [network.with_choices(Choices(free.others[0])) for free in network.freedoms if free.others]
-    return TrialBuilder(network, tmp_path_factory.mktemp("trials")).build(programs)
+    return TrialBuilder(network, tmp_path_factory.mktemp("trials")).build(programs).artifact
 
 
 def test_every_program_computes_the_same(network: Network, trials: Artifact) -> None:
@@ -72,10 +73,9 @@ def test_an_ordinary_library_has_one_program(small_artifact: Artifact) -> None:
         session.reset()
 
 
-def test_what_cannot_be_tuned_is_refused(small_artifact: Artifact) -> None:
-    manifest = dataclasses.replace(small_artifact.manifest, target=load_target("jetson-nano"))
-    with pytest.raises(TuneError, match="compiled for a GPU; models for CPUs can be tuned"):
-        network_of(Artifact(small_artifact.path, manifest))
+def test_what_cannot_be_tuned_is_refused(clip_artifact: Artifact) -> None:
+    with pytest.raises(TuneError, match="takes clips; models of streams can be tuned"):
+        network_of(clip_artifact)
 
 
 def int8_artifact(folder: Path, target: TargetCard) -> Artifact:
@@ -125,7 +125,7 @@ def test_of_integers_every_program_computes_the_same_bits(native: TargetCard, tm
     frames = np.random.default_rng(0).standard_normal((3, *network.manifest.frame.shape[1:]), np.float32)
     with OnlineSession(artifact) as session:
         wanted = session.measure(frames, 0, 3).logits
-    with OnlineSession(TrialBuilder(network, tmp_path / "trials").build(programs)) as session:
+    with OnlineSession(TrialBuilder(network, tmp_path / "trials").build(programs).artifact) as session:
         for program in range(len(programs) + 1):
             session.select(program)
             np.testing.assert_array_equal(session.measure(frames, 0, 3).logits, wanted)
@@ -133,6 +133,6 @@ def test_of_integers_every_program_computes_the_same_bits(native: TargetCard, tm
 
 def test_a_tile_that_no_rule_would_make_is_refused(of_integers: Network) -> None:
     network = of_integers
-    layer = next(free.chosen.layers for free in network.freedoms if free.chosen.rule == "int8_convolution")
+    layer = next(free.layers for free in network.freedoms if free.rule == "int8_convolution")
     with pytest.raises(CompileError, match="cannot have register tiles of 99×1 vectors"):
         network.with_choices(Choices((Choice("int8_convolution", layer, Int8Tile(99, 1, 1, True)),)))

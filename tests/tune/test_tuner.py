@@ -306,7 +306,7 @@ def test_a_throttled_board_rests_and_not_for_ever(looks: int, rests: int) -> Non
 
 
 def test_only_the_kernels_that_are_named(network: Network, tmp_path: Path) -> None:
-    named = network.freedoms[0].chosen.layers[0]
+    named = network.freedoms[0].layers[0]
     tune(network, tmp_path / "r.jsonl", pattern=named)
     assert {record.about["layer"] for record in read_records(tmp_path / "r.jsonl").records} == {named}
     with pytest.raises(TuneError, match="no kernel is named 'nothing'"):

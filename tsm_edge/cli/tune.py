@@ -86,7 +86,8 @@ def command(
     """
     require("compile", "tsm-edge tune")
     from tsm_edge.cli.places import places_of
-    from tsm_edge.compile.trials import TrialBuilder, network_of
+    from tsm_edge.compile.trial_library import TrialBuilder
+    from tsm_edge.compile.trials import network_of
     from tsm_edge.files.atomic import scratch_folder
     from tsm_edge.rpc.key import chosen_key
     from tsm_edge.tune.candidates import kernels_to_tune
@@ -111,7 +112,7 @@ def command(
         if ledger is None:
             _print_candidates(network, pattern, as_json)
             return
-        boards = [_board(place, threads) for place in places]
+        boards = [_board(place, threads, card.device) for place in places]
         trials = folder / "trials"
         trials.mkdir()
         show = stack.enter_context(_progress())
@@ -159,10 +160,10 @@ def _compile(model: str, target: TargetCard, precision: str, folder: Path) -> Ar
         return compile_model(request, lambda stage, done: show(f"{text}: {stage}", done), warn=warn)
 
 
-def _board(place: Place | None, threads: int | None) -> Board:
+def _board(place: Place | None, threads: int | None, device: str) -> Board:
     from tsm_edge.tune.boards import board_at, this_machine
 
-    return this_machine(threads) if place is None else board_at(place, threads)
+    return this_machine(threads, device) if place is None else board_at(place, threads, device)
 
 
 def _about(boards: Sequence[Board], threads: int | None, network: Network) -> dict[str, str]:
@@ -191,17 +192,21 @@ def _progress() -> Iterator[Callable[[State], None]]:
 
 def _print_candidates(network: Network, pattern: str, as_json: bool) -> None:
     from tsm_edge.tune.candidates import kernels_to_tune
-    from tsm_edge.tune.tuner import A_CANDIDATE_S
+    from tsm_edge.tune.tuner import A_CANDIDATE_S, A_GPU_CANDIDATE_S
 
     kernels = kernels_to_tune(network, {}, pattern)
-    rows = [(free.label, free.chosen.rule, str(len(free.others))) for free in kernels]
+    rows = [(free.label, free.rule, str(len(free.others))) for free in kernels]
     count = sum(len(free.others) for free in kernels)
     if as_json:
         print_json({"kernels": [dict(zip(("kernel", "rule", "candidates"), row, strict=True)) for row in rows]})
         return
     title = f"{network.manifest.model} for {network.manifest.target.name}"
     print_table(title, ("kernel", "rule", "candidates"), rows)
-    note(f"{count} candidates: to try all takes about {count * A_CANDIDATE_S / 60:.0f} min on a quiet server")
+    if network.manifest.target.gpu is None:
+        note(f"{count} candidates: to try all takes about {count * A_CANDIDATE_S / 60:.0f} min on a quiet server")
+    else:
+        minutes = count * A_GPU_CANDIDATE_S / 60
+        note(f"{count} candidates: to compile all takes about {minutes:.0f} min on a quiet server, without the board")
 
 
 def _print(tuned: Tuned, path: Path, network: Network, as_json: bool) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from tsm_edge.cards import TargetCard
+from tsm_edge.compile.backends.cpu import version as cpu
+from tsm_edge.compile.backends.cuda import version as cuda
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.record_lines import hashed
@@ -17,8 +19,16 @@ def key_of(layers: Sequence[str], card: str, precision: str) -> str:
 
 
 def card_fingerprint(target: TargetCard) -> str:
-    """Of all that the rules are told of a target: with other numbers they choose otherwise."""
-    return hashed(dataclasses.asdict(target.cpu))
+    """Of all that the rules are told of a target: with other numbers they choose otherwise.
+
+    Those of a GPU are told nothing of the CPU beside it.
+    """
+    return hashed(dataclasses.asdict(target.cpu if target.gpu is None else target.gpu))
+
+
+def rules_version(device: str) -> int:
+    """Of the rules for a device, ``cpu`` or ``cuda``."""
+    return cuda.RULES_VERSION if device == "cuda" else cpu.RULES_VERSION
 
 
 def signature(graph: OnlineGraph, layer: ir.Layer) -> str:

@@ -11,14 +11,11 @@ from typing import Any
 from tsm_edge.cards import TargetCard, shipped_records
 from tsm_edge.cards.precision import Precision
 from tsm_edge.cards.threads import Threads
-from tsm_edge.compile.backends.cpu import rules
-from tsm_edge.compile.backends.cpu.int8.rules import SETTINGS
-from tsm_edge.compile.backends.cpu.version import RULES_VERSION
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.quantisation import Quantisation
-from tsm_edge.compile.record_keys import card_fingerprint, key_of, network_key, signature
+from tsm_edge.compile.record_keys import card_fingerprint, key_of, network_key, rules_version, signature
 from tsm_edge.compile.records import Record, read_records
 from tsm_edge.errors import CompileError
 
@@ -60,17 +57,20 @@ def recorded_choices(
     ``quantisation`` is that of a network in integers.
     """
     card = card_fingerprint(target)
-    best = {record.key: record for record in records if record.accepted}
+    best = {record.key: record for record in records if record.accepted and record.device == target.device}
     names = ir.layer_names(graph, layers)
     chosen: list[Choice] = []
     covered = stale = 0
+    done: set[str] = set()
     for of_unit in _kernels_of_rules(graph, layers, target, precision, quantisation):
         record = best.get(key_of([signature(graph, layer) for layer in of_unit], card, precision.name))
-        if record is None:
+        own = [names[layer.output] for layer in of_unit]
+        if record is None or not done.isdisjoint(own):
             continue
         try:
-            chosen += choices_of(record, [names[layer.output] for layer in of_unit])
+            chosen += choices_of(record, own)
             covered += 1
+            done.update(own)
         except CompileError:
             stale += 1
     return Recorded(Choices(tuple(chosen)), covered, stale)
@@ -83,7 +83,17 @@ def _kernels_of_rules(
     precision: Precision,
     quantisation: Quantisation | None,
 ) -> Iterator[tuple[ir.Layer, ...]]:
-    """The layers of each kernel that the rules would make."""
+    """The layers of each kernel that the rules would make; before them, those of two that may be one."""
+    if target.gpu is not None:
+        from tsm_edge.compile.backends.cuda.lower import walked
+        from tsm_edge.compile.backends.cuda.space import groups
+
+        names = ir.layer_names(graph, layers)
+        by_name = {names[layer.output]: layer for layer in layers}
+        lowering, _ = walked(graph, layers, target, precision, Choices())
+        for kernels in groups(lowering, layers):
+            yield tuple(by_name[name] for kernel in kernels for name in kernel.layers)
+        return
     from tsm_edge.compile.backends.cpu.core import Core
     from tsm_edge.compile.backends.cpu.int8 import plan as int8
     from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
@@ -132,7 +142,7 @@ def recorded_for(
             warn(f"{path}: line {', '.join(map(str, found.damaged))} is damaged and not used")
     recorded = NO_RECORDS
     # Without records there is nothing to look up: most compilations.
-    if (records or threads) and target.device == "cpu":
+    if records or threads:
         recorded = recorded_choices(graph, layers, target, precision, records, quantisation)
         advised = threads.get(network_key(graph, layers, target, precision.name)) if threads else None
         recorded = dataclasses.replace(recorded, threads=advised)
@@ -152,15 +162,25 @@ def choices_of(record: Record, names: Sequence[str]) -> tuple[Choice, ...]:
     CompileError
         It is of another version of the rules, or they do not understand it.
     """
-    if record.rules != RULES_VERSION:
+    version = rules_version(record.device)
+    if record.rules != version:
         raise CompileError(
-            f"a record is of version {record.rules} of the rules, this is {RULES_VERSION}", "tune again: tsm-edge tune"
+            f"a record is of version {record.rules} of the rules, this is {version}", "tune again: tsm-edge tune"
         )
     try:
         tables = [{**table, "layers": [names[number] for number in table["layers"]]} for table in record.choices]
     except (KeyError, TypeError, IndexError):
         raise CompileError("a record names layers that are not there", "tune again: tsm-edge tune") from None
-    return Choices.from_tables(tables, {**rules.settings_of_rules(), **SETTINGS}).kernels
+    return Choices.from_tables(tables, _settings_of_rules(record.device)).kernels
+
+
+def _settings_of_rules(device: str) -> dict[str, type | None]:
+    """Rule → the type of what it chooses; None: it has nothing to choose."""
+    from tsm_edge.compile.backends.cpu import rules as cpu
+    from tsm_edge.compile.backends.cpu.int8.rules import SETTINGS
+    from tsm_edge.compile.backends.cuda import rules as cuda
+
+    return cuda.settings_of_rules() if device == "cuda" else {**cpu.settings_of_rules(), **SETTINGS}
 
 
 def tables_of(choices: Iterable[Choice], names: Sequence[str]) -> tuple[dict[str, Any], ...]:

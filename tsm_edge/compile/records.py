@@ -46,6 +46,8 @@ class Record:
         How often each of the two was timed: of two records of a candidate the one with more rounds is the better one.
     about : mapping of str to str
         Machine, date, versions, and the name of a layer, for people.
+    device : str
+        Whose rules: ``cpu`` or ``cuda``.
     """
 
     accepted: bool
@@ -58,6 +60,7 @@ class Record:
     rule_us: float
     rounds: int
     about: dict[str, str]
+    device: str = "cpu"
 
     @cached_property
     def key(self) -> str:
@@ -101,6 +104,7 @@ def _kernel_record(table: Mapping[str, Any]) -> Record:
         rule_us=float(table["rule_us"]),
         rounds=int(table["rounds"]),
         about=dict(table["about"]),
+        device=str(table.get("device", "cpu")),
     )
 
 

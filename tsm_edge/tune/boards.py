@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.bench.environment import glance, snapshot
+from tsm_edge.bench.result.environment import Environment
 from tsm_edge.cards.threads import Threads
 from tsm_edge.power.system import LocalSystem, System
 from tsm_edge.rpc.device import open_device
@@ -48,21 +49,26 @@ class Board:
     held_back: Callable[[], tuple[str, ...]] = tuple
 
 
-def this_machine(threads: int | None) -> Board:
-    """Measured in this process; kernels with one thread, where nobody asked for more."""
+def this_machine(threads: int | None, device: str = "cpu") -> Board:
+    """Measured in this process; kernels with one thread, where nobody asked for more.
+
+    ``device`` is what is tuned there: ``cpu`` or ``cuda``, whose step has one thread.
+    """
     system = LocalSystem()
-    machine = snapshot(system, 0.0).cpu_model or UNKNOWN
+    machine = _name_of(snapshot(system, 0.0), device)
     asked = Threads(threads or 1)
 
     def open_it(artifact: Artifact, wanted: Threads | None) -> Runner:
         return OnlineSession(artifact, wanted or asked)
 
-    ways = () if threads else ways_of(system)
-    return Board("this machine", machine, open_it, ways, local=True, held_back=lambda: _throttled(system))
+    ways = () if threads or device != "cpu" else ways_of(system)
+    return Board("this machine", machine or UNKNOWN, open_it, ways, local=True, held_back=lambda: _throttled(system))
 
 
-def board_at(place: Place, threads: int | None) -> Board:
+def board_at(place: Place, threads: int | None, device: str = "cpu") -> Board:
     """A device behind ``tsm-edge serve``, or TVM's own server, which does not say what it is.
+
+    ``device`` is as of :func:`this_machine`.
 
     Raises
     ------
@@ -70,24 +76,28 @@ def board_at(place: Place, threads: int | None) -> Board:
         It cannot be reached.
     """
     limits = TimeLimits()
-    device = open_device(place, limits)
-    try:
-        ours = device.info.tsm_edge is not None
-        system = RemoteSystem(device)
-        machine = snapshot(system, 0.0).cpu_model if ours else device.info.machine
-        ways = ways_of(system) if ours and threads is None else ()
-        name = str(place) if not place.by_tracker else device.name
-    finally:
-        device.close()
+    with closing(open_device(place, limits)) as reached:
+        ours = reached.info.tsm_edge is not None
+        system = RemoteSystem(reached)
+        machine = _name_of(snapshot(system, 0.0), device) if ours else reached.info.machine
+        ways = ways_of(system) if ours and threads is None and device == "cpu" else ()
+        name = str(place) if not place.by_tracker else reached.name
 
     def open_it(artifact: Artifact, wanted: Threads | None) -> Runner:
         return RemoteSession(artifact, place, wanted or threads, limits)
 
     def held_back() -> tuple[str, ...]:
-        with closing(open_device(place, limits)) as device:
-            return _throttled(RemoteSystem(device))
+        with closing(open_device(place, limits)) as again:
+            return _throttled(RemoteSystem(again))
 
     return Board(name, machine or UNKNOWN, open_it, ways, held_back=held_back if ours else tuple)
+
+
+def _name_of(environment: Environment, device: str) -> str:
+    """The CPU, or the GPU and its board."""
+    if device == "cpu":
+        return environment.cpu_model or ""
+    return ", ".join(filter(None, (environment.board, *(gpu.name for gpu in environment.gpus))))
 
 
 def _throttled(system: System) -> tuple[str, ...]:

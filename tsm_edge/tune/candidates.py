@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from tsm_edge.compile.backends.cpu.space import Freedom
-from tsm_edge.compile.backends.cpu.version import RULES_VERSION
 from tsm_edge.compile.ir.choices import Choice, Choices
+from tsm_edge.compile.ir.freedom import Freedom
 from tsm_edge.compile.ir.layers import layer_names
 from tsm_edge.compile.ir.program import Program
-from tsm_edge.compile.record_keys import card_fingerprint, signature
+from tsm_edge.compile.record_keys import card_fingerprint, rules_version, signature
 from tsm_edge.compile.recorded import tables_of
 from tsm_edge.compile.records import Record
 from tsm_edge.compile.trials import Network, differing_calls
@@ -63,11 +62,11 @@ def kernels_to_tune(
     TuneError
         None fits; the known ones are listed.
     """
-    named = [free for free in network.freedoms if any(fnmatchcase(name, pattern) for name in free.chosen.layers)]
+    named = [free for free in network.freedoms if any(fnmatchcase(name, pattern) for name in free.layers)]
     if not named:
-        known = ", ".join(free.chosen.layers[0] for free in network.freedoms)
+        known = ", ".join(free.layers[0] for free in network.freedoms)
         raise TuneError(f"no kernel is named {pattern!r}", f"the kernels begin with: {known}")
-    return tuple(sorted(named, key=lambda free: -microseconds.get(free.chosen.layers, 0.0)))
+    return tuple(sorted(named, key=lambda free: -microseconds.get(free.layers, 0.0)))
 
 
 def candidates(
@@ -82,14 +81,15 @@ def candidates(
     """
     names = layer_names(network.graph, network.layers)
     layers = {names[layer.output]: layer for layer in network.layers}
-    card, precision = card_fingerprint(network.manifest.target), network.program.precision.name
+    target, precision = network.manifest.target, network.program.precision.name
+    card, version = card_fingerprint(target), rules_version(target.device)
     alike: defaultdict[tuple[str, ...], list[Freedom]] = defaultdict(list)
     for free in kernels:
-        alike[tuple(signature(network.graph, layers[name]) for name in free.chosen.layers)].append(free)
+        alike[tuple(signature(network.graph, layers[name]) for name in free.layers)].append(free)
     for shapes, group in alike.items():
         free = group[0]
-        kernel_us = sum((microseconds or {}).get(one.chosen.layers, 0.0) for one in group)
-        pixels = math.prod(network.graph.shapes[layers[free.chosen.layers[0]].output][2:])
+        kernel_us = sum((microseconds or {}).get(one.layers, 0.0) for one in group)
+        pixels = math.prod(network.graph.shapes[layers[free.layers[0]].output][2:])
         places: Counter[bool] = Counter()
         for choices in free.others:
             blank = Record(
@@ -97,14 +97,15 @@ def candidates(
                 layers=shapes,
                 card=card,
                 precision=precision,
-                rules=RULES_VERSION,
-                choices=tables_of(choices, free.chosen.layers),
+                rules=version,
+                choices=tables_of(choices, free.layers),
                 ratio=None,
                 rule_us=0.0,
                 rounds=0,
-                about={"layer": free.chosen.layers[0], **about},
+                about={"layer": free.layers[0], **about},
+                device=target.device,
             )
-            move = move_of(free.chosen, choices, pixels)
+            move = move_of(free.kernels, choices, pixels)
             yield Candidate(choices, blank, move, places[move.is_structural], kernel_us)
             places[move.is_structural] += 1
 

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tsm_edge.compile.backends.cpu.choose.winograd import WinogradSettings
 from tsm_edge.compile.ir.choices import Choice
 
 # These follow from the others and the layer's shape.
 _FOLLOWS = {"tail_vectors", "panels"}
 # These mean the same for layers of all shapes; of other numbers it is told whether they are larger or smaller.
-_SHARED = {"rows", "columns", "vectors", "outputs"}
+_SHARED = {"rows", "columns", "vectors", "outputs", "thread_channels", "thread_pixels", "slices", "depth", "run"}
 
 
 @dataclass(frozen=True)
@@ -39,20 +38,25 @@ class Move:
     is_structural: bool
 
 
-def move_of(chosen: Choice, candidate: Sequence[Choice], pixels: int) -> Move:
-    """From the rules' choice of a kernel to what may stand in its place; ``pixels``: of its image."""
-    if len(candidate) > 1 or candidate[0].rule != chosen.rule:
-        axis = f"{chosen.rule} as {', '.join(choice.rule for choice in candidate)}"
+def move_of(kernels: Sequence[Choice], candidate: Sequence[Choice], pixels: int) -> Move:
+    """From the rules' choice of kernels to what may stand in their place; ``pixels``: of the first one's image."""
+    if [choice.rule for choice in candidate] != [choice.rule for choice in kernels] or len(kernels) > 1:
+        axis = f"{_rules(kernels)} as {_rules(candidate)}"
         return Move(axis, f"{' '.join(map(_algorithm, candidate))} 2^{pixels.bit_length() - 1}", is_structural=True)
-    old, new = dict(_leaves(chosen.settings)), dict(_leaves(candidate[0].settings))
+    old, new = dict(_leaves(kernels[0].settings)), dict(_leaves(candidate[0].settings))
     changed = [path for path in new if new[path] != old.get(path) and path.rpartition(".")[2] not in _FOLLOWS]
-    axis = " ".join((chosen.rule, *sorted(changed)))
+    axis = " ".join((kernels[0].rule, *sorted(changed)))
     return Move(axis, " ".join(_value(old, new, path) for path in sorted(changed)), is_structural=False)
 
 
+def _rules(choices: Sequence[Choice]) -> str:
+    return ", ".join(choice.rule for choice in choices)
+
+
 def _algorithm(choice: Choice) -> str:
-    settings = choice.settings
-    return f"F({settings.tile.outputs})" if isinstance(settings, WinogradSettings) else choice.rule
+    """Its rule, or Winograd's algorithm with the outputs of a tile."""
+    outputs = [value for path, value in _leaves(choice.settings) if path.rpartition(".")[2] == "outputs"]
+    return f"F({outputs[0]})" if choice.rule == "winograd" and outputs else choice.rule
 
 
 def _leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -137,6 +137,8 @@ def race(
         The device fails.
     """
     count = pace.warm + pace.block
+    # A whole step is timed as it is run for good: on a GPU kernels are timed without the graph that joins them.
+    kernels = any(map(_has_calls, entrants))
     base: list[NDArray[np.float64]] = []
     times: list[list[NDArray[np.float64]]] = [[] for _ in entrants]
     errors = [0.0] * len(entrants)
@@ -146,7 +148,7 @@ def race(
         logits: dict[int, NDArray[np.float32]] = {}
         for index in order:
             runner.select(entrants[index].program if index >= 0 else 0)
-            timings = runner.measure(frames, 0, count, kernels=True)
+            timings = runner.measure(frames, 0, count, kernels=kernels)
             logits[index] = timings.logits
             spent = _per_call_us(timings, pace.warm)
             if index < 0:
@@ -165,6 +167,11 @@ def race(
     return finishes
 
 
+def _has_calls(entrant: Entrant) -> bool:
+    """Whether calls are compared, and not the whole step."""
+    return bool(entrant.calls and entrant.base_calls)
+
+
 def _per_call_us(timings: Timings, warm: int) -> NDArray[np.float64]:
     """Microseconds of each call in the timed frames, and the whole step's as the last column."""
     steps = timings.duration_ns[warm:, None]
@@ -175,8 +182,7 @@ def _per_call_us(timings: Timings, warm: int) -> NDArray[np.float64]:
 
 def _sum(spent: NDArray[np.float64], calls: tuple[int, ...], entrant: Entrant) -> NDArray[np.float64]:
     """Of the fastest frame of a turn."""
-    whole = not entrant.calls or not entrant.base_calls
-    frames = spent[:, -1] if whole else spent[:, list(calls)].sum(axis=1)
+    frames = spent[:, list(calls)].sum(axis=1) if _has_calls(entrant) else spent[:, -1]
     return np.array([frames.min()])
 
 

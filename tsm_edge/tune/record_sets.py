@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tsm_edge.compile.backends.cpu.version import RULES_VERSION
+from tsm_edge.compile.record_keys import rules_version
 from tsm_edge.compile.records import Record, RecordFile
 from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.files.atomic import write_atomic
@@ -47,7 +47,7 @@ def merged(files: Sequence[RecordFile]) -> RecordFile:
 
 def pruned(file: RecordFile) -> RecordFile:
     """What ``compile`` can use: accepted records of this version of the rules, and threads."""
-    kept = [record for record in accepted_of(file.records) if record.rules == RULES_VERSION]
+    kept = [record for record in accepted_of(file.records) if record.rules == rules_version(record.device)]
     return RecordFile(tuple(in_order(kept)), tuple(newest_threads(file.threads)), ())
 
 

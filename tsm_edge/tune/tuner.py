@@ -12,12 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from tsm_edge.artifact.folder import Artifact
 from tsm_edge.bench.paired import Ratio
 from tsm_edge.compile.ir.program import Program
 from tsm_edge.compile.record_keys import network_key
 from tsm_edge.compile.records import Record
 from tsm_edge.compile.thread_record import ThreadRecord
+from tsm_edge.compile.trial_library import TrialLibrary
 from tsm_edge.compile.trials import Network, differing_calls
 from tsm_edge.errors import TuneError
 from tsm_edge.tune.agenda import Agenda, InTurn
@@ -32,8 +32,8 @@ from tsm_edge.tune.state import Budget, Show, State, Tuned
 from tsm_edge.tune.threads import fastest_threads
 
 DIFFERENT_FRAMES = 4
-# To compile, link and race one, about, on a server core.
-A_CANDIDATE_S = 0.7
+# To compile, link and race one, about, on a server core; of a GPU, to compile and link it.
+A_CANDIDATE_S, A_GPU_CANDIDATE_S = 0.7, 0.43
 # A candidate's turns against the rules' kernel; if it is not hopeless, more; if it is one of the best, measured anew.
 HEAT, SEMIFINAL, FINAL = Pace(3), Pace(6), Pace(16, fewest=8)
 WHOLE_STEP, THREADS = Pace(40, fewest=8), Pace(8, block=12)
@@ -51,8 +51,8 @@ SEARCH_SHARE, FINALS_SHARE, WHOLE_SHARE = 0.6, 0.8, 0.92
 class Builder(Protocol):
     """Makes libraries to measure."""
 
-    def build(self, programs: Sequence[Program]) -> Artifact:
-        """See :meth:`tsm_edge.compile.trials.TrialBuilder.build`."""
+    def build(self, programs: Sequence[Program]) -> TrialLibrary:
+        """See :meth:`tsm_edge.compile.trial_library.TrialBuilder.build`."""
 
 
 class Waiting(Protocol):
@@ -87,7 +87,7 @@ class Tuner:
         Its boards share the work on kernels, and the first measures the whole step.
     ledger : Ledger
     builder : Builder
-        Makes the libraries: :class:`tsm_edge.compile.trials.TrialBuilder`.
+        Makes the libraries: :class:`tsm_edge.compile.trial_library.TrialBuilder`.
     budget : Budget
     about : dict of str to str
         What records say of the machine.
@@ -155,7 +155,7 @@ class Tuner:
     def _kernel_times(self) -> dict[tuple[str, ...], float]:
         """Microseconds of the rules' kernels, by the names of their layers."""
         self._tell("timing the rules' kernels")
-        artifact = self._builder.build([])
+        artifact = self._builder.build([]).artifact
         timings = self._fleet.run_on_any(artifact, lambda runner: runner.measure(self._frames, 0, 16, kernels=True))
         kernels = timings.kernels_ns
         if kernels is None or kernels.shape[1] != len(self._network.program.calls):
@@ -165,7 +165,8 @@ class Tuner:
         by_label: dict[str, float] = {}
         for call, nanoseconds in zip(self._network.program.calls, np.min(kernels, axis=0), strict=True):
             by_label[call.layer] = by_label.get(call.layer, 0.0) + float(nanoseconds) / 1e3
-        return {free.chosen.layers: by_label.get(free.label, 0.0) for free in self._network.freedoms}
+        freedoms = self._network.freedoms
+        return {free.layers: sum(by_label.get(label, 0.0) for label in free.call_labels) for free in freedoms}
 
     def _measure_all(self, waiting: Waiting, work: Callable[[Runner, Trial], None], until: float) -> None:
         """All boards together, until nothing is left or the budget's share is used up."""
@@ -192,13 +193,16 @@ class Tuner:
                 if not (pairs := self._batch(waiting, min(sizes.next(left_s), share))):
                     return
                 self._tell(f"{board.name}: trying {len(pairs)} candidates")
-                artifact = self._builder.build([program for _, program in pairs])
+                library = self._builder.build([program for _, program in pairs])
             trials = deque(
-                Trial(candidate, self._entrant(number, program)) for number, (candidate, program) in enumerate(pairs, 1)
+                Trial(candidate, self._entrant(number, program))
+                for number, (candidate, program) in zip(library.numbers, pairs, strict=True)
+                if number is not None
             )
-            goes_on = self._fleet.run_each(board, artifact, trials, work, time_is_up)
+            found = len(trials)
+            goes_on = self._fleet.run_each(board, library.artifact, trials, work, time_is_up)
             waiting.give_back(trial.candidate for trial in trials)
-            sizes.took(len(pairs) - len(trials), self._budget.clock() - began_s)
+            sizes.took(found - len(trials), self._budget.clock() - began_s)
             if not goes_on:
                 return
 
@@ -254,7 +258,14 @@ class Tuner:
             sure = record.rounds >= FINAL.fewest and record.ratio is not None and record.ratio[2] < 1.0
             if sure and (known is None or _median(record) < _median(known)):
                 winners[record.key] = replace(record, accepted=True)
-        return tuple(winners[key] for key in sorted(winners))
+        return tuple(winners[key] for key in sorted(winners) if not self._better_apart(winners[key], winners.values()))
+
+    def _better_apart(self, record: Record, winners: Iterable[Record]) -> bool:
+        """Whether the winners of a kernel's layers, each alone, save more than it."""
+        if len(record.layers) == 1:
+            return False
+        apart = [other for other in winners if len(other.layers) == 1 and other.layers[0] in record.layers]
+        return sum(map(self._saved_us, apart)) > self._saved_us(record)
 
     def _with(self, accepted: Sequence[Record]) -> Program:
         """The step with what was accepted."""
@@ -263,10 +274,15 @@ class Tuner:
     def _whole_step(self, program: Program) -> Ratio | None:
         """The tuned step against that of the rules; None: it computes something else."""
         self._tell("measuring the whole step, tuned against untuned")
-        artifact = self._builder.build([program])
+        library = self._builder.build([program])
         until = WHOLE_SHARE if len(self._fleet.boards[0].ways) > 1 else 1.0
-        finish = self._fleet.run_on_any(artifact, lambda runner: self._race(runner, Entrant(1), WHOLE_STEP, until))
-        return finish.ratio
+        if (number := library.numbers[0]) is None:
+            return None
+
+        def compared(runner: Runner) -> Finish:
+            return self._race(runner, Entrant(number), WHOLE_STEP, until)
+
+        return self._fleet.run_on_any(library.artifact, compared).ratio
 
     def _threads(self, program: Program) -> ThreadRecord | None:
         """How many threads the step is fastest with, if the board may choose."""
@@ -276,7 +292,7 @@ class Tuner:
         self._tell("measuring the step with more threads")
         found = fastest_threads(
             self._fleet,
-            self._builder.build([program]),
+            self._builder.build([program]).artifact,
             self._frames,
             ways,
             THREADS.for_step(self._step_ms),

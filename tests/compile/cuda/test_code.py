@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from cuda_steps import addresses_can_be_fixed
 
 from tsm_edge.cards import GpuSpec, load_target, target_names
 from tsm_edge.cards.precision import FP32
@@ -35,12 +34,6 @@ def copying() -> Program:
     spec = CopySpec(planes(3, 5, 2), planes(3, 5, 2))
     call = KernelCall("tsm_k0_copy", spec, (BufferRef("cache"), BufferRef("next_cache")), "copy")
     return Program((call,), (), (np.zeros(1, np.float32),), (), 0, FP32, Choices())
-
-
-def addresses_can_be_fixed() -> bool:
-    """Whether a process may ask for addresses that are not random: in some containers it may not."""
-    code = "import ctypes; c = ctypes.CDLL(None); raise SystemExit(c.personality(c.personality(~0) | 0x40000) == -1)"
-    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.skipif(not addresses_can_be_fixed(), reason="processes here may not ask for fixed addresses")

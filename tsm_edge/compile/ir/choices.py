@@ -74,6 +74,10 @@ class Choices:
                 f"choices: the model has no layer {missing!r}", "compile without these choices: the rules then decide"
             )
 
+    def of(self, layer: str) -> Choice | None:
+        """The choice of the kernel that computes a layer; None: there is none."""
+        return next((choice for choice in self.kernels if layer in choice.layers), None)
+
     def settings(self, last: str, kind: type[_Settings]) -> _Settings | None:
         """What was chosen for the kernel whose last layer has a name; None: nothing.
 

@@ -11,6 +11,7 @@ from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.backends.common.workspace import Workspace
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choice, Choices
+from tsm_edge.compile.ir.freedom import label_of
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.kernel import KernelSpec
 from tsm_edge.compile.ir.layout import Image
@@ -18,12 +19,6 @@ from tsm_edge.compile.ir.program import NOTHING_PACKED, BufferRef, KernelCall, P
 from tsm_edge.errors import CompileError
 
 _Settings = TypeVar("_Settings")
-
-
-def label_of(names: Sequence[str]) -> str:
-    """What a call for layers of these names is called: ``features.3`` where they are parts of one block."""
-    blocks = list(dict.fromkeys(name.split(" ")[0] for name in names))
-    return names[0] if len(names) == 1 else " + ".join(blocks)
 
 
 class Step:
@@ -96,16 +91,24 @@ class Step:
         """The settings a rule was told to use for these layers; None: it chooses."""
         return self._given.settings(self._names[layers[-1].output], kind)
 
+    def told(self, layer: ir.Layer) -> Choice | None:
+        """The choice of the kernel that computes a layer, if it was given; None: the rules choose."""
+        return self._given.of(self._names[layer.output])
+
+    def names_of(self, layers: Sequence[ir.Layer]) -> tuple[str, ...]:
+        """As choices have them."""
+        return tuple(self._names[layer.output] for layer in layers)
+
     def chose(
         self, rule: str, layers: Sequence[ir.Layer], settings: object = None, others: Iterable[object] = ()
     ) -> None:
         """Write down what was chosen; ``others``: what else may be, looked at by nobody but a tuner."""
-        choice = Choice(rule, tuple(self._names[layer.output] for layer in layers), settings)
+        choice = Choice(rule, self.names_of(layers), settings)
         self.choices.append(choice)
         self.others[choice.layers] = others
 
     def label(self, layers: Sequence[ir.Layer]) -> str:
-        """The network's own names of the layers, for people; see :func:`label_of`."""
+        """The network's own names of the layers, for people: :func:`tsm_edge.compile.ir.freedom.label_of`."""
         return label_of([self._names[layer.output] for layer in layers])
 
     def readers(self, tensor: str) -> set[type]:

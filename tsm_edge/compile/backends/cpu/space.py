@@ -7,11 +7,9 @@ asks here for what to measure: the rule's own other settings, the same layers in
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from tsm_edge.cards import TargetCard
 from tsm_edge.cards.precision import Precision
-from tsm_edge.compile.backends.common.step import label_of
 from tsm_edge.compile.backends.cpu.choose.tiles import winograd_tiles
 from tsm_edge.compile.backends.cpu.choose.winograd import OUTPUTS, winograd_fits
 from tsm_edge.compile.backends.cpu.int8.lower import finished_int8, walked_int8
@@ -20,6 +18,7 @@ from tsm_edge.compile.backends.cpu.lower import finished, walked
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choice, Choices
+from tsm_edge.compile.ir.freedom import Freedom
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.program import Packed, Program
 from tsm_edge.compile.ir.quantisation import Quantisation
@@ -28,27 +27,6 @@ from tsm_edge.compile.ir.quantisation import Quantisation
 _INT8 = "int8_"
 # Splits of Winograd's algorithm tried for a layer and size of tile.
 MOST_SPLITS = 3
-
-
-@dataclass(frozen=True)
-class Freedom:
-    """A kernel, and what may stand in its place.
-
-    Attributes
-    ----------
-    chosen : Choice
-        The rules'.
-    others : tuple of tuple of Choice
-        Each for the same layers, in one kernel or several; the likeliest to be faster first, none twice.
-    """
-
-    chosen: Choice
-    others: tuple[tuple[Choice, ...], ...]
-
-    @property
-    def label(self) -> str:
-        """What the kernel's call is called in the program."""
-        return label_of(self.chosen.layers)
 
 
 def freedoms(
@@ -78,7 +56,7 @@ def freedoms(
     found = []
     for choice in lowering.choices:
         unique = dict.fromkeys(_others(lowering, choice, [by_name[name] for name in choice.layers]))
-        found.append(Freedom(choice, tuple(other for other in unique if other != (choice,))))
+        found.append(Freedom((choice,), tuple(other for other in unique if other != (choice,))))
     return program, tuple(found), lowering.packed
 
 

@@ -47,18 +47,43 @@ def lower(
     CompileError
         A layer no rule can compile, or a choice that does not fit the model.
     """
+    lowering, first = walked(graph, layers, target, precision, choices or Choices())
+    byte_calls, replaced = _from_bytes(lowering, layers[0], first, preprocess)  # may have weights of its own
+    return replace(finished(lowering, precision), byte_calls=byte_calls, replaced_calls=replaced)
+
+
+def walked(
+    graph: OnlineGraph, layers: Sequence[ir.Layer], target: TargetCard, precision: Precision, choices: Choices
+) -> tuple[Lowering, Rule]:
+    """The step, written down, and the rule of its first layer; parameters and errors as of :func:`lower`."""
     if target.gpu is None:
         raise CompileError(f"target {target.name} has no GPU", "choose a CUDA target of: tsm-edge targets")
-    lowering = Lowering(graph, layers, target.gpu, precision, choices or Choices())
+    lowering = Lowering(graph, layers, target.gpu, precision, choices)
     rules = []
     for layer in layers:
         rules.append(rule_for(lowering, layer))
         rules[-1].lower(lowering, layer)
         lowering.copy_caches(layer.output)
-    logits = lowering.tensors[graph.logits].buffer
-    byte_calls, replaced = _from_bytes(lowering, layers[0], rules[0], preprocess)
-    program = lowering.program(logits, lowering.caches.images, precision)
-    return replace(program, byte_calls=byte_calls, replaced_calls=replaced)
+    made = {(choice.rule, choice.layers) for choice in lowering.choices}
+    for choice in choices:
+        if (choice.rule, choice.layers) not in made:
+            raise CompileError(
+                f"choices: rule {choice.rule!r} cannot take the layers {', '.join(choice.layers)}",
+                "compile without these choices: the rules then decide",
+            )
+    return lowering, rules[0]
+
+
+def finished(lowering: Lowering, precision: Precision) -> Program:
+    """What was written down, as a program; frames come as floats.
+
+    Raises
+    ------
+    CompileError
+        There was nothing to compile.
+    """
+    logits = lowering.tensors[lowering.graph.logits].buffer
+    return lowering.program(logits, lowering.caches.images, precision)
 
 
 def _from_bytes(

@@ -112,6 +112,13 @@ class Lowering(Step):
             self.call(spec, buffers, self.caches.name(index))
 
 
+def refused_settings(label: str, settings: object) -> CompileError:
+    """Of settings that were given: no kernel can be written for them, or it would not fit the GPU."""
+    return CompileError(
+        f"choices: {label} cannot have {settings}", "compile without these choices: the rules then decide"
+    )
+
+
 def keeps_scale(shapes: Mapping[str, Shape], layer: ir.View) -> bool:
     """Whether a view is of the same shape, or of a vector: then what is stored stays as it is."""
     new = shapes[layer.output]

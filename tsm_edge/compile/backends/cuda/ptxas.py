@@ -10,7 +10,7 @@ from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.large import is_large
 from tsm_edge.compile.backends.cuda.toolchain import ptxas_program
 from tsm_edge.compile.ir.device_code import KernelResources
-from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.ir.program import KernelCall, Program
 from tsm_edge.errors import CompileError
 from tsm_edge.files.atomic import scratch_folder
 
@@ -80,18 +80,22 @@ def check_resources(program: Program, resources: Mapping[str, KernelResources], 
     CompileError
         A kernel has more registers or shared memory than a block may have, or spills.
     """
-    most_spilled = _SPILLED_ON_LARGE if is_large(gpu) else 0
     for call in (*program.byte_calls, *program.calls):
-        used, threads = resources[call.kernel], call.grid.threads[0]
-        problem = None
-        if used.registers * threads > gpu.registers:
-            problem = f"{used.registers} registers × {threads} threads, a block may have {gpu.registers}"
-        elif used.shared_bytes > gpu.shared_kib * 1024:
-            problem = f"{used.shared_bytes} bytes of shared memory, a block may have {gpu.shared_kib * 1024}"
-        elif used.spill_bytes > most_spilled:
-            problem = f"{used.spill_bytes} bytes of spilled registers, expected {most_spilled or 'none'}"
-        if problem:
+        if problem := problem_of(call, resources[call.kernel], gpu):
             raise CompileError(
                 f"kernel {call.kernel} ({call.spec.describe()}) needs {problem}",
-                f"please report it, with the model's name and the target ({gpu.arch})",
+                f"please report it, with the model's name and the target ({gpu.arch}); "
+                "where tuning records chose it, compile with: --no-records",
             )
+
+
+def problem_of(call: KernelCall, used: KernelResources, gpu: GpuSpec) -> str:
+    """What a kernel needs that a GPU does not have; empty: nothing."""
+    threads, most_spilled = call.grid.threads[0], _SPILLED_ON_LARGE if is_large(gpu) else 0
+    if used.registers * threads > gpu.registers:
+        return f"{used.registers} registers × {threads} threads, a block may have {gpu.registers}"
+    if used.shared_bytes > gpu.shared_kib * 1024:
+        return f"{used.shared_bytes} bytes of shared memory, a block may have {gpu.shared_kib * 1024}"
+    if used.spill_bytes > most_spilled:
+        return f"{used.spill_bytes} bytes of spilled registers, expected {most_spilled or 'none'}"
+    return ""

@@ -22,6 +22,7 @@ _PLANES = 8
 _MOST_ROWS = 7
 _MOST_THREADS = 256
 _MOST_SHARED_BYTES = 40_000
+_MOST_OTHERS = 16
 # Registers of a thread beside its sums.
 _OTHER_REGISTERS = 70
 
@@ -59,6 +60,19 @@ def fusion_settings(gpu: GpuSpec, expand: GemmSpec, fused: ExpandDepthwiseSpec) 
         if time < least:
             best, least = ExpandDepthwiseSettings(tile), time
     return best
+
+
+def fused_settings(gpu: GpuSpec, fused: ExpandDepthwiseSpec) -> Iterator[ExpandDepthwiseSettings]:
+    """What fits of the settings, best first by the model: what a tuner tries."""
+    tiles = _candidates(fused.depthwise)
+    times = {tile: _microseconds(gpu, replace(fused, depthwise=replace(fused.depthwise, tile=tile))) for tile in tiles}
+    fitting = sorted((tile for tile in times if times[tile] < float("inf")), key=lambda tile: times[tile])
+    yield from map(ExpandDepthwiseSettings, fitting[:_MOST_OTHERS])
+
+
+def is_legal(gpu: GpuSpec, fused: ExpandDepthwiseSpec) -> bool:
+    """Whether a tile is one that the kernel can be written for, and a block of it fits the GPU."""
+    return fused.depthwise.tile in _candidates(fused.depthwise) and _microseconds(gpu, fused) < float("inf")
 
 
 def _candidates(spec: DepthwiseSpec) -> Iterator[DepthwiseTile]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.cycles import elapsed
-from tsm_edge.compile.backends.cuda.choose.tiles import gemm_tile, microseconds
+from tsm_edge.compile.backends.cuda.choose.tiles import gemm_tile, is_legal, microseconds, other_tiles
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
 from tsm_edge.compile.backends.cuda.kernels.patches_spec import PatchesSpec
 
@@ -57,3 +58,13 @@ def patches_settings(gpu: GpuSpec, direct: GemmSpec) -> PatchesSettings | None:
     time = elapsed(gpu, 0.0, specs.patches.bytes) + microseconds(gpu, specs.product)
     gathered = microseconds(gpu, replace(direct, tile=gemm_tile(gpu, direct)))
     return PatchesSettings(specs.product.tile) if time < WORTH * gathered else None
+
+
+def all_patches_settings(gpu: GpuSpec, direct: GemmSpec) -> Iterator[PatchesSettings]:
+    """Those with the best products, best first by the model: what a tuner tries."""
+    yield from map(PatchesSettings, other_tiles(gpu, patches_specs(direct, direct.tile).product))
+
+
+def is_patches_legal(direct: GemmSpec, settings: PatchesSettings) -> bool:
+    """Whether the kernels can be written for these settings."""
+    return is_legal(patches_specs(direct, settings.product).product)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tsm_edge.cards import GpuSpec
@@ -37,6 +37,9 @@ _SPILLING_HALFS = {(128, 32, 4)}
 _MOST_SHARED_BYTES = 40_000
 # A short reduction gains nothing from a last step of its own.
 _SHORT_REDUCTION = 64
+# Of a product a tuner tries so many tiles, and of the best few variations, among them these rows between two barriers.
+_MOST_OTHERS, _VARIED = 16, 3
+_DEPTHS = (4, 8, 16)
 # More for the addresses of a gathered convolution, and for a residual.
 _EXTRA_REGISTERS = 8
 
@@ -79,10 +82,39 @@ def _best(gpu: GpuSpec, spec: GemmSpec) -> GemmTile:
     return best.tile
 
 
-def candidates(gpu: GpuSpec, spec: GemmSpec, count: int) -> list[GemmTile]:
-    """The best tiles by the model, best first: what a tuner tries."""
-    found = [_Candidate(tile, _cycles(gpu, replace(spec, tile=tile))) for tile in _candidates(gpu, spec)]
-    return [item.tile for item in sorted(found, key=lambda candidate: candidate.cycles)[:count]]
+def other_tiles(gpu: GpuSpec, spec: GemmSpec) -> Iterator[GemmTile]:
+    """The best tiles by the model, best first: what a tuner tries; the one that is taken may be among them.
+
+    With them the best for every other split of the reduction. Of the very best there are more: with more or fewer rows
+    between two barriers, and with the last step in the loop.
+    """
+    ranked = _ranked(gpu, spec, _candidates(gpu, spec))
+    best = ranked[:_MOST_OTHERS]
+    splits = {tile.slices: tile for tile in reversed(ranked)}
+    varied = [one for tile in best[:_VARIED] for one in _variations(tile) if _fits(replace(spec, tile=one))]
+    yield from _ranked(gpu, spec, (*best, *splits.values(), *varied))
+
+
+def is_legal(spec: GemmSpec) -> bool:
+    """Whether a tile is one that the kernel can be written for. How many registers it takes ptxas alone knows."""
+    tile = spec.tile
+    sums = (tile.thread_channels, tile.thread_pixels)
+    if sums not in _register_table(spec) | _small_register_table(spec) or tile.depth not in _DEPTHS:
+        return False
+    if min(tile.channels, tile.pixels, tile.slices) < 1:
+        return False
+    return not (tile.channels % tile.thread_channels or tile.pixels % tile.thread_pixels) and _fits(spec)
+
+
+def _ranked(gpu: GpuSpec, spec: GemmSpec, tiles: Iterable[GemmTile]) -> list[GemmTile]:
+    """Those that fit the GPU, the least time first."""
+    times = {tile: _cycles(gpu, replace(spec, tile=tile)) for tile in tiles}
+    return sorted((tile for tile in times if times[tile] < float("inf")), key=lambda tile: times[tile])
+
+
+def _variations(tile: GemmTile) -> Iterator[GemmTile]:
+    yield from (replace(tile, depth=depth) for depth in _DEPTHS if depth != tile.depth)
+    yield replace(tile, last_apart=not tile.last_apart)
 
 
 def _candidates(gpu: GpuSpec, spec: GemmSpec) -> Iterator[GemmTile]:

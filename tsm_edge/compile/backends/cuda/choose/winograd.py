@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.cycles import cycles_by_flops, elapsed
-from tsm_edge.compile.backends.cuda.choose.tiles import flush_of, gemm_tile, microseconds
+from tsm_edge.compile.backends.cuda.choose.tiles import flush_of, gemm_tile, is_legal, microseconds, other_tiles
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
 from tsm_edge.compile.backends.cuda.kernels.winograd_transforms import Tiling, WinogradSourceSpec, WinogradTargetSpec
 
@@ -14,6 +16,8 @@ from tsm_edge.compile.backends.cuda.kernels.winograd_transforms import Tiling, W
 OUTPUTS = {"float32": (2, 4), "float16": (2,)}
 # Share of the direct algorithm's time from which the transforms are worth it: the model does not see all of their cost.
 WORTH = 0.9
+# Tiles of the product that a tuner tries, for each size of tile of the image.
+_MOST_PRODUCTS = 6
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,30 @@ def winograd_settings(gpu: GpuSpec, direct: GemmSpec) -> WinogradSettings | None
     for outputs in OUTPUTS[direct.source.dtype]:
         product = winograd_specs(direct, WinogradSettings(outputs, direct.tile)).product
         settings = WinogradSettings(outputs, gemm_tile(gpu, product))
-        specs = winograd_specs(direct, settings)
-        ends = (specs.source, specs.target)
-        time = microseconds(gpu, specs.product)
-        time += sum(elapsed(gpu, cycles_by_flops(gpu, spec.flops), spec.bytes) for spec in ends)
+        time = _microseconds(gpu, direct, settings)
         if time < least:
             best, least = settings, time
     return best
+
+
+def all_winograd_settings(gpu: GpuSpec, direct: GemmSpec) -> Iterator[WinogradSettings]:
+    """Of each size of tile those with the best products, best first by the model: what a tuner tries."""
+    found: dict[WinogradSettings, float] = {}
+    for outputs in OUTPUTS[direct.source.dtype]:
+        product = winograd_specs(direct, WinogradSettings(outputs, direct.tile)).product
+        for tile in islice(other_tiles(gpu, product), _MOST_PRODUCTS):
+            settings = WinogradSettings(outputs, tile)
+            found[settings] = _microseconds(gpu, direct, settings)
+    yield from sorted(found, key=lambda settings: found[settings])
+
+
+def is_winograd_legal(direct: GemmSpec, settings: WinogradSettings) -> bool:
+    """Whether the kernels can be written for these settings."""
+    return settings.outputs in OUTPUTS[direct.source.dtype] and is_legal(winograd_specs(direct, settings).product)
+
+
+def _microseconds(gpu: GpuSpec, direct: GemmSpec, settings: WinogradSettings) -> float:
+    specs = winograd_specs(direct, settings)
+    ends = (specs.source, specs.target)
+    time = microseconds(gpu, specs.product)
+    return time + sum(elapsed(gpu, cycles_by_flops(gpu, spec.flops), spec.bytes) for spec in ends)

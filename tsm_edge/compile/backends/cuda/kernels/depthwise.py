@@ -9,24 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.kernels import emit
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR, Expr, div, mod
-from tsm_edge.compile.backends.cuda.kernels.pointwise import activation_of, is_aligned
-from tsm_edge.compile.backends.cuda.lowering import Lowering
-from tsm_edge.compile.backends.cuda.rule import Rule
-from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.element import WORD_BYTES, ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 from tsm_edge.compile.ir.layout import GPU_VECTOR_BYTES, Image
 
-LARGEST_KERNEL = 5
 MARGIN = 4  # floats of shared memory before the first plane: a window begins left of it
-_SHARED_BYTES = 12_544  # of a block with whole planes: five of them fit a multiprocessor
-_MOST_THREADS = 256
-_BAND_PLANES = 2
 
 
 @dataclass(frozen=True)
@@ -162,73 +151,6 @@ class DepthwiseSpec(KernelSpec):
     def write(self, name: str) -> Any:
         """See :func:`depthwise`."""
         return depthwise(name, self)
-
-
-def depthwise_tile(
-    gpu: GpuSpec, source: Image, target: Image, size: tuple[int, int], strides: tuple[int, int]
-) -> DepthwiseTile:
-    """The tile: few blocks of whole planes where planes are small, bands of large ones."""
-    run = next(run for run in (4, 2, 1) if target.width % run == 0)
-    rows = 4 if strides[0] > 1 and target.height >= 28 else 7
-    rows = min(rows, target.height)
-    items = (target.width // run) * ceil_div(target.height, rows)
-    plane_bytes = WORD_BYTES * source.height * source.width
-    vector = GPU_VECTOR_BYTES // item_bytes(source.dtype)
-    if (plane_bytes > _SHARED_BYTES or items > _MOST_THREADS) and source.width % vector == 0:
-        bands = 1 if strides[0] > 1 else 2
-        row_threads = target.width // run
-        planes = max(1, min(_BAND_PLANES, target.channels, _MOST_THREADS // (row_threads * bands)))
-        return DepthwiseTile(run, rows, planes, rows * bands)
-    share = ceil_div(target.channels, gpu.multiprocessors)
-    planes = max(1, min(_SHARED_BYTES // plane_bytes, _MOST_THREADS // items, 32, share))
-    return DepthwiseTile(run, rows, planes, ceil_div(target.height, rows) * rows)
-
-
-def _spec(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSpec:
-    source, size = at.tensors[layer.source].image, layer.weight.shape[2:]
-    tile = at.given((layer,), DepthwiseTile) or depthwise_tile(at.gpu, source, target, size, layer.strides)
-    activation, low, high = activation_of(layer, at.scale_of(layer))
-    return DepthwiseSpec(source, target, size, layer.strides, layer.pads[:2], tile, activation, low, high)
-
-
-def fits(at: Lowering, layer: ir.Convolution, source: Image, target: Image) -> bool:
-    """Whether a depthwise convolution is one of this rule's, for some tile."""
-    if layer.shift or layer.residual or not layer.depthwise:
-        return False
-    if max(layer.weight.shape[2:]) > LARGEST_KERNEL or max(layer.pads[:2]) > MARGIN:
-        return False
-    return is_aligned(source) and at.are_planes(source, target)
-
-
-def pack_weights(spec: DepthwiseSpec, layer: ir.Convolution, scale: float, bias_scale: float) -> np.ndarray:
-    """[channel][bias, weights], rounded up to whole vectors."""
-    weights = np.zeros((spec.target.channels, spec.weight_row), np.float32)
-    weights[:, 0] = layer.bias * bias_scale
-    taps = spec.size[0] * spec.size[1]
-    weights[:, 1 : 1 + taps] = layer.weight.reshape(-1, taps).astype(np.float64) * scale
-    return weights
-
-
-def _takes(at: Lowering, layer: ir.Layer) -> bool:
-    if not isinstance(layer, ir.Convolution) or not layer.depthwise:
-        return False
-    target = at.tensors.planes_of(layer.output)
-    if not fits(at, layer, at.tensors[layer.source].image, target):
-        return False
-    spec = _spec(at, layer, target)
-    return spec.shared_bytes <= at.gpu.shared_kib * 1024 and spec.parallel.threads[0] <= _MOST_THREADS
-
-
-def _lower(at: Lowering, layer: ir.Convolution) -> None:
-    source, scale = at.tensors[layer.source], at.scale_of(layer)
-    target = at.tensors.output(layer.output, scale)
-    spec = _spec(at, layer, target.image)
-    at.chose(spec.rule, (layer,), spec.tile)
-    weights = at.add_weights(pack_weights(spec, layer, source.scale / scale, 1 / scale))
-    at.call(spec, {"source": source.buffer, "weights": weights, "target": target.buffer}, at.label((layer,)))
-
-
-RULE = Rule("depthwise", _takes, _lower, DepthwiseTile)
 
 
 def depthwise(name: str, spec: DepthwiseSpec) -> Any:

@@ -13,6 +13,7 @@ from tsm_edge.compile.ir.kernel import Argument, Grid, KernelSpec
 from tsm_edge.compile.ir.layout import Image
 
 _LEAST_SUM_BYTES = 16384
+_USUAL_DEPTH = 8
 # Issue slots a multiply-add with what stands around it, of a sum at the end, and of a warp at its start.
 _SLOTS_MULTIPLY, _SLOTS_SUM, _SLOTS_START = 1.12, 3, 300
 # Of a vector of floats from memory to shared memory (one of halfs hides between products, whose registers conflict), of
@@ -43,7 +44,7 @@ class GemmTile:
     thread_channels: int
     thread_pixels: int
     slices: int = 1
-    depth: int = 8
+    depth: int = _USUAL_DEPTH
     last_apart: bool = True
 
     @property
@@ -63,9 +64,10 @@ class GemmTile:
 
     def __str__(self) -> str:
         slices = f", {self.slices} slices" if self.slices > 1 else ""
+        depth = f", {self.depth} rows a step" if self.depth != _USUAL_DEPTH else ""
         return (
             f"{self.channels} channels × {self.pixels} pixels, a thread {self.thread_channels} × "
-            f"{self.thread_pixels}{slices}"
+            f"{self.thread_pixels}{slices}{depth}"
         )
 
 

@@ -6,12 +6,19 @@ else, and others gather the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from tsm_edge.compile.backends.cuda.choose.patches import PatchesSettings, patches_settings, patches_specs
+from tsm_edge.compile.backends.cuda.choose.patches import (
+    PatchesSettings,
+    all_patches_settings,
+    is_patches_legal,
+    patches_settings,
+    patches_specs,
+)
 from tsm_edge.compile.backends.cuda.kernels import convolution, elements, emit
 from tsm_edge.compile.backends.cuda.kernels.emit import Expr, div, mod
 from tsm_edge.compile.backends.cuda.kernels.patches_spec import THREADS, PatchesSpec
@@ -23,26 +30,38 @@ from tsm_edge.compile.backends.cuda.kernels.pointwise import (
     stored_weights,
     tapped,
 )
-from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.lowering import Lowering, refused_settings
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 
 
 def _settings(at: Lowering, layer: ir.Convolution) -> PatchesSettings | None:
-    given = at.given((layer,), object)
-    if given is not None:
-        return given if isinstance(given, PatchesSettings) else None
-    return patches_settings(at.gpu, product_spec(at, layer, convolution.window_of(layer)))
+    """None: another rule's kernel."""
+    told, direct = at.told(layer), product_spec(at, layer, convolution.window_of(layer))
+    if told is not None and told.rule != RULE.name:
+        return None
+    given = at.given((layer,), PatchesSettings)
+    if given is None:
+        return patches_settings(at.gpu, direct)
+    if not is_patches_legal(direct, given):
+        raise refused_settings(at.label((layer,)), given)
+    return given
+
+
+def other_settings(at: Lowering, layer: ir.Layer) -> Iterator[PatchesSettings]:
+    """Of the way through patches, whether it was chosen or not, best first; none where it cannot be."""
+    if isinstance(layer, ir.Convolution) and fits(at, layer):
+        yield from all_patches_settings(at.gpu, product_spec(at, layer, convolution.window_of(layer)))
+
+
+def fits(at: Lowering, layer: ir.Convolution) -> bool:
+    """Whether a convolution can go that way."""
+    source = at.tensors[layer.source].image.dtype
+    return source == "float16" and layer.groups == 1 and convolution.RULE.takes(at, layer)
 
 
 def _takes(at: Lowering, layer: ir.Layer) -> bool:
-    return (
-        isinstance(layer, ir.Convolution)
-        and at.tensors[layer.source].image.dtype == "float16"
-        and layer.groups == 1
-        and convolution.RULE.takes(at, layer)
-        and _settings(at, layer) is not None
-    )
+    return isinstance(layer, ir.Convolution) and fits(at, layer) and _settings(at, layer) is not None
 
 
 def _lower(at: Lowering, layer: ir.Convolution) -> None:

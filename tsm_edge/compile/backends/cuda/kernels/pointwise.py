@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tsm_edge.compile.backends.cuda.choose.tiles import flush_of, gemm_tile
+from tsm_edge.compile.backends.cuda.choose.tiles import flush_of, gemm_tile, is_legal, other_tiles
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile, Window
-from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.lowering import Lowering, refused_settings
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.layout import Image
@@ -81,7 +81,9 @@ def lower_product(at: Lowering, layer: ir.Convolution, window: Window | None) ->
     plain = product_spec(at, layer, window, tap)
     tile = at.given((layer,), GemmTile) or gemm_tile(at.gpu, plain)
     spec = replace(plain, tile=tile)
-    at.chose(spec.rule, (layer,), tile)
+    if not is_legal(spec):
+        raise refused_settings(at.label((layer,)), tile)
+    at.chose(spec.rule, (layer,), tile, other_tiles(at.gpu, plain))
     weight, bias = stored_weights(at, layer)
     weights = {"weights": at.add_weights(pack_weights(spec, weight)), "bias": at.add_weights(pack_bias(spec, bias))}
     at.call(spec, product_buffers(at, layer, cache) | weights, at.label((layer,)))

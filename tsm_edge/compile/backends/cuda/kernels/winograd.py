@@ -6,18 +6,22 @@ batch of them in one launch. Weights are transformed at compile time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tsm_edge.compile.backends.common.winograd import transformed_weights
 from tsm_edge.compile.backends.cuda.choose.winograd import (
     WinogradSettings,
     WinogradSpecs,
+    all_winograd_settings,
+    is_winograd_legal,
     winograd_settings,
     winograd_specs,
 )
 from tsm_edge.compile.backends.cuda.kernels import convolution
 from tsm_edge.compile.backends.cuda.kernels.pointwise import product_buffers, product_spec, stored_weights, tapped
-from tsm_edge.compile.backends.cuda.lowering import Lowering
+from tsm_edge.compile.backends.cuda.lowering import Lowering, refused_settings
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 
@@ -40,10 +44,22 @@ def pack_bias(specs: WinogradSpecs, bias: np.ndarray) -> np.ndarray:
 
 
 def _settings(at: Lowering, layer: ir.Convolution) -> WinogradSettings | None:
-    given = at.given((layer,), object)
-    if given is not None:
-        return given if isinstance(given, WinogradSettings) else None
-    return winograd_settings(at.gpu, product_spec(at, layer, convolution.window_of(layer)))
+    """None: another rule's kernel."""
+    told, direct = at.told(layer), product_spec(at, layer, convolution.window_of(layer))
+    if told is not None and told.rule != RULE.name:
+        return None
+    given = at.given((layer,), WinogradSettings)
+    if given is None:
+        return winograd_settings(at.gpu, direct)
+    if not is_winograd_legal(direct, given):
+        raise refused_settings(at.label((layer,)), given)
+    return given
+
+
+def other_settings(at: Lowering, layer: ir.Layer) -> Iterator[WinogradSettings]:
+    """Of Winograd's algorithm, whether it was chosen or not, best first; none where it cannot be."""
+    if isinstance(layer, ir.Convolution) and fits(at, layer):
+        yield from all_winograd_settings(at.gpu, product_spec(at, layer, convolution.window_of(layer)))
 
 
 def _keeps_type(at: Lowering, layer: ir.Convolution) -> bool:
@@ -52,16 +68,19 @@ def _keeps_type(at: Lowering, layer: ir.Convolution) -> bool:
     return source == target and not (at.halfs_are_stored and source == "float16")
 
 
-def _takes(at: Lowering, layer: ir.Layer) -> bool:
+def fits(at: Lowering, layer: ir.Convolution) -> bool:
+    """Whether the algorithm can compute a convolution."""
     return (
-        isinstance(layer, ir.Convolution)
-        and layer.weight.shape[2:] == (3, 3)
+        layer.weight.shape[2:] == (3, 3)
         and layer.strides == (1, 1)
         and layer.groups == 1
         and convolution.RULE.takes(at, layer)
         and _keeps_type(at, layer)
-        and _settings(at, layer) is not None
     )
+
+
+def _takes(at: Lowering, layer: ir.Layer) -> bool:
+    return isinstance(layer, ir.Convolution) and fits(at, layer) and _settings(at, layer) is not None
 
 
 def _lower(at: Lowering, layer: ir.Convolution) -> None:
