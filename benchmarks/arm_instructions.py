@@ -58,6 +58,8 @@ PARTS = {
     "cortex-a72": 0xD08,
     "cortex-a76": 0xD0B,
 }
+# What Linux calls what a card's CPU can do beside Armv8.0.
+FEATURES = {"dot-product": "asimddp", "fp16-arithmetic": "fphp asimdhp"}
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,9 @@ class ArmPython:
         QEMU of Debian 12 shows this machine's, and the library that ONNX Runtime and LiteRT look for the CPU with
         crashes when it is not Arm's. ncnn takes its tiles from the cache sizes.
         """
-        fields = f"Features\t: fp asimd\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: {PARTS[name]:#05x}\n"
+        more = (f" {flags}" for ability, flags in FEATURES.items() if ability in cpu.abilities)
+        fields = f"Features\t: fp asimd{''.join(more)}\n"
+        fields += f"CPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: {PARTS[name]:#05x}\n"
         cores = range(cpu.cores)
         folder = "sys/devices/system/cpu"
         files = {"proc/cpuinfo": "\n".join(f"processor\t: {core}\n{fields}" for core in cores)}
