@@ -1,7 +1,7 @@
 """tsm-edge beside other inference engines: the same ONNX file, the same frames, one process, interleaved turns.
 
 python benchmarks/peers.py --model mobilenetv2-jester --threads 1 2 --json peers.json
-python benchmarks/peers.py --precision int8 --engines tsm-edge onnxruntime openvino
+python benchmarks/peers.py --precision int8 --threads 1
 """
 
 from __future__ import annotations
@@ -62,12 +62,16 @@ class Contender:
 
 @dataclass(frozen=True)
 class Race:
-    """One race: where it ran (a thread a CPU), everyone who took part, and why the others did not."""
+    """One race: where it ran (a thread a CPU), everyone who took part, and why the others did not.
+
+    Errors and signal-to-noise ratios (dB) are against ONNX Runtime on the float model.
+    """
 
     place: Place
     precision: str
     variants: dict[str, str]
     errors: dict[str, float]
+    signals: dict[str, float]
     samples: dict[str, Samples]
     absent: dict[str, str] = field(default_factory=dict)
 
@@ -170,12 +174,13 @@ def race_engines(
     results = run_stage({"stage": "measure", "entries": entries} | vars(schedule), place, work)
     variants = {name: entry["variant"] for name, entry in entries.items()}
     errors = {name: result["error"] for name, result in results.items()}
-    return Race(place, precision, variants, errors, results_of(results), absent)
+    signals = {name: result["signal_db"] for name, result in results.items()}
+    return Race(place, precision, variants, errors, signals, results_of(results), absent)
 
 
 def print_race(result: Race) -> None:
     """Print one race as a table, the fastest engine first."""
-    rows = []
+    rows, integers = [], result.precision == "int8"
     for name in sorted(result.samples, key=lambda name: result.samples[name].median):
         samples, ratio = result.samples[name], result.ratio(name)
         rows.append(
@@ -187,10 +192,11 @@ def print_race(result: Race) -> None:
                 f"{ratio.value:.2f}",
                 f"{ratio.low:.2f}-{ratio.high:.2f}",
                 f"{samples.cores:.2f}",
-                f"{result.errors[name]:.0e}",
+                f"{result.signals[name]:.0f} dB" if integers else f"{result.errors[name]:.0e}",
             )
         )
-    columns = ("engine", "median ms", "p90 ms", "min ms", f"x {result.base}", "95 %", "cores used", "error")
+    last = "to float" if integers else "error"
+    columns = ("engine", "median ms", "p90 ms", "min ms", f"x {result.base}", "95 %", "cores used", last)
     cpus = list(result.place.cpus)
     isa = f", oneDNN up to {result.place.onednn_isa}" if result.place.onednn_isa else ""
     print(
@@ -228,6 +234,7 @@ def race_json(result: Race) -> dict[str, Any]:
                 "ratio": vars(result.ratio(name)),
                 "cores_used": samples.cores,
                 "max_relative_error": result.errors[name],
+                "signal_to_noise_db": result.signals[name],
                 "samples_ms": np.round(samples.seconds * 1e3, 4).tolist(),
             }
             for name, samples in result.samples.items()

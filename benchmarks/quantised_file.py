@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from engines.base import Floats, OnlineModel
-from engines.ort import open_session
-from streams import clips
+from streams import calibration
 
 
 def write_quantised(model: OnlineModel, path: Path) -> None:
@@ -23,7 +21,7 @@ def write_quantised(model: OnlineModel, path: Path) -> None:
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._feeds = _feeds(model)
+            self._feeds = calibration(model)
 
         def get_next(self) -> dict[str, Floats] | None:
             return next(self._feeds, None)
@@ -37,16 +35,3 @@ def write_quantised(model: OnlineModel, path: Path) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
-
-
-def _feeds(model: OnlineModel) -> Iterator[dict[str, Floats]]:
-    """Inputs of every frame of every clip."""
-    session = open_session(model.path, threads=1)
-    outputs = [cache.output for cache in model.caches]
-    for clip in clips(model.frame_shape):
-        caches = [cache.zeros for cache in model.caches]
-        for frame in clip:
-            inputs = {cache.input: value for cache, value in zip(model.caches, caches, strict=True)}
-            inputs[model.frame] = frame
-            yield inputs
-            caches = session.run(outputs, inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from engines.base import Floats, OnlineModel, Stepper
@@ -19,6 +19,21 @@ def clips(shape: Sequence[int]) -> list[list[Floats]]:
     return [video(shape, 4, seed) for seed in (1, 2)]
 
 
+def calibration(model: OnlineModel) -> Iterator[dict[str, Floats]]:
+    """Yield the inputs of every frame of :func:`clips`; the shift caches are what ONNX Runtime makes of the frames."""
+    from engines.ort import open_session
+
+    session = open_session(model.path, threads=1)
+    outputs = [cache.output for cache in model.caches]
+    for clip in clips(model.frame_shape):
+        caches = [cache.zeros for cache in model.caches]
+        for frame in clip:
+            inputs = {model.frame: frame}
+            inputs |= {cache.input: value for cache, value in zip(model.caches, caches, strict=True)}
+            yield inputs
+            caches = session.run(outputs, inputs)
+
+
 def run(stepper: Stepper, frames: Sequence[Floats]) -> Floats:
     """Return the logits [frames, classes] of a stream that starts with the first frame."""
     stepper.reset()
@@ -30,6 +45,14 @@ def relative_error(logits: Floats, reference: Floats) -> float:
     if logits.shape != reference.shape or not np.isfinite(logits).all():
         return float("inf")
     return float(np.abs(logits - reference).max() / np.abs(reference).max())
+
+
+def signal_to_noise_db(logits: Floats, reference: Floats) -> float:
+    """Return how much larger the reference is than what the logits differ by, in dB."""
+    if logits.shape != reference.shape or not np.isfinite(logits).all():
+        return float("-inf")
+    noise = np.square(logits - reference, dtype=np.float64).sum()
+    return float(10 * np.log10(np.square(reference, dtype=np.float64).sum() / max(noise, 1e-30)))
 
 
 def reference_logits(model: OnlineModel, frames: Sequence[Floats]) -> Floats:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from engines import load_engine
 from engines.base import OnlineModel, Stepper, read_model
-from streams import relative_error, run, video
+from streams import relative_error, run, signal_to_noise_db, video
 
 from tsm_edge.bench.interleave import Samples, Schedule, race
 
@@ -43,7 +43,7 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     for variant in engine.variants:
         try:
             stepper = engine.open(model, Path(job["folder"]), job["threads"], variant)
-            errors[variant] = _error(stepper, model, job)
+            errors[variant], _ = _differences(stepper, model, job)
         # Whatever a foreign engine raises is its reason for not taking part.
         except Exception as error:  # noqa: BLE001
             failed[variant] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -59,19 +59,22 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Race the job's entries: name -> {"seconds": [[...]], "cores": x, "error": x}."""
+    """Race the job's entries: name -> {"seconds": [[...]], "cores": x, "error": x, "signal_db": x}."""
     models = {name: read_model(Path(entry["model"])) for name, entry in job["entries"].items()}
     steppers = {name: _open(entry, models[name], job["threads"]) for name, entry in job["entries"].items()}
-    errors = {name: _error(stepper, models[name], job["entries"][name]) for name, stepper in steppers.items()}
+    found = {name: _differences(stepper, models[name], job["entries"][name]) for name, stepper in steppers.items()}
     limits = {name: ERROR_LIMITS[entry["precision"]] for name, entry in job["entries"].items()}
-    wrong = {name: error for name, error in errors.items() if error > limits[name]}
+    wrong = {name: error for name, (error, _) in found.items() if error > limits[name]}
     if wrong:
         raise RuntimeError(f"outputs differ from ONNX Runtime in the common process: {wrong}")
     (shape,) = {model.frame_shape for model in models.values()}
     rounds = job["rounds"]
     results = race(steppers, video(shape, FRAMES), _schedule(job), lambda turn: _progress(f"round {turn} of {rounds}"))
     _progress("")
-    return {name: _plain(samples) | {"error": errors[name]} for name, samples in results.items()}
+    return {
+        name: _plain(samples) | dict(zip(("error", "signal_db"), found[name], strict=True))
+        for name, samples in results.items()
+    }
 
 
 def _open(entry: dict[str, Any], model: OnlineModel, threads: int) -> Stepper:
@@ -80,11 +83,15 @@ def _open(entry: dict[str, Any], model: OnlineModel, threads: int) -> Stepper:
     )
 
 
-def _error(stepper: Stepper, model: OnlineModel, entry: dict[str, Any]) -> float:
-    """Run the first frames twice, so that a reset that does not reset is found too."""
+def _differences(stepper: Stepper, model: OnlineModel, entry: dict[str, Any]) -> tuple[float, float]:
+    """Error and signal-to-noise ratio (dB). Frames run twice, so that a reset that does not reset is found too."""
     reference = np.load(entry["reference"])
     frames = video(model.frame_shape, FRAMES)
-    return max(relative_error(run(stepper, frames), reference) for _ in range(2))
+    runs = [run(stepper, frames) for _ in range(2)]
+    return (
+        max(relative_error(logits, reference) for logits in runs),
+        min(signal_to_noise_db(logits, reference) for logits in runs),
+    )
 
 
 def _schedule(job: dict[str, Any]) -> Schedule:

@@ -1,15 +1,21 @@
-"""LiteRT (TensorFlow Lite), float32 on XNNPACK, from the ONNX file by way of PyTorch; caches kept channels-last."""
+"""LiteRT (TensorFlow Lite) on XNNPACK, from the ONNX file by way of PyTorch; caches kept channels-last.
+
+In int8 it is quantised by its own quantiser; frames, logits and caches stay float32 outside of the model.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from streams import calibration
 
 from engines.base import Engine, Floats, OnlineModel, Stepper
 
-FILE = "model.tflite"
+FILE, FLOAT32_FILE = "model.tflite", "float32.tflite"
 
 
 def _channels_last(shape: tuple[int, ...]) -> Floats:
@@ -25,11 +31,14 @@ class _InterpreterStepper:
 
         self._interpreter = Interpreter(str(folder / FILE), num_threads=threads)
         self._interpreter.allocate_tensors()
-        # Tensors are numbered by position: serving_default_args_10 comes after args_9.
-        inputs = sorted(self._interpreter.get_input_details(), key=lambda tensor: _number(tensor["name"], "args_"))
-        outputs = sorted(self._interpreter.get_output_details(), key=lambda tensor: _number(tensor["name"], "output_"))
-        (self._frame, *self._reads) = (self._interpreter.tensor(tensor["index"]) for tensor in inputs)
-        (self._logits, *self._writes) = (self._interpreter.tensor(tensor["index"]) for tensor in outputs)
+        signature = self._interpreter.get_signature_runner()
+        self._frame, *self._reads = self._tensors(signature.get_input_details(), "args_")
+        self._logits, *self._writes = self._tensors(signature.get_output_details(), "output_")
+
+    def _tensors(self, details: Mapping[str, Any], prefix: str) -> list[Any]:
+        # They are numbered by position: args_10 comes after args_9.
+        names = sorted(details, key=lambda name: _number(name, prefix))
+        return [self._interpreter.tensor(details[name]["index"]) for name in names]
 
     def reset(self) -> None:
         for read in self._reads:
@@ -86,7 +95,9 @@ class _CompiledStepper:
         return logits
 
 
+@dataclass(frozen=True)
 class _LiteRt:
+    integers: bool = False
     packages = ("ai_edge_litert", "litert_torch")
     distributions = ("ai-edge-litert", "litert-torch")
     variants = ("interpreter", "compiled")
@@ -101,7 +112,10 @@ class _LiteRt:
         arguments += [torch.from_numpy(_channels_last(cache.shape)) for cache in model.caches]
         caches = list(range(1, len(arguments)))
         network = litert_torch.to_channel_last_io(TorchGraph(model.path).eval(), args=caches, outputs=caches)
-        litert_torch.convert(network, tuple(arguments)).export(str(folder / FILE))
+        path = folder / (FLOAT32_FILE if self.integers else FILE)
+        litert_torch.convert(network, tuple(arguments)).export(str(path))
+        if self.integers:
+            _quantise(model, path, folder / FILE)
 
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
         if variant == "interpreter":
@@ -109,4 +123,21 @@ class _LiteRt:
         return _CompiledStepper(model, folder, threads)
 
 
-ENGINES: dict[str, Engine] = {"fp32": _LiteRt()}
+def _quantise(model: OnlineModel, path: Path, result: Path) -> None:
+    """Write the file in int8: weights with a scale for each output channel, tensors between layers with one each."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import qtyping, quantizer, recipe
+
+    ((key, names),) = Interpreter(str(path)).get_signature_list().items()
+    inputs = sorted(names["inputs"], key=lambda name: _number(name, "args_"))
+    samples = []
+    for frame in calibration(model):
+        caches = [np.ascontiguousarray(frame[cache.input].transpose(0, 2, 3, 1)) for cache in model.caches]
+        samples.append(dict(zip(inputs, [frame[model.frame], *caches], strict=True)))
+    quantiser = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
+    for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+        quantiser.update_quantization_recipe(".*", end, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+    quantiser.quantize(quantiser.calibrate({key: samples}, num_threads=1)).export_model(str(result))
+
+
+ENGINES: dict[str, Engine] = {"fp32": _LiteRt(), "int8": _LiteRt(integers=True)}

@@ -49,7 +49,8 @@ class _NcnnStepper:
 
 @dataclass(frozen=True)
 class _Ncnn:
-    half: bool
+    half: bool = False
+    integers: bool = False
     packages = ("ncnn", "pnnx")
     distributions = ("ncnn", "pnnx")
     variants = ("winograd", "no-winograd")
@@ -61,9 +62,13 @@ class _Ncnn:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if not (folder / "model.ncnn.param").exists():
             raise RuntimeError(f"pnnx wrote no model: {(done.stderr or done.stdout)[-300:]}")
+        if self.integers:
+            from engines.ncnn_int8 import write_int8
+
+            write_int8(model, folder)
 
     def open(self, model: OnlineModel, folder: Path, threads: int, variant: str) -> Stepper:
         return _NcnnStepper(model, folder, threads, variant, self.half)
 
 
-ENGINES: dict[str, Engine] = {"fp32": _Ncnn(half=False), "fp16": _Ncnn(half=True)}
+ENGINES: dict[str, Engine] = {"fp32": _Ncnn(), "fp16": _Ncnn(half=True), "int8": _Ncnn(integers=True)}
