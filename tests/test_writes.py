@@ -22,7 +22,6 @@ _PRIVATE = {
     "compile/trial_library.py": {"build", "and_others"},
     "compile/package/c_tables.py": {"write_sources", "write_constants", "write_weights"},
     "compile/package/device_tables.py": {"write_device_sources"},
-    "compile/backends/cuda/nvrtc.py": {"_start", "_compile_here"},
     "compile/backends/cuda/ptxas.py": {"assemble"},
     "compile/package/runner.py": {"link_runner"},
     "compile/package/link.py": {"_link_for_android", "_write_at_once"},

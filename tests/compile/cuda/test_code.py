@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,16 +38,52 @@ def copying() -> Program:
     return Program((call,), (), (np.zeros(1, np.float32),), (), 0, FP32, Choices())
 
 
-@pytest.mark.skipif(not addresses_can_be_fixed(), reason="processes here may not ask for fixed addresses")
-def test_the_same_kernels_are_the_same_instructions_every_time() -> None:
-    """NVRTC orders instructions by the addresses of its own objects."""
+@pytest.fixture(scope="module")
+def cuda_code() -> str:
+    """Kernels that NVRTC makes other PTX of where its objects lie elsewhere, and some more: two processes' work."""
     gpu = load_gpu("jetson-nano")
-    products = {}
+    specs: dict[str, GemmSpec | CopySpec] = {
+        f"copy_{channels}": CopySpec(planes(3, 5, channels), planes(3, 5, channels)) for channels in range(1, 6)
+    }
     for side, inputs, outputs in ((2, 480, 320), (12, 24, 72), (24, 8, 48)):
         spec = GemmSpec(planes(side, side, inputs), planes(side, side, outputs), GemmTile(8, 8, 8, 8))
-        products[f"to_{outputs}"] = dataclasses.replace(spec, tile=gemm_tile(gpu, spec), activation="saturate")
-    code = cuda_source({name: spec.write(name) for name, spec in products.items()}, gpu)
-    assert len({compile_ptx(code, gpu) for _ in range(4)}) == 1
+        specs[f"to_{outputs}"] = dataclasses.replace(spec, tile=gemm_tile(gpu, spec), activation="saturate")
+    return cuda_source({name: spec.write(name) for name, spec in specs.items()}, gpu)
+
+
+@pytest.mark.skipif(not addresses_can_be_fixed(), reason="processes here may not ask for fixed addresses")
+def test_the_same_kernels_are_the_same_instructions_every_time(
+    cuda_code: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """NVRTC orders instructions by the addresses of its own objects, which depend on much."""
+    gpu = load_gpu("jetson-nano")
+    first = compile_ptx(cuda_code, gpu)
+    for cores, size in ((1, 500), (7, 3000)):
+        folder = tmp_path / ("a folder of a long name" * cores)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("TMPDIR", str(folder))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setenv("A_VARIABLE", "x" * size)
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert compile_ptx(cuda_code, gpu) == first, f"{cores} cores, and {size} bytes more of environment"
+
+
+@pytest.mark.parametrize("name", ["random", "ctypes", "tempfile", "tsm_edge"])
+def test_no_module_of_the_users_folder_is_taken_for_another(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code = 'extern "C" __global__ void mine(float *x) { *x = 1.0f; }\n'
+    assert ".visible .entry mine(" in compile_ptx(code, load_gpu("jetson-nano"))
+
+
+def test_what_nvrtc_refuses_is_said_in_a_line() -> None:
+    with pytest.raises(CompileError, match=r"^NVRTC cannot compile the kernels: .*error: .*nothing") as caught:
+        compile_ptx('extern "C" __global__ void mine() { nothing(); }\n', load_gpu("jetson-nano"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", GPUS)
