@@ -10,7 +10,9 @@ driver takes it) and those for the GPUs named. ``run`` needs Python's standard l
    beside it where they are installed;
 3. compute-sanitizer's four tools, where it is installed;
 4. one JSON file with the device, the driver, the date and every answer. It is written after each step; what was left
-   out, for lack of time or of a program, says so.
+   out, for lack of time or of a program, says so, and so does what could not run.
+
+Exit codes: 0, 1 where an answer was wrong or never came, 2 where nothing could be asked.
 
 No figure of a Jetson follows from another GPU's.
 """
@@ -31,8 +33,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tsm_edge.cards import TargetCard
 
 LIMIT_S = 460.0  # of `run`: eight minutes, less what starting and writing take
+VERIFY_S = 60.0  # in which the golden frames must be through
 ROUNDS = 5
 PLAN, ONNX = "plan.json", "model.onnx"
 MODEL = "mobilenetv2-jester"
@@ -45,6 +52,8 @@ WAYS = {
 }
 STEPS = ("bench", "peers", "sanitizer")  # after the checks
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+# Of tsm-runner: it could not run, which it also says where a kernel failed.
+COULD_NOT_RUN, A_KERNEL_FAILED = 2, "error: step: "
 # Of gpu_peers.py.
 PEERS = (
     "ONNX Runtime CUDA",
@@ -55,18 +64,55 @@ PEERS = (
 )
 
 
-def prepare(folder: Path, cards: list[str], onnx: Path | None = None) -> None:
-    """Compile the artifacts, and write what they are into ``plan.json``; the ONNX file is kept once."""
+class Unusable(Exception):
+    """What was given cannot be used: one line, with what to do."""
+
+
+def prepare(folder: Path, cards: list[str], onnx: Path | None = None) -> int:
+    """Compile the artifacts, and write what they are into ``plan.json``; the ONNX file is kept once. An exit code."""
+    from tsm_edge.errors import TsmEdgeError
+
+    is_new = not folder.exists()
+    try:
+        targets = targets_of(cards)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PLAN).unlink(missing_ok=True)  # without it nobody takes the folder for a whole one
+        plan = {"model": onnx.stem if onnx else MODEL, "artifacts": compile_all(folder, targets, onnx)}
+        (folder / PLAN).write_text(json.dumps(plan, indent=1), "utf-8")
+    except BaseException as error:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, TsmEdgeError):
+            raise Unusable(str(error)) from None
+        raise
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {size / 1e6:.0f} MB", file=sys.stderr)
+    return 0
+
+
+def targets_of(cards: list[str]) -> list[TargetCard]:
+    """The cards of these names, and the Nano's GPU in an x86-64 machine; all of them can be compiled for here."""
     import dataclasses
 
-    from tsm_edge.cards import load_model, load_target
+    from tsm_edge.cards import load_target
+    from tsm_edge.compile.machine_code import backend_for
+
+    targets = [load_target(name) for name in cards]
+    for target in targets:
+        if target.gpu is None:
+            raise Unusable(f"--cards {target.name}: has no GPU; choose a CUDA target of: tsm-edge targets")
+    targets.insert(0, dataclasses.replace(load_target("cuda-sm90"), name=NANO, gpu=load_target("jetson-nano").gpu))
+    for target in targets:
+        backend_for(target).check()
+    return targets
+
+
+def compile_all(folder: Path, targets: list[TargetCard], onnx: Path | None) -> list[dict]:
+    """Each target in each precision; what ``plan.json`` says of them."""
+    from tsm_edge.cards import load_model
     from tsm_edge.cards.precision import precision_named
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
-    folder.mkdir(parents=True, exist_ok=True)
-    host = load_target("cuda-sm90")
-    targets = [dataclasses.replace(host, name=NANO, gpu=load_target("jetson-nano").gpu)]
-    targets += [load_target(name) for name in cards]
     artifacts = []
     for target in targets:
         for precision in ("fp32", "fp16"):
@@ -84,10 +130,7 @@ def prepare(folder: Path, cards: list[str], onnx: Path | None = None) -> None:
             arch = target.gpu.compute_capability if target.gpu else ""
             artifacts.append({"name": name, "arch": arch, "precision": precision})
             print(f"{name}: compiled", file=sys.stderr)
-    plan = {"model": onnx.stem if onnx else MODEL, "artifacts": artifacts}
-    (folder / PLAN).write_text(json.dumps(plan, indent=1), "utf-8")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {size / 1e6:.0f} MB", file=sys.stderr)
+    return artifacts
 
 
 class Clock:
@@ -102,7 +145,10 @@ class Clock:
 
 
 def execute(command: list[str], clock: Clock, most_s: float, variables: dict[str, str] | None = None) -> dict:
-    """Run a program; its exit code and what it printed, or why it was not run to its end."""
+    """Run a program; its exit code and what it printed, or why it was not run to its end.
+
+    ``hung``: it took all of ``most_s``.
+    """
     limit = clock.left(most_s)
     if limit < 1:
         return {"left_out": "no time was left"}
@@ -125,7 +171,8 @@ def execute(command: list[str], clock: Clock, most_s: float, variables: dict[str
         try:
             output, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            return {"left_out": f"did not end within {limit:.0f} s"}
+            left_out = {"left_out": f"did not end within {limit:.0f} s"}
+            return left_out if limit < most_s else {**left_out, "hung": True}
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -158,15 +205,29 @@ def verify(folder: Path, artifact: dict, device: dict, clock: Clock) -> dict:
     if artifact["arch"] == device.get("compute_cap"):
         ways["machine code"] = {"TSM_EDGE_CUBIN": "1"}
     found = {}
-    for way, answer in at_once({way: (runner, clock, 60, variables) for way, variables in ways.items()}).items():
-        if "code" in answer:
-            answer["report"] = _json(answer.pop("output"))
-            answer["passed"] = answer["code"] == 0
-            if way == "machine code" and "taking the PTX" in answer["errors"]:
-                answer["passed"] = False
-        found[way] = answer
+    asked = {way: (runner, clock, VERIFY_S, variables) for way, variables in ways.items()}
+    for way, answer in at_once(asked).items():
+        found[way] = answer = _judged(answer)
+        if way == "machine code" and "taking the PTX" in answer.get("errors", ""):
+            answer["passed"] = False
         print(f"{artifact['name']}, {way}: {_verdict(answer)}", file=sys.stderr)
     return found
+
+
+def _judged(answer: dict) -> dict:
+    """What a verification ended with, ``passed`` where there is an answer; one that hangs is a wrong one."""
+    if answer.get("hung"):
+        return {"passed": False, "errors": answer["left_out"]}
+    if "code" not in answer:
+        return answer
+    if answer["code"] == COULD_NOT_RUN and A_KERNEL_FAILED not in answer["errors"]:
+        return {**answer, "left_out": _last_line(answer)}
+    report = _json(answer.pop("output"))
+    return {**answer, "report": report, "passed": answer["code"] == 0}
+
+
+def _last_line(answer: dict) -> str:
+    return (answer["errors"].strip().splitlines() or ["could not run"])[-1]
 
 
 def sanitize(folder: Path, artifact: dict, clock: Clock) -> dict:
@@ -179,7 +240,9 @@ def sanitize(folder: Path, artifact: dict, clock: Clock) -> dict:
     commands = {tool: [program, "--tool", tool, "--error-exitcode", "9", runner, "verify"] for tool in TOOLS}
     asked = {tool: (command, clock, 120, {"TSM_EDGE_NO_GRAPH": "1"}) for tool, command in commands.items()}
     for tool, answer in at_once(asked).items():
-        if "code" in answer:
+        if answer.get("code") == COULD_NOT_RUN:
+            answer["left_out"] = _last_line(answer)
+        elif "code" in answer:
             summary = re.findall(r"ERROR SUMMARY: .*|RACECHECK SUMMARY: .*", answer["output"])
             answer["output"], answer["clean"] = summary, answer["code"] == 0
         found[tool] = answer
@@ -217,10 +280,25 @@ def compare_peers(folder: Path, clock: Clock) -> dict:
     return found
 
 
+def read_plan(folder: Path) -> dict:
+    """What ``prepare`` wrote down."""
+    again = f"prepare it with: python -m benchmarks.gpu prepare {folder}"
+    try:
+        plan = json.loads((folder / PLAN).read_text("utf-8"))
+        if plan["artifacts"] and all(artifact["name"] and "arch" in artifact for artifact in plan["artifacts"]):
+            return {"model": str(plan["model"]), "artifacts": plan["artifacts"]}
+    except OSError as error:
+        raise Unusable(f"{folder / PLAN}: {error.strerror}; {again}") from None
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise Unusable(f"{folder / PLAN}: is no plan of prepared models; {again}")
+
+
 def run(folder: Path, results: Path, chosen: list[str]) -> int:
     """The checks and the chosen steps; an exit code: 1 where an answer was wrong, 2 where nothing could be asked."""
     clock = Clock(LIMIT_S)
-    plan = json.loads((folder / PLAN).read_text("utf-8"))
+    plan = read_plan(folder)
+    results.mkdir(parents=True, exist_ok=True)
     device = ask_device(clock)
     now = datetime.datetime.now(datetime.timezone.utc)
     found = {"date": now.isoformat(timespec="seconds"), "device": device, "model": plan["model"], "artifacts": {}}
@@ -228,7 +306,6 @@ def run(folder: Path, results: Path, chosen: list[str]) -> int:
     path = results / f"gpu-{slug}-{plan['model']}-{now:%Y-%m-%d}.json"
 
     def keep() -> None:
-        results.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
     steps = {name: {} for name in (artifact["name"] for artifact in plan["artifacts"])}
@@ -329,10 +406,16 @@ def main() -> int:
         "--steps", nargs="*", choices=STEPS, default=list(STEPS), help="beside the checks, by default all"
     )
     given = parser.parse_args()
-    if given.step == "run":
-        return run(given.folder, given.results, given.steps)
-    prepare(given.folder, given.cards, given.onnx)
-    return 0
+    try:
+        if given.step == "run":
+            return run(given.folder, given.results, given.steps)
+        return prepare(given.folder, given.cards, given.onnx)
+    except Unusable as error:
+        print(f"gpu.py: error: {error}", file=sys.stderr)
+    except OSError as error:
+        place = error.filename or given.folder
+        print(f"gpu.py: error: {place}: {error.strerror}; choose another folder", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from tsm_edge.verify.standin.translate import Image
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 A_RUNNER = """#!/bin/sh
-[ "$1" = verify ] && {{ echo '{{"passed": true}}'; exit {code}; }}
+[ "$1" = verify ] && {{ echo '{{"passed": true}}'; echo '{said}' >&2; exit {code}; }}
+[ {code} = 2 ] && exit 2
 sleep {seconds}
 [ -n "$TSM_EDGE_NO_GRAPH" ] && p=3.5 || p=2.5
 echo '{{"results": [{{"latency_ms": {{"p50": '$p'}}}}]}}'
@@ -30,9 +32,9 @@ echo '{{"results": [{{"latency_ms": {{"p50": '$p'}}}}]}}'
 SMI = "#!/bin/sh\necho 'NVIDIA Test 1, 535.1, 1980 MHz, 1980 MHz, 41, 9.0'\n"
 
 
-def prepared(folder: Path, code: int = 0, arch: str = "9.0") -> None:
+def prepared(folder: Path, code: int = 0, arch: str = "9.0", said: str = "") -> None:
     """A folder as ``prepare`` leaves it, of one model that is a shell script."""
-    program(folder / "build" / "model" / "tsm-runner", A_RUNNER.format(code=code, seconds=0))
+    program(folder / "build" / "model" / "tsm-runner", A_RUNNER.format(code=code, seconds=0, said=said))
     plan = {"model": "m", "artifacts": [{"name": "model", "arch": arch, "precision": "fp32"}]}
     (folder / "build" / "plan.json").write_text(json.dumps(plan))
 
@@ -51,8 +53,8 @@ def script(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
-def run(folder: Path, code: int = 0, arch: str = "9.0") -> tuple[subprocess.CompletedProcess[str], Any]:
-    prepared(folder, code, arch)
+def run(folder: Path, code: int = 0, arch: str = "9.0", said: str = "") -> tuple[subprocess.CompletedProcess[str], Any]:
+    prepared(folder, code, arch, said)
     return script(folder), results(folder)
 
 
@@ -92,6 +94,85 @@ def test_a_wrong_answer_is_said_aloud(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "WRONG: model, graph; model, graph, spinning" in done.stderr
     assert "machine code" not in found["artifacts"]["model"]["verify"]
+
+
+NO_DRIVER = "tsm-runner: error: the model: the NVIDIA driver cannot be loaded"
+KERNEL_FAILED = "tsm-runner: error: step: cuStreamSynchronize failed"
+
+
+def test_a_runner_that_could_not_run_is_not_wrong(tmp_path: Path) -> None:
+    done, found = run(tmp_path, code=2, said=NO_DRIVER)
+    assert done.returncode == 2
+    assert f"model, graph: left out: {NO_DRIVER}\n" in done.stderr
+    assert "NOTHING RAN" in done.stderr
+    assert "WRONG" not in done.stderr
+    assert not any("passed" in answer for answer in found["artifacts"]["model"]["verify"].values())
+
+
+def test_a_kernel_that_failed_is_wrong(tmp_path: Path) -> None:
+    done, _ = run(tmp_path, code=2, said=KERNEL_FAILED)
+    assert done.returncode == 1
+    assert f"model, graph: WRONG ({KERNEL_FAILED})\n" in done.stderr
+
+
+@pytest.mark.parametrize(("own_s", "all_s", "code"), [(1.0, 60, 1), (60.0, 1.4, 2)])
+def test_golden_frames_that_never_end_are_wrong_unless_it_is_for_lack_of_time(
+    own_s: float, all_s: float, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import runpy
+
+    module = runpy.run_path(str(SCRIPT.with_suffix(".py")))
+    module["verify"].__globals__["VERIFY_S"] = own_s
+    program(tmp_path / "model" / "tsm-runner", "#!/bin/sh\nsleep 100\n")
+    artifact = {"name": "model", "arch": "9.0", "precision": "fp32"}
+    found = module["verify"](tmp_path, artifact, {}, module["Clock"](all_s))
+    assert module["conclude"]({"model": {"verify": found}}) == code
+    assert ("WRONG (did not end within 1 s)" if code == 1 else "left out: did not end") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"model": "m", "artifacts": []}'])
+def test_a_folder_that_was_not_prepared_is_refused_in_a_line(text: str | None, tmp_path: Path) -> None:
+    (tmp_path / "build").mkdir()
+    if text is not None:
+        (tmp_path / "build" / "plan.json").write_text(text)
+    done = script(tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"gpu.py: error: {tmp_path / 'build' / 'plan.json'}: ")
+    assert f"; prepare it with: python -m benchmarks.gpu prepare {tmp_path / 'build'}\n" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--cards", "cuda-sm90", "cuda-sm91"], "unknown target 'cuda-sm91' (did you mean 'cuda-sm90'?)"),
+        (["--cards", "raspberry-pi-4"], "--cards raspberry-pi-4: has no GPU; choose a CUDA target"),
+        (["--cards", "native-cuda"], "GPU"),
+        (["--onnx", "nowhere.onnx"], "nowhere.onnx: no such file"),
+    ],
+)
+def test_what_cannot_be_prepared_is_said_in_a_line_and_leaves_nothing(
+    words: list[str], problem: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is not installed: pip install tsm-edge[cuda]")
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parents[1])}
+    command = [sys.executable, "-m", "benchmarks.gpu", "prepare", str(tmp_path / "build"), *words]
+    environment = {**os.environ, **hidden}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=SCRIPT.parents[1], env=environment)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("gpu.py: error: ")
+    assert problem in done.stderr
+    assert not (tmp_path / "build").exists()
+
+
+def test_a_folder_that_could_not_be_prepared_again_is_no_whole_one(tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is not installed: pip install tsm-edge[cuda]")
+    prepared(tmp_path)
+    command = [sys.executable, "-m", "benchmarks.gpu", "prepare", str(tmp_path / "build"), "--onnx", "nowhere.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=SCRIPT.parents[1])
+    assert done.returncode == 2
+    assert (tmp_path / "build" / "model" / "tsm-runner").exists()
+    assert not (tmp_path / "build" / "plan.json").exists()
 
 
 @pytest.mark.parametrize("limit", [0, -5])
@@ -145,6 +226,18 @@ def test_without_python_the_models_are_checked_all_the_same(tmp_path: Path) -> N
     assert "no python3 here: no peers, no compute-sanitizer" in done.stderr
     assert done.stdout.count('"passed": true') == 2
     assert done.stdout.count('"p50": 3.5') == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "ends", "last"), [(2, NO_DRIVER, 2, "NOTHING RAN"), (2, KERNEL_FAILED, 1, ""), (1, "", 1, "")]
+)
+def test_without_python_it_ends_as_with_it(code: int, said: str, ends: int, last: str, tmp_path: Path) -> None:
+    prepared(tmp_path, code, said=said)
+    (tmp_path / "bin").mkdir()
+    for name in ("env", "dirname", "sleep"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    done = script(tmp_path, PATH=str(tmp_path / "bin"))
+    assert (done.returncode, said in done.stderr, last in done.stderr) == (ends, True, True), done.stderr
 
 
 @pytest.mark.slow
