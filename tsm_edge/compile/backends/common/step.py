@@ -21,6 +21,16 @@ from tsm_edge.errors import CompileError
 _Settings = TypeVar("_Settings")
 
 
+def too_large(layer: str, kind: np.dtype) -> CompileError:
+    """What to say of a layer whose weights, finite in the network, are not as they are stored."""
+    return CompileError(
+        f"layer {layer}: its weights are too large for {kind}, expected {np.finfo(kind).max:.6g} at most",
+        "compile in fp32: leave --precision out"
+        if kind == np.float16
+        else "train or export the model again, from weights of usual size",
+    )
+
+
 class Step:
     """What came out of a backend's lowering so far.
 
@@ -53,6 +63,7 @@ class Step:
         self._layers = layers
         self._given = choices
         self._weights: list[np.ndarray] = []
+        self._beyond: set[int] = set()  # of them, those that are not finite
         self._known = known
         self.packed: dict[tuple[object, ...], np.ndarray] = {}
         self.choices: list[Choice] = []
@@ -63,20 +74,32 @@ class Step:
     def call(self, spec: KernelSpec, buffers: Mapping[str, BufferRef], layer: str) -> None:
         """Add a call; ``buffers`` by the names of the kernel's arguments, more than it has are allowed.
 
-        ``layer`` is for people: a :meth:`label`, or the tensor that a copy makes.
+        ``layer`` is for people: a :meth:`label`, or the tensor that a copy makes. Raises as :meth:`made_call`.
         """
         self.calls.append(self.made_call(spec, buffers, layer))
 
     def made_call(self, spec: KernelSpec, buffers: Mapping[str, BufferRef], layer: str) -> KernelCall:
-        """A call that is not added yet."""
+        """A call that is not added yet.
+
+        Raises
+        ------
+        CompileError
+            Its weights are larger than their element type can be.
+        """
         name = self._kernel_names.setdefault(spec, f"tsm_k{len(self._kernel_names)}_{spec.rule}")
         refs = tuple(buffers[argument.name] for argument in spec.arguments)
+        self._refuse_overflow(spec, refs, layer)
         return KernelCall(name, spec, refs, layer)
+
+    def _refuse_overflow(self, spec: KernelSpec, refs: Sequence[BufferRef], layer: str) -> None:
+        """A network's own weights are finite; packed, they may have become too large for how they are stored."""
+        for argument, ref in zip(spec.arguments, refs, strict=True):
+            if argument.role == "weights" and ref.space == "weights" and ref.index in self._beyond:
+                raise too_large(layer, self._weights[ref.index].dtype)
 
     def add_weights(self, packed: np.ndarray) -> BufferRef:
         """Keep packed weights in the model."""
-        self._weights.append(np.ascontiguousarray(packed).ravel())
-        return BufferRef("weights", len(self._weights) - 1)
+        return self._keep(np.ascontiguousarray(packed).ravel())
 
     def add_packed(self, pack: Callable[..., np.ndarray], spec: KernelSpec, *values: object) -> BufferRef:
         """Keep ``pack(spec, *values)`` in the model: packed before, if the same was."""
@@ -84,8 +107,15 @@ class Step:
         found = self._known.get(key)
         if found is None:
             found = self.packed[key] = np.ascontiguousarray(pack(spec, *values)).ravel()
-        self._weights.append(found)  # itself: what programs share is known by its identity
-        return BufferRef("weights", len(self._weights) - 1)
+        return self._keep(found)
+
+    def _keep(self, packed: np.ndarray) -> BufferRef:
+        """The array itself: what programs share is known by its identity."""
+        self._weights.append(packed)
+        index = len(self._weights) - 1
+        if packed.dtype.kind == "f" and not np.isfinite(packed).all():
+            self._beyond.add(index)
+        return BufferRef("weights", index)
 
     def given(self, layers: Sequence[ir.Layer], kind: type[_Settings]) -> _Settings | None:
         """The settings a rule was told to use for these layers; None: it chooses."""

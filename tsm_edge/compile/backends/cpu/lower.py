@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from tsm_edge.cards import TargetCard
 from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.backends.cpu.core import Core
@@ -46,6 +48,7 @@ def lower(
     return finished(walked(graph, layers, target, precision, choices or Choices(), known), precision)
 
 
+@np.errstate(over="ignore")  # weights too large for float16 are refused by their layer's name
 def walked(
     graph: OnlineGraph,
     layers: Sequence[ir.Layer],

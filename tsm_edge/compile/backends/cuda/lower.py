@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from tsm_edge.cards import Preprocess, TargetCard
 from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.cards.precision import Precision
@@ -52,6 +54,7 @@ def lower(
     return replace(finished(lowering, precision), byte_calls=byte_calls, replaced_calls=replaced)
 
 
+@np.errstate(over="ignore")  # weights too large for float16 are refused by their layer's name
 def walked(
     graph: OnlineGraph, layers: Sequence[ir.Layer], target: TargetCard, precision: Precision, choices: Choices
 ) -> tuple[Lowering, Rule]:

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import tirx
 
 from tsm_edge.compile.backends.common.elementwise import ElementwiseBase, bound_operands, is_everywhere
+from tsm_edge.compile.backends.common.step import too_large
 from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import zero_border
@@ -66,7 +67,10 @@ class _Vectors:
 def _lower(at: Lowering, layer: ir.Elementwise) -> None:
     def constant(values: np.ndarray) -> Tensor:
         image = at.nhwc(1, 1, values.size)
-        return Tensor(image, at.add_weights(_row(values, image)))
+        row = _row(values, image)
+        if np.isinf(row).sum() > np.isinf(values).sum():  # some may be infinite in the network
+            raise too_large(at.label((layer,)), row.dtype)
+        return Tensor(image, at.add_weights(row))
 
     operands, buffers = bound_operands(layer, at.tensors.vectors, constant)
     target = at.tensors.output(layer.output)
