@@ -1,12 +1,12 @@
 import ast
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pytest
 
 import tsm_edge
 from tsm_edge import errors
-from tsm_edge.errors import CheckFailed, TsmEdgeError, unknown_name
+from tsm_edge.errors import CheckFailed, TsmEdgeError, closest, unknown_name
 
 
 def test_message_is_the_problem_and_the_next_step() -> None:
@@ -95,6 +95,22 @@ def test_every_error_is_a_user_error_except_a_failed_check() -> None:
 )
 def test_unknown_name_suggests_the_closest_and_lists_all(name: str, expected: str) -> None:
     assert unknown_name("target", name, ["x86-64", "native"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "expected"),
+    [
+        ("jetson-nona", ["jetson-nano", "jetson-orin", "jetson-xavier"], "jetson-nano"),
+        ("jetson-orni", ["jetson-nano", "jetson-orin", "jetson-xavier"], "jetson-orin"),
+        ("cuda-sm98", ["cuda-sm75", "cuda-sm80", "cuda-sm86", "cuda-sm89", "cuda-sm90"], "cuda-sm90"),
+        ("pose", {"pose"}, "pose"),
+        ("zzz", ["native"], None),
+        ("native", [], None),
+        ("x" * 100_000, ["native"], None),
+    ],
+)
+def test_the_closest_name_takes_the_fewest_edits(name: str, known: Collection[str], expected: str | None) -> None:
+    assert closest(name, known) == expected
 
 
 def test_unknown_name_says_when_nothing_is_known() -> None:

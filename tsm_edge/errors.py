@@ -7,7 +7,7 @@ The command line prints it without a traceback and exits with :attr:`TsmEdgeErro
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _LONGEST_NAME = 60
 _LONGEST_TEXT = 120
@@ -101,10 +101,27 @@ class CheckFailed(TsmEdgeError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return one line for an unknown name: the closest match if there is one, and all known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=1)
-    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    close = closest(name, names)
+    guess = "" if close is None else f" (did you mean {close!r}?)"
     cut = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
     return f"unknown {kind} {cut!r}{guess}: known are {', '.join(names) or 'none'}"
+
+
+def closest(name: str, known: Collection[str]) -> str | None:
+    """The known name that a slip of the fingers is least away from; None: nothing is alike."""
+    name = name[:_LONGEST_NAME]
+    alike = difflib.get_close_matches(name, known, n=max(1, len(known)))
+    return min(alike, key=lambda other: _edits(name, other), default=None)
+
+
+def _edits(one: str, other: str) -> int:
+    """Characters to insert, leave out or replace."""
+    row = list(range(len(other) + 1))
+    for index, character in enumerate(one):
+        above, row = row, [index + 1]
+        for column, wanted in enumerate(other):
+            row.append(min(above[column] + (character != wanted), above[column + 1] + 1, row[column] + 1))
+    return row[-1]
 
 
 def shortened(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from tsm_edge.cards import Ability, CpuSpec, TargetCard
 from tsm_edge.cards.architecture import architecture
 from tsm_edge.compile.ir.kernel import FALLBACK_RULE, KernelSpec
 from tsm_edge.compile.ir.program import Program
-from tsm_edge.errors import CardError, CompileError, unknown_name
+from tsm_edge.errors import CardError, CompileError, closest, unknown_name
 
 
 def generate(
@@ -97,8 +96,8 @@ def check_cpu(target: TargetCard) -> None:
     features = set().union(*known.values())
     for feature in target.cpu.features:
         if feature[1:] not in features:
-            close = difflib.get_close_matches(feature[1:], features, n=1)
-            guess = f"did you mean '+{close[0]}'? " if close else ""
+            close = closest(feature[1:], features)
+            guess = "" if close is None else f"did you mean '+{close}'? "
             raise CardError(
                 f"{where}no CPU of {target.cpu.triple} has the feature {feature!r}",
                 f"{guess}correct features of the card {target.name}",
