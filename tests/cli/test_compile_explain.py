@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx_graphs import GraphBuilder, small_network
 
+from tsm_edge.cards.precision import PRECISIONS
 from tsm_edge.cli.compile import command
+from tsm_edge.errors import CompileError
 
 COLUMNS = "layer rule tile items MFLOP kB FLOP/byte bound by model (us)"
 
@@ -47,6 +49,21 @@ def test_json_holds_the_explanation_beside_the_manifest(tmp_path: Path) -> None:
     assert explained["modelled_milliseconds"] == pytest.approx(
         sum(item["microseconds"] for item in explained["kernels"]) / 1e3
     )
+
+
+def test_the_help_names_every_precision_and_both_ways_to_sum_halfs_in_fp32() -> None:
+    text = " ".join(CliRunner().invoke(command, ["--help"], terminal_width=200).output.split())
+    assert f"Of weights, activations and sums: {', '.join(PRECISIONS)}." in text
+    assert "as with --precision fp16-fp32" in text
+
+
+@pytest.mark.parametrize("words", [["--precision", "fp16-fp32"], ["--precision", "fp16", "--accumulate", "fp32"]])
+def test_halfs_summed_in_fp32_are_refused_on_a_cpu_by_their_name(words: list[str], tmp_path: Path) -> None:
+    onnx.save(small_network(), str(tmp_path / "model.onnx"))
+    arguments = ["--onnx", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "out"), *words]
+    assert isinstance(error := CliRunner().invoke(command, arguments).exception, CompileError)
+    assert error.problem == "target native is a CPU: precision fp16-fp32 (halfs summed in fp32) is for GPUs"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

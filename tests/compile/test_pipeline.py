@@ -477,10 +477,10 @@ ONLINE = ModelCard("m", "", "", NetworkSpec("resnet-18", 5, frame_size=32), Prep
         (lambda target: CompileRequest(target, Path("x"), ONLINE, frames=8), "online network takes one frame a step"),
         (
             lambda target: CompileRequest(target, Path("x"), ONLINE, precision=FP16_SUMMED_IN_FP32),
-            "is a CPU: --accumulate fp32 is for GPUs",
+            r"is a CPU: precision fp16-fp32 \(halfs summed in fp32\) is for GPUs",
         ),
     ],
-    ids=["nothing", "weights twice", "frames of an online network", "accumulate"],
+    ids=["nothing", "weights twice", "frames of an online network", "halfs summed in fp32"],
 )
 def test_impossible_requests(make: Callable[[TargetCard], CompileRequest], message: str, native: TargetCard) -> None:
     with pytest.raises(CompileError, match=message):

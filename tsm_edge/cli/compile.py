@@ -23,7 +23,7 @@ from tsm_edge.cards import (
     target_file,
 )
 from tsm_edge.cards.architecture import runs_here
-from tsm_edge.cards.precision import FP16_SUMMED_IN_FP32, Precision, precision_named
+from tsm_edge.cards.precision import FP16_SUMMED_IN_FP32, PRECISIONS, Precision, precision_named
 from tsm_edge.cli.explain import explanation_of, explanation_table, print_explanation
 from tsm_edge.cli.frame_size import frame_size_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
@@ -76,10 +76,12 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 )
 @frame_size_option
 @click.option(
-    "--precision", default="fp32", show_default=True, help="Of weights, activations and sums: fp32, fp16, int8."
+    "--precision", default="fp32", show_default=True, help=f"Of weights, activations and sums: {', '.join(PRECISIONS)}."
 )
 @click.option(
-    "--accumulate", type=click.Choice(["fp32"]), help="With --precision fp16 on a GPU: halfs are only stored."
+    "--accumulate",
+    type=click.Choice(["fp32"]),
+    help=f"With --precision fp16 on a GPU: halfs are only stored, as with --precision {FP16_SUMMED_IN_FP32.name}.",
 )
 @click.option(
     "--calibrate",
@@ -217,7 +219,9 @@ def _precision(name: str, accumulate: str | None) -> Precision:
     if accumulate is None:
         return precision
     if precision.storage != "float16":
-        raise CompileError("--accumulate is for --precision fp16", "leave it out: sums of fp32 are fp32")
+        raise CompileError(
+            "--accumulate is for --precision fp16", f"leave it out: sums of {name} are {precision.accumulator}"
+        )
     return FP16_SUMMED_IN_FP32
 
 

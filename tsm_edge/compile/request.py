@@ -103,9 +103,10 @@ class CompileRequest:
                 )
             return
         if self.precision == FP16_SUMMED_IN_FP32:
+            what = f"precision {self.precision.name} (halfs summed in fp32)"
             raise CompileError(
-                f"target {self.target.name} is a CPU: --accumulate fp32 is for GPUs",
-                "leave it out, or take --precision fp32",
+                f"target {self.target.name} is a CPU: {what} is for GPUs",
+                "leave --precision out for fp32, or take fp16 alone",
             )
         needs = self.precision.needs
         if needs and not set(needs) & set(self.target.cpu.abilities):
