@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -257,6 +258,17 @@ def test_a_full_disk_leaves_nothing_half_written(bench: Bench, tmp_path: Path) -
     assert b"tsm-runner: error: full.json: No space left on device\n" in done.stderr
     assert result_of(done.stdout).latency_ms.count == 3
     assert b"nowhere/x.json: No such file" in bench("--frames", "3", "--json", "nowhere/x.json", *QUICK).stderr
+
+
+def test_a_model_that_cannot_be_opened_is_what_is_said(bench: Bench) -> None:
+    """Here for lack of memory; without a GPU's driver, that."""
+
+    def little_memory() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (100 << 20, 100 << 20))
+
+    done = bench("--threads", "64", "--frames", "1", *QUICK, preexec_fn=little_memory)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"tsm-runner: error: the model: tsm_open: 64 threads cannot be started")
 
 
 def test_a_wrong_answer_is_marked_and_ends_with_1(artifact_with_runner: Artifact, tmp_path: Path) -> None:

@@ -204,8 +204,9 @@ static int start_up(loop *loop, tsm_sample *first) {
   const uint64_t began = tsm_now();
   const int code = runner_find_model();
   if (code != RUNNER_OK) return code;
-  loop->stream = tsm_open(loop->run->options.threads);
-  if (!loop->stream) return runner_fail("threads", tsm_last_error());
+  const runner_options given = {.threads = loop->run->options.threads};
+  loop->stream = runner_open_stream(&given);
+  if (!loop->stream) return RUNNER_USER_ERROR;
   loop->run->load_ms = 1e3 * tsm_seconds(began, tsm_now());
   if (!time_steps(loop, 1, first, NULL)) return runner_fail("step", tsm_last_error());
   loop->run->first_frame_ms = (double)first->duration * 1e-6;
