@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -418,6 +419,7 @@ print(json.dumps((getenv(b"CUDA_CACHE_PATH") or b"").decode()))
     assert machine.run(script, HOME=str(tmp_path))[0] == ""
     assert machine.run(script, CUDA_CACHE_PATH=str(tmp_path / "own"))[0] == str(tmp_path / "own")
     found = machine.run(script, HOME="/proc/nowhere")[0]
+    assert found == machine.run(script, HOME="/proc/nowhere", CUDA_CACHE_PATH="")[0]
     assert found == f"/var/tmp/tsm-edge-cuda-{os.geteuid()}"
     assert Path(found).stat().st_mode & 0o77 == 0
 
@@ -431,6 +433,59 @@ def test_long_work_of_the_drivers_compiler_is_announced(machine: Machine, tmp_pa
     assert lines[1].startswith("tsm-edge: compiled in 1.")
     assert lines[1].endswith(" s, kept in ~/.nv/ComputeCache")
     assert machine.run(_OPEN_AND_STEP, STANDIN_SLOW_MS="1300", TSM_EDGE_QUIET="1")[1] == ""
+
+
+def test_what_the_driver_compiled_is_not_said_to_be_kept_where_it_keeps_nothing(machine: Machine) -> None:
+    _, said = machine.run(_OPEN_AND_STEP, STANDIN_SLOW_MS="1300", CUDA_CACHE_DISABLE="1")
+    first, last = said.splitlines()
+    assert "compiles 3 kernels, at every start: CUDA_CACHE_DISABLE is set; " in first
+    assert re.fullmatch(r"tsm-edge: compiled in \d+\.\d s, not kept", last)
+
+
+_SLOW_SETENV = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static atomic_int setting;
+
+int setenv(const char *name, const char *value, int overwrite) {
+  int (*real)(const char *, const char *, int) = (int (*)(const char *, const char *, int))dlsym(RTLD_NEXT, "setenv");
+  if (strcmp(name, "CUDA_CACHE_PATH") != 0) return real(name, value, overwrite);
+  atomic_store(&setting, 1);
+  usleep(300000);
+  int code = real(name, value, overwrite);
+  atomic_store(&setting, 0);
+  return code;
+}
+
+char *getenv(const char *name) {
+  char *(*real)(const char *) = (char *(*)(const char *))dlsym(RTLD_NEXT, "getenv");
+  if (atomic_load(&setting) && strcmp(name, "CUDA_CACHE_PATH") == 0) fputs("read while it is set\\n", stderr);
+  return real(name);
+}
+"""
+
+
+def test_streams_that_threads_open_at_once_place_the_cache_once(machine: Machine, tmp_path: Path) -> None:
+    shim = shared_library(tmp_path / "shim.so", _SLOW_SETENV)
+    script = """
+from concurrent.futures import ThreadPoolExecutor
+library = Library(sys.argv[1])
+
+def step(_):
+    with OnlineSession(library) as session:
+        return session.step(frames(1)[0]).tolist()
+
+with ThreadPoolExecutor(3) as pool:
+    print(json.dumps(list(pool.map(step, range(3)))))
+"""
+    logits, said = machine.run(script, HOME="/proc/nowhere", CUDA_CACHE_PATH="", LD_PRELOAD=str(shim))
+    assert said == ""
+    assert logits[0] == logits[1] == logits[2]
 
 
 def test_profile_by_the_gpus_own_clock(machine: Machine, run_program: RunProgram) -> None:

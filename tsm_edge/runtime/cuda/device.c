@@ -149,7 +149,6 @@ static void unmake(tsm_device *device) {
 }
 
 int32_t tsm_device_open(tsm_device **device) {
-  tsm_jit_place_cache();
   int32_t code = tsm_cuda_load();
   if (code != TSM_OK) return code;
   pthread_mutex_lock(&one_at_a_time);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "jit.h"
 #include "model.h"
 #include "tsm_edge.h"
 
@@ -106,6 +107,7 @@ static int32_t find_functions(void *library) {
 }
 
 static int32_t load(void) {
+  tsm_jit_place_cache();
   void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (!library)
     return tsm_fail(TSM_ERROR_DEVICE,

@@ -65,9 +65,12 @@ void tsm_jit_end(tsm_jit *jit, int succeeded) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     const char *cache = getenv("CUDA_CACHE_PATH");
-    fprintf(stderr, "tsm-edge: compiled in %.1f s, kept in %s\n",
-            (double)(now.tv_sec - jit->began.tv_sec) + 1e-9 * (double)(now.tv_nsec - jit->began.tv_nsec),
-            cache && *cache ? cache : "~/.nv/ComputeCache");
+    const double seconds = (double)(now.tv_sec - jit->began.tv_sec) + 1e-9 * (double)(now.tv_nsec - jit->began.tv_nsec);
+    if (is_on("CUDA_CACHE_DISABLE"))
+      fprintf(stderr, "tsm-edge: compiled in %.1f s, not kept\n", seconds);
+    else
+      fprintf(stderr, "tsm-edge: compiled in %.1f s, kept in %s\n", seconds,
+              cache && *cache ? cache : "~/.nv/ComputeCache");
   }
   pthread_cond_destroy(&jit->ended);
   pthread_mutex_destroy(&jit->lock);
@@ -107,7 +110,7 @@ void tsm_jit_place_cache(void) {
     char path[PATH_BYTES];
     snprintf(path, sizeof path, "%s/tsm-edge-cuda-%ld", roots[i], (long)geteuid());
     if (!is_private_folder(path)) continue;
-    setenv("CUDA_CACHE_PATH", path, 0);
+    setenv("CUDA_CACHE_PATH", path, 1); /* it is not there, or empty */
     return;
   }
 }

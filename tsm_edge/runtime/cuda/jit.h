@@ -12,7 +12,7 @@ tsm_jit *tsm_jit_begin(int32_t kernels);
 /* It is done; null is allowed. */
 void tsm_jit_end(tsm_jit *announced, int succeeded);
 
-/* Before the driver is loaded: where its cache could not be written, name another folder. */
+/* Before the driver is loaded, by one thread: where its cache could not be written, name another folder. */
 void tsm_jit_place_cache(void);
 
 #endif /* TSM_CUDA_JIT_H */
