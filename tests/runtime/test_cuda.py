@@ -305,6 +305,19 @@ print(json.dumps(failure(act)))
             "cuGraphLaunch failed: CUDA_ERROR_LAUNCH_TIMEOUT (702)",
             "raise its clock with: sudo jetson_clocks",
         ),
+        (
+            {"STANDIN_FAIL": "cuInit=100", "CUDA_VISIBLE_DEVICES": "7"},
+            "cuInit failed: CUDA_ERROR_NO_DEVICE (100)",
+            "CUDA_VISIBLE_DEVICES is set, and hides those that it does not name",
+        ),
+        ({"STANDIN_FAIL": "cuInit=34"}, "cuInit failed: ", "leave its folder stubs out of LD_LIBRARY_PATH"),
+        ({"STANDIN_FAIL": "cuInit=802"}, "cuInit failed: ", "systemctl start nvidia-fabricmanager"),
+        ({"STANDIN_FAIL": "cuInit=804"}, "cuInit failed: ", "leave /usr/local/cuda/compat out of LD_LIBRARY_PATH"),
+        (
+            {"STANDIN_FAIL": "cuStreamSynchronize=716@3"},
+            "cuStreamSynchronize (a frame) failed: ",
+            "this process can use the GPU no more: run it again with TSM_EDGE_SYNC=1",
+        ),
         ({"LD_LIBRARY_PATH": ""}, "the NVIDIA driver cannot be loaded (libcuda.so.1:", "with the NVIDIA runtime"),
     ],
 )

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -26,6 +27,9 @@ static const char *why_no_device(void) {
   for (size_t i = 0; i < sizeof files / sizeof files[0]; ++i)
     if (access(files[i], R_OK | W_OK) != 0 && errno == EACCES)
       return "this user may not use the GPU: join its group with: sudo usermod -aG video $USER, then log in again";
+  if (getenv("CUDA_VISIBLE_DEVICES"))
+    return "no GPU can be used: CUDA_VISIBLE_DEVICES is set, and hides those that it does not name; unset it, or name one "
+           "that nvidia-smi -L lists";
   return "no GPU can be used: look with nvidia-smi, or on a Jetson with: ls -l /dev/nvhost-gpu; in a container start it "
          "with the NVIDIA runtime";
 }
@@ -39,6 +43,8 @@ static const char *what_to_do(CUresult result) {
     case CUDA_ERROR_OPERATING_SYSTEM:
     case CUDA_ERROR_UNKNOWN:
       return why_no_device();
+    case CUDA_ERROR_STUB_LIBRARY:
+      return "libcuda.so.1 is the CUDA toolkit's stand-in for linking: leave its folder stubs out of LD_LIBRARY_PATH";
     case CUDA_ERROR_DEVICE_UNAVAILABLE:
       return "another program has the GPU for itself: end it, or set the compute mode to default with nvidia-smi -c 0";
     case CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
@@ -55,9 +61,16 @@ static const char *what_to_do(CUresult result) {
     case CUDA_ERROR_LAUNCH_TIMEOUT:
       return "the GPU is too slow at its present clock, or draws a display: raise its clock with: sudo jetson_clocks";
     case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
     case CUDA_ERROR_LAUNCH_FAILED:
       return "a kernel failed, and this process can use the GPU no more: run it again with TSM_EDGE_SYNC=1, which names "
              "the kernel";
+    case CUDA_ERROR_SYSTEM_NOT_READY:
+      return "the GPUs of this machine wait for their switch: start it with: sudo systemctl start nvidia-fabricmanager";
+    case CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE:
+      return "the container has a newer libcuda.so.1 than this GPU's driver takes: leave /usr/local/cuda/compat out of "
+             "LD_LIBRARY_PATH, or update the driver";
     case CUDA_ERROR_SYSTEM_DRIVER_MISMATCH:
       return "the driver library and the kernel's driver are of different versions: restart the machine";
     default:
