@@ -22,6 +22,7 @@ from tsm_edge.cards import TargetCard, load_model, load_target
 from tsm_edge.cards.precision import precision_named
 from tsm_edge.compile.request import CompileRequest
 from tsm_edge.errors import ArtifactError, CompileError, ModelFileError
+from tsm_edge.export.metadata import OnnxMetadata, WeightSource, write_metadata
 from tsm_edge.session.local import Library, OnlineSession
 from tsm_edge.verify.compare import verify_artifact, verify_golden
 from tsm_edge.verify.emulated import verify_emulated
@@ -282,6 +283,29 @@ def test_what_clips_cannot_be_compiled_for(tmp_path: Path, native: TargetCard) -
         dataclasses.replace(request, frames=8)
     with pytest.raises(CompileError, match="--clips-per-batch is for models of clips, this one takes single frames"):
         CompileRequest(native, tmp_path / "out", load_model("motion"), clips_per_batch=2)
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "problem"),
+    [
+        ("jetson-nano", "fp32", "target jetson-nano is a GPU: clips are for CPUs yet"),
+        ("raspberry-pi-5", "fp16", "precision fp16 is for single frames yet"),
+    ],
+)
+def test_what_a_file_of_clips_cannot_be_compiled_for(target: str, precision: str, problem: str, tmp_path: Path) -> None:
+    """It says itself that it takes clips."""
+    from tsm_edge.compile.pipeline import compile_model
+
+    if target == "jetson-nano":
+        pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is not installed: pip install tsm-edge[cuda]")
+    model, made = build("elementwise", 2), tmp_path / "out"
+    write_metadata(model, OnnxMetadata(load_model("resnet50-kinetics-8f"), WeightSource(), "0"))
+    onnx.save(model, str(tmp_path / "clips.onnx"))
+    where, how = load_target(target), precision_named(precision)
+    request = CompileRequest(where, made, onnx=tmp_path / "clips.onnx", precision=how)
+    with pytest.raises(CompileError, match=problem):
+        compile_model(request)
+    assert not made.exists()
 
 
 CASES = {

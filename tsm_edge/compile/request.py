@@ -125,8 +125,8 @@ class CompileRequest:
         """Whether a model of whole clips is asked for."""
         return self.mode == "offline" or (self.mode == "none" and self.frames is not None)
 
-    def check_batch(self, frames: int) -> None:
-        """Refuse several clips a step of a model that takes no clips.
+    def check_frames(self, frames: int) -> None:
+        """Refuse several clips a step of a model that takes no clips, and clips where only frames can be compiled.
 
         Parameters
         ----------
@@ -142,6 +142,8 @@ class CompileRequest:
                 "--clips-per-batch is for models of clips, this one takes single frames",
                 "add --mode offline, or leave --clips-per-batch out",
             )
+        if frames > 1:
+            self._check_takes_clips()
 
     def _check_clips(self) -> None:
         if self.frames is not None and self.onnx is not None:
@@ -152,8 +154,11 @@ class CompileRequest:
             )
         if not self.clips:
             if self.onnx is None:
-                self.check_batch(1)
+                self.check_frames(1)
             return
+        self._check_takes_clips()
+
+    def _check_takes_clips(self) -> None:
         if self.target.device == "cuda":
             raise CompileError(
                 f"target {self.target.name} is a GPU: clips are for CPUs yet", "choose another (see: tsm-edge targets)"
