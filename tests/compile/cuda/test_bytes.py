@@ -12,6 +12,7 @@ from onnx_graphs import GraphBuilder, Reference, assert_close
 
 from tsm_edge.cards import Preprocess, load_target
 from tsm_edge.cards.precision import FP32, PRECISIONS, Precision
+from tsm_edge.errors import CompileError
 
 HEIGHT, WIDTH = 13, 32
 PREPROCESS = Preprocess(32, 32)
@@ -70,3 +71,10 @@ def test_bytes_are_the_normalised_frame(precision: Precision, tmp_path: Path) ->
         assert_close(logits, of_floats, tolerance)
         for found, wanted in zip(caches, expected_caches, strict=True):
             assert_close(found, wanted, tolerance)
+
+
+def test_a_network_that_computes_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
+    graph = GraphBuilder(4, 4)
+    flat = graph.node("Flatten", [graph.frame], (1, 48), axis=1)
+    with pytest.raises(CompileError, match="the logits are a graph input: there is nothing to compile"):
+        lowered(graph.model(flat), tmp_path, preprocess=PREPROCESS)

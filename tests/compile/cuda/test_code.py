@@ -13,7 +13,7 @@ from cuda_steps import addresses_can_be_fixed
 
 from tsm_edge.cards import GpuSpec, load_target, target_names
 from tsm_edge.cards.precision import FP32
-from tsm_edge.compile.backends.cuda import toolchain
+from tsm_edge.compile.backends.cuda import nvrtc, toolchain
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
 from tsm_edge.compile.backends.cuda.choose.tiles import gemm_tile, most_registers, registers_of
 from tsm_edge.compile.backends.cuda.codegen import cuda_source
@@ -156,6 +156,22 @@ def test_without_the_extra_the_pip_command_is_said(monkeypatch: pytest.MonkeyPat
     with pytest.raises(TsmEdgeError) as caught:
         toolchain.check_toolchain()
     assert "pip install 'tsm-edge[cuda]'" in caught.value.hint
+
+
+def test_a_machine_for_which_the_extra_has_nothing_is_not_told_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(toolchain.require.__globals__["EXTRAS"], "cuda", ("nvidia_is_not_here.cuda_nvrtc",))
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(CompileError, match="PyPI has them for x86-64 Linux, not for aarch64") as caught:
+        toolchain.check_toolchain()
+    assert "tsm-edge deploy" in caught.value.hint
+
+
+def test_a_killed_nvrtc_is_said_to_be_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    child = tmp_path / "killed.py"
+    child.write_text("import os\nos.kill(os.getpid(), 9)\n")
+    monkeypatch.setattr(nvrtc, "_CHILD", child)
+    with pytest.raises(CompileError, match="NVRTC's process was killed, most likely for lack of memory"):
+        compile_ptx('extern "C" __global__ void mine() {}\n', load_gpu("jetson-nano"))
 
 
 # Kernels of 64 registers: the CUDA occupancy calculator's answers for compute capability 5.3.

@@ -96,7 +96,7 @@ def _from_bytes(
 
     The first layer reads them itself, where its rule can and nothing else reads the frame; else they are made floats.
     """
-    if preprocess is None:
+    if preprocess is None or not lowering.calls:
         return (), 0
     frame = lowering.tensors[lowering.graph.frame]
     first = lowering.calls[0]

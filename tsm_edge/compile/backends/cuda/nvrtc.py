@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,11 @@ def _start(source: str, gpu: GpuSpec) -> subprocess.Popen[bytes]:
 
 def _finished(process: subprocess.Popen[bytes]) -> str:
     made, said = process.communicate()
+    if process.returncode == -signal.SIGKILL:
+        raise CompileError(
+            "NVRTC's process was killed, most likely for lack of memory",
+            "end other programs, or compile where there is more",
+        )
     if process.returncode:
         lines = (made + said).decode("utf-8", "replace").strip().splitlines()
         lines = lines or [f"ended with code {process.returncode}"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import platform
+import sys
 from pathlib import Path
 
 from tsm_edge.errors import CompileError
-from tsm_edge.extras import require
+from tsm_edge.extras import is_installed, require
 
 # What the error messages name.
 _INSTALL = "install it again with: pip install --force-reinstall 'tsm-edge[cuda]'"
@@ -20,8 +22,13 @@ def check_toolchain() -> None:
     Raises
     ------
     TsmEdgeError
-        The extra is not installed.
+        The extra is not installed, or has nothing for this machine.
     """
+    if not is_installed("cuda") and (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise CompileError(
+            f"compiling for a GPU needs NVRTC and ptxas: PyPI has them for x86-64 Linux, not for {platform.machine()}",
+            "compile on such a machine, and copy the result with: tsm-edge deploy",
+        )
     require("cuda", "compiling for a GPU")
     nvrtc_library()
     ptxas_program()
