@@ -49,7 +49,7 @@ def _seconds(text: str) -> float:
 @click.option("--budget", default="5m", show_default=True, help="How long: 90s, 5m, 1h.")
 @click.option("--fast", "budget", flag_value=FAST, help=f"--budget {FAST}.")
 @click.option("--full", "budget", flag_value=FULL, help=f"--budget {FULL}.")
-@click.option("--precision", default="fp32", show_default=True, help="For a MODEL: fp32 or fp16.")
+@click.option("--precision", default="fp32", show_default=True, help="For a MODEL: fp32, fp16, or fp16-fp32 on a GPU.")
 @click.option(
     "--threads",
     metavar="N",
