@@ -323,10 +323,14 @@ class Tuner:
         """Time of the step over that by the rules, as if all that is best so far were proved so."""
         if not self._step_ms:
             return 1.0
-        saved: dict[str, float] = {}
+        saved: dict[tuple[str, ...], float] = {}
         for record in best_measured(self._ledger.records).values():
-            saved[record.key] = max(saved.get(record.key, 0.0), self._saved_us(record))
-        return 1.0 - sum(saved.values()) / 1e3 / self._undisturbed_ms
+            saved[record.layers] = max(saved.get(record.layers, 0.0), self._saved_us(record))
+        alone = {layers[0]: us for layers, us in saved.items() if len(layers) == 1}
+        # Of two kernels that may be one, what that saves beyond the two.
+        joined = {layers: us - sum(alone.get(layer, 0.0) for layer in layers) for layers, us in saved.items()}
+        beyond = sum(max(0.0, us) for layers, us in joined.items() if len(layers) > 1)
+        return 1.0 - (sum(alone.values()) + beyond) / 1e3 / self._undisturbed_ms
 
     def _saved_us(self, record: Record) -> float:
         """Microseconds of a step, by all kernels of the record's shape; those of other networks save nothing."""
