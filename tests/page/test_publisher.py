@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
 import time
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,19 @@ def test_a_network_that_gives_nan_does_not_end_the_page() -> None:
         assert (shown[-1]["probability"], [share for _, share in shown[-1]["top"]]) == (0.0, [0.0, 0.0])
         wait_until(lambda: seen(2, [2.0, 1.0], 0.7), 30)
         assert shown[-1]["probability"] == 0.7
+
+
+def test_a_module_of_the_users_folder_is_not_taken_for_pythons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.chdir(tmp_path)
+    door = open_door(Address("127.0.0.1", 0))
+    with door.listener, contextlib.closing(Child(door.listener, ABOUT.to_plain())) as child:
+
+        def asks() -> bool:
+            child.listen()
+            return child.ready
+
+        wait_until(asks, 30)
 
 
 def test_a_page_that_cannot_be_told_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

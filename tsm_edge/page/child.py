@@ -12,6 +12,7 @@ from typing import Any
 
 from tsm_edge.page.wire import WITH_PICTURE, pack
 
+# Isolated: until it has our path, a json.py in the user's folder would be taken for Python's.
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from tsm_edge.page.process import main; main()"
 # For the page to take a message, and to end by itself.
 _SEND_S, _END_S = 5.0, 3.0
@@ -44,11 +45,12 @@ class Child:
         self.ready = self.wants_picture = False
         self._stream, theirs = socket.socketpair()
         try:
+            sockets = [listener.fileno(), theirs.fileno()]
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(sys.path), str(listener.fileno()), str(theirs.fileno())],
+                [sys.executable, "-I", "-c", _START, json.dumps(sys.path), *map(str, sockets)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(listener.fileno(), theirs.fileno()),
+                pass_fds=sockets,
             )
         except OSError:
             self._stream.close()
