@@ -38,6 +38,26 @@ def test_a_run_says_what_it_found(run_program: RunProgram, artifact_with_runner:
     assert re.search(r"ms a frame, p99 .* a second: ", done.stderr)
 
 
+def test_clips_are_steps_of_several_frames(run_program: RunProgram, clips_artifact: Artifact, tmp_path: Path) -> None:
+    """Nothing is told of a frame that is one of a step."""
+    page = tmp_path / "page.html"
+    done = run_program("bench", str(clips_artifact.path), *QUICK, "--frames", "9", "--html", str(page))
+    assert done.returncode == 0, done.stderr
+    title, names, *_ = done.stdout.splitlines()
+    assert ", steps of 6 frames: this machine" in title
+    assert names.split()[0] == "steps"
+    assert re.search(r"steps a second; once: load .* first step ", done.stdout)
+    assert "2 steps agree with its golden.bin" in done.stdout
+    assert re.search(r"ms a step.* a second: ", done.stderr)
+    words = re.sub("(?s)<script.*?</script>|<style.*?</style>|<[^>]*>", " ", page.read_text())
+    assert "6 a step" in words
+    assert ", 2 different; each step follows the last at once" in words
+    assert not re.findall(r".*(?:frames? a second|ms a frame|frames (?:vary|agree)|\d fps).*", words)
+    refused = run_program("bench", str(clips_artifact.path), *QUICK, "--video", str(tmp_path / "x.mp4"))
+    assert refused.returncode == 2
+    assert "takes clips" in refused.stderr
+
+
 def test_what_is_written_agrees_with_itself(
     run_program: RunProgram, artifact_with_runner: Artifact, tmp_path: Path
 ) -> None:

@@ -33,6 +33,12 @@ def test_a_table_of_kernels_and_one_of_rules(run_program: RunProgram, small_arti
     assert "peak" not in done.stderr  # not asked for: nothing to say
 
 
+def test_clips_are_not_called_frames(run_program: RunProgram, clips_artifact: Artifact) -> None:
+    done = run_program("profile", str(clips_artifact.path), "--frames", "4", "--no-peak")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].endswith(", 1 thread, 4 times 3 clips")
+
+
 def test_in_a_window_of_80_columns_a_kernel_is_a_line(
     program_environment: dict[str, str], small_artifact: Artifact
 ) -> None:

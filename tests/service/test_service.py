@@ -166,6 +166,12 @@ def test_the_dry_run_shows_the_unit_and_changes_nothing(
     assert "--camra" in capsys.readouterr().err
 
 
+def test_a_network_of_clips_is_no_service(clip_artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be started again and again, and refuse the camera each time."""
+    assert entry_point(["service", "install", "--dry-run", str(clip_artifact.path), "--camera", "0"]) == 2
+    assert "takes clips of recorded video, expected a model for a camera" in capsys.readouterr().err
+
+
 def snapshot() -> Snapshot:
     result = FrameResult(0, 0.0, "two\nlines", 0, 0.9, 1.0, 1.0, 1.0, 1.0, "", np.zeros(2, np.float32))
     return Snapshot(np.zeros((2, 2, 3), np.uint8), result, Totals(7, 1, 2, 0), time.time(), time.monotonic())

@@ -44,6 +44,11 @@ def logits_of_pytorch(frames: Frames) -> np.ndarray:
     return logits.unflatten(0, frames.shape[:2]).numpy()
 
 
+def test_a_network_of_clips_is_not_measured_frame_by_frame(clip_artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="takes clips of 2 frames, and is measured on one after another"):
+        evaluate(EvaluateRequest(clip_artifact.path))
+
+
 @pytest.mark.parametrize("count", [60, pytest.param(1200, marks=pytest.mark.slow)])
 def test_the_compiled_model_says_what_pytorch_says_of_every_frame(motion_artifact: Artifact, count: int) -> None:
     clips = held_out(CARD.network.frames, 48, count)

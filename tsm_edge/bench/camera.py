@@ -32,12 +32,17 @@ def check_video(subject: Subject, video: str) -> None:
     Raises
     ------
     BenchError
-        The frames are measured on another machine, which has no part in this one's decoding.
+        The frames are measured on another machine, which has no part in this one's decoding; or the model takes clips.
     VideoError
         It cannot be opened.
     """
     if subject.route != "local":
         raise refuse_elsewhere(video, subject.name)
+    if subject.artifact.manifest.clip:
+        raise BenchError(
+            f"--video {video}: {subject.artifact.manifest.model} takes clips, which have no frame's label to wait for",
+            "tsm-edge label tells the times of each video",
+        )
     open_source(video).close()
 
 

@@ -96,7 +96,8 @@ def run(subject: Subject, plan: Plan, command: str, show: Show = lambda text, do
     with contextlib.closing(meter) if meter is not None else contextlib.nullcontext():
         show("warming up", None)
         recording = Recording(subject, plan, frames, _warm_up(subject, plan, frames))
-        recording.show = lambda done: show(_progress(recording), done)
+        unit = model_of(subject.artifact).unit
+        recording.show = lambda done: show(_progress(recording, unit), done)
         before = _snapshot(subject, -1e-3)
         measured, error = _measure(recording, meter, plan)
     rest = _Rest() if error is not None else _rest(subject, plan, frames, recording, unavailable)
@@ -112,7 +113,10 @@ def run(subject: Subject, plan: Plan, command: str, show: Show = lambda text, do
         command=command,
         clock=subject.clock,
         model=model_of(subject.artifact),
-        settings=plan.settings(subject.threads),
+        settings=replace(
+            plan.settings(subject.threads),
+            different_frames=len(frames) // subject.artifact.manifest.frame.shape[0],
+        ),
         startup=replace(
             subject.startup,
             first_frame_ms=first_ms,
@@ -306,5 +310,5 @@ def model_of(artifact: Artifact) -> Model:
     )
 
 
-def _progress(recording: Recording) -> str:
-    return f"{recording.count} frames, {1e3 * recording.step_s:.3g} ms each"
+def _progress(recording: Recording, unit: str) -> str:
+    return f"{recording.count} {unit}s, {1e3 * recording.step_s:.3g} ms each"

@@ -46,7 +46,7 @@ def headline(result: Result) -> str:
     tail = next(
         ((name, value) for name, value in (("p99", latency.p99), ("p90", latency.p90)) if value is not None), None
     )
-    parts = [f"{shown_ms(latency.p50)} a frame"]
+    parts = [f"{shown_ms(latency.p50)} a {result.model.unit}"]
     if tail is not None:
         parts.append(f"{tail[0]} {shown_ms(tail[1])}")
     if result.fps is not None:
@@ -69,7 +69,8 @@ def shown_rate(value: float) -> str:
 def _trust(result: Result) -> str:
     bad = list(dict.fromkeys(verdict.name for verdict in result.verdicts if verdict.level == "bad"))
     if bad:
-        return f"do not rely on it ({', '.join(_WORDS.get(name, name) for name in bad)})"
+        words = [_WORDS[name].format(unit=result.model.unit) if name in _WORDS else name for name in bad]
+        return f"do not rely on it ({', '.join(words)})"
     notes = sum(verdict.level == "note" for verdict in result.verdicts)
     return f"{notes} note{'s' if notes > 1 else ''}" if notes else "nothing speaks against it"
 
@@ -85,7 +86,7 @@ _WORDS = {
     "rebooted": "the board restarted",
     "memory": "it swapped",
     "stationary": "it drifted",
-    "variation": "frames vary",
+    "variation": "{unit}s vary",
     "deadlines": "deadlines were missed",
     "power": "power is doubtful",
 }
@@ -105,7 +106,7 @@ def _verified(result: Result) -> Iterator[Verdict]:
         "" if check.relative_error is None else f", largest difference {check.relative_error:.1e} of the largest value"
     )
     if check.passed:
-        yield Verdict("verified", "good", f"{check.frames} frames agree with {check.against}{error}")
+        yield Verdict("verified", "good", f"{check.frames} {result.model.unit}s agree with {check.against}{error}")
     else:
         yield Verdict("verified", "bad", f"the answers differ from {check.against}{error}: the times mean nothing")
 
@@ -131,12 +132,14 @@ def _speed(result: Result) -> Iterator[Verdict]:
 def _stationary(result: Result) -> Iterator[Verdict]:
     found = trend(result.samples.step_ms)
     if found is None:
-        yield Verdict("stationary", "note", f"{result.latency_ms.count} frames are too few to see a drift")
+        few = f"{result.latency_ms.count} {result.model.unit}s are too few to see a drift"
+        yield Verdict("stationary", "note", few)
         return
     interval = f"99 % interval {_signed(found.low_percent)} to {_signed(found.high_percent)}"
     halves = f"second half against first {_signed(found.halves_percent)}"
     if found.is_stationary and found.high_percent - found.low_percent > _WIDE_PERCENT:
-        yield Verdict("stationary", "note", f"the frames vary too much to see a drift ({interval}; {halves})")
+        wide = f"the {result.model.unit}s vary too much to see a drift ({interval}; {halves})"
+        yield Verdict("stationary", "note", wide)
         return
     if found.is_stationary:
         yield Verdict(
@@ -158,28 +161,29 @@ def _variation(result: Result) -> Iterator[Verdict]:
     latency = result.latency_ms
     if latency.cv_percent is None or latency.p50 is None or latency.max is None:
         return
-    slowest = f"the slowest frame {latency.max / latency.p50:.2f} × the median"
+    unit = result.model.unit
+    slowest = f"the slowest {unit} {latency.max / latency.p50:.2f} × the median"
     text = f"coefficient of variation {latency.cv_percent:.1f} %, {slowest}"
     if latency.cv_percent <= _STEADY_PERCENT:
-        yield Verdict("variation", "good", f"frames are alike: {text}")
+        yield Verdict("variation", "good", f"{unit}s are alike: {text}")
     else:
         level: Level = "note" if latency.cv_percent <= _WILD_PERCENT else "bad"
-        yield Verdict("variation", level, f"frames vary: {text}; {_HOW_TO_HOLD}")
+        yield Verdict("variation", level, f"{unit}s vary: {text}; {_HOW_TO_HOLD}")
 
 
 def _deadlines(result: Result) -> Iterator[Verdict]:
     paced = result.deadlines
     if paced is None:
         return
-    late = f"the latest began {shown_ms(paced.late_start_ms)} after it was due"
+    late, unit = f"the latest began {shown_ms(paced.late_start_ms)} after it was due", result.model.unit
     if not paced.missed:
         yield Verdict(
-            "deadlines", "good", f"all {paced.frames} frames were done within {shown_ms(paced.period_ms)}; {late}"
+            "deadlines", "good", f"all {paced.frames} {unit}s were done within {shown_ms(paced.period_ms)}; {late}"
         )
         return
     level: Level = "bad" if paced.missed > _MANY_MISSED * paced.frames else "note"
     yield Verdict(
-        "deadlines", level, f"{paced.missed} of {paced.frames} frames missed {shown_ms(paced.period_ms)}; {late}"
+        "deadlines", level, f"{paced.missed} of {paced.frames} {unit}s missed {shown_ms(paced.period_ms)}; {late}"
     )
 
 

@@ -105,7 +105,9 @@ def print_result(result: Result) -> None:
         if settings.threads is None
         else f"{settings.threads} thread" + ("s" if settings.threads > 1 else "")
     )
-    pace = "" if settings.fps is None else f", {settings.fps:g} frames a second"
+    unit = result.model.unit
+    pace = f", steps of {result.model.frame_shape[0]} frames" if unit == "step" else ""
+    pace += "" if settings.fps is None else f", {settings.fps:g} {unit}s a second"
     title = f"{result.model.name} ({result.model.precision}) for {result.model.target}, {threads}{pace}: {result.name}"
     rows = [_row("step", result.latency_ms)]
     if result.kernels_ms is not None:
@@ -119,8 +121,8 @@ def print_result(result: Result) -> None:
         ]
     if result.network_ms is not None:
         rows.append(_row("network, apart", result.network_ms))
-    names = ("", "frames", "p50 (ms)", "p90 (ms)", "p99 (ms)", "min (ms)", "mean (ms)", "max (ms)", "std (ms)")
-    print_table(title, names, rows, optional=("std (ms)", "mean (ms)", "min (ms)", "frames"))
+    names = ("", f"{unit}s", "p50 (ms)", "p90 (ms)", "p99 (ms)", "min (ms)", "mean (ms)", "max (ms)", "std (ms)")
+    print_table(title, names, rows, optional=("std (ms)", "mean (ms)", "min (ms)", f"{unit}s"))
     for entry in result.latency_ms.refused:
         click.echo(f"no {entry.key}: {entry.reason}")
     click.echo(_startup(result))
@@ -139,18 +141,18 @@ def _row(name: str, latency: Latency) -> tuple[object, ...]:
 
 
 def _startup(result: Result) -> str:
-    startup = result.startup
+    startup, unit = result.startup, result.model.unit
     parts = [
         f"{name} {value:.1f} ms"
         for name, value in (
             ("upload", startup.upload_ms),
             ("load", startup.load_ms),
-            ("first frame", startup.first_frame_ms),
+            (f"first {unit}", startup.first_frame_ms),
             ("first label", startup.first_label_ms),
         )
         if value is not None
     ]
-    rate = "" if result.fps is None else f"{result.fps:.2f} frames a second; "
+    rate = "" if result.fps is None else f"{result.fps:.2f} {unit}s a second; "
     return f"{rate}once: {', '.join(parts)}"
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("profile")
 @artifact_argument
 @threads_option
-@click.option("--frames", type=click.IntRange(min=1), default=50, show_default=True, help="Frames to time.")
+@click.option("--frames", type=click.IntRange(min=1), default=50, show_default=True, help="Frames, or clips, to time.")
 @click.option("--no-peak", is_flag=True, help="Do not measure the machine's peak (which needs the compiler).")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a report: one HTML file.")
 @json_option
@@ -50,6 +50,12 @@ def command(artifact: Path | None, threads: int, frames: int, no_peak: bool, htm
         _write_report(html, profile)
 
 
+def _taken(profile: Profile) -> str:
+    """What so many of were timed, for people."""
+    manifest = profile.manifest
+    return "frames" if not manifest.clip else "clips" if manifest.clips == 1 else f"times {manifest.clips} clips"
+
+
 def _write_report(path: Path, profile: Profile) -> None:
     from tsm_edge.bench.page import write_page
     from tsm_edge.bench.profile_result import document_of
@@ -64,7 +70,7 @@ def _write_report(path: Path, profile: Profile) -> None:
 def _print(profile: Profile) -> None:
     threads = f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
     print_table(
-        f"{profile.path}: {profile.manifest.model}, {threads}, {profile.frames} frames",
+        f"{profile.path}: {profile.manifest.model}, {threads}, {profile.frames} {_taken(profile)}",
         ("layer", "rule", "tile", "items", "time (us)", "fastest (us)", "share (%)", "GFLOP/s", "peak (%)", "GB/s"),
         [_row(profile, kernel) for kernel in profile.kernels],
         optional=("fastest (us)", "items", "tile", "GB/s", "GFLOP/s", "rule"),
@@ -85,7 +91,7 @@ def _print(profile: Profile) -> None:
     )
     if profile.peak_gflops is not None:
         note(
-            f"machine peak {profile.peak_gflops:.1f} GFLOP/s with {threads}, measured between the frames (median); "
+            f"machine peak {profile.peak_gflops:.1f} GFLOP/s with {threads}, measured between them (median); "
             "peak (%): kernel and peak side by side"
         )
 

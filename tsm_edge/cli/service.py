@@ -10,6 +10,7 @@ import click
 from tsm_edge.artifact.folder import latest_artifact, load_artifact
 from tsm_edge.cli.output import note
 from tsm_edge.cli.run import command as run_command
+from tsm_edge.errors import ServiceError
 from tsm_edge.service.manage import FOLDER
 from tsm_edge.service.manage import install as install_unit
 from tsm_edge.service.manage import remove as remove_unit
@@ -63,7 +64,7 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
     UsageError
         ``run`` does not know them.
     ServiceError
-        The service's user could not read a file.
+        The service's user could not read a file, or the model takes clips.
     """
     given = run_command.make_context("run", list(arguments)).params
     words = [*arguments]
@@ -72,6 +73,10 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
         artifact = latest_artifact()
         words.insert(0, str(artifact))
     manifest = load_artifact(artifact).manifest
+    if manifest.clip:
+        raise ServiceError(
+            f"{artifact}: takes clips of recorded video, expected a model for a camera", "compile with --mode online"
+        )
     words, credentials = _with_credentials(words)
     read = [Path(word).absolute() for word in words if _is_there(word)]
     words = [str(Path(word).absolute()) if _is_there(word) else word for word in words]

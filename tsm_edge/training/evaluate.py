@@ -83,11 +83,16 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateR
     Raises
     ------
     ArtifactError
-        The artifact is unfit, or has other classes than the clips.
+        The artifact is unfit, takes whole clips, or has other classes than the clips.
     TsmEdgeError
         The clips cannot be read, or the device cannot be reached.
     """
     artifact = load_artifact(request.artifact)
+    if artifact.manifest.clip:
+        raise ArtifactError(
+            f"{artifact.path}: takes clips of {artifact.manifest.frames} frames, and is measured on one after another",
+            "label whole videos with: tsm-edge label",
+        )
     clips = _clips(request, artifact)
     with open_session(artifact, request.place, request.threads) as session:
         logits, truth = run_clips(session, clips, progress)

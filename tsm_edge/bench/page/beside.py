@@ -21,8 +21,10 @@ def side_by_side(results: Sequence[Result]) -> Html:
         return Html("")
     names = unique_names(results)
     colours = [SERIES[index % len(SERIES)] for index in range(len(results))]
+    units = {result.model.unit for result in results}
+    unit = units.pop() if len(units) == 1 else "step"
     columns = ("", *names)
-    rows = [(name, *(_cell(read(result)) for result in results)) for name, read in _ROWS]
+    rows = [(name.format(unit=unit), *(_cell(read(result)) for result in results)) for name, read in _ROWS]
     filled = [row for row in rows if any(cell != _NONE for cell in row[1:])]
     return join(
         [
@@ -30,13 +32,13 @@ def side_by_side(results: Sequence[Result]) -> Html:
                 "Side by side",
                 table(columns, filled, "beside"),
                 element("h4", "Median and 99 % interval, p99"),
-                svg.drawings(lambda width: _bars(results, names, colours, width), "medians side by side"),
+                svg.drawings(lambda width: _bars(results, names, colours, unit, width), "medians side by side"),
             ),
             section(
-                "Frames side by side",
+                f"{unit.capitalize()}s side by side",
                 legend(zip(colours, names, strict=True)),
-                svg.drawings(lambda width: _curves(results, colours, width), "share of frames within a time"),
-                note="The share of frames that take no longer.",
+                svg.drawings(lambda width: _curves(results, colours, unit, width), f"share of {unit}s within a time"),
+                note=f"The share of {unit}s that take no longer.",
             ),
         ]
     )
@@ -66,11 +68,14 @@ _ROWS: tuple[tuple[str, Callable[[Result], str | None]], ...] = (
     ("p90", lambda result: _ms(result.latency_ms.p90)),
     ("p99", lambda result: _ms(result.latency_ms.p99)),
     ("fastest", lambda result: _ms(result.latency_ms.min)),
-    ("frames a second", lambda result: None if result.fps is None else f"{shown_rate(result.fps)}"),
+    ("{unit}s a second", lambda result: None if result.fps is None else f"{shown_rate(result.fps)}"),
     ("above idle", lambda result: None if result.power is None else f"{result.power.net_w:.2f} W"),
-    ("energy a frame", lambda result: None if result.power is None else f"{1e3 * result.power.net_j_per_frame:.3g} mJ"),
+    (
+        "energy a {unit}",
+        lambda result: None if result.power is None else f"{1e3 * result.power.net_j_per_frame:.3g} mJ",
+    ),
     ("first label", lambda result: _ms(result.startup.first_label_ms)),
-    ("frames", lambda result: str(result.latency_ms.count)),
+    ("{unit}s", lambda result: str(result.latency_ms.count)),
     ("board", lambda result: result.environment_before.board if result.environment_before else None),
     ("target", lambda result: result.model.target),
     ("model", lambda result: f"{result.model.name}, {result.model.precision}"),
@@ -83,11 +88,13 @@ def _cell(value: str | None) -> str:
     return value or _NONE
 
 
-def _bars(results: Sequence[Result], names: Sequence[str], colours: Sequence[str], width: int) -> tuple[Html, int]:
+def _bars(
+    results: Sequence[Result], names: Sequence[str], colours: Sequence[str], unit: str, width: int
+) -> tuple[Html, int]:
     most = max((max(result.latency_ms.p50 or 0, result.latency_ms.p99 or 0) for result in results), default=1.0) or 1.0
     x = Axis(0.0, most * 1.06, 8, width - 12)
     row, bottom = 44, 6 + 44 * len(results)
-    parts = [svg.across(x, Axis(0, 1, bottom, 6), width // 100, "ms a frame")]
+    parts = [svg.across(x, Axis(0, 1, bottom, 6), width // 100, f"ms a {unit}")]
     for index, (result, name, colour) in enumerate(zip(results, names, colours, strict=True)):
         latency, top = result.latency_ms, 6 + index * row
         parts.append(svg.label(x.start + 2, top + 13, name, "head", "start"))
@@ -108,7 +115,7 @@ def _bars(results: Sequence[Result], names: Sequence[str], colours: Sequence[str
     return join(parts), bottom + 42
 
 
-def _curves(results: Sequence[Result], colours: Sequence[str], width: int) -> tuple[Html, int]:
+def _curves(results: Sequence[Result], colours: Sequence[str], unit: str, width: int) -> tuple[Html, int]:
     ordered = [sorted(result.samples.step_ms) for result in results]
     given = [samples for samples in ordered if samples]
     if not given:
@@ -118,7 +125,7 @@ def _curves(results: Sequence[Result], colours: Sequence[str], width: int) -> tu
     low = min(samples[0] for samples in given)
     x = Axis(*svg.spread((low, high), 0.04), 46, width - 14)
     y = Axis(0.0, 100.0, 222, 12)
-    parts = [svg.across(x, y, width // 90, "ms a frame"), svg.upwards(y, x, 4, lambda value: f"{value:.0f} %")]
+    parts = [svg.across(x, y, width // 90, f"ms a {unit}"), svg.upwards(y, x, 4, lambda value: f"{value:.0f} %")]
     for samples, colour in zip(ordered, colours, strict=True):
         if samples:
             ranks = sorted({round(step * (len(samples) - 1) / _CURVE) for step in range(_CURVE + 1)})

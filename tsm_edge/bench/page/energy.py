@@ -24,7 +24,8 @@ def energy(result: Result) -> Html:
         (name, f"{mean:.3f}", f"{1e3 * frame:.2f}", f"{joules:.3f}")
         for name, mean, frame, joules in zip(names, watts, per_frame, totals, strict=True)
     ]
-    columns = ("", "power (W)", "energy a frame (mJ)", "energy of the run (J)")
+    unit = result.model.unit
+    columns = ("", "power (W)", f"energy a {unit} (mJ)", "energy of the run (J)")
     return section(
         "Energy",
         legend(((_IDLE, "idle"), (POWER, "above idle"))),
@@ -34,7 +35,7 @@ def energy(result: Result) -> Html:
         element("h4", "How it was measured"),
         facts(_how(power)),
         *(element("p", remark, class_="note") for remark in power.remarks),
-        note=f"Measured: {power.covers} ({power.boundary}), over the {power.frames} frames of this run.",
+        note=f"Measured: {power.covers} ({power.boundary}), over the {power.frames} {unit}s of this run.",
     )
 
 

@@ -23,7 +23,8 @@ def histogram(result: Result) -> Html:
         return Html("")
     low, high, counts = bins(samples)
     above = sum(value > high for value in samples)
-    note = f"{len(samples)} frames; a bar is {svg.shown(round((high - low) / len(counts), 4))} ms wide."
+    unit = result.model.unit
+    note = f"{len(samples)} {unit}s; a bar is {svg.shown(round((high - low) / len(counts), 4))} ms wide."
     if above:
         note += f" Slower than the drawing shows: {above}, up to {max(samples):.4g} ms."
 
@@ -31,16 +32,16 @@ def histogram(result: Result) -> Html:
         x = Axis(low, high, 46, width - 14)
         y = Axis(0, max(counts) * 1.04, 236, 42)
         bar = (x.stop - x.start) / len(counts)
-        parts = [svg.across(x, y, width // 90, "ms a frame"), svg.upwards(y, x, 4)]
+        parts = [svg.across(x, y, width // 90, f"ms a {unit}"), svg.upwards(y, x, 4)]
         for index, count in enumerate(counts):
             start = low + index * (high - low) / len(counts)
-            words = f"{count} frames of {start:.3f} to {start + (high - low) / len(counts):.3f} ms"
+            words = f"{count} {unit}s of {start:.3f} to {start + (high - low) / len(counts):.3f} ms"
             place = (x.start + index * bar + 0.5, y.at(count), bar - 1, y.start - y.at(count))
             parts.append(svg.box(*place, svg.title(words), fill=LATENCY, rx=1.5))
         parts += _marks(result.latency_ms, x, y)
         return join(parts), 276
 
-    return section("How long a frame takes", svg.drawings(draw, "histogram of the latency"), note=note)
+    return section(f"How long a {unit} takes", svg.drawings(draw, "histogram of the latency"), note=note)
 
 
 def bins(samples: Sequence[float]) -> tuple[float, float, list[int]]:
@@ -94,7 +95,8 @@ def percentiles(result: Result) -> Html:
     given = [(name, latency) for name, latency in named if latency is not None and latency.count]
     if not given:
         return Html("")
-    columns = ("ms", "frames", "min", "p50", "p90", "p99", "max", "mean", "σ", "σ / mean")
+    unit = result.model.unit
+    columns = ("ms", f"{unit}s", "min", "p50", "p90", "p99", "max", "mean", "σ", "σ / mean")
     rows = [(name, latency.count, *_cells(latency)) for name, latency in given]
     reasons = [
         f"{name}: {', '.join(f'no {item.key} ({item.reason})' for item in latency.refused)}"
@@ -103,8 +105,8 @@ def percentiles(result: Result) -> Html:
     ]
     why = element("p", f"{'; '.join(reasons)}.", class_="note") if reasons else Html("")
     note = (
-        "p90 and p99 are MLPerf's early-stopping estimates: with 99 % confidence so many percent of all frames "
-        "are no slower. In brackets: the percentile of these frames."
+        "p90 and p99 are MLPerf's early-stopping estimates: with 99 % confidence so many percent of all "
+        f"{unit}s are no slower. In brackets: the percentile of these {unit}s."
     )
     return section("Percentiles", table(columns, rows), why, note=note)
 

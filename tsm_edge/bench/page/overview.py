@@ -37,29 +37,29 @@ def figures(result: Result) -> Html:
 
 
 def _figures(result: Result) -> Iterator[tuple[str, str]]:
-    latency = result.latency_ms
+    latency, unit = result.latency_ms, result.model.unit
     if latency.p50 is not None:
         interval = ""
         if latency.p50_low is not None and latency.p50_high is not None:
             interval = f"; 99 % interval {latency.p50_low:.5g} to {latency.p50_high:.5g}"
-        yield shown_ms(latency.p50), f"a frame, median of {latency.count} frames{interval}"
+        yield shown_ms(latency.p50), f"a {unit}, median of {latency.count} {unit}s{interval}"
     for name, value in (("p90", latency.p90), ("p99", latency.p99)):
         if value is not None:
-            yield shown_ms(value), f"{name}: no slower are {name[1:]} % of frames, with 99 % confidence"
+            yield shown_ms(value), f"{name}: no slower are {name[1:]} % of {unit}s, with 99 % confidence"
     if result.fps is not None:
         yield (
-            f"{shown_rate(result.fps)} fps",
-            "frames a second" + (" (paced)" if result.settings.fps else ", one after the other"),
+            f"{shown_rate(result.fps)} {'fps' if unit == 'frame' else 'a second'}",
+            f"{unit}s a second" + (" (paced)" if result.settings.fps else ", one after the other"),
         )
     if result.power is not None:
-        yield f"{1e3 * result.power.net_j_per_frame:.3g} mJ", "a frame above idle"
+        yield f"{1e3 * result.power.net_j_per_frame:.3g} mJ", f"a {unit} above idle"
         yield (
             f"{result.power.net_w:.2f} W",
             f"above idle; {result.power.gross_w:.2f} W in all ({result.power.boundary})",
         )
     if result.kernels and latency.p50:
         rate = result.model.flops / latency.p50 / 1e6
-        words = f"over the frame's {result.model.flops / 1e9:.3f} GFLOP"
+        words = f"over the {unit}'s {result.model.flops / 1e9:.3f} GFLOP"
         if result.peak_gflops:
             words = f"{100 * rate / result.peak_gflops:.0f} % of this machine's {result.peak_gflops:.0f} GFLOP/s"
         yield f"{rate:.1f} GFLOP/s", words
@@ -91,13 +91,16 @@ def _device(result: Result) -> Iterator[tuple[str, object]]:
     if result.server:
         yield "server", result.server
     yield "clock", result.clock
-    yield "model", f"{model.name}, {model.precision}, frames {' × '.join(map(str, model.frame_shape[-2:]))}"
+    frames = f"frames {' × '.join(map(str, model.frame_shape[-2:]))}"
+    at_once = f", {model.frame_shape[0]} a step" if model.unit == "step" else ""
+    yield "model", f"{model.name}, {model.precision}, {frames}{at_once}"
     yield "target", f"{model.target} ({'GPU' if model.device == 'cuda' else 'CPU'})"
     yield "threads", "as the server decides" if settings.threads is None else settings.threads
-    paced = f"{settings.fps:g} frames a second" if settings.fps else "each frame follows the last at once"
-    yield "frames", f"{result.latency_ms.count}, {settings.different_frames} different; {paced}"
-    yield "warm-up", f"{settings.warmup_s:g} s and {settings.warmup_frames} frames"
-    for name, value in (("load", result.startup.load_ms), ("first frame", result.startup.first_frame_ms)):
+    unit = model.unit
+    paced = f"{settings.fps:g} {unit}s a second" if settings.fps else f"each {unit} follows the last at once"
+    yield f"{unit}s", f"{result.latency_ms.count}, {settings.different_frames} different; {paced}"
+    yield "warm-up", f"{settings.warmup_s:g} s and {settings.warmup_frames} {unit}s"
+    for name, value in (("load", result.startup.load_ms), (f"first {unit}", result.startup.first_frame_ms)):
         if value is not None:
             yield name, shown_ms(value)
     if result.startup.upload_ms is not None:

@@ -28,9 +28,9 @@ class Model:
     sha256 : str
         Of ``model.so``.
     frame_shape : tuple of int
-        [1, 3, height, width].
+        [1, 3, height, width]; of a model of clips all frames of a step.
     flops, bytes : int
-        Arithmetic of a frame, and what its kernels move (inputs, weights and outputs, once each).
+        Arithmetic of a step, and what its kernels move (inputs, weights and outputs, once each).
     device : {"cpu", "cuda"}
         What runs the kernels.
     """
@@ -44,6 +44,11 @@ class Model:
     flops: int
     bytes: int
     device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def unit(self) -> str:
+        """What is timed, for people: a frame; of a model of clips a step, which takes several."""
+        return "step" if self.frame_shape[:1] > (1,) else "frame"
 
 
 @dataclass(frozen=True)
