@@ -16,6 +16,7 @@ import pytest
 from mjpeg_server import serving, steady, wait_until
 from onnx_graphs import small_network
 
+from tsm_edge.cli.signals import Stopped, stopped_by_signals
 from tsm_edge.video.source import open_source
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -108,6 +109,15 @@ def test_a_later_second_signal_ends_what_hangs(start: Start) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
     assert process.returncode == -signal.SIGTERM
+
+
+def test_a_signal_that_comes_while_native_code_calls_back() -> None:
+    """As TVM's code generation does: what is raised there comes out as a RuntimeError."""
+    import tvm_ffi
+
+    call_back = tvm_ffi.convert(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped, match="ended by SIGTERM"), stopped_by_signals():
+        call_back()
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing(start: Start) -> None:

@@ -43,7 +43,8 @@ def stopped_by_signals() -> Iterator[None]:
     Raises
     ------
     Stopped
-        Also instead of an OSError that finishing met with: the terminal it reported to is gone.
+        Also instead of an OSError that finishing met with (the terminal it reported to is gone), and of the
+        RuntimeError that native code makes of it where it called back into Python.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -65,7 +66,7 @@ def stopped_by_signals() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in taken}
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         if stopped is None:
             raise
         raise stopped from error
