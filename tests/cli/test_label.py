@@ -49,7 +49,7 @@ def test_a_line_a_video_to_stdout(run: Run, videos: Path) -> None:
     ]
     assert set(lines[0]) == {
         "type", "video", "label", "class_index", "probability", "top",
-        "frames", "duration_s", "clips", "decode_s", "network_s", "trouble",
+        "frames", "duration_s", "bytes", "clips", "decode_s", "network_s", "trouble",
     }  # fmt: skip
     assert [guess["class_index"] for guess in lines[0]["top"]][:1] == [1]
     assert len(lines[0]["top"]) == 5
@@ -74,6 +74,54 @@ def test_a_bad_video_is_a_line_and_an_exit_code(run: Run, videos: Path) -> None:
     assert mended.returncode == 0, mended.stderr
     assert json_lines((videos.parent / "out/labels.jsonl").read_text())[-1]["label"] == "level 5"
     assert run("label", "model", "videos", "-o", "out/labels.jsonl").returncode == 0
+
+
+def test_another_file_of_the_same_name_is_labelled_anew(run: Run, videos: Path) -> None:
+    (videos / "4.mp4").write_text("no video")
+    assert run("label", "model", "videos", "-o", "labels.jsonl").returncode == 1
+    write_avi(videos / "9.avi", [plain(round(25.5 * 2 + 12.75))] * 30)
+    write_avi(videos / "4.mp4", [plain(round(25.5 * 4 + 12.75))] * 12)
+    done = run("label", "model", "videos", "-o", "labels.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "goes on after 4 of 6 videos" in done.stderr
+    lines = json_lines((videos.parent / "labels.jsonl").read_text())[-2:]
+    assert [(line["video"], line["label"]) for line in lines] == [
+        ("videos/4.mp4", "level 4"),
+        ("videos/9.avi", "level 2"),
+    ]
+    assert lines[1]["bytes"] == (videos / "9.avi").stat().st_size
+
+
+def test_what_cannot_be_begun_leaves_nothing(videos: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """A file system that is full: here a limit for files."""
+    full = f"ulimit -f 0; exec {' '.join(PROGRAM)} label model videos -o new/x.jsonl"
+    done = subprocess.run(
+        ["bash", "-c", full], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "new/x.jsonl: cannot be written (File too large); make room" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("left", ["", '{"ty', '{"type": "settings", "clips'])
+def test_a_run_that_was_killed_in_its_first_line_begins_anew(run: Run, videos: Path, tmp_path: Path, left: str) -> None:
+    (tmp_path / "x.jsonl").write_text(left)
+    done = run("label", "model", "videos/5.avi", "-o", "x.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert [line["type"] for line in json_lines((tmp_path / "x.jsonl").read_text())] == ["settings", "video"]
+
+
+def test_the_setting_that_differs_is_named(run: Run, videos: Path) -> None:
+    begin = ["label", "model", "videos/5.avi", "-o", "x.jsonl"]
+    assert run(*begin, "--with", "model-8f").returncode == 0
+    for options, expected in (
+        (["--with", "model-8f", "--weight", "2"], "was begun with networks 2 weight 1.0, not 2.0; give the same"),
+        ([], "was begun with number of networks 2, not 1"),
+        (["--with", "model-8f", "--crops", "3"], "was begun with crops 1, not 3"),
+    ):
+        done = run(*begin, *options)
+        assert done.returncode == 2
+        assert expected in done.stderr
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(
@@ -204,6 +252,12 @@ def test_mistakes_are_one_line_and_exit_2(
         ([*label, "--weight", "2"], "2 weights 1, 2 for 1 networks, expected a positive one for each; give --weight"),
         ([*label, "--with", "other"], "knows other classes (10) than levels of model (10)"),
         ([*label, "--frames", "8"], "was compiled for 4 frames, not 8; leave out --frames"),
+        (
+            [*label, "--with", "model-8f", "--rpc", "127.0.0.1:9"],
+            "127.0.0.1:9: has room for one network at a time, exp",
+        ),
+        ([*label, "--retry"], "--retry is for the lines of a file: expected -o FILE.jsonl with it"),
+        (["label", "tsn", "videos", "--frames", "65", "--sampling", "dense"], "takes 65; leave out --sampling dense"),
         (["label", "online", "videos"], "is an online model, which takes one frame after another"),
         ([*label, "-o", "notes.txt"], "notes.txt: is no file of labels; choose another file: -o FILE.jsonl"),
         ([*label, "-o", "videos/1.avi"], "videos/1.avi"),

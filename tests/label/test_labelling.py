@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,6 +107,13 @@ def test_networks_together(tmp_path: Path) -> None:
         for guess in found.top:
             assert guess.probability == pytest.approx(expected[guess.class_index], abs=1e-4)
     assert len(second.seen[0]) == 2
+
+
+def test_weights_as_large_as_floats_are_shares_too(tmp_path: Path) -> None:
+    members = ensemble([ClipSession(), ClipSession()], [1e308, 1.7e308])
+    (found,) = label_videos(members, [steps_of_light(tmp_path / "x.avi", [3])], Sampling())
+    assert isinstance(found, VideoLabel)
+    assert (found.top[0].class_index, found.top[0].probability > 0.3) == (3, True)
 
 
 def test_two_streams(tmp_path: Path) -> None:
@@ -210,6 +220,12 @@ def test_a_network_that_fails_ends_it(tmp_path: Path) -> None:
         ([ClipManifest(), ClipManifest(classes=7, labels=())], [1, 1], r"other classes \(7\) than levels-4f \(10\)"),
         ([ClipManifest()], [1, 1], "2 weights 1, 1 for 1 networks, expected a positive one for each"),
         ([ClipManifest(), ClipManifest()], [1, 0], "expected a positive one for each"),
+        ([ClipManifest(channels=4)], [1], r"takes 4 channels, expected 3 \(RGB\) or 10 \(optical flow\)"),
+        (
+            [ClipManifest(), ClipManifest(activation="sigmoid")],
+            [1, 1],
+            "one ends in a sigmoid and one does not: their scores cannot be averaged",
+        ),
         (
             [ClipManifest(frames=1, caches=(CacheInfo("a", "b", (1, 1, 1, 1)),))],
             [1],
@@ -241,6 +257,48 @@ def test_videos_are_found(tmp_path: Path) -> None:
         find_videos([tmp_path / "empty"])
     with pytest.raises(VideoError, match="missing: no such file or folder"):
         find_videos([tmp_path / "missing"])
+
+
+def test_links_are_followed_and_nothing_counts_twice(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/1.mp4").touch()
+    (tmp_path / "videos/a").mkdir(parents=True)
+    (tmp_path / "videos/a/2.mp4").touch()
+    (tmp_path / "videos/b").symlink_to("../elsewhere")
+    (tmp_path / "videos/c").symlink_to("../elsewhere")
+    (tmp_path / "videos/a/up").symlink_to("..")
+    found = [tmp_path / "videos/a/2.mp4", tmp_path / "videos/b/1.mp4"]
+    assert find_videos([tmp_path / "videos"]) == found
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "videos/secret").mkdir(parents=True)
+    good = steps_of_light(tmp_path / "videos/good.avi", [2])
+
+    def refused(path: Path) -> list[str]:
+        if Path(path).name == "secret":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return os.listdir(path)
+
+    monkeypatch.setattr("tsm_edge.label.listing.os", SimpleNamespace(listdir=refused, path=os.path))
+    assert find_videos([tmp_path / "videos"]) == [good, tmp_path / "videos/secret"]
+
+
+def test_names_that_are_no_paths_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="no such file or folder"):
+        find_videos([tmp_path / ("x" * 300)])
+
+
+def test_a_gap_of_years_has_no_sections(tmp_path: Path) -> None:
+    """Damage can send times so far that their sections could not be counted one by one."""
+    session = ClipSession()
+    path = encode(
+        tmp_path / "x.mkv", [plain(round(25.5 * level + 12.75)) for level in (2, 2, 7, 7)], "ffv1",
+        times_s=[0.0, 0.04, 2e9, 2e9 + 0.04],
+    )  # fmt: skip
+    *sections, end = label_sections(ensemble([session], [1.0]), path, Sliding(0.1))
+    assert isinstance(end, SectionsEnded)
+    assert [section.top[0].class_index for section in sections if isinstance(section, SectionLabel)] == [2, 7]
 
 
 def test_working_ahead_goes_only_so_far() -> None:

@@ -9,10 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoded_clips import case, clip, cut_off, damaged, encode, index_first, jpeg, plain, write_avi, write_mjpeg
+from encoded_clips import (
+    case,
+    clip,
+    cut_off,
+    damaged,
+    encode,
+    index_first,
+    jpeg,
+    plain,
+    without_frames,
+    write_avi,
+    write_mjpeg,
+)
 
 from tsm_edge.errors import VideoError
+from tsm_edge.video.capture import Recording, SourceOptions
 from tsm_edge.video.decoder import Decoder
+from tsm_edge.video.files import open_file
 from tsm_edge.video.indexed import IndexedVideo, _ByTable, open_indexed
 from tsm_edge.video.source import open_source
 
@@ -131,6 +145,22 @@ def test_a_cut_off_file_gives_what_there_is(tmp_path: Path) -> None:
         found = dict(video.fetch([10, video.count - 5]))
         assert np.array_equal(found[10], whole[10])
         assert "the rest is cut off" in video.trouble()
+
+
+def test_a_file_that_is_written_anew_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its frames are counted in a second pass, which finds another file."""
+    path, empty = write_avi(tmp_path / "x.avi", noise(5)), without_frames(tmp_path / "empty.avi")
+    opened: list[Path] = []
+
+    def open_anew(place: Path, options: SourceOptions) -> Recording:
+        if opened:
+            os.replace(empty, place)
+        opened.append(place)
+        return open_file(place, options)
+
+    monkeypatch.setattr("tsm_edge.video.indexed.open_file", open_anew)
+    with pytest.raises(VideoError, match=r"x\.avi: changed while it was read"):
+        open_indexed(path)
 
 
 def test_frames_that_are_not_wanted_are_hardly_decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -56,6 +57,8 @@ def test_a_pattern_takes_what_it_matches(tmp_path: Path) -> None:
     assert brightness(folder / "%04d.jpg") == [0, 1, 2]
     assert brightness(folder / "%d.jpg") == [0, 1, 2]
     (folder / "00003.jpg").write_bytes(jpeg(plain(30)))  # which %04d never writes
+    assert brightness(folder / "%04d.jpg") == [0, 1, 2]
+    os.mkfifo(folder / "0010.jpg")  # nobody writes into it
     assert brightness(folder / "%04d.jpg") == [0, 1, 2]
     assert "no file has such a name" in refusal(folder / "frame%04d.jpg")
     assert "the folder" in refusal(folder / "missing" / "%04d.jpg")

@@ -53,6 +53,13 @@ def test_every_number_is_one_of_a_frame(count: int, how: tuple[Kind, int], lengt
     assert all(len(plan) == 8 and min(plan) >= 0 and max(plan) < count for plan in plans)
 
 
+def test_dense_clips_have_no_more_frames_than_they_span() -> None:
+    """Upstream's step of 64 // 65 frames is none: it would show one frame 65 times."""
+    assert Sampling("dense", 1).plans(64, 64) == (tuple(range(64)),)
+    with pytest.raises(VideoError, match="a dense clip is of 64 consecutive frames, the network takes 65"):
+        Sampling("dense", 1).plans(1000, 65)
+
+
 def test_one_dense_clip_is_the_middle_one() -> None:
     assert Sampling("dense", 1).plans(264, 8) == (tuple(range(100, 164, 8)),)
 

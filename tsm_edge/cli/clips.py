@@ -14,6 +14,7 @@ import click
 
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cli.output import note, warn
+from tsm_edge.errors import RpcError
 
 if TYPE_CHECKING:
     from tsm_edge.label.decoding import VideoEnded
@@ -69,6 +70,11 @@ class ClipOptions:
         from tsm_edge.label.members import Seeing, ensemble
         from tsm_edge.session.open import open_session
 
+        if self.others and device is not None and not device.by_tracker:
+            raise RpcError(
+                f"{device}: has room for one network at a time, expected no --with",
+                "leave out --rpc, or take a device for each from a tracker: --tracker HOST:PORT --key K",
+            )
         weights = self.weights or (1.0,) * len(self.others)
         with ExitStack() as stack:
             sessions = [first]
@@ -76,6 +82,8 @@ class ClipOptions:
                 sessions.append(stack.enter_context(open_session(path, device, threads, notify=warn)))
             seeing = Seeing(self.crops or 1, self.flow or "auto", self.frames)
             members = ensemble(sessions, (1.0, *weights), self.scores or "logits", seeing)
+            for member in members.members:
+                self.how().check_frames(member.frames)
             if members.random_weights:
                 warn(RANDOM_WEIGHTS)
             if members.stand_in:
@@ -169,6 +177,7 @@ def figures(video: VideoEnded, spent: Spent) -> dict[str, object]:
     return {
         "frames": video.frames,
         "duration_s": round(video.duration_s, 3),
+        "bytes": video.bytes,
         "clips": spent.clips,
         "decode_s": round(video.decode_s, 3),
         "network_s": round(spent.network_s, 3),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tsm_edge.label.decoding import NotLabelled
     from tsm_edge.label.labelling import VideoLabel
     from tsm_edge.label.members import Ensemble
-    from tsm_edge.label.output import LabelFile
+    from tsm_edge.label.output import Done, LabelFile
     from tsm_edge.rpc.place import Place
 
 EXIT_SOME_FAILED = 1
@@ -64,6 +64,8 @@ def command(
 
     sampling = showing.how()
     found = find_videos(videos)
+    if retry and output is None:
+        raise click.UsageError("--retry is for the lines of a file: expected -o FILE.jsonl with it", ctx)
     if output is not None:
         refuse_replacing(output, [*found, *files_of_artifact(artifact)], "-o FILE.jsonl")
     options = SourceOptions(native_logs=bool(ctx.obj.debug))
@@ -73,8 +75,8 @@ def command(
         _written(output, members, showing) as file,
     ):
         done = {} if file is None else file.done
-        due = [path for path in found if _is_due(done.get(printable(path)), retry)]
-        failed = sum(done.get(printable(path)) is False for path in found) if not retry else 0
+        due = [path for path in found if _is_due(path, done.get(printable(path)), retry)]
+        failed = sum(not done[printable(path)].labelled for path in {*found} - {*due})
         if len(due) < len(found):
             note(f"{output}: goes on after {len(found) - len(due)} of {len(found)} videos")
         began_s = time.monotonic()
@@ -85,9 +87,13 @@ def command(
         ctx.exit(EXIT_SOME_FAILED)
 
 
-def _is_due(labelled: bool | None, retry: bool) -> bool:
-    """Whether a video is to be labelled now; None: it has no line yet, False: one that says why it could not be."""
-    return labelled is None or (retry and not labelled)
+def _is_due(path: Path, done: Done | None, retry: bool) -> bool:
+    """Whether a video is to be labelled now; None: it has no line yet."""
+    from tsm_edge.label.decoding import size_of
+
+    if done is None or (retry and not done.labelled):
+        return True
+    return done.bytes is not None and done.bytes != size_of(path)  # another file has its name now
 
 
 def _label(results: Iterator[VideoLabel | NotLabelled], file: LabelFile | None, advance: Advance) -> int:
@@ -108,7 +114,8 @@ def _line(result: VideoLabel | NotLabelled) -> dict[str, Any]:
     from tsm_edge.label.decoding import NotLabelled
 
     if isinstance(result, NotLabelled):
-        return {"type": "error", "video": result.video, "error": result.error.problem, "hint": result.error.hint}
+        error, size = result.error, {"bytes": result.bytes}
+        return {"type": "error", "video": result.video, "error": error.problem, "hint": error.hint, **size}
     plain: dict[str, Any] = to_plain(video_line(result))
     return plain
 
@@ -124,8 +131,10 @@ def _written(output: Path | None, members: Ensemble, showing: ClipOptions) -> It
     networks = [
         {
             "model": member.session.manifest.model,
-            "onnx": member.session.manifest.hashes.get("onnx", ""),
+            # Of integers the reference in integers: the same file gives others with another calibration.
+            "onnx": member.session.manifest.hashes.get("exact", member.session.manifest.hashes.get("onnx", "")),
             "precision": member.session.manifest.precision,
+            "preprocess": to_plain(member.session.manifest.preprocess),
             "frames": member.frames,
             "weight": member.weight,
         }

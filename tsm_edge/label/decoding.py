@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import time
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator
@@ -88,6 +90,8 @@ class VideoEnded:
         Time for decoding, cropping and flow, seconds.
     trouble : str
         What was wrong with what was read of it, in words; empty: nothing.
+    bytes : int or None
+        As of :func:`size_of`.
     """
 
     video: str
@@ -95,17 +99,28 @@ class VideoEnded:
     duration_s: float
     decode_s: float
     trouble: str
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class NotLabelled:
-    """A video that cannot be labelled: why, and what to try."""
+    """A video that cannot be labelled: why, and what to try; its size as of :func:`size_of`."""
 
     video: str
     error: TsmEdgeError
+    bytes: int | None = None
 
 
 Decoded = Clip | PartEnded | VideoEnded | NotLabelled
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of a file; None of what is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def decoded(
@@ -113,18 +128,19 @@ def decoded(
 ) -> Generator[Decoded, None, None]:
     """Make the clips of videos, in their order; one that cannot be read is told and passed over."""
     for path in videos:
-        name = printable(path)
+        name, size = printable(path), size_of(path)
         try:
             with open_indexed(path, options) as video:
-                yield from _of_video(members, video, name, how)
+                yield from _of_video(members, video, name, how, size)
         except TsmEdgeError as error:
-            yield NotLabelled(name, error)
+            yield NotLabelled(name, error, size)
         except OSError as error:
-            yield NotLabelled(name, VideoError(f"video {name}: cannot be read ({error.strerror})", "check the file"))
+            problem = f"video {name}: cannot be read ({error.strerror or error})"
+            yield NotLabelled(name, VideoError(problem, "check the file"), size)
 
 
 def _of_video(
-    members: tuple[Member, ...], video: IndexedVideo, name: str, how: Sampling | Sliding
+    members: tuple[Member, ...], video: IndexedVideo, name: str, how: Sampling | Sliding, size: int | None
 ) -> Iterator[Decoded]:
     began_s = time.perf_counter()
     parts = [_whole(members, video, how)] if isinstance(how, Sampling) else _sections(members, video, how)
@@ -149,7 +165,7 @@ def _of_video(
         missing[id(part)] -= 1
         if not missing[id(part)]:
             yield PartEnded(part)
-    yield VideoEnded(name, video.count, video.times_s[-1] - video.times_s[0], decode_s, video.trouble())
+    yield VideoEnded(name, video.count, video.times_s[-1] - video.times_s[0], decode_s, video.trouble(), size)
 
 
 def _whole(members: tuple[Member, ...], video: IndexedVideo, sampling: Sampling) -> Part:
@@ -163,15 +179,18 @@ def _sections(members: tuple[Member, ...], video: IndexedVideo, sliding: Sliding
     """The last section takes what is left after it; one without a frame is left out."""
     first_s = video.times_s[0]
     count = max(1, ceil((video.times_s[-1] - first_s) / sliding.step_s) - 1)
-    parts = []
-    for number in range(count):
+    parts, number = [], 0
+    while number < count:
         start_s = first_s + number * sliding.step_s
         end_s = start_s + sliding.seconds
         begin = bisect_left(video.times_s, start_s)
         end = bisect_left(video.times_s, end_s) if number < count - 1 else video.count
+        number += 1
         if begin < end:
             plans = tuple((_in_section(member, video, begin, end),) for member in members)
             parts.append(Part(start_s, end_s, plans))
+        else:  # damage can make a gap of years: on to the sections of the frame after it
+            number = max(number, int((video.times_s[begin] - first_s) / sliding.step_s) - 2)
     return parts
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_edge.artifact.manifest import Manifest
-from tsm_edge.cards import FLOW_CHANNELS, Preprocess
+from tsm_edge.cards import FLOW_CHANNELS, RGB_CHANNELS, Preprocess
 from tsm_edge.errors import ArtifactError, TsmEdgeError
 from tsm_edge.live.smoothing import Scores, logits_of, probabilities
 from tsm_edge.session.base import Session
@@ -140,6 +140,7 @@ class Ensemble:
     def probabilities(self, logits: Sequence[Scores]) -> Scores:
         """The probability of each class, of each member's mean logits ``[classes]``."""
         weights = np.array([member.weight for member in self.members])
+        weights = weights / weights.max()  # their sum may be more than a float holds
         sigmoid = self.manifest.activation == "sigmoid"
         scores = [_probabilities(each, sigmoid) for each in logits] if self.scores == "softmax" else logits
         mean: Scores = np.tensordot(weights / weights.sum(), np.stack(scores), 1)
@@ -195,6 +196,12 @@ def _check(manifest: Manifest, first: Manifest, seeing: Seeing) -> None:
             f"{manifest.model} is an online model, which takes one frame after another: expected one of clips",
             "predict on every frame with: tsm-edge run DIR --video FILE",
         )
+    if manifest.frame.shape[1] not in (RGB_CHANNELS, FLOW_CHANNELS):
+        raise ArtifactError(
+            f"{manifest.model} takes {manifest.frame.shape[1]} channels, expected {RGB_CHANNELS} (RGB) or "
+            f"{FLOW_CHANNELS} (optical flow)",
+            "show it what it takes from Python: OnlineSession(DIR).step",
+        )
     if manifest.clip and seeing.frames not in (None, manifest.frames):
         raise ArtifactError(
             f"{manifest.model} was compiled for {manifest.frames} frames, not {seeing.frames}", "leave out --frames"
@@ -204,6 +211,12 @@ def _check(manifest: Manifest, first: Manifest, seeing: Seeing) -> None:
             f"{manifest.model} knows other classes ({manifest.classes}) than {first.model} ({first.classes}): their "
             "scores cannot be averaged",
             "give networks of the same labels",
+        )
+    if (manifest.activation == "sigmoid") != (first.activation == "sigmoid"):
+        raise ArtifactError(
+            f"of {manifest.model} and {first.model} one ends in a sigmoid and one does not: their scores cannot be "
+            "averaged",
+            "give networks that were trained alike",
         )
 
 

@@ -123,7 +123,10 @@ def _indexed(name: str, path: Path, recording: Recording, options: SourceOptions
     table = _table(path, recording, options) if isinstance(recording, Decoder) else None
     if table is not None and isinstance(recording, Decoder):
         return IndexedVideo(name, recording, table.times_s, _ByTable(recording, table))
-    return IndexedVideo(name, recording, _all_times(path, options), _InOrder(recording))
+    times_s = _all_times(path, options)
+    if not times_s:
+        raise VideoError(f"{name}: changed while it was read", "label it once it is written")
+    return IndexedVideo(name, recording, times_s, _InOrder(recording))
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def matching(pattern: Path) -> list[Path]:
     digits = rf"(?:\d{{{number[2]}}}|[1-9]\d{{{number[2]},}})" if number[1] and number[2] else r"\d+"
     before, after = pattern.name[: number.start()], pattern.name[number.end() :]
     name = re.compile(f"{re.escape(before)}({digits}){re.escape(after)}")
-    found = [(int(match[1]), path) for path in pattern.parent.iterdir() if (match := name.fullmatch(path.name))]
+    files = [path for path in pattern.parent.iterdir() if path.is_file()]  # a pipe would be waited for
+    found = [(int(match[1]), path) for path in files if (match := name.fullmatch(path.name))]
     if not found:
         raise VideoError(f"video {pattern}: no file has such a name", f"try: ls {pattern.parent}")
     return [path for _, path in sorted(found)]

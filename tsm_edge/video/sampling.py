@@ -50,6 +50,20 @@ class Sampling:
                 "for ten clips: --sampling dense" if self.kind == "uniform" else "upstream takes 10",
             )
 
+    def check_frames(self, frames: int) -> None:
+        """Refuse a network of more frames than a dense clip has.
+
+        Raises
+        ------
+        VideoError
+            It would be shown one frame again and again.
+        """
+        if self.kind == "dense" and frames > DENSE_SPAN:
+            raise VideoError(
+                f"a dense clip is of {DENSE_SPAN} consecutive frames, the network takes {frames}",
+                "leave out --sampling dense",
+            )
+
     def plans(self, count: int, frames: int, length: int = 1) -> tuple[Plan, ...]:
         """The frames of each clip.
 
@@ -66,7 +80,13 @@ class Sampling:
         -------
         tuple of tuple of int
             ``clips`` of them, of ``frames`` numbers each.
+
+        Raises
+        ------
+        VideoError
+            More frames than a dense clip spans.
         """
+        self.check_frames(frames)
         if self.kind == "uniform":
             return tuple(_uniform(0, count - length + 1, frames, start) for start in (0.5, 0.0)[: self.clips])
         latest = max(0, count - DENSE_SPAN)
