@@ -30,6 +30,8 @@ MAGIC = b"TSMGOLD1"
 # Frames, reset, height, width, logits of a step, caches.
 _HEAD = struct.Struct("<6I")
 _WORD = 4  # bytes of a number of the file
+# Of a model of frames as many frames, of a model of clips as many clips.
+_FRAMES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,23 @@ class Golden:
     outputs: list[list[NDArray[np.float32]]]
 
 
-def make_golden(reference: Reference, manifest: Manifest, frames: int = 4, seed: int = 0) -> Golden:
-    """Run seeded noise through the reference; the caches are reset once, half way."""
+def steps_of(frames: int, manifest: Manifest) -> int:
+    """Steps in which a model takes so many frames, or clips."""
+    return -(-frames // manifest.clips)
+
+
+def make_golden(reference: Reference, manifest: Manifest, frames: int | None = None, seed: int = 0) -> Golden:
+    """Run seeded noise through the reference; the caches are reset once, half way.
+
+    Parameters
+    ----------
+    reference : Reference
+    manifest : Manifest
+    frames : int, optional
+        Steps. By default four frames or clips; where a step takes more clips, one step: 128 of them are 154 MB.
+    seed : int
+    """
+    frames = frames or steps_of(_FRAMES, manifest)
     pixels = np.random.default_rng(seed).integers(0, 256, (frames, *manifest.picture_shape), np.uint8)
     outputs = []
     for index, picture in enumerate(pixels):

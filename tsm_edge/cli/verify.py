@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("verify")
 @artifact_argument
 @click.option("--onnx", type=click.Path(path_type=Path), help="The ONNX file, if not the one kept in DIR.")
-@click.option("--frames", type=click.IntRange(min=2), help="Frames to compare [16; with --emulate 4].")
+@click.option("--frames", type=click.IntRange(min=2), help="Frames, or clips, to compare [16; with --emulate 4].")
 @threads_option
 @click.option("--emulate", is_flag=True, help="Run tsm-runner: under QEMU, on a stand-in for a GPU.")
 @rpc_options
@@ -52,9 +52,9 @@ def command(
         if emulate:
             from tsm_edge.verify.emulated import verify_emulated
 
-            result = verify_emulated(path, onnx, frames or 4, threads)
+            result = verify_emulated(path, onnx, frames, threads)
         elif whole:
-            result = verify_artifact(path, onnx, frames or 16, threads, place=device, notify=warn)
+            result = verify_artifact(path, onnx, frames, threads, place=device, notify=warn)
         else:
             result = verify_golden(path, threads)
     if as_json:

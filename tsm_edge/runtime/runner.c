@@ -152,8 +152,13 @@ static int stream_frames(const runner_options *given) {
   if (given->width && !resizer) return runner_fail("memory", "not enough for the frames");
   if (!stream) return RUNNER_USER_ERROR;
   if (tsm_the_card.warning) fprintf(stderr, "tsm-runner: warning: %s\n", tsm_the_card.warning);
-  size_t count = 0, got;
-  for (; (got = fread(frame, 1, bytes, stdin)) == bytes && !ferror(stdout); ++count) {
+  const size_t one = bytes / (size_t)card->clips; /* of a frame, or a clip */
+  size_t count = 0, got = bytes;
+  while (got == bytes && !ferror(stdout)) {
+    got = fread(frame, 1, bytes, stdin);
+    const size_t whole = got / one;
+    if (!whole) break;
+    memset(frame + whole * one, 0, bytes - whole * one); /* of a step that the last clips do not fill */
     uint64_t started = now();
     for (size_t i = 0; resizer && i < frames; ++i)
       tsm_resizer_run(resizer, frame + each * i, input + 3 * pixels * i);
@@ -161,14 +166,16 @@ static int stream_frames(const runner_options *given) {
     const int32_t code = resizer ? tsm_step(stream, input, logits) : tsm_step_u8(stream, frame, logits);
     if (code != TSM_OK) return runner_fail("step", tsm_last_error());
     const uint64_t stepped = now();
-    for (int32_t clip = 0; clip < card->clips; ++clip)
-      print_prediction(count * (size_t)card->clips + (size_t)clip, logits + (ptrdiff_t)clip * card->classes,
-                       (prepared - started) / (uint64_t)card->clips, (stepped - prepared) / (uint64_t)card->clips);
+    for (size_t clip = 0; clip < whole; ++clip)
+      print_prediction(count++, logits + clip * (size_t)card->classes, (prepared - started) / whole,
+                       (stepped - prepared) / whole);
   }
   tsm_close(stream);
   tsm_resizer_close(resizer);
   if (ferror(stdin)) return runner_fail("standard input", strerror(errno));
-  if (got) fprintf(stderr, "tsm-runner: warning: the last %zu bytes are not a whole frame of %zu\n", got, bytes);
+  if (got % one)
+    fprintf(stderr, "tsm-runner: warning: the last %zu bytes are not a whole %s of %zu\n", got % one,
+            card->frames > 1 ? "clip" : "frame", one);
   if (!count) return runner_fail("standard input", "no frame, expected raw RGB24");
   return RUNNER_OK;
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tsm_edge.artifact.folder import GOLDEN, LIBRARY, Artifact, load_artifact
-from tsm_edge.artifact.golden import network_input, read_golden
+from tsm_edge.artifact.golden import network_input, read_golden, steps_of
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.artifact.reference import Reference
 from tsm_edge.files.replacement import again_if_replaced
@@ -20,6 +20,8 @@ from tsm_edge.verify.quality import LEAST_DB, Step, quality_of
 
 if TYPE_CHECKING:
     from tsm_edge.rpc.place import Place
+
+_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class VerifyResult:
 def verify_artifact(
     path: Path | Artifact,
     onnx: Path | None = None,
-    frames: int = 16,
+    frames: int | None = None,
     threads: int = 1,
     seed: int = 0,
     place: Place | None = None,
@@ -116,8 +118,8 @@ def verify_artifact(
     path : Path or Artifact
     onnx : Path, optional
         By default the artifact's own ``model.onnx``.
-    frames : int
-        16 or more let every cache go round many times.
+    frames : int, optional
+        Steps. By default 16 frames, which let every cache go round many times, or 16 clips.
     threads : int
         Of the artifact.
     seed : int
@@ -135,6 +137,7 @@ def verify_artifact(
         The device cannot be reached, does not fit the model, or fails.
     """
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
+    frames = frames or max(2, steps_of(_FRAMES, artifact.manifest))
     with open_session(artifact, place, threads, notify=notify) as session:
         reference = Reference(onnx or artifact.reference, artifact.manifest)
         steps: list[Step] = []

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsm_edge.artifact.folder import RUNNER, Artifact, load_artifact, read_listed
-from tsm_edge.artifact.golden import Golden, make_golden, network_input, write_golden
+from tsm_edge.artifact.folder import LIBRARY, RUNNER, Artifact, load_artifact, read_listed
+from tsm_edge.artifact.golden import Golden, make_golden, network_input, steps_of, write_golden
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.artifact.reference import Reference
-from tsm_edge.cards import TargetCard
+from tsm_edge.cards import RGB_CHANNELS, TargetCard
 from tsm_edge.cards.architecture import architecture, check_threads, this_architecture
 from tsm_edge.errors import ArtifactError
 from tsm_edge.files.atomic import scratch_folder
@@ -33,6 +33,7 @@ from tsm_edge.verify.quality import Step, quality_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_FRAMES = 4
 # CPUs that QEMU can be told to be; it then refuses the instructions they lack.
 _AARCH64_CPUS = ("cortex-a35", "cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a76")
 # Where Debian's packages put the C library of another machine, and their names.
@@ -81,7 +82,7 @@ def _c_library(target: TargetCard, machine: str) -> list[str]:
 
 @again_if_replaced
 def verify_emulated(
-    path: Path | Artifact, onnx: Path | None = None, frames: int = 4, threads: int = 1, seed: int = 0
+    path: Path | Artifact, onnx: Path | None = None, frames: int | None = None, threads: int = 1, seed: int = 0
 ) -> VerifyResult:
     """Compare ``tsm-runner`` with ONNX Runtime: logits and every cache of every frame.
 
@@ -90,8 +91,8 @@ def verify_emulated(
     path : Path or Artifact
     onnx : Path, optional
         By default the artifact's own ``model.onnx``.
-    frames : int
-        The caches are reset once, half way.
+    frames : int, optional
+        Steps; the caches are reset once, half way. By default 4 frames, or clips.
     threads : int
         Of the runner.
     seed : int
@@ -106,6 +107,12 @@ def verify_emulated(
     artifact = path if isinstance(path, Artifact) else load_artifact(path)
     manifest = artifact.manifest
     emulator = emulator_command(manifest.target)
+    if manifest.frame_shape[1] != RGB_CHANNELS:
+        raise ArtifactError(
+            f"{artifact.path}: takes {manifest.frame_shape[1]} channels, which are no pictures: it has no {RUNNER}",
+            f"verify its {LIBRARY}, here or with --rpc HOST:PORT: tsm-edge verify DIR",
+        )
+    frames = frames or max(2, steps_of(_FRAMES, manifest))
     golden = make_golden(Reference(onnx or artifact.reference, manifest), manifest, frames, seed)
     gather = Gather(manifest)
     for found, wanted in zip(emulated_outputs(artifact, golden, threads), golden.outputs, strict=True):
