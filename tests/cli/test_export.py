@@ -72,6 +72,7 @@ def test_another_frame_size(run_program, card: str, tmp_path: Path) -> None:  # 
         ((), "Missing option '-o'"),
         (("-o", "m.onnx", "--from-rgb", "--checkpoint", "x.pth"), "--from-rgb makes an RGB network's checkpoint"),
         (("-o", "m.onnx", "--mode", "onlin"), "'onlin'"),
+        (("-o", "m.onnx", "--frames", "8"), "an online network takes one frame a step: --frames is for clips; add"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(run_program, card: str, arguments: tuple[str, ...], problem: str) -> None:  # type: ignore[no-untyped-def]

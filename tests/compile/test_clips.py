@@ -7,20 +7,21 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import golden
 import numpy as np
 import onnx
 import pytest
 from artifacts import CLIPS_A_STEP, compile_onnx, sse_target
-from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, bottlenecks, elementwise
+from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, bottlenecks, elementwise, small_network
 
-from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact
-from tsm_edge.artifact.golden import network_input
+from tsm_edge.artifact.folder import GOLDEN, MODEL_ONNX, RUNNER, Artifact
+from tsm_edge.artifact.golden import network_input, read_golden
 from tsm_edge.artifact.manifest import parse_manifest
-from tsm_edge.cards import TargetCard, load_model, load_target
+from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, TargetCard, load_model, load_target
 from tsm_edge.cards.precision import precision_named
-from tsm_edge.compile.request import CompileRequest
+from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import ArtifactError, CompileError, ModelFileError
 from tsm_edge.export.metadata import OnnxMetadata, WeightSource, write_metadata
 from tsm_edge.session.local import Library, OnlineSession
@@ -239,6 +240,16 @@ def test_several_clips_as_bytes_and_by_the_runner(batch_model: tuple[Artifact, R
     assert [(line["frame"], line["index"]) for line in lines] == [
         (number, int(np.argmax(logits))) for number, logits in enumerate(expected)
     ]
+    # The clips that do not fill a step are told, too; half a clip is not.
+    step, half = pictures.tobytes(), pictures[:1].tobytes()
+    done = subprocess.run(
+        command, input=step + pictures[:2].tobytes() + half, capture_output=True, timeout=60, check=True
+    )
+    more = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["frame"], line["index"]) for line in more] == [
+        (number, int(np.argmax(logits))) for number, logits in enumerate([*expected, expected[0]])
+    ]
+    assert f"the last {len(half)} bytes are not a whole clip of {2 * len(half)}" in done.stderr.decode()
     assert verify_golden(artifact).passed
     for result in (verify_artifact(artifact, frames=2), verify_emulated(artifact, frames=2)):
         assert (result.passed, result.shown) == (True, "2 times 3 clips")
@@ -251,12 +262,12 @@ def test_several_clips_as_bytes_and_by_the_runner(batch_model: tuple[Artifact, R
 
 def test_optical_flow(tmp_path: Path, native: TargetCard) -> None:
     """Ten channels: no pictures, so bytes are refused, and there is no runner."""
-    from tsm_edge.compile.pipeline import compile_model
-
     model = build("elementwise", 2, channels=10)
     artifact = compile_onnx(model, tmp_path / "out", native, clips=True, runner=True)
     assert artifact.runner is None
     assert artifact.manifest.preprocess.std == (0.226,) * 3
+    with pytest.raises(ArtifactError, match="takes 10 channels, which are no pictures: it has no tsm-runner"):
+        verify_emulated(artifact)
     rgb = load_model("resnet50-kinetics-8f")
     request = CompileRequest(native, tmp_path / "x", rgb, onnx=tmp_path / "out.onnx", temporal_mode="offline")
     with pytest.raises(CompileError, match="takes 10 channels, model card resnet50-kinetics-8f 3; name the card"):
@@ -273,12 +284,64 @@ def test_batch_is_a_clip_only_where_asked_for(tmp_path: Path, native: TargetCard
     assert "--mode offline" in refused.value.hint
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"precision": precision_named("int8")}, "precision int8 is for single frames yet: clips are computed in fp32"),
+        ({"temporal_mode": "online"}, "takes clips of 2 frames: it cannot be compiled with --mode online"),
+    ],
+)
+def test_a_file_that_says_that_it_takes_clips_is_taken_at_its_word(
+    changes: dict[str, Any], problem: str, tmp_path: Path, native: TargetCard
+) -> None:
+    model, path = build("elementwise", 2), tmp_path / "clips.onnx"
+    write_metadata(model, OnnxMetadata(load_model("resnet50-kinetics-8f"), WeightSource(), "0"))
+    onnx.save(model, str(path))
+    request = CompileRequest(**{"target": native, "output": tmp_path / "out", "onnx": path, **changes})
+    with pytest.raises(CompileError, match=problem):
+        compile_model(request)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_single_frames_is_no_clip(tmp_path: Path, native: TargetCard) -> None:
+    onnx.save(small_network(), str(tmp_path / "online.onnx"))
+    request = CompileRequest(native, tmp_path / "out", onnx=tmp_path / "online.onnx", temporal_mode="offline")
+    with pytest.raises(CompileError, match=r"takes one frame a step and \d shift caches: it cannot be compiled with"):
+        compile_model(request)
+    with pytest.raises(CompileError, match="cannot be compiled with --mode none"):
+        compile_model(dataclasses.replace(request, temporal_mode="none"))
+
+
+def test_a_step_of_many_clips_has_few_golden_ones(tmp_path: Path, native: TargetCard) -> None:
+    """They are computed by ONNX Runtime, and go to the device: four steps of 128 clips would be 616 MB."""
+    artifact = compile_onnx(
+        build("elementwise", 2), tmp_path / "out", native, clips=True, runner=True, clips_per_batch=8
+    )
+    golden_clips = read_golden(artifact.path / GOLDEN, artifact.manifest)
+    assert golden_clips.frames.shape == (1, 16, 22, 34, 3)
+    assert verify_golden(artifact).passed
+    assert verify_emulated(artifact).shown == verify_artifact(artifact).shown == "2 times 8 clips"
+
+
+def test_an_inner_tensor_may_be_called_as_the_logits_of_every_frame(tmp_path: Path, native: TargetCard) -> None:
+    model = build("elementwise", 2)
+    taken = model.graph.node[1].output[0]
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["frame_logits" if name == taken else name for name in names]
+    artifact = compile_onnx(model, tmp_path / "out", native, clips=True)
+    assert [output.name for output in artifact.manifest.outputs] == ["logits", "frame_logits'"]
+    assert_computes(artifact, Reference(model), 1)
+
+
 def test_what_clips_cannot_be_compiled_for(tmp_path: Path, native: TargetCard) -> None:
     request = CompileRequest(native, tmp_path / "out", onnx=tmp_path / "x.onnx", temporal_mode="offline")
     with pytest.raises(CompileError, match="precision fp16 is for single frames"):
         dataclasses.replace(request, precision=precision_named("fp16"))
     with pytest.raises(CompileError, match="jetson-nano is a GPU: clips are for CPUs"):
         dataclasses.replace(request, target=load_target("jetson-nano"))
+    with pytest.raises(CompileError, match="tuning records are of single frames, clips have none yet"):
+        dataclasses.replace(request, records=(tmp_path / "mine.jsonl",))
     with pytest.raises(CompileError, match="--frames cannot be given"):
         dataclasses.replace(request, frames=8)
     with pytest.raises(CompileError, match="--clips-per-batch is for models of clips, this one takes single frames"):
@@ -294,8 +357,6 @@ def test_what_clips_cannot_be_compiled_for(tmp_path: Path, native: TargetCard) -
 )
 def test_what_a_file_of_clips_cannot_be_compiled_for(target: str, precision: str, problem: str, tmp_path: Path) -> None:
     """It says itself that it takes clips."""
-    from tsm_edge.compile.pipeline import compile_model
-
     if target == "jetson-nano":
         pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is not installed: pip install tsm-edge[cuda]")
     model, made = build("elementwise", 2), tmp_path / "out"
@@ -322,9 +383,6 @@ CASES = {
 def test_reference_case(name: str, tmp_path: Path, native: TargetCard) -> None:
     """What the public implementation computes, from a checkpoint through ``compile`` and the C interface."""
     import torch
-
-    from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess
-    from tsm_edge.compile.pipeline import compile_model
 
     case = golden.load(name)
     mode = "none" if name.startswith("tsn") else "offline"

@@ -17,7 +17,7 @@ import torch
 
 import tsm_edge
 from tsm_edge.artifact.onnx_runtime import open_session, session_options
-from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, Smoothing, load_target
+from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, Smoothing, load_model, load_target
 from tsm_edge.cards.precision import FP32
 from tsm_edge.compile.backends.cpu.lower import lower
 from tsm_edge.compile.frontend.onnx_reader import load_onnx
@@ -171,6 +171,16 @@ def test_parity_with_pytorch_of_other_shifts(card: ModelCard, tmp_path: Path) ->
     assert result.weights.seed == 4
     assert len(result.inputs) == 9
     assert_streams_agree(result.path, build_network(card.network, seed=4), count=4)
+
+
+def test_the_cards_own_weights_are_of_its_own_mode(tmp_path: Path) -> None:
+    request = ExportRequest(load_model("motion"), tmp_path / "model.onnx", temporal_mode="offline")
+    with pytest.raises(
+        CheckpointError, match="motion: its own weights are of an online network, expected offline"
+    ) as e:
+        export_onnx(request)
+    assert "--seed 0" in e.value.hint
+    assert not request.output.exists()
 
 
 def test_offline(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_torchvision_layout(tmp_path: Path) -> None:
     assert_loads(path, NetworkSpec("mobilenet-v2", 5, "none", width=0.5, frame_size=32))
     message = refused(path, ONLINE)
     assert "its names show no temporal shift (as TSN), expected weights for an online network" in message
-    assert "tsm-edge export --mode none" in message
+    assert "compile a network of its kind: tsm-edge compile --mode none" in message
 
 
 def test_counters_of_tools_and_values_of_numpy_are_left_out(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_offline_weights_for_an_online_network(tmp_path: Path) -> None:
     assert (
         "if it was trained with a uni-directional shift, say so: tsm-edge compile --trained-mode online; or " in message
     )
-    assert "tsm-edge export --mode offline" in message
+    assert "tsm-edge compile --mode offline" in message
     assert "--allow-offline-weights" in message
     assert_loads(path, ONLINE, allow_offline_weights=True)
 

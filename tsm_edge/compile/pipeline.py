@@ -94,7 +94,7 @@ def compile_model(
         clips = request.clips or (metadata is not None and metadata.card.network.temporal_mode != "online")
         graph = load_onnx(onnx_file, request.cache_names, clips)
         request = as_the_file_is(request, graph)
-        request.check_frames(graph.frames)
+        request.check_graph(graph)
         model = described_model(request, metadata, graph)
         stages.begin("lowering", "lowering and scheduling")
         program, recorded = _lowered(request, backend, metadata, model, graph, folder, warn)

@@ -145,6 +145,24 @@ class CompileRequest:
         if frames > 1:
             self._check_takes_clips()
 
+    def check_graph(self, graph: OnlineGraph) -> None:
+        """Refuse what does not go with the model itself, once it is known.
+
+        Raises
+        ------
+        CompileError
+            Another mode was asked for than the file's, or what clips cannot be compiled for.
+        """
+        self.check_frames(graph.frames)
+        takes = f"clips of {graph.frames} frames" if graph.frames > 1 else "one frame a step"
+        takes += f" and {len(graph.caches)} shift caches" if graph.caches else ""
+        wrong = {"offline": graph.frames == 1, "online": graph.frames > 1, "none": bool(graph.caches)}
+        if self.temporal_mode is not None and wrong[self.temporal_mode]:
+            raise CompileError(
+                f"{self.onnx}: takes {takes}: it cannot be compiled with --mode {self.temporal_mode}",
+                f"leave --mode out, or export another file: tsm-edge export --mode {self.temporal_mode}",
+            )
+
     def _check_clips(self) -> None:
         if self.frames is not None and self.onnx is not None:
             raise CompileError("--onnx has its frames already: --frames cannot be given with it", "leave --frames out")
@@ -159,6 +177,8 @@ class CompileRequest:
         self._check_takes_clips()
 
     def _check_takes_clips(self) -> None:
+        if self.records:
+            raise CompileError("tuning records are of single frames, clips have none yet", "leave --records out")
         if self.target.device == "cuda":
             raise CompileError(
                 f"target {self.target.name} is a GPU: clips are for CPUs yet", "choose another (see: tsm-edge targets)"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tsm_edge import __version__
 from tsm_edge.cards import LARGEST_SEED, RGB_CHANNELS, ModelCard, NetworkSpec, TemporalMode, height_width
-from tsm_edge.errors import ModelFileError, TsmEdgeError
+from tsm_edge.errors import CheckpointError, ModelFileError, TsmEdgeError
 from tsm_edge.export.metadata import OnnxMetadata, WeightSource, write_metadata
 from tsm_edge.files.atomic import check_writable, write_atomic
 from tsm_edge.files.paths import printable, refuse_replacing
@@ -67,6 +67,10 @@ class ExportRequest:
             raise TsmEdgeError(
                 "--from-rgb makes an RGB network's checkpoint one of a network for optical flow: expected both",
                 "for example: tsm-edge export resnet50-kinetics-flow-8f --from-rgb --checkpoint FILE -o FILE.onnx",
+            )
+        if self.frames is not None and (self.temporal_mode or self.card.network.temporal_mode) == "online":
+            raise TsmEdgeError(
+                "an online network takes one frame a step: --frames is for clips", "add --mode offline, or --mode none"
             )
         if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
             raise TsmEdgeError(f"seed is {self.seed}, expected 0 to {LARGEST_SEED}", "choose another")
@@ -153,7 +157,12 @@ def export_onnx(request: ExportRequest, began: Callable[[], None] = lambda: None
 def _load_weights(network: TemporalNetwork, spec: NetworkSpec, request: ExportRequest) -> WeightSource:
     path = request.checkpoint
     if path is None and request.seed is None and request.card.weights_file:
-        path = Path(request.card.weights_file)
+        path, own = Path(request.card.weights_file), request.card.network.temporal_mode
+        if spec.temporal_mode != own:
+            raise CheckpointError(
+                f"{request.card.name}: its own weights are of an {own} network, expected {spec.temporal_mode} ones",
+                "give others with --checkpoint FILE, or random ones for timing with --seed 0",
+            )
     if path is None:
         return WeightSource(seed=request.seed or 0)
     from tsm_edge.networks.checkpoints import flow_from_rgb, read_checkpoint

@@ -108,8 +108,7 @@ def _mode_hint(wanted: TemporalMode, checkpoint: Checkpoint) -> str:
             "offline": "with a bi-directional shift",
             "none": "without a shift",
         }
-        verb = "compile" if wanted == "online" else "export"
-        ways.append(f"if it was trained {kind[wanted]}, say so: tsm-edge {verb} --trained-mode {wanted}")
+        ways.append(f"if it was trained {kind[wanted]}, say so: tsm-edge compile --trained-mode {wanted}")
     if wanted == "online":
         ways.append("accept wrong predictions: tsm-edge compile --allow-offline-weights")
     return "; or ".join(ways)
@@ -121,7 +120,7 @@ def _card_hint(checkpoint: Checkpoint) -> str:
     if not fitting and checkpoint.channels == FLOW_CHANNELS:
         return f"use a model card with channels = {FLOW_CHANNELS}"
     if not fitting:
-        return f"export a network of its kind: tsm-edge export --mode {checkpoint.trained_mode}"
+        return f"compile a network of its kind: tsm-edge compile --mode {checkpoint.trained_mode}"
     return f"take the model card that fits it: {' or '.join(fitting)}"
 
 

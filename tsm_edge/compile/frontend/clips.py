@@ -26,7 +26,7 @@ def averaged(graph: OnlineGraph) -> OnlineGraph:
     """
     if graph.frames == 1:
         return graph
-    logits, each = graph.logits, f"frame_{graph.logits}"
+    logits, each = graph.logits, NodeBuilder(graph).unused(f"frame_{graph.logits}")
     frames, classes = graph.shapes[logits]
     renamed = dataclasses.replace(graph, frame_logits=each, shapes={**graph.shapes, each: (frames, classes)})
 

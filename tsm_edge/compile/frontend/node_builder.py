@@ -37,7 +37,7 @@ class NodeBuilder:
 
     def constant(self, value: NDArray[Any]) -> str:
         """Name of a new constant."""
-        name = self._unused(f"constant {len(self.constants)}")
+        name = self.unused(f"constant {len(self.constants)}")
         self.constants[name] = value
         self.shapes[name] = value.shape
         return name
@@ -67,7 +67,7 @@ class NodeBuilder:
             elif stop - start == self.shapes[source][1]:
                 names.append(source)
             else:
-                names.append(self._unused(f"{source}[{start}:{stop}]"))
+                names.append(self.unused(f"{source}[{start}:{stop}]"))
                 nodes.append(self.slice(source, 1, start, stop, names[-1]))
         return [*nodes, self.node("Concat", names, output, self.shapes[output], axis=1)]
 
@@ -79,11 +79,11 @@ class NodeBuilder:
             if source in self.constants:
                 names.append(self.constant(self.constants[source].reshape(-1)))
                 continue
-            names.append(self._unused(f"{source} flat"))
+            names.append(self.unused(f"{source} flat"))
             nodes.append(self.node("Reshape", [source, flat], names[-1], (math.prod(self.shapes[source]),)))
         whole = names[0]
         if len(names) > 1:
-            whole = self._unused(f"{output} sources")
+            whole = self.unused(f"{output} sources")
             nodes.append(self.node("Concat", names, whole, (sum(self.shapes[name][0] for name in names),), axis=0))
         return [*nodes, self.node("Gather", [whole, self.constant(places)], output, places.shape, axis=0)]
 
@@ -107,7 +107,8 @@ class NodeBuilder:
         constants = {name: value for name, value in self.constants.items() if name in needed}
         return dataclasses.replace(graph, nodes=tuple(kept[::-1]), constants=constants, shapes=self.shapes)
 
-    def _unused(self, name: str) -> str:
+    def unused(self, name: str) -> str:
+        """A name that no tensor has, like the one given."""
         while name in self.shapes or name in self.constants:
             name += "'"
         return name

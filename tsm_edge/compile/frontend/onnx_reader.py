@@ -278,12 +278,13 @@ def _frame_and_logits(
         return one, logits[0]
     if one is None or inputs[one][:2] != (1, 3):
         clip = one is not None and inputs[one][0] > 1 and not caches and not clips
-        raise ModelFileError(
-            f"{path}: expected one frame input [1, 3, height, width], found {_listed(frames, inputs)}",
-            "compile it as a clip of frames with: --mode offline"
-            if clip
-            else "export again with one RGB frame; name the caches beside it with: --cache INPUT=OUTPUT",
-        )
+        expected, hint = "frame input [1, 3, height, width]", "export again with one RGB frame; name the caches beside "
+        hint += "it with: --cache INPUT=OUTPUT"
+        if clip:
+            hint = "compile it as a clip of frames with: --mode offline"
+        elif clips and not caches:
+            expected, hint = "clip input [frames, 3, height, width]", "export again with a clip's frames as the batch"
+        raise ModelFileError(f"{path}: expected one {expected}, found {_listed(frames, inputs)}", hint)
     if len(logits) != 1 or math.prod(outputs[logits[0]]) != outputs[logits[0]][-1]:
         raise ModelFileError(
             f"{path}: expected one logits output [1, classes], found {_listed(logits, outputs)}",
