@@ -58,9 +58,9 @@ def run(folder: Path, code: int = 0, arch: str = "9.0", said: str = "") -> tuple
     return script(folder), results(folder)
 
 
-def results(folder: Path) -> Any:
+def results(folder: Path, model: str = "m") -> Any:
     (path,) = (folder / "results").iterdir()
-    assert path.name.startswith("gpu-nvidia-test-1-m-20")
+    assert path.name.startswith(f"gpu-nvidia-test-1-{model}-20")
     return json.loads(path.read_text())
 
 
@@ -258,7 +258,7 @@ def test_from_the_preparation_to_the_result_on_a_stand_in(tmp_path: Path) -> Non
     build_standin(tmp_path / "driver", images, StandIn(capability=90, newest_ptx=80))
     done = script(tmp_path, LD_LIBRARY_PATH=str(tmp_path / "driver"))
     assert done.returncode == 0, done.stderr
-    found = results(tmp_path)
+    found = results(tmp_path, "small")
     for name in names:
         steps = found["artifacts"][name]
         assert all(answer["passed"] for answer in steps["verify"].values()), steps["verify"]
