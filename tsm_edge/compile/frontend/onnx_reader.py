@@ -221,7 +221,7 @@ def _checked_shapes(path: Path, model: onnx.ModelProto) -> dict[str, Shape]:
         if min(shape, default=0) < 0 or math.prod(size or 1 for size in shape) > MOST_ELEMENTS:
             raise ModelFileError(
                 f"{path}: {name!r} is {list(shape)}: expected sizes of at least 1, and at most {MOST_ELEMENTS} values",
-                "export again for one frame of the camera's size",
+                "take smaller frames, or of a clip fewer: --frame-size PIXELS, --frames N",
             )
     return inferred
 
