@@ -75,7 +75,7 @@ def test_mobilenetv2_is_exact(board: str, exported: Callable[[str], Path], compi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("board", ["raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize("board", BOARDS)
 def test_resnet50_is_exact(board: str, exported: Callable[[str], Path], compiled: Compiled) -> None:
     """The same of the larger network."""
     check_emulated(compiled, exported("resnet50-kinetics"), board)
