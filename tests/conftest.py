@@ -28,6 +28,9 @@ import tsm_edge
 # A shell that starts the tests in the background has Ctrl-C ignored in them and in every program they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So has nohup the end of a terminal. What is handled here is not ignored in programs that are started.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 # Processes of pytest-xdist share the cores: PyTorch's own threads would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
