@@ -6,6 +6,8 @@
  *   STANDIN_SLOW_MS=1300              that long a compilation of PTX takes
  *   STANDIN_STREAM_MS=20              that long, at least, what was put into an empty stream takes
  *   STANDIN_VERSION=9020              of the driver */
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -20,6 +22,20 @@
 #endif
 
 int standin_initialised, standin_sticky;
+
+/* Threads ---------------------------------------------------------------------------------------------------------- */
+
+static atomic_flag taken = ATOMIC_FLAG_INIT;
+
+int standin_lock(void) {
+  while (atomic_flag_test_and_set_explicit(&taken, memory_order_acquire)) sched_yield();
+  return 1;
+}
+
+void standin_unlock(const int *locked) {
+  (void)locked;
+  atomic_flag_clear_explicit(&taken, memory_order_release);
+}
 
 /* Failing on demand ------------------------------------------------------------------------------------------------ */
 
@@ -43,6 +59,7 @@ int standin_number(const char *name, int otherwise) {
 }
 
 API cuInit(unsigned flags) {
+  ALONE;
   int wish = standin_demanded(__func__);
   standin_initialised = !wish && !flags;
   return wish;

@@ -32,7 +32,13 @@ int standin_demanded(const char *function);
 /* What a variable says, or else. */
 int standin_number(const char *name, int otherwise);
 
+/* One thread at a time is in the driver, until its function returns: what is here and in check.c is of one thread. */
+int standin_lock(void);
+void standin_unlock(const int *locked);
+#define ALONE __attribute__((cleanup(standin_unlock), unused)) const int locked_ = standin_lock()
+
 #define BEGIN                                             \
+  ALONE;                                                  \
   do {                                                    \
     int wish_ = standin_demanded(__func__);               \
     if (wish_) return wish_;                              \

@@ -90,7 +90,10 @@ API cuMemAlloc_v2(uint64_t *address, size_t bytes) {
   return *address ? SUCCESS : OUT_OF_MEMORY;
 }
 
-API cuMemFree_v2(uint64_t address) { return standin_free(address) ? SUCCESS : INVALID_VALUE; }
+API cuMemFree_v2(uint64_t address) {
+  ALONE;
+  return standin_free(address) ? SUCCESS : INVALID_VALUE;
+}
 
 API cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
   BEGIN;
@@ -109,6 +112,7 @@ API cuMemHostAlloc(void **at, size_t bytes, unsigned flags) {
 }
 
 API cuMemFreeHost(void *at) {
+  ALONE;
   for (uint32_t i = 0; i < n_pinned; ++i)
     if (pinned_blocks[i].at == at) {
       pinned_blocks[i] = pinned_blocks[--n_pinned];
@@ -167,6 +171,7 @@ API cuStreamCreate(void **handle, unsigned flags) {
 }
 
 API cuStreamDestroy_v2(void *handle) {
+  ALONE;
   drain(handle);
   free(handle);
   return SUCCESS;
@@ -181,12 +186,11 @@ static long left_us(const stream *of) {
 }
 
 API cuStreamSynchronize(void *handle) {
-  BEGIN;
   stream *of = handle;
-  if (of->captured) return CAPTURING;
-  const long left = of->waiting.first ? left_us(of) : 0;
-  if (left > 0) usleep((useconds_t)left);
-  return drain(of);
+  const long left = of->waiting.first && !of->captured ? left_us(of) : 0;
+  if (left > 0) usleep((useconds_t)left); /* others go on meanwhile */
+  BEGIN;
+  return of->captured ? CAPTURING : drain(of);
 }
 
 API cuStreamQuery(void *handle) {
