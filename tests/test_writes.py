@@ -30,6 +30,8 @@ _PRIVATE = {
     "bench/peak.py": {"_compiled"},
     "bench/detected.py": {"detected_target"},
     "artifact/folder.py": {"_load"},
+    # The lock of a cache.
+    "files/bounded.py": {"bounded_folder"},
     # Into the temporary file of a NewFile.
     "video/writer.py": {"__init__"},
     "service/manage.py": {"install"},

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from tsm_edge.cards import TargetCard
 from tsm_edge.compile.package import zig
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import CompileError, TsmEdgeError
+from tsm_edge.files.bounded import bounded_folder
 
 Script = Callable[[str], None]
 
@@ -91,9 +93,60 @@ def test_a_cache_that_cannot_be_written_is_replaced_and_said(
     assert compile_model(request, warn=warnings.append).library.is_file()
     (warning,) = warnings
     assert warning.startswith(f"{tmp_path}/no-folder/.cache/tsm-edge/zig cannot be written (Not a directory): zig ")
-    used = {Path(line) for line in (tmp_path / "caches").read_text().splitlines()}
-    assert len(used) == 1
-    assert used.pop().name.startswith("tsm-edge-scratch-")
+    cache, work = sorted({Path(line) for line in (tmp_path / "caches").read_text().splitlines()})
+    assert cache.name.startswith("tsm-edge-scratch-")
+    assert work == cache / "work"
+
+
+def test_what_was_linked_does_not_fill_the_disk(
+    as_zig: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten links of 1000 bytes each; C libraries stay."""
+    monkeypatch.delenv("ZIG_LOCAL_CACHE_DIR", raising=False)
+    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(zig, "_MOST_WORK_BYTES", 3500)
+    as_zig('mkdir -p "$ZIG_LOCAL_CACHE_DIR/o/$$"; head -c 1000 /dev/zero > "$ZIG_LOCAL_CACHE_DIR/o/$$/model.so"')
+    (tmp_path / "cache" / "o").mkdir(parents=True)
+    (tmp_path / "cache" / "o" / "libc.a").write_bytes(bytes(9000))
+    for _ in range(10):
+        zig.run_zig(["cc"], "linking", None)
+        assert 1 <= len(list((tmp_path / "cache" / "work").glob("o/*/model.so"))) <= 4
+    assert (tmp_path / "cache" / "o" / "libc.a").stat().st_size == 9000
+
+
+def test_a_work_folder_that_is_somebody_elses_is_replaced(
+    as_zig: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZIG_LOCAL_CACHE_DIR", raising=False)
+    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "cache"))
+    as_zig('printf %s "$ZIG_LOCAL_CACHE_DIR"')
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "work").touch()
+    assert Path(zig.run_zig(["cc"], "linking", None)).name.startswith("tsm-edge-scratch-")
+
+
+def test_nothing_is_taken_from_under_a_zig_that_works(
+    as_zig: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZIG_LOCAL_CACHE_DIR", raising=False)
+    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(zig, "_MOST_WORK_BYTES", 500)
+    as_zig(
+        f'[ "$1" = quick ] || while [ ! -e {tmp_path}/go ]; do sleep 0.01; done\n'
+        'mkdir -p "$ZIG_LOCAL_CACHE_DIR/o"; head -c 1000 /dev/zero > "$ZIG_LOCAL_CACHE_DIR/o/$1"'
+    )
+    kept = tmp_path / "cache" / "work" / "o"
+    with ThreadPoolExecutor(1) as pool:
+        zig.run_zig(["quick"], "linking", None)
+        with bounded_folder(tmp_path / "cache" / "work", 1 << 20):
+            slow = pool.submit(zig.run_zig, ["slow"], "linking", None)
+            zig.run_zig(["quick"], "linking", None)
+            assert (kept / "quick").exists()
+            (tmp_path / "go").touch()
+            slow.result(30)
+        assert {path.name for path in kept.iterdir()} == {"quick", "slow"}
+        zig.run_zig(["quick"], "linking", None)
+        assert {path.name for path in kept.iterdir()} == {"quick"}
 
 
 def test_a_zig_that_hangs_is_ended_with_what_it_started(

@@ -12,16 +12,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.errors import CompileError
 from tsm_edge.files.atomic import scratch_folder
+from tsm_edge.files.bounded import bounded_folder
 from tsm_edge.files.disk import Place, is_full, no_room, temporary_place
 
 _CACHE = "ZIG_GLOBAL_CACHE_DIR"
 _LIMIT_S = 1200.0  # the first link for an architecture builds musl: a minute on a PC, many on a board
+# Beside the C libraries, in a folder of its own: every model.so that was linked, and what it was linked from.
+_WORK, _MOST_WORK_BYTES = "work", 2 << 30
 _REINSTALL = "try: pip install --force-reinstall ziglang"
 
 
@@ -102,9 +105,10 @@ def run_zig(arguments: Sequence[str], doing: str, output: Path | None, hint: str
         That of the output is.
     """
     cache = zig_cache()
-    environment = {"ZIG_LOCAL_CACHE_DIR": str(cache.folder), **os.environ, _CACHE: str(cache.folder)}
     try:
-        code, errors, printed = _run([*zig_command(), *arguments], environment)
+        with _work_folder(cache) as work:
+            environment = {"ZIG_LOCAL_CACHE_DIR": str(work), **os.environ, _CACHE: str(cache.folder)}
+            code, errors, printed = _run([*zig_command(), *arguments], environment)
     except subprocess.TimeoutExpired:
         raise CompileError(
             f"{doing}: zig did not end within {_LIMIT_S:.0f} s",
@@ -120,6 +124,17 @@ def run_zig(arguments: Sequence[str], doing: str, output: Path | None, hint: str
     if output is not None and is_full(output.parent):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
     raise CompileError(f"{doing} failed: {_reason(code, errors)}", hint)
+
+
+@contextlib.contextmanager
+def _work_folder(cache: ZigCache) -> Iterator[Path]:
+    """Where zig keeps what it compiles and links; a temporary one where that of the cache is somebody else's."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(bounded_folder(cache.folder / _WORK, _MOST_WORK_BYTES))
+        except OSError:
+            folder = stack.enter_context(scratch_folder())
+        yield folder
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
