@@ -76,7 +76,7 @@ int main(void) {
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("layout")
     (folder / "main.c").write_text(PROGRAM)
-    parts = [str(RUNTIME_FOLDER / name) for name in ("caches.c", "error.c", "input.c", "pool.c")]
+    parts = [str(RUNTIME_FOLDER / name) for name in ("caches.c", "error.c", "input.c", "opening.c", "pool.c")]
     noted = ["-Dcalloc=noted_calloc", "-Dfree=noted_free", "-c", str(RUNTIME_FOLDER / "stream.c")]
     flags = ["-std=c11", "-D_GNU_SOURCE", f"-I{RUNTIME_FOLDER}", "-pthread"]
     native, output = load_target("native"), folder / "program"

@@ -9,12 +9,12 @@ from pathlib import Path
 RUNTIME_FOLDER = Path(__file__).resolve().parent
 HEADER = RUNTIME_FOLDER / "tsm_edge.h"
 _TABLES = RUNTIME_FOLDER / "model.h"
-_SHARED = ("stream.c", "caches.c", "input.c", "measure.c", "yardstick.c", "error.c", "pool.c")
+# On every device.
+_ANYWHERE = ("caches.c", "input.c", "measure.c", "yardstick.c", "error.c", "opening.c")
+_SHARED = ("stream.c", *_ANYWHERE, "pool.c")
 SOURCES = tuple(RUNTIME_FOLDER / name for name in (*_SHARED, "packed.c"))
 _CUDA = ("cuda/stream.c", "cuda/device.c", "cuda/driver.c", "cuda/jit.c", "cuda/waiting.c")
-CUDA_SOURCES = tuple(
-    RUNTIME_FOLDER / name for name in (*_CUDA, "caches.c", "input.c", "measure.c", "yardstick.c", "error.c", "packed.c")
-)
+CUDA_SOURCES = tuple(RUNTIME_FOLDER / name for name in (*_CUDA, *_ANYWHERE, "packed.c"))
 _RUNNER = (
     *(RUNTIME_FOLDER / name for name in ("runner.c", "golden.c", "image.c")),
     *sorted((RUNTIME_FOLDER / "bench").glob("*.c")),

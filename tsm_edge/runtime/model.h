@@ -102,6 +102,9 @@ extern const tsm_model tsm_the_model;
 extern const tsm_model *const tsm_programs[];
 extern const int32_t tsm_n_programs;
 
+/* Whether a stream of so many threads may be opened on a program of the library; if not, why is tsm_last_error. */
+int tsm_can_open(int32_t threads, int32_t program);
+
 /* Record a failure for this thread's tsm_last_error and return its code. */
 int32_t tsm_fail(int32_t code, const char *format, ...);
 

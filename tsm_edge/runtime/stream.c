@@ -97,19 +97,9 @@ static tsm_pool *open_pool(tsm_stream *stream) {
   return pool;
 }
 
-tsm_stream *tsm_open(int32_t threads) { return tsm_open_program(threads, 0); }
-
 tsm_stream *tsm_open_program(int32_t threads, int32_t program) {
-  if (program < 0 || program >= tsm_n_programs) {
-    tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open_program: program is %d, the library has %d", (int)program,
-             (int)tsm_n_programs);
-    return NULL;
-  }
+  if (!tsm_can_open(threads, program)) return NULL;
   const tsm_model *model = program ? tsm_programs[program] : fitting();
-  if (threads < 1 || threads > TSM_MOST_THREADS) {
-    tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open: threads is %d, expected 1 to %d", (int)threads, TSM_MOST_THREADS);
-    return NULL;
-  }
   tsm_stream *stream = calloc(1, sizeof *stream);
   size_t cache = cache_set_bytes(), workspace = aligned(model->workspace_bytes);
   size_t scratch = aligned(model->scratch_bytes) * (size_t)threads;

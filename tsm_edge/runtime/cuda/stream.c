@@ -193,18 +193,8 @@ static void empty_stream(tsm_stream *stream) {
   if (stream->stream) tsm_cu.stream_destroy(stream->stream);
 }
 
-tsm_stream *tsm_open(int32_t threads) { return tsm_open_program(threads, 0); }
-
 tsm_stream *tsm_open_program(int32_t threads, int32_t program) {
-  if (program < 0 || program >= tsm_n_programs) {
-    tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open_program: program is %d, the library has %d", (int)program,
-             (int)tsm_n_programs);
-    return NULL;
-  }
-  if (threads < 1 || threads > TSM_MOST_THREADS) {
-    tsm_fail(TSM_ERROR_ARGUMENT, "tsm_open: threads is %d, expected 1 to %d", (int)threads, TSM_MOST_THREADS);
-    return NULL;
-  }
+  if (!tsm_can_open(threads, program)) return NULL;
   tsm_stream *stream = calloc(1, sizeof *stream);
   if (!stream) {
     tsm_fail(TSM_ERROR_MEMORY, "tsm_open: out of memory; end other programs");
