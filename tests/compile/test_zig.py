@@ -98,47 +98,45 @@ def test_a_cache_that_cannot_be_written_is_replaced_and_said(
     assert work == cache / "work"
 
 
-def test_what_was_linked_does_not_fill_the_disk(
-    as_zig: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten links of 1000 bytes each; C libraries stay."""
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Zig's cache, empty."""
     monkeypatch.delenv("ZIG_LOCAL_CACHE_DIR", raising=False)
     monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_what_was_linked_does_not_fill_the_disk(as_zig: Script, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten links of 1000 bytes each; C libraries stay."""
     monkeypatch.setattr(zig, "_MOST_WORK_BYTES", 3500)
     as_zig('mkdir -p "$ZIG_LOCAL_CACHE_DIR/o/$$"; head -c 1000 /dev/zero > "$ZIG_LOCAL_CACHE_DIR/o/$$/model.so"')
-    (tmp_path / "cache" / "o").mkdir(parents=True)
-    (tmp_path / "cache" / "o" / "libc.a").write_bytes(bytes(9000))
+    (cache / "o").mkdir(parents=True)
+    (cache / "o" / "libc.a").write_bytes(bytes(9000))
     for _ in range(10):
         zig.run_zig(["cc"], "linking", None)
-        assert 1 <= len(list((tmp_path / "cache" / "work").glob("o/*/model.so"))) <= 4
-    assert (tmp_path / "cache" / "o" / "libc.a").stat().st_size == 9000
+        assert 1 <= len(list((cache / "work").glob("o/*/model.so"))) <= 4
+    assert (cache / "o" / "libc.a").stat().st_size == 9000
 
 
-def test_a_work_folder_that_is_somebody_elses_is_replaced(
-    as_zig: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ZIG_LOCAL_CACHE_DIR", raising=False)
-    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "cache"))
+def test_a_work_folder_that_is_somebody_elses_is_replaced(as_zig: Script, cache: Path) -> None:
     as_zig('printf %s "$ZIG_LOCAL_CACHE_DIR"')
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "work").touch()
+    cache.mkdir()
+    (cache / "work").touch()
     assert Path(zig.run_zig(["cc"], "linking", None)).name.startswith("tsm-edge-scratch-")
 
 
 def test_nothing_is_taken_from_under_a_zig_that_works(
-    as_zig: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    as_zig: Script, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("ZIG_LOCAL_CACHE_DIR", raising=False)
-    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(zig, "_MOST_WORK_BYTES", 500)
     as_zig(
         f'[ "$1" = quick ] || while [ ! -e {tmp_path}/go ]; do sleep 0.01; done\n'
         'mkdir -p "$ZIG_LOCAL_CACHE_DIR/o"; head -c 1000 /dev/zero > "$ZIG_LOCAL_CACHE_DIR/o/$1"'
     )
-    kept = tmp_path / "cache" / "work" / "o"
+    kept = cache / "work" / "o"
     with ThreadPoolExecutor(1) as pool:
         zig.run_zig(["quick"], "linking", None)
-        with bounded_folder(tmp_path / "cache" / "work", 1 << 20):
+        with bounded_folder(cache / "work", 1 << 20):
             slow = pool.submit(zig.run_zig, ["slow"], "linking", None)
             zig.run_zig(["quick"], "linking", None)
             assert (kept / "quick").exists()
