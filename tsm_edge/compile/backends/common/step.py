@@ -99,21 +99,22 @@ class Step:
 
     def add_weights(self, packed: np.ndarray) -> BufferRef:
         """Keep packed weights in the model."""
-        return self._keep(np.ascontiguousarray(packed).ravel())
+        return self._keep(np.ascontiguousarray(packed).ravel(), new=True)
 
     def add_packed(self, pack: Callable[..., np.ndarray], spec: KernelSpec, *values: object) -> BufferRef:
         """Keep ``pack(spec, *values)`` in the model: packed before, if the same was."""
         key = (pack, spec, *(id(value) if isinstance(value, np.ndarray) else value for value in values))
-        found = self._known.get(key)
-        if found is None:
-            found = self.packed[key] = np.ascontiguousarray(pack(spec, *values)).ravel()
-        return self._keep(found)
+        known = self._known.get(key)
+        if known is not None:
+            return self._keep(known, new=False)
+        found = self.packed[key] = np.ascontiguousarray(pack(spec, *values)).ravel()
+        return self._keep(found, new=True)
 
-    def _keep(self, packed: np.ndarray) -> BufferRef:
-        """The array itself: what programs share is known by its identity."""
+    def _keep(self, packed: np.ndarray, new: bool) -> BufferRef:
+        """The array itself: what programs share is known by its identity, and was looked at when it was new."""
         self._weights.append(packed)
         index = len(self._weights) - 1
-        if packed.dtype.kind == "f" and not np.isfinite(packed).all():
+        if new and packed.dtype.kind == "f" and not np.isfinite(packed).all():
             self._beyond.add(index)
         return BufferRef("weights", index)
 
