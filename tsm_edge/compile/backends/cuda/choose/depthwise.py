@@ -8,6 +8,7 @@ from dataclasses import replace
 from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.cycles import elapsed, modelled_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
+from tsm_edge.compile.backends.cuda.choose.ranking import best_first
 from tsm_edge.compile.backends.cuda.kernels.depthwise import DepthwiseSpec, DepthwiseTile
 from tsm_edge.compile.ir.element import WORD_BYTES, ceil_div, item_bytes
 from tsm_edge.compile.ir.layout import GPU_VECTOR_BYTES, Image
@@ -59,10 +60,8 @@ def is_legal(gpu: GpuSpec, spec: DepthwiseSpec) -> bool:
 
 def other_tiles(gpu: GpuSpec, spec: DepthwiseSpec) -> Iterator[DepthwiseTile]:
     """The best tiles by the model, best first; the one that is taken may be among them."""
-    found = [replace(spec, tile=tile) for tile in _candidates(spec)]
-    times = {one.tile: microseconds(gpu, one) for one in found if is_legal(gpu, one)}
-    fitting = sorted((tile for tile in times if times[tile] < float("inf")), key=lambda tile: times[tile])
-    yield from fitting[:_MOST_OTHERS]
+    legal = [tile for tile in _candidates(spec) if is_legal(gpu, replace(spec, tile=tile))]
+    yield from best_first(legal, lambda tile: microseconds(gpu, replace(spec, tile=tile)))[:_MOST_OTHERS]
 
 
 def microseconds(gpu: GpuSpec, spec: DepthwiseSpec) -> float:

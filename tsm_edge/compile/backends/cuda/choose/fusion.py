@@ -9,6 +9,7 @@ from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.cycles import cycles_by_flops, elapsed, modelled_cycles
 from tsm_edge.compile.backends.cuda.choose.large import fused_cycles, is_large
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
+from tsm_edge.compile.backends.cuda.choose.ranking import best_first
 from tsm_edge.compile.backends.cuda.choose.tiles import gemm_tile, microseconds, most_registers
 from tsm_edge.compile.backends.cuda.kernels.depthwise import DepthwiseSpec, DepthwiseTile
 from tsm_edge.compile.backends.cuda.kernels.emit import VECTOR
@@ -64,9 +65,11 @@ def fusion_settings(gpu: GpuSpec, expand: GemmSpec, fused: ExpandDepthwiseSpec) 
 
 def fused_settings(gpu: GpuSpec, fused: ExpandDepthwiseSpec) -> Iterator[ExpandDepthwiseSettings]:
     """What fits of the settings, best first by the model: what a tuner tries."""
-    tiles = _candidates(fused.depthwise)
-    times = {tile: _microseconds(gpu, replace(fused, depthwise=replace(fused.depthwise, tile=tile))) for tile in tiles}
-    fitting = sorted((tile for tile in times if times[tile] < float("inf")), key=lambda tile: times[tile])
+    depthwise = fused.depthwise
+    fitting = best_first(
+        _candidates(depthwise),
+        lambda tile: _microseconds(gpu, replace(fused, depthwise=replace(depthwise, tile=tile))),
+    )
     yield from map(ExpandDepthwiseSettings, fitting[:_MOST_OTHERS])
 
 

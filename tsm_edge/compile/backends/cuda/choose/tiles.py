@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.cycles import elapsed, modelled_cycles
 from tsm_edge.compile.backends.cuda.choose.large import LEAST_THREADS, is_large, product_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
+from tsm_edge.compile.backends.cuda.choose.ranking import best_first
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
 from tsm_edge.compile.ir.element import WORD_BYTES
 from tsm_edge.errors import CompileError
@@ -52,12 +53,6 @@ def flush_of(products: int) -> int:
     return 0 if products <= MOST_HALF_PRODUCTS * _SLICES_OF_HALFS else MOST_HALF_PRODUCTS
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    tile: GemmTile
-    cycles: float
-
-
 def gemm_tile(gpu: GpuSpec, spec: GemmSpec) -> GemmTile:
     """The tile for a matrix product; ``spec``'s own is a placeholder.
 
@@ -73,13 +68,12 @@ def gemm_tile(gpu: GpuSpec, spec: GemmSpec) -> GemmTile:
 
 @functools.lru_cache(maxsize=4096)
 def _best(gpu: GpuSpec, spec: GemmSpec) -> GemmTile:
-    found = [_Candidate(tile, _cycles(gpu, replace(spec, tile=tile))) for tile in _candidates(gpu, spec)]
-    best = min(found, key=lambda candidate: candidate.cycles, default=None)
-    if best is None or best.cycles == float("inf"):
+    ranked = _ranked(gpu, spec, _candidates(gpu, spec))
+    if not ranked:
         raise CompileError(
             f"no tile of a convolution fits {gpu.arch}", "correct registers and shared_kib of the target card"
         )
-    return best.tile
+    return ranked[0]
 
 
 def other_tiles(gpu: GpuSpec, spec: GemmSpec) -> Iterator[GemmTile]:
@@ -108,8 +102,7 @@ def is_legal(spec: GemmSpec) -> bool:
 
 def _ranked(gpu: GpuSpec, spec: GemmSpec, tiles: Iterable[GemmTile]) -> list[GemmTile]:
     """Those that fit the GPU, the least time first."""
-    times = {tile: _cycles(gpu, replace(spec, tile=tile)) for tile in tiles}
-    return sorted((tile for tile in times if times[tile] < float("inf")), key=lambda tile: times[tile])
+    return best_first(tiles, lambda tile: _cycles(gpu, replace(spec, tile=tile)))
 
 
 def _variations(tile: GemmTile) -> Iterator[GemmTile]:

@@ -8,6 +8,7 @@ from itertools import islice
 
 from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.cycles import cycles_by_flops, elapsed
+from tsm_edge.compile.backends.cuda.choose.ranking import best_first
 from tsm_edge.compile.backends.cuda.choose.tiles import flush_of, gemm_tile, is_legal, microseconds, other_tiles
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
 from tsm_edge.compile.backends.cuda.kernels.winograd_transforms import Tiling, WinogradSourceSpec, WinogradTargetSpec
@@ -90,13 +91,11 @@ def winograd_settings(gpu: GpuSpec, direct: GemmSpec) -> WinogradSettings | None
 
 def all_winograd_settings(gpu: GpuSpec, direct: GemmSpec) -> Iterator[WinogradSettings]:
     """Of each size of tile those with the best products, best first by the model: what a tuner tries."""
-    found: dict[WinogradSettings, float] = {}
+    found = []
     for outputs in OUTPUTS[direct.source.dtype]:
         product = winograd_specs(direct, WinogradSettings(outputs, direct.tile)).product
-        for tile in islice(other_tiles(gpu, product), _MOST_PRODUCTS):
-            settings = WinogradSettings(outputs, tile)
-            found[settings] = _microseconds(gpu, direct, settings)
-    yield from sorted(found, key=lambda settings: found[settings])
+        found += [WinogradSettings(outputs, tile) for tile in islice(other_tiles(gpu, product), _MOST_PRODUCTS)]
+    yield from best_first(found, lambda settings: _microseconds(gpu, direct, settings))
 
 
 def is_winograd_legal(direct: GemmSpec, settings: WinogradSettings) -> bool:

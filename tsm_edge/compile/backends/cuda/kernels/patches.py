@@ -26,32 +26,22 @@ from tsm_edge.compile.backends.cuda.kernels.pointwise import (
     pack_bias,
     pack_weights,
     product_buffers,
-    product_spec,
     stored_weights,
     tapped,
 )
-from tsm_edge.compile.backends.cuda.lowering import Lowering, refused_settings
+from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 
 
 def _settings(at: Lowering, layer: ir.Convolution) -> PatchesSettings | None:
-    """None: another rule's kernel."""
-    told, direct = at.told(layer), product_spec(at, layer, convolution.window_of(layer))
-    if told is not None and told.rule != RULE.name:
-        return None
-    given = at.given((layer,), PatchesSettings)
-    if given is None:
-        return patches_settings(at.gpu, direct)
-    if not is_patches_legal(direct, given):
-        raise refused_settings(at.label((layer,)), given)
-    return given
+    return convolution.settings_of(at, RULE.name, layer, PatchesSettings, patches_settings, is_patches_legal)
 
 
 def other_settings(at: Lowering, layer: ir.Layer) -> Iterator[PatchesSettings]:
     """Of the way through patches, whether it was chosen or not, best first; none where it cannot be."""
     if isinstance(layer, ir.Convolution) and fits(at, layer):
-        yield from all_patches_settings(at.gpu, product_spec(at, layer, convolution.window_of(layer)))
+        yield from all_patches_settings(at.gpu, convolution.direct_spec(at, layer))
 
 
 def fits(at: Lowering, layer: ir.Convolution) -> bool:
@@ -69,7 +59,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     if settings is None:
         raise TypeError("gathering in each block is faster")
     cache, tap = tapped(at, layer)
-    direct = product_spec(at, layer, convolution.window_of(layer), tap)
+    direct = convolution.direct_spec(at, layer, tap)
     specs = patches_specs(direct, settings.product)
     at.chose(RULE.name, (layer,), settings)
     buffers, label = product_buffers(at, layer, cache), at.label((layer,))

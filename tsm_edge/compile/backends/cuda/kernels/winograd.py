@@ -20,8 +20,8 @@ from tsm_edge.compile.backends.cuda.choose.winograd import (
     winograd_specs,
 )
 from tsm_edge.compile.backends.cuda.kernels import convolution
-from tsm_edge.compile.backends.cuda.kernels.pointwise import product_buffers, product_spec, stored_weights, tapped
-from tsm_edge.compile.backends.cuda.lowering import Lowering, refused_settings
+from tsm_edge.compile.backends.cuda.kernels.pointwise import product_buffers, stored_weights, tapped
+from tsm_edge.compile.backends.cuda.lowering import Lowering
 from tsm_edge.compile.backends.cuda.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 
@@ -44,22 +44,13 @@ def pack_bias(specs: WinogradSpecs, bias: np.ndarray) -> np.ndarray:
 
 
 def _settings(at: Lowering, layer: ir.Convolution) -> WinogradSettings | None:
-    """None: another rule's kernel."""
-    told, direct = at.told(layer), product_spec(at, layer, convolution.window_of(layer))
-    if told is not None and told.rule != RULE.name:
-        return None
-    given = at.given((layer,), WinogradSettings)
-    if given is None:
-        return winograd_settings(at.gpu, direct)
-    if not is_winograd_legal(direct, given):
-        raise refused_settings(at.label((layer,)), given)
-    return given
+    return convolution.settings_of(at, RULE.name, layer, WinogradSettings, winograd_settings, is_winograd_legal)
 
 
 def other_settings(at: Lowering, layer: ir.Layer) -> Iterator[WinogradSettings]:
     """Of Winograd's algorithm, whether it was chosen or not, best first; none where it cannot be."""
     if isinstance(layer, ir.Convolution) and fits(at, layer):
-        yield from all_winograd_settings(at.gpu, product_spec(at, layer, convolution.window_of(layer)))
+        yield from all_winograd_settings(at.gpu, convolution.direct_spec(at, layer))
 
 
 def _keeps_type(at: Lowering, layer: ir.Convolution) -> bool:
@@ -88,7 +79,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
     if settings is None:
         raise TypeError("the direct sum is faster")
     cache, tap = tapped(at, layer)
-    specs = winograd_specs(product_spec(at, layer, convolution.window_of(layer), tap), settings)
+    specs = winograd_specs(convolution.direct_spec(at, layer, tap), settings)
     at.chose(RULE.name, (layer,), settings)
     buffers, label = product_buffers(at, layer, cache), at.label((layer,))
     operands = at.tensors.new(f"{layer.output} operands", specs.source.target)
