@@ -5,6 +5,7 @@ Levels are stored as they are (uint8) where the dot product takes unsigned activ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from tsm_edge.compile.ir.quantisation import MAGIC_BITS
 from tsm_edge.errors import CompileError
 
 AVX512_LANES, AVX2_LANES = 16, 8
+# Cycles until vpdpbusd's sum can be added to again (LLVM 19's models: Alder Lake and Sapphire Rapids 5, Zen 4 3).
+VNNI_LATENCY = 5
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,15 @@ class Instructions:
         int32 sums of a vector.
     registers : int
         Vector registers.
+    under_way : int
+        Dot products that begin before the first one's sum can be added to again. A tile of fewer sums leaves the unit
+        idle. 1: not modelled; the tiles of Arm's 32 registers have more sums than that.
     """
 
     kind: Literal["vnni", "sdot", "mlal"]
     lanes: int
     registers: int
+    under_way: int = 1
 
     @property
     def arm(self) -> bool:
@@ -187,7 +194,8 @@ def instructions_of(cpu: CpuSpec, target: str) -> Instructions:
     if "multiply-by-lane" in cpu.abilities:
         return Instructions("sdot" if "dot-product" in cpu.abilities else "mlal", 4, 32)
     if "dot-product" in cpu.abilities and cpu.vector_lanes in (AVX2_LANES, AVX512_LANES):
-        return Instructions("vnni", cpu.vector_lanes, cpu.vector_registers)
+        under_way = math.ceil(VNNI_LATENCY * cpu.fma_per_cycle)
+        return Instructions("vnni", cpu.vector_lanes, cpu.vector_registers, under_way)
     raise CompileError(
         f"target {target} has neither 8-bit dot products nor 64-bit Arm's multiply-adds, which precision int8 needs",
         "leave --precision out, or choose x86-64-v4-vnni, x86-64-v3-vnni or a 64-bit Arm target",

@@ -88,7 +88,8 @@ def _fits(instructions: Instructions, rows: int, vectors: int) -> bool:
 def _cost(instructions: Instructions, rows: int, across: int, vectors: int, in_quads: bool, weights: float) -> float:
     """Of a tile of every panel, in dot products a step; ``weights``: of a load of weights, in loads of pixels."""
     full, tail = divmod(vectors, across)
-    cost = float(sum(max(rows * part, rows + part) for part in [across] * full + [tail] * bool(tail)))
+    parts, waits = [across] * full + [tail] * bool(tail), instructions.under_way
+    cost = float(sum(max(rows * part, rows + part, waits) for part in parts))
     if not in_quads and across % 4:
         cost *= NARROW_COST_ARM if instructions.arm else NARROW_COST
     return cost * (1 + LOADS_COST * (rows + weights * across) / (rows * across))
