@@ -232,4 +232,5 @@ def _print(tuned: Tuned, path: Path, network: Network, as_json: bool) -> None:
         model, target = network.manifest.model, network.manifest.target.name
         note(f"next: tsm-edge compile {model} --target {target} --records {shlex.quote(str(path))}")
     if not tuned.is_faster and tuned.tried:
-        note("not faster beyond doubt: no record is used by compile; the trials are kept for --continue")
+        used = "only the threads are used by compile" if tuned.threads else "no record is used by compile"
+        note(f"no kernel makes the step faster beyond doubt: {used}; the trials are kept for --continue")

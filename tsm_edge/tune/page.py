@@ -94,7 +94,8 @@ def render(tuned: Tuned, records: Sequence[Record], title: str) -> str:
 def _verdict(tuned: Tuned) -> str:
     if tuned.is_faster and tuned.whole is not None:
         return f"The tuned step takes {tuned.whole.value:.3f} of the rules' time, beyond doubt: recorded."
-    return "The tuned step is not faster than the rules' beyond doubt: no kernel's record is used by compile."
+    threads = "" if tuned.threads is None else " The threads' is."
+    return f"The tuned step is not faster than the rules' beyond doubt: no kernel's record is used by compile.{threads}"
 
 
 def _figures(tuned: Tuned) -> list[tuple[str, str]]:
