@@ -48,7 +48,7 @@ def test_student_t_agrees_with_scipy() -> None:
 def test_63_frames_give_no_p90_and_64_do() -> None:
     few, enough = summary(np.arange(63.0)), summary(np.arange(64.0))
     assert (few.p90, few.p90_observed) == (None, None)
-    assert {entry.key: entry.reason for entry in few.refused}["p90"] == "63 frames, 64 are needed at 99 % confidence"
+    assert {entry.key: entry.reason for entry in few.refused}["p90"] == "63 samples, 64 are needed at 99 % confidence"
     assert enough.p90 == 63.0  # none may be dropped
     assert [entry.key for entry in enough.refused] == ["p99"]
 

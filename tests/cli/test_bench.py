@@ -84,7 +84,7 @@ def test_json_on_stdout_is_all_of_it(run_program: RunProgram, small_artifact: Ar
 
 def test_few_frames_give_no_percentile_and_the_reason(run_program: RunProgram, small_artifact: Artifact) -> None:
     arguments = ("--warmup", "0", "--power", "none", "--no-peak")
-    for frames, wanted in (("63", "no p90: 63 frames, 64 are needed at 99 % confidence"), ("64", "")):
+    for frames, wanted in (("63", "no p90: 63 samples, 64 are needed at 99 % confidence"), ("64", "")):
         done = run_program("bench", str(small_artifact.path), "--frames", frames, *arguments)
         assert (wanted in done.stdout) if wanted else ("no p90" not in done.stdout), done.stdout
 

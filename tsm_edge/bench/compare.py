@@ -116,7 +116,7 @@ def compare(old: Result, new: Result, tolerance_percent: float) -> Comparison:
     for result in (old, new):
         if len(result.samples.step_ms) < _FEWEST_FRAMES or min(result.samples.step_ms) <= 0:
             raise BenchError(
-                f"{result.name}: {len(result.samples.step_ms)} frames are too few to compare, expected "
+                f"{result.name}: {len(result.samples.step_ms)} {result.model.unit}s are too few to compare, expected "
                 f"{_FEWEST_FRAMES}",
                 "measure longer: --duration 10",
             )

@@ -121,20 +121,20 @@ def summary(samples_ms: Sequence[float] | NDArray[np.float64]) -> Latency:
     values = np.sort(np.asarray(samples_ms, np.float64))
     count = len(values)
     if not count:
-        return Latency(0, refused=(Refused("p50", "no frame was measured"),))
+        return Latency(0, refused=(Refused("p50", "nothing was measured"),))
     refused: list[Refused] = []
     estimates: dict[str, float] = {}
     for percent in PERCENTILES:
         dropped = early_stopping(count, percent)
         if dropped is None:
             need = fewest_samples(percent)
-            refused.append(Refused(f"p{percent}", f"{count} frames, {need} are needed at 99 % confidence"))
+            refused.append(Refused(f"p{percent}", f"{count} samples, {need} are needed at 99 % confidence"))
             continue
         estimates[f"p{percent}"] = float(values[count - 1 - dropped])
         estimates[f"p{percent}_observed"] = float(np.percentile(values, percent))
     low, high = _median_interval(values)
     if low is None:
-        refused.append(Refused("p50_low", f"{count} frames, 8 are needed at 99 % confidence"))
+        refused.append(Refused("p50_low", f"{count} samples, 8 are needed at 99 % confidence"))
     mean, std = float(values.mean()), float(values.std(ddof=1)) if count > 1 else None
     return Latency(
         count,

@@ -14,7 +14,7 @@ static void write_percentile(tsm_json *json, const char *key, const char *observ
 
 static void write_refusal(tsm_json *json, const char *key, size_t n, size_t fewest) {
   char reason[96];
-  snprintf(reason, sizeof reason, "%zu frames, %zu are needed at 99 %% confidence", n, fewest);
+  snprintf(reason, sizeof reason, "%zu samples, %zu are needed at 99 %% confidence", n, fewest);
   if (n < fewest) tsm_json_refused(json, key, reason);
 }
 
