@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from onnx_graphs import GraphBuilder
 
 from tsm_edge.cli.compile import command
+from tsm_edge.compile.pipeline import CompileRequest
 from tsm_edge.errors import CompileError
 
 
@@ -56,6 +57,26 @@ def test_an_onnx_file_in_the_place_of_a_model_is_told_the_option(tmp_path: Path)
 def test_an_onnx_file_has_its_frame_size_already(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"--onnx has its frame size already: .*; leave --frame-size out"):
         CliRunner().invoke(command, ["--onnx", "x.onnx", "--frame-size", "256"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder"),
+    [((), "motion"), (("--mode", "online"), "motion"), (("--mode", "offline"), "motion-offline")],
+)
+def test_another_mode_than_the_cards_has_a_folder_of_its_own(
+    mode: tuple[str, ...], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def stopped(request: CompileRequest, *_: object) -> None:
+        asked.append(request.output)
+        raise CompileError("stopped here", "by this test")
+
+    monkeypatch.setattr("tsm_edge.compile.pipeline.compile_model", stopped)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompileError, match="stopped here"):
+        CliRunner().invoke(command, ["motion", "--target", "x86-64-v3", *mode], catch_exceptions=False)
+    assert asked == [Path("out") / f"{folder}-x86-64-v3"]
 
 
 def test_what_a_device_gets_is_told(tmp_path: Path) -> None:

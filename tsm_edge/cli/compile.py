@@ -145,7 +145,7 @@ def command(
     model = _model(model, onnx)
     card = _card(model, onnx, frame_size)
     target_card = load_target(target)
-    name = card.name if card else onnx.stem if onnx else ""
+    name = _name(card, onnx, mode)
     folder = output or OUTPUT_FOLDER / f"{name}-{target_card.name}"
     cards = [target_file(target), *(model_files(model, card) if card and model else ())]
     refuse_replacing_folder(folder, cards, "-o DIR")
@@ -212,6 +212,13 @@ def _card(model: str | None, onnx: Path | None, frame_size: Extent | None) -> Mo
         )
     card = None if model is None else load_model(model)
     return card if card is None or frame_size is None else card.with_frame_size(frame_size)
+
+
+def _name(card: ModelCard | None, onnx: Path | None, mode: TemporalMode | None) -> str:
+    """What is compiled; with its mode where that is not the card's, so that neither replaces the other."""
+    if card is None:
+        return onnx.stem if onnx else ""
+    return card.name if mode in (None, card.network.temporal_mode) else f"{card.name}-{mode}"
 
 
 def _precision(name: str, accumulate: str | None) -> Precision:
