@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -193,12 +194,24 @@ def test_what_is_before_the_shift_waits(run: tuple[Path, dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize(
-    ("labels", "place", "first"),
-    [((1, 2), 10, 3), ((3, 4), 11, 3), ((10, 11), 13, 7), ((10, 11), 14, 9), ((10, 11), 15, 10)],
+    ("share", "labels", "place", "first"),
+    [
+        ("1/4", (1, 2), 10, 3),
+        ("1/4", (3, 4), 11, 3),
+        ("1/4", (10, 11), 13, 7),
+        ("1/4", (10, 11), 14, 9),
+        ("1/4", (10, 11), 15, 10),
+        ("1/8", (1, 2), 6, 3),
+        ("1/2", (1, 2), 13, 3),
+        ("1/2", (3, 4), 14, 3),
+    ],
 )
-def test_training_from_nothing_starts_with_detectors_of_motion(labels: tuple[int, int], place: int, first: int) -> None:
+def test_training_from_nothing_starts_with_detectors_of_motion(
+    share: str, labels: tuple[int, int], place: int, first: int
+) -> None:
     """Before a single step carried channels tell opposite motions apart, from frame ``first`` on."""
-    spec = dataclasses.replace(load_model("motion").network, frame_size=48, frames=12)
+    card = load_model("motion").network
+    spec = dataclasses.replace(card, frame_size=48, frames=12, shift_proportion=Fraction(share))
     backbone = build_network(spec).backbone.train()
     start(backbone, 0)
     frames, _ = MotionClips("train", 0, 12, 48).batch(index for index in range(288) if index % 12 in labels)
@@ -210,6 +223,15 @@ def test_training_from_nothing_starts_with_detectors_of_motion(labels: tuple[int
     score = features[:, place].mean((1, 2)).unflatten(0, (-1, 12))[:, first:].mean(1).numpy()
     share = (score[::2, None] > score[None, 1::2]).mean()  # of all pairs of clips of either class
     assert max(share, 1 - share) > 0.75
+
+
+@pytest.mark.parametrize("share", ["0", "1"])
+def test_without_room_for_detectors_training_starts_from_random_weights(share: str) -> None:
+    made = [build_network(dataclasses.replace(SPEC, shift_proportion=Fraction(share))).backbone for _ in range(2)]
+    for backbone, fades in zip(made, (True, False), strict=True):
+        start(backbone, 0, fades)
+    assert same(*(backbone.state_dict() for backbone in made))
+    assert all(weight.isfinite().all() for weight in made[0].state_dict().values())
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,18 @@ _ONE, _OTHER = 40, 41
 
 
 @torch.no_grad()
-def start(backbone: Backbone, seed: int) -> None:
-    """Give a backbone the weights that training from nothing starts from; only the seed decides them."""
+def start(backbone: Backbone, seed: int, fades: bool = True) -> None:
+    """Give a backbone the weights that training from nothing starts from.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Changed in place. A MobileNet-V2 gets as many of the detectors as its shift leaves channels for.
+    seed : int
+        Of all that is random.
+    fades : bool
+        With detectors of fades, too.
+    """
     generator = torch.Generator().manual_seed(seed)
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
@@ -48,9 +58,27 @@ def start(backbone: Backbone, seed: int) -> None:
         norm.weight.fill_(0.5)
     if isinstance(backbone, MobileNetV2):
         _subtract_frames(backbone, generator)
-        if isinstance(backbone.features[3], InvertedResidual) and backbone.features[3].fold:
+        if _has_room(backbone):
             _detect_motion(backbone)
-            _detect_fades(backbone)
+            if fades:
+                _detect_fades(backbone)
+
+
+def _has_room(backbone: MobileNetV2) -> bool:
+    """Whether the first shifted block's input holds what is shifted, that once more, and the two derivatives."""
+    second, third = backbone.features[2:4]
+    return (
+        isinstance(third, InvertedResidual)
+        and third.fold > 0
+        and _first_derivative(second, third) + 2 <= _projection(second).shape[0]
+    )
+
+
+def _first_derivative(second: nn.Module, third: nn.Module) -> int:
+    """Its channel: behind what is shifted, and behind that once more, or only the colours of it where room is short."""
+    fold: int = third.fold  # type: ignore[assignment]
+    whole = 2 * fold + 2 <= _projection(second).shape[0]
+    return fold + (fold if whole else min(fold, len(_COLOURS)))
 
 
 def _subtract_frames(backbone: MobileNetV2, generator: torch.Generator) -> None:
@@ -88,9 +116,10 @@ def _detect_motion(backbone: MobileNetV2) -> None:
     _filter(second, 3, range(6), _BLUR)
     _derive(second, 6, 0, _ACROSS)
     _derive(second, 10, 0, _ACROSS.T)
-    rows = {place: {2 * (place % fold % 3): 1.0, 2 * (place % fold % 3) + 1: -1.0} for place in range(2 * fold)}
-    across, along, channels = 2 * fold, 2 * fold + 1, _projection(second).shape[0]
-    rows |= {place: _signed(6 + 4 * (place % 2)) for place in range(across, min(across + 4, channels))}
+    across, channels = _first_derivative(second, third), _projection(second).shape[0]
+    along = across + 1
+    rows = {place: {2 * (place % fold % 3): 1.0, 2 * (place % fold % 3) + 1: -1.0} for place in range(across)}
+    rows |= {place: _signed(6 + 4 * ((place - across) % 2)) for place in range(across, min(across + 4, channels))}
     _set_rows(_projection(second), rows)
     # The third: both signs of d/dt + d/dx and of d/dt - d/dx, blurred; their sums and difference.
     units = {}
@@ -109,8 +138,11 @@ def _detect_fades(backbone: MobileNetV2) -> None:
     """The strength of edges and fine detail now, less what it was some frames ago: it grows while something appears."""
     layers = list(backbone.features)
     second, third = layers[2:4]
-    across, energy = 2 * third.fold, 2 * third.fold + 4
-    if energy + 2 >= _projection(third).shape[0]:
+    across = _first_derivative(second, third)
+    energy = across + 4
+    runs = _later_runs(layers)
+    # A frame further back in each block of a run takes a shifted channel more.
+    if energy + 2 >= _projection(third).shape[0] or any(len(run) >= layers[run[0]].fold for run in runs):
         return
     # The second block: what a pixel differs from those around it, in brightness and in colours.
     for colour in range(3):
@@ -124,7 +156,7 @@ def _detect_fades(backbone: MobileNetV2) -> None:
     _set_rows(_projection(third), {energy: dict.fromkeys(detail, 1.0), energy + 1: {}, energy + 2: {}})
     third.conv[-1].weight[energy] = 1
     now = before = energy
-    for index, run in enumerate(_later_runs(layers)):
+    for index, run in enumerate(runs):
         now, before = _compare(layers, run, now, before, energy + index)
         _carry(layers[run[-1] + 1 : -1], [energy + index], 16 + 2 * index)
 
