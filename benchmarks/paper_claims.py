@@ -1,14 +1,18 @@
-"""The TSM paper's claims in small: networks of the shipped model's size, trained alike on the generated clips.
+"""The TSM paper's claims in small: small networks trained alike on the generated clips.
 
-python -m benchmarks.paper_claims --work claims --seeds 3 --epochs 8
+python benchmarks/paper_claims.py --work claims --seeds 3
 
 - Tables 1 and 6: no shift (TSN) against offline against online.
 - Figure 2b: the share of the channels that is shifted, 0 to 1, residual against in-place.
 - Figure 6: accuracy after 10 to 100 % of a clip's frames.
 
-Each network is a folder in ``--work``; what is there already is not trained again, so that it can be stopped and gone
-on with. ``--jobs`` of them are trained at once; ``--device cuda`` trains on an NVIDIA GPU. ``claims.html`` and
-``claims.json`` hold the tables and plots, with the 95 % interval over seeds (Student's t).
+All networks of a seed learn from the same clips, drawn once and kept in ``--work``. They start from random weights with
+the detectors of motion of ``tsm_edge/training/start.py`` (none of fades), where the shift leaves channels for them: not
+where all are shifted. What lies before the first shift is not trained.
+
+Each network is a folder in ``--work``; what is there already is not trained again, and what was broken off goes on.
+``--jobs`` of them are trained at once, each by one thread; ``--device cuda`` trains on an NVIDIA GPU. ``claims.html``,
+``claims.json`` and a plot a figure hold the result, with the 95 % interval over seeds (Student's t).
 """
 
 from __future__ import annotations
@@ -16,184 +20,160 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import multiprocessing
-import statistics
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from fractions import Fraction
-from html import escape
 from pathlib import Path
+from typing import Any
+
+from claims_report import PLACES, SHARES, Outcome, Results, figures, page, shifted, tables, verdicts
+from safetensors.torch import save_file
+from stored_clips import StoredClips, store
 
 from tsm_edge.cards import NetworkSpec, load_model
 from tsm_edge.files.atomic import write_atomic
+from tsm_edge.networks import build_network
+from tsm_edge.progress import Progress
 from tsm_edge.training.generated import MotionData
-from tsm_edge.training.motions import PAIRS
 from tsm_edge.training.place import TrainingPlace
-from tsm_edge.training.recipe import FROM_SCRATCH
+from tsm_edge.training.recipe import FROM_SCRATCH, Recipe
+from tsm_edge.training.start import start
 from tsm_edge.training.train import TrainRequest, train
 
-# Student's t of a two-sided 95 % interval, by the number of seeds.
-_T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
-_SHARES = ("0", "1/8", "1/4", "1/2", "1")
-_COLOURS = ("#3d7fc1", "#dd8a2f", "#2f9a74", "#a98be0")
+# Progress is only looked at.
+VALIDATION_CLIPS = 120
+# The first parts of a MobileNet-V2, up to the first shift.
+NOT_SHIFTED = 3
+# Between 1e-3 and 3e-3, which learn about as much in 300 steps; 6e-3 learns half of that.
+RATE = 2e-3
 
 
-def variants() -> dict[str, NetworkSpec]:
-    """Name -> network."""
-    card = load_model("motion").network
-    found = {"tsn": dataclasses.replace(card, temporal_mode="none")}
-    found["offline"] = dataclasses.replace(card, temporal_mode="offline", shift_proportion=Fraction(1, 8))
-    for place in ("residual", "in-place"):
-        for share in _SHARES[1:] if place == "in-place" else _SHARES:
-            name = f"online-{place}-{share.replace('/', '_')}"
-            found[name] = dataclasses.replace(card, shift_proportion=Fraction(share), shift_place=place)
-    return found
-
-
-def figures(
-    folder: Path, spec: NetworkSpec, seed: int, epochs: int, per_epoch: int, place: TrainingPlace
-) -> dict[str, object]:
-    """Train, if it was not done yet, and return what ``training.json`` says of the test."""
-    done = folder / "training.json"
-    if not done.exists():
-        card = dataclasses.replace(load_model("motion"), network=spec, weights_file="")
-        size = spec.frame_size
-        data = MotionData(spec.frames, size if isinstance(size, int) else size[0], per_epoch, seed)
-        recipe = dataclasses.replace(FROM_SCRATCH, epochs=epochs, seed=seed)
-        shown = -1.0
-
-        def tell(text: str, share: float) -> None:
-            nonlocal shown
-            if share - shown >= 0.05:
-                shown = share
-                print(f"{folder.name}: [{100 * share:3.0f} %] {text}", file=sys.stderr, flush=True)
-
-        train(TrainRequest(card, data, folder, recipe, place=place), tell)
-    found: dict[str, object] = json.loads(done.read_text("utf-8"))
-    return found
-
-
-def pair_accuracy(confusion: list[list[int]]) -> float:
-    """Of the clips of opposite motions that were taken for one of the two: the share that was right. Chance: 0.5."""
-    right = sum(confusion[a][a] + confusion[b][b] for a, b in PAIRS)
-    wrong = sum(confusion[a][b] + confusion[b][a] for a, b in PAIRS)
-    return right / max(right + wrong, 1)
-
-
-def interval(values: list[float]) -> str:
-    """Mean and 95 % interval, percent."""
-    mean = 100 * statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.1f} (one seed)"
-    half = 100 * _T95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.1f} ± {half:.1f}"
-
-
-def plot(lines: dict[str, list[tuple[str, float]]], title: str) -> str:
-    """An SVG of accuracies, percent, over named places."""
-    width, height, edge = 640, 260, 46
-    places = [place for place, _ in next(iter(lines.values()))]
-    step = (width - 2 * edge) / max(len(places) - 1, 1)
-    parts = [f'<text x="{edge}" y="18">{escape(title)}</text>']
-    for value in (0, 25, 50, 75, 100):
-        y = height - edge - (height - 2 * edge) * value / 100
-        parts.append(f'<line x1="{edge}" x2="{width - edge}" y1="{y}" y2="{y}" stroke="#dde1e6"/>')
-        parts.append(f'<text x="{edge - 6}" y="{y + 4}" text-anchor="end">{value}</text>')
-    for index, place in enumerate(places):
-        parts.append(f'<text x="{edge + index * step}" y="{height - edge + 18}" text-anchor="middle">{place}</text>')
-    for number, (name, points) in enumerate(lines.items()):
-        where = [(edge + places.index(place) * step, height - edge - (height - 2 * edge) * y) for place, y in points]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
-        colour = _COLOURS[number % len(_COLOURS)]
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{width - edge}" y="{40 + 16 * number}" fill="{colour}" text-anchor="end">{name}</text>')
-    box = f'viewBox="0 0 {width} {height}" width="{width}" font-size="12" font-family="sans-serif"'
-    return f"<svg {box}>{''.join(parts)}</svg>"
-
-
-def report(work: Path, results: dict[str, list[dict[str, object]]]) -> str:
-    """Tables and plots as HTML; claims that do not hold here are said not to."""
-    share = {name: [run["test"]["overall"]["share"] for run in runs] for name, runs in results.items()}  # type: ignore[index]
-    pairs = {name: [pair_accuracy(run["test"]["confusion"]) for run in runs] for name, runs in results.items()}  # type: ignore[index]
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{interval(share[name])}</td><td>{interval(pairs[name])}</td><td>{len(runs)}</td></tr>"
-        for name, runs in results.items()
-    )
-    plots = []
-    for place in ("residual", "in-place"):
-        names = {s: f"online-{place}-{s.replace('/', '_')}" for s in _SHARES}
-        points = [(s, statistics.mean(share[name])) for s, name in names.items() if name in share]
-        if len(points) > 1:
-            plots.append((place, points))
-    figure_2b = plot(dict(plots), "test accuracy (%) by share of shifted channels (Figure 2b)") if plots else ""
-    early = {
-        name: [(f"{100 * at:.0f} %", value) for at, value in results[name][0]["test"]["early"]]  # type: ignore[index]
-        for name in ("online-residual-1_4", "offline", "tsn")
-        if name in results
+def variants(width: float, size: int) -> dict[str, NetworkSpec]:
+    """Name -> network, all of a width and a frame size (pixels)."""
+    card = dataclasses.replace(load_model("motion").network, width=width, frame_size=size)
+    found = {
+        "tsn": dataclasses.replace(card, temporal_mode="none"),
+        "offline": dataclasses.replace(card, temporal_mode="offline", shift_proportion=Fraction(1, 8)),
     }
-    figure_6 = plot(early, "test accuracy (%) by share of frames seen (Figure 6)") if early else ""
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>The paper's claims in small</title>
-<body style="font-family: sans-serif; max-width: 50rem; margin: 2rem auto">
-<h1>The paper's claims in small</h1>
-<p>Test accuracy (%) on generated clips, and accuracy among opposite motions (%; chance is 50).</p>
-<table border="1" cellpadding="4" style="border-collapse: collapse">
-<tr><th>network</th><th>accuracy</th><th>opposites</th><th>seeds</th></tr>{rows}</table>
-<ul>{"".join(f"<li>{escape(line)}</li>" for line in verdicts(share))}</ul>{figure_2b}{figure_6}</body></html>
-"""
+    for place in PLACES:
+        for share in SHARES if place == "residual" else SHARES[1:]:
+            found[shifted(place, share)] = dataclasses.replace(
+                card, shift_proportion=Fraction(share), shift_place=place
+            )
+    return found
 
 
-def verdicts(share: dict[str, list[float]]) -> list[str]:
-    """Whether each claim holds here: the means differ in the claimed direction. Nothing is said of what was not run."""
-    mean = {name: statistics.mean(values) for name, values in share.items()}
-    claims = [
-        ("online is better than no shift (Table 1)", "online-residual-1_4", "tsn"),
-        ("offline is at least as good as online (Table 6)", "offline", "online-residual-1_8"),
-        ("residual shift is better than in-place, at 1/4 (Figure 2b)", "online-residual-1_4", "online-in-place-1_4"),
-        ("shifting 1/4 is better than shifting all (Figure 2b)", "online-residual-1_4", "online-residual-1"),
-    ]
-    return [
-        f"{text}: {'holds' if mean[better] >= mean[worse] else 'does not hold'} "
-        f"({100 * mean[better]:.1f} against {100 * mean[worse]:.1f} %)"
-        for text, better, worse in claims
-        if better in mean and worse in mean
-    ]
+NAMES = tuple(variants(1.0, 32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A network to train, of a seed."""
+
+    name: str
+    seed: int
+    spec: NetworkSpec
+    clips: StoredClips
+    recipe: Recipe
+    place: TrainingPlace
+
+    def run(self, work: Path) -> dict[str, Any]:
+        """Train, if it was not done yet, and return what ``training.json`` holds."""
+        folder = work / f"{self.name}-seed{self.seed}"
+        done = folder / "training.json"
+        if not done.exists():
+            card = dataclasses.replace(load_model("motion"), network=self.spec, weights_file="")
+            begin = self._start(folder / "start.safetensors")
+            request = TrainRequest(card, self.clips, folder, self.recipe, str(begin), NOT_SHIFTED, place=self.place)
+            train(request, _tell(folder.name))
+        found: dict[str, Any] = json.loads(done.read_text("utf-8"))
+        return found
+
+    def _start(self, path: Path) -> Path:
+        """Write the weights that it starts from."""
+        backbone = build_network(self.spec).backbone
+        start(backbone, self.seed, fades=False)
+        tensors = {name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path, {"temporal_mode": self.spec.temporal_mode})
+        return path
+
+
+def _tell(name: str) -> Progress:
+    """Progress on stderr, every twentieth."""
+    shown = -1.0
+
+    def tell(text: str, share: float) -> None:
+        nonlocal shown
+        if share - shown >= 0.05:
+            shown = share
+            print(f"{name}: [{100 * share:3.0f} %] {text}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def write_report(work: Path, found: Mapping[str, Mapping[int, Mapping[str, Any]]], trained: str) -> Results:
+    """Write what is known so far, of each network's seeds; returns it."""
+    results = {
+        name: {seed: Outcome.read(found[name][seed]) for seed in sorted(found[name])} for name in NAMES if name in found
+    }
+    kept = {name: {seed: dataclasses.asdict(test) for seed, test in runs.items()} for name, runs in results.items()}
+    write_atomic(work / "claims.json", (json.dumps({"trained": trained, "networks": kept}, indent=1) + "\n").encode())
+    write_atomic(work / "claims.html", page(results, trained).encode())
+    for name, drawn in figures(results).items():
+        write_atomic(work / f"{name}.svg", drawn.encode())
+    return results
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--work", type=Path, required=True, help="folder for the networks and the report")
-    add("--seeds", type=int, default=3, choices=range(1, 9), help="seeds of each network (%(default)s)")
-    add("--epochs", type=int, default=8, help="of training (%(default)s)")
-    add("--per-epoch", type=int, default=1920, help="clips (%(default)s)")
-    add("--only", nargs="+", choices=list(variants()), help="these networks")
+    add("--work", type=Path, required=True, help="folder for clips, networks and the report")
+    add("--seeds", type=int, default=3, choices=range(1, 9), help="of each network (%(default)s)")
+    add("--epochs", type=int, default=10, help="of training (%(default)s)")
+    add("--per-epoch", type=int, default=960, help="clips (%(default)s)")
+    add("--width", type=float, default=0.5, help="of the networks (%(default)s)")
+    add("--size", type=int, default=48, help="of a frame, pixels (%(default)s)")
+    add("--test-clips", type=int, default=1200, help="(%(default)s)")
+    add("--only", nargs="+", choices=NAMES, help="these networks")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="what computes (%(default)s)")
-    add("--loaders", type=int, help="processes of each that make clips, for a GPU")
-    add("--jobs", type=int, default=1, help="trained at once (%(default)s)")
+    add("--jobs", type=int, default=2, help="networks trained at once (%(default)s)")
     options = parser.parse_args()
-    place = TrainingPlace.named(options.device, options.loaders)
-    results: dict[str, list[dict[str, object]]] = {}
-    runs = [
-        (name, seed, spec)
-        for seed in range(options.seeds)
-        for name, spec in variants().items()
-        if options.only is None or name in options.only
-    ]
+    recipe = dataclasses.replace(FROM_SCRATCH, epochs=options.epochs, rate=RATE, thaw=0.0, workers=1)
+    trials = list(_trials(options, recipe))
+    trained = (
+        f"MobileNet-V2 of width {options.width:g} at {options.size} × {options.size} pixels, each trained on "
+        f"{options.epochs * options.per_epoch} clips."
+    )
+    found: dict[str, dict[int, Any]] = {}
     # Processes, for PyTorch computes on one thread each; not forked ones, for CUDA's sake.
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        asked = [
-            pool.submit(
-                figures, options.work / f"{name}-seed{seed}", spec, seed, options.epochs, options.per_epoch, place
+        asked = {pool.submit(trial.run, options.work): trial for trial in trials}
+        for run in as_completed(asked):
+            trial = asked[run]
+            found.setdefault(trial.name, {})[trial.seed] = run.result()
+            results = write_report(options.work, found, trained)
+            print(
+                f"{trial.name}, seed {trial.seed}: {100 * results[trial.name][trial.seed].share:.1f} % right",
+                flush=True,
             )
-            for name, seed, spec in runs
-        ]
-        for (name, seed, _), run in zip(runs, asked, strict=True):
-            results.setdefault(name, []).append(run.result())
-            write_atomic(options.work / "claims.json", json.dumps(results, indent=1).encode())
-            write_atomic(options.work / "claims.html", report(options.work, results).encode())
-            print(name, f"seed {seed}:", interval([results[name][-1]["test"]["overall"]["share"]]))  # type: ignore[index]
-    print("\n".join(verdicts({n: [r["test"]["overall"]["share"] for r in runs] for n, runs in results.items()})))  # type: ignore[index]
+    print(tables(results))
+    print("\n".join(verdicts(results)))
+
+
+def _trials(options: argparse.Namespace, recipe: Recipe) -> Iterator[Trial]:
+    """All networks of the first seed, then of the next; their clips are drawn here."""
+    networks = variants(options.width, options.size)
+    place = TrainingPlace.named(options.device, 0)
+    frames = networks["tsn"].frames
+    for seed in range(options.seeds):
+        data = MotionData(frames, options.size, options.per_epoch, seed, 0.5, VALIDATION_CLIPS, options.test_clips)
+        clips = store(options.work / f"clips-seed{seed}", data, options.epochs, options.jobs)
+        for name in options.only or networks:
+            yield Trial(name, seed, networks[name], clips, dataclasses.replace(recipe, seed=seed), place)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,237 @@
+"""What trained networks say of the TSM paper's claims: tables, plots, and whether each claim holds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from tsm_edge.training.motions import PAIRS
+
+SHARES = ("0", "1/8", "1/4", "1/2", "1")
+ONLINE, PLACES = "online-residual-1_4", ("residual", "in-place")
+# Student's t of a two-sided 95 % interval, by the number of seeds.
+_T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
+_COLOURS = ("#3d7fc1", "#dd8a2f", "#2f9a74", "#a98be0")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds, percent or percentage points, and half its 95 % interval (Student's t); None of one seed."""
+
+    mean: float
+    half: float | None
+
+    @classmethod
+    def of(cls, shares: Sequence[float]) -> Interval:
+        """Of shares, 0..1."""
+        if len(shares) < 2:
+            return cls(100 * shares[0], None)
+        spread = statistics.stdev(shares) / math.sqrt(len(shares))
+        return cls(100 * statistics.mean(shares), 100 * _T95[len(shares)] * spread)
+
+    def above(self, least: float) -> bool | None:
+        """Whether it is, beyond doubt, above ``least`` (or beyond doubt not); None where the seeds do not tell."""
+        if self.half is None or abs(self.mean - least) <= self.half:
+            return None
+        return self.mean > least
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + (" (one seed)" if self.half is None else f" ± {self.half:.1f}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a network comes to, of one seed, on the test clips.
+
+    Attributes
+    ----------
+    share : float
+        Of the clips that were right, 0..1.
+    opposites : float
+        Of the clips of opposite motions that were taken for one of the two: the share that was right. Chance: 0.5.
+    early : tuple of (float, float)
+        Share of a clip's frames, and how many clips are right after them, 0..1.
+    """
+
+    share: float
+    opposites: float
+    early: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def read(cls, training: Mapping[str, object]) -> Outcome:
+        """From what ``training.json`` holds."""
+        test = training["test"]
+        confusion = test["confusion"]  # type: ignore[index]
+        right = sum(confusion[one][one] + confusion[other][other] for one, other in PAIRS)
+        wrong = sum(confusion[one][other] + confusion[other][one] for one, other in PAIRS)
+        early = tuple((float(at), float(share)) for at, share in test["early"])  # type: ignore[index]
+        return cls(test["overall"]["share"], right / max(right + wrong, 1), early)  # type: ignore[index]
+
+
+# Network -> seed -> its test. Seeds may be missing where not all is trained yet.
+Results = Mapping[str, Mapping[int, Outcome]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the networks ``better`` are right more often than ``worse``, by more than ``margin`` percentage points."""
+
+    text: str
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    margin: float = 0.0
+
+    def verdict(self, results: Results) -> str | None:
+        """In a line, from the differences of each seed (same clips, same start); None if a network is missing."""
+        tests = [results.get(name, {}) for name in (*self.better, *self.worse)]
+        seeds = [seed for seed in tests[0] if all(seed in of_one for of_one in tests)]
+        if not seeds:
+            return None
+        found = Interval.of([_mean(results, self.better, seed) - _mean(results, self.worse, seed) for seed in seeds])
+        says = {True: "holds", False: "does not hold", None: "not told by these seeds"}[found.above(self.margin)]
+        return f"{self.text}: {says}, {found.mean:+.1f}{str(found).removeprefix(f'{found.mean:.1f}')} points"
+
+
+def _mean(results: Results, names: Sequence[str], seed: int) -> float:
+    return statistics.mean(results[name][seed].share for name in names)
+
+
+def shifted(place: str, share: str) -> str:
+    """An online network's name."""
+    return f"online-{place}-{share.replace('/', '_')}"
+
+
+def _all(place: str) -> tuple[str, ...]:
+    return tuple(shifted(place, share) for share in SHARES[1:])
+
+
+CLAIMS = (
+    Claim("online is better than no shift (Table 1)", (ONLINE,), ("tsn",)),
+    Claim("online loses less than 2 points to offline (Table 6)", (ONLINE,), ("offline",), -2.0),
+    Claim(
+        "residual shift is better than in-place, over all proportions (Figure 2b)", _all("residual"), _all("in-place")
+    ),
+    *(
+        Claim(f"residual shift of 1/4 is better than of {share} (Figure 2b)", (ONLINE,), (shifted("residual", share),))
+        for share in ("0", "1/8", "1/2", "1")
+    ),
+    *(
+        Claim(
+            f"in-place shift of {share} is worse than residual (Figure 2b)",
+            (shifted("residual", share),),
+            (shifted("in-place", share),),
+        )
+        for share in SHARES[1:]
+    ),
+)
+
+
+def verdicts(results: Results) -> list[str]:
+    """A line for each claim whose networks are all there, and what is seen early (Figure 6)."""
+    found = [line for line in (claim.verdict(results) for claim in CLAIMS) if line]
+    if ONLINE in results:
+        first, last = early(results[ONLINE])[0], early(results[ONLINE])[-1]
+        found.append(
+            f"a tenth of the frames gives most of the accuracy (Figure 6): "
+            f"{'holds' if first[1].mean > last[1].mean / 2 else 'does not hold'}, "
+            f"{first[1]} % after {100 * first[0]:.0f} % of the frames, {last[1]} % after all"
+        )
+    return found
+
+
+def early(tests: Mapping[int, Outcome]) -> list[tuple[float, Interval]]:
+    """Share of the frames seen, and accuracy then."""
+    by_time = zip(*(test.early for test in tests.values()), strict=True)
+    return [(seeds[0][0], Interval.of([share for _, share in seeds])) for seeds in by_time]
+
+
+def tables(results: Results) -> str:
+    """As text, Markdown's."""
+    lines = ["| network | right (%) | opposites (%) | seeds |", "| --- | --- | --- | --- |"]
+    for name, tests in results.items():
+        share, pairs = (
+            Interval.of([test.share for test in tests.values()]),
+            Interval.of([test.opposites for test in tests.values()]),
+        )
+        lines.append(f"| {name} | {share} | {pairs} | {len(tests)} |")
+    shown = [name for name in (ONLINE, "tsn") if name in results]
+    if shown:
+        lines += ["", "| frames seen (%) | " + " | ".join(f"{name}, right (%)" for name in shown) + " |"]
+        lines += ["|" + " --- |" * (len(shown) + 1)]
+        for rows in zip(*(early(results[name]) for name in shown), strict=True):
+            lines.append(f"| {100 * rows[0][0]:.0f} | " + " | ".join(str(found) for _, found in rows) + " |")
+    return "\n".join(lines)
+
+
+def figures(results: Results) -> dict[str, str]:
+    """Name -> SVG: Figures 2b and 6, as far as their networks are there."""
+    by_share = {
+        place: [
+            (share, Interval.of([test.share for test in results[name].values()]))
+            for share in SHARES
+            # Of nothing, both are the same network.
+            if (name := shifted(place if share != "0" else "residual", share)) in results
+        ]
+        for place in PLACES
+    }
+    by_time = {
+        name: [(f"{100 * at:.0f} %", found) for at, found in early(results[name])]
+        for name in (ONLINE, "tsn")
+        if name in results
+    }
+    drawn = {}
+    if all(len(points) == len(SHARES) for points in by_share.values()):
+        drawn["proportion"] = plot(by_share, "test accuracy (%) by proportion of shifted channels")
+    if by_time:
+        drawn["early"] = plot(by_time, "test accuracy (%) by share of frames seen")
+    return drawn
+
+
+def plot(lines: Mapping[str, Sequence[tuple[str, Interval]]], title: str) -> str:
+    """An SVG of accuracies, percent, over named places, with their intervals."""
+    width, height, edge = 640, 300, 46
+    places = [place for place, _ in next(iter(lines.values()))]
+    step = (width - 2 * edge) / max(len(places) - 1, 1)
+
+    def level(percent: float) -> float:
+        return height - edge - (height - 2 * edge) * min(max(percent, 0), 100) / 100
+
+    parts = [f'<text x="{edge}" y="18">{escape(title)}</text>']
+    for value in (0, 25, 50, 75, 100):
+        y = level(value)
+        parts.append(f'<line x1="{edge}" x2="{width - edge}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dde1e6"/>')
+        parts.append(f'<text x="{edge - 6}" y="{y + 4:.1f}" text-anchor="end">{value}</text>')
+    for index, place in enumerate(places):
+        parts.append(
+            f'<text x="{edge + index * step:.1f}" y="{height - edge + 18}" text-anchor="middle">{place}</text>'
+        )
+    for number, (name, points) in enumerate(lines.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        where = [(edge + places.index(place) * step + 3 * number, found) for place, found in points]
+        line = " ".join(f"{x:.1f},{level(found.mean):.1f}" for x, found in where)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{level(found.mean - found.half):.1f}" '
+            f'y2="{level(found.mean + found.half):.1f}" stroke="{colour}"/>'
+            for x, found in where
+            if found.half is not None
+        ]
+        parts.append(f'<text x="{edge + 8}" y="{level(100) + 18 + 16 * number}" fill="{colour}">{escape(name)}</text>')
+    box = f'viewBox="0 0 {width} {height}" width="{width}" font-size="12" font-family="sans-serif"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>'
+
+
+def page(results: Results, trained: str) -> str:
+    """All of it as HTML; ``trained`` says how the networks were."""
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>The paper's claims in small</title>
+<body style="font-family: sans-serif; max-width: 50rem; margin: 2rem auto">
+<h1>The paper's claims in small</h1>
+<p>Test accuracy (%) on generated clips, and accuracy among opposite motions (%; chance is 50). {escape(trained)}
+Each ± is half a 95 % interval over seeds.</p>
+<pre>{escape(tables(results))}</pre>
+<ul>{"".join(f"<li>{escape(line)}</li>" for line in verdicts(results))}</ul>{"".join(figures(results).values())}
+</body></html>
+"""
