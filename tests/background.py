@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tsm_edge.rpc.place import Endpoint
+
+# Programs end with the test process, however that ends; where util-linux is missing they may outlive it.
+_SETPRIV = shutil.which("setpriv")
+_DIES_WITH_US = [_SETPRIV, "--pdeathsig", "KILL"] if _SETPRIV else []
 
 
 class Background:
@@ -29,7 +34,7 @@ class Background:
         self.log = log
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
-                list(command),
+                [*_DIES_WITH_US, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
