@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from tsm_edge.training.motions import PAIRS
 
@@ -38,8 +39,13 @@ class Interval:
             return None
         return self.mean > least
 
+    @property
+    def spread(self) -> str:
+        """What stands behind the mean."""
+        return " (one seed)" if self.half is None else f" ± {self.half:.1f}"
+
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" + (" (one seed)" if self.half is None else f" ± {self.half:.1f}")
+        return f"{self.mean:.1f}{self.spread}"
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,14 @@ class Outcome:
     early: tuple[tuple[float, float], ...]
 
     @classmethod
-    def read(cls, training: Mapping[str, object]) -> Outcome:
+    def read(cls, training: Mapping[str, Any]) -> Outcome:
         """From what ``training.json`` holds."""
         test = training["test"]
-        confusion = test["confusion"]  # type: ignore[index]
+        confusion = test["confusion"]
         right = sum(confusion[one][one] + confusion[other][other] for one, other in PAIRS)
         wrong = sum(confusion[one][other] + confusion[other][one] for one, other in PAIRS)
-        early = tuple((float(at), float(share)) for at, share in test["early"])  # type: ignore[index]
-        return cls(test["overall"]["share"], right / max(right + wrong, 1), early)  # type: ignore[index]
+        early = tuple((float(at), float(share)) for at, share in test["early"])
+        return cls(test["overall"]["share"], right / max(right + wrong, 1), early)
 
 
 # Network -> seed -> its test. Seeds may be missing where not all is trained yet.
@@ -92,7 +98,7 @@ class Claim:
             return None
         found = Interval.of([_mean(results, self.better, seed) - _mean(results, self.worse, seed) for seed in seeds])
         says = {True: "holds", False: "does not hold", None: "not told by these seeds"}[found.above(self.margin)]
-        return f"{self.text}: {says}, {found.mean:+.1f}{str(found).removeprefix(f'{found.mean:.1f}')} points"
+        return f"{self.text}: {says}, {found.mean:+.1f}{found.spread} points"
 
 
 def _mean(results: Results, names: Sequence[str], seed: int) -> float:
