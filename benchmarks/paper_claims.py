@@ -12,7 +12,7 @@ where all are shifted. What lies before the first shift is not trained.
 
 Each network is a folder in ``--work``; what is there already is not trained again, and what was broken off goes on.
 ``--jobs`` of them are trained at once, each by one thread; ``--device cuda`` trains on an NVIDIA GPU. ``claims.html``,
-``claims.json`` and a plot a figure hold the result, with the 95 % interval over seeds (Student's t).
+``claims.json`` and a plot a figure hold the result, with 95 % intervals over seeds (Student's t, one spread for all).
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from tsm_edge.training.generated import MotionData
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-from claims_report import Claim, Interval, Outcome  # noqa: E402
+from claims_report import Claim, Outcome  # noqa: E402
+from seeds import Interval, Spread, student_t  # noqa: E402
 from stored_clips import store  # noqa: E402
 
 DATA = MotionData(6, 32, per_epoch=8, seed=3, validation_clips=5, test_clips=4)
@@ -41,10 +42,10 @@ def outcomes(*shares: float) -> dict[int, Outcome]:
 @pytest.mark.parametrize(
     ("better", "worse", "verdict"),
     [
-        pytest.param((0.90, 0.94, 0.92), (0.80, 0.84, 0.82), "holds, +10.0 ± 0.0 points", id="the same of every seed"),
-        pytest.param((0.80, 0.84, 0.82), (0.90, 0.94, 0.92), "does not hold, -10.0 ± 0.0 points", id="the other way"),
-        pytest.param((0.90, 0.80), (0.80, 0.80), "not told by these seeds, +5.0 ± 63.5 points", id="two seeds differ"),
-        pytest.param((0.90,), (0.80,), "not told by these seeds, +10.0 (one seed) points", id="one seed"),
+        pytest.param((0.90, 0.94), (0.70, 0.74), "holds, +20.0 ± 12.2 points", id="far apart"),
+        pytest.param((0.78, 0.82), (0.93, 0.97), "does not hold, -15.0 ± 12.2 points", id="the other way"),
+        pytest.param((0.88, 0.92), (0.83, 0.87), "not told by these seeds, +5.0 ± 12.2 points", id="too near"),
+        pytest.param((0.90,), (0.60,), "not told by these seeds, +30.0 (one seed) points", id="one seed"),
     ],
 )
 def test_a_claim_holds_beyond_doubt_only(better: tuple[float, ...], worse: tuple[float, ...], verdict: str) -> None:
@@ -53,10 +54,19 @@ def test_a_claim_holds_beyond_doubt_only(better: tuple[float, ...], worse: tuple
     assert claim.verdict({"one": outcomes(*better)}) is None
 
 
-def test_the_interval_is_students() -> None:
-    """Of 1, 2 and 3: mean 2, standard deviation 1, t of two degrees of freedom 4.30."""
-    found = Interval.of([0.01, 0.02, 0.03])
-    assert (found.mean, found.half) == (pytest.approx(2.0), pytest.approx(4.30 / 3**0.5))
+def test_the_spread_is_pooled_and_the_interval_students() -> None:
+    """Variances 1e-4 and 4e-4 with 2 and 1 degrees of freedom: 2e-4; t of 3 is 3.182 (any table has it)."""
+    spread = Spread.pooled([[0.01, 0.02, 0.03], [0.1, 0.1 + 0.02 * 2**0.5], [0.5]])
+    assert (spread.deviation, spread.degrees) == (pytest.approx(2e-4**0.5), 3)
+    found = Interval.of([0.01, 0.02, 0.03], spread)
+    assert (found.mean, found.half) == (pytest.approx(2.0), pytest.approx(318.24 * 2e-4**0.5 / 3**0.5, rel=1e-3))
+    difference = Interval.of_difference([0.5], [0.4, 0.4], spread)
+    assert difference.half == pytest.approx(318.24 * 2e-4**0.5 * 1.5**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(1, 12.706), (2, 4.303), (10, 2.228), (22, 2.074), (120, 1.980)])
+def test_students_t_is_that_of_the_tables(degrees: int, expected: float) -> None:
+    assert student_t(degrees) == pytest.approx(expected, abs=5e-4)
 
 
 def test_opposites_are_counted_among_themselves() -> None:
