@@ -98,6 +98,20 @@ def test_records_of_another_card_precision_or_version_are_not_used(
     assert found.stale == len({record.key for record in records})
 
 
+def test_a_record_of_another_version_hides_none_of_this(network: Network, records: list[Record]) -> None:
+    other = dataclasses.replace(records[0], rules=records[0].rules - 1)
+    found = recorded_choices(network.graph, network.layers, network.manifest.target, FP32, [records[0], other])
+    assert (found.covered, found.stale) == (1, 0)
+    files = [RecordFile((records[0],), (), ()), RecordFile((other,), (), ())]
+    assert merged(files).records == (records[0],)
+
+
+def test_a_trial_against_other_rules_is_another_trial(records: list[Record]) -> None:
+    trial = dataclasses.replace(records[0], accepted=False, rounds=6)
+    old = dataclasses.replace(trial, rules=trial.rules - 1, rounds=16)
+    assert sorted(one.rules for one in merged([RecordFile((trial, old), (), ())]).records) == [old.rules, trial.rules]
+
+
 def test_a_file_belongs_to_one_tuner(records: list[Record], tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     with Ledger(path, go_on=False) as ledger:

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from tsm_edge.cards.threads import Threads
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.program import KernelCall, Program
 from tsm_edge.compile.recorded import recorded_choices, recorded_for
-from tsm_edge.compile.records import read_records
+from tsm_edge.compile.records import RecordFile, read_records
 from tsm_edge.compile.trials import Network
 from tsm_edge.errors import RpcError, TuneError
 from tsm_edge.tune import libraries
@@ -26,7 +26,7 @@ from tsm_edge.tune.boards import Board
 from tsm_edge.tune.candidates import Candidate, program_of
 from tsm_edge.tune.fleet import Fleet
 from tsm_edge.tune.ledger import Ledger
-from tsm_edge.tune.state import Budget, Tuned
+from tsm_edge.tune.state import Budget, Show, State, Tuned
 from tsm_edge.tune.tuner import Tuner
 
 
@@ -60,12 +60,14 @@ def tune(
     budget: Budget | None = None,
     notify: Callable[[str], None] = lambda text: None,
     on_build: Callable[[int], None] = lambda programs: None,
+    show: Show = lambda state: None,
 ) -> Tuned:
     """Until there is nothing left to try."""
     with Ledger(path, go_on) as ledger:
         fleet = Fleet(boards or [simulated_board()], notify)
         builder = SimulatedBuilder(network, on_build=on_build)
-        return Tuner(network, fleet, ledger, builder, budget or Budget(1e6), {"machine": "simulated"}).run(pattern)
+        about = {"machine": "simulated"}
+        return Tuner(network, fleet, ledger, builder, budget or Budget(1e6), about, show).run(pattern)
 
 
 def step_us(program: Program, microseconds: Callable[[KernelCall], float] = by_description) -> float:
@@ -188,6 +190,23 @@ def test_killed_at_twenty_random_moments_it_loses_the_trial_in_flight_and_ends_a
         with path.open("a") as stream:
             stream.write('{"about": {"layer"')  # half of the line it was in
     assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_what_was_measured_against_other_rules_is_measured_again(network: Network, tmp_path: Path) -> None:
+    """The old ratios, of what these rules do not choose, would win every race."""
+    path = tmp_path / "r.jsonl"
+    first = tune(network, path, simulated_board(sigma=0.0), pattern="conv_0")
+    found = read_records(path)
+    with Ledger(path, go_on=True) as ledger:
+        ledger.replace(
+            RecordFile(tuple(replace(old, rules=old.rules - 1, ratio=(0.1, 0.1, 0.1)) for old in found.records), (), ())
+        )
+    said: list[State] = []
+    again = tune(network, path, simulated_board(sigma=0.0), go_on=True, pattern="conv_0", show=said.append)
+    assert again.tried == first.tried
+    assert again.accepted == first.accepted
+    assert said[-1].tried == again.tried
+    assert said[-1].hoped > 0.5
 
 
 def test_two_boards_share_the_work(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,10 +54,12 @@ def recorded_choices(
 ) -> Recorded:
     """The choices that the accepted records make for a network's kernels; of two records the later one counts.
 
-    ``quantisation`` is that of a network in integers.
+    One of another version of the rules counts only where there is none of this one. ``quantisation`` is that of a
+    network in integers.
     """
-    card = card_fingerprint(target)
-    best = {record.key: record for record in records if record.accepted and record.device == target.device}
+    card, version = card_fingerprint(target), rules_version(target.device)
+    accepted = (record for record in records if record.accepted and record.device == target.device)
+    best = {record.key: record for record in sorted(accepted, key=lambda record: record.rules == version)}
     names = ir.layer_names(graph, layers)
     chosen: list[Choice] = []
     covered = stale = 0

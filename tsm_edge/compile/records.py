@@ -69,8 +69,8 @@ class Record:
 
     @cached_property
     def candidate(self) -> str:
-        """Of what was tried for it."""
-        return hashed([self.key, list(self.choices)])
+        """Of what was tried for it, against what this version of the rules chooses."""
+        return hashed([self.key, self.rules, list(self.choices)])
 
     def line(self) -> str:
         """As a line of a file."""

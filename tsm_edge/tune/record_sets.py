@@ -27,8 +27,9 @@ def best_measured(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def accepted_of(records: Iterable[Record]) -> list[Record]:
-    """What is accepted: of a kernel the latest."""
-    return list({record.key: record for record in records if record.accepted}.values())
+    """What is accepted: of a kernel the latest by the newest version of the rules."""
+    by_version = sorted((record for record in records if record.accepted), key=lambda record: record.rules)
+    return list({record.key: record for record in by_version}.values())
 
 
 def newest_threads(records: Iterable[ThreadRecord]) -> list[ThreadRecord]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tsm_edge.bench.paired import Ratio
 from tsm_edge.compile.ir.program import Program
-from tsm_edge.compile.record_keys import network_key
+from tsm_edge.compile.record_keys import network_key, rules_version
 from tsm_edge.compile.records import Record
 from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.compile.trial_library import TrialLibrary
@@ -138,10 +138,10 @@ class Tuner:
         found = candidates(self._network, kernels, self._about, microseconds)
         everything = {one.blank.candidate: one for one in found}
         self._kernel_us = {one.blank.key: one.kernel_us for one in everything.values()}
-        known = best_measured(self._ledger.records)
+        known = self._best_known()
         self._agenda = Agenda(everything.values(), known.values())
         self._measure_all(self._agenda, self._try, SEARCH_SHARE)
-        tried = [record for name, record in best_measured(self._ledger.records).items() if name not in known]
+        tried = [record for name, record in self._best_known().items() if name not in known]
         self._measure_all(InTurn(self._finalists(everything)), self._try_again, FINALS_SHARE)
         accepted = self._winners()
         program = self._with(accepted)
@@ -151,6 +151,14 @@ class Tuner:
         self._ledger.finish(accepted if faster else (), (threads,) if threads else ())
         wrong = sum(record.ratio is None for record in tried)
         return Tuned(accepted, whole, threads, self._step_ms, len(tried), len(kernels), wrong, tuple(self._history))
+
+    def known(self) -> list[Record]:
+        """What the ledger has of this run's kernels, against what this version of the rules chooses."""
+        version = rules_version(self._network.manifest.target.device)
+        return [one for one in self._ledger.records if one.key in self._kernel_us and one.rules == version]
+
+    def _best_known(self) -> dict[str, Record]:
+        return best_measured(self.known())
 
     def _kernel_times(self) -> dict[tuple[str, ...], float]:
         """Microseconds of the rules' kernels, by the names of their layers."""
@@ -234,8 +242,9 @@ class Tuner:
 
         Those that save most come first: there may not be time for all.
         """
-        heats = best_measured(record for record in self._ledger.records if record.rounds < FINAL.fewest)
-        over = {record.candidate for record in self._ledger.records if record.rounds >= FINAL.fewest}
+        known = self.known()
+        heats = best_measured(record for record in known if record.rounds < FINAL.fewest)
+        over = {record.candidate for record in known if record.rounds >= FINAL.fewest}
         groups: dict[str, list[Record]] = {}
         for record in heats.values():
             if _median(record) < 1.0:
@@ -251,9 +260,7 @@ class Tuner:
     def _winners(self) -> tuple[Record, ...]:
         """Of every kernel what was the fastest in its final, if that leaves no doubt; of this network's kernels."""
         winners: dict[str, Record] = {}
-        for record in best_measured(self._ledger.records).values():
-            if record.key not in self._kernel_us:
-                continue
+        for record in self._best_known().values():
             known = winners.get(record.key)
             sure = record.rounds >= FINAL.fewest and record.ratio is not None and record.ratio[2] < 1.0
             if sure and (known is None or _median(record) < _median(known)):
@@ -324,7 +331,7 @@ class Tuner:
         if not self._step_ms:
             return 1.0
         saved: dict[tuple[str, ...], float] = {}
-        for record in best_measured(self._ledger.records).values():
+        for record in self._best_known().values():
             saved[record.layers] = max(saved.get(record.layers, 0.0), self._saved_us(record))
         alone = {layers[0]: us for layers, us in saved.items() if len(layers) == 1}
         # Of two kernels that may be one, what that saves beyond the two.
@@ -333,11 +340,11 @@ class Tuner:
         return 1.0 - (sum(alone.values()) + beyond) / 1e3 / self._undisturbed_ms
 
     def _saved_us(self, record: Record) -> float:
-        """Microseconds of a step, by all kernels of the record's shape; those of other networks save nothing."""
+        """Microseconds of a step, by all kernels of the record's shape."""
         return 0.0 if record.ratio is None else (1.0 - record.ratio[0]) * self._kernel_us.get(record.key, 0.0)
 
     def _tell(self, doing: str) -> None:
-        records = best_measured(self._ledger.records)
+        records = self._best_known()
         kernels = {record.key for record in records.values()}
         budget, hoped = self._budget, self._hoped()
         self._show(
