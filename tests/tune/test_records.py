@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +58,7 @@ def test_damaged_lines_are_told_and_left_out(network: Network, records: list[Rec
     assert read_records(path).damaged == (2, 3)
     said: list[str] = []
     recorded_for(network.manifest.target, FP32, [path], network.graph, network.layers, said.append)
-    assert said[0] == f"{path}: line 2, 3 is damaged and not used"
+    assert said[0] == f"{path}: lines 2, 3 are damaged and not used"
     path.write_text("a diary\n")
     with pytest.raises(TuneError, match="not a file of tuning records"):
         read_records(path)
@@ -137,6 +140,95 @@ def test_a_first_record_that_was_cut_off_is_begun_again_and_nothing_else_is(
     with pytest.raises(TuneError, match="not a file of tuning records"):
         Ledger(path, go_on=True)
     assert path.read_text() == "a diary"
+
+
+def test_a_record_without_the_end_of_its_line_stays_and_the_next_is_a_line_of_its_own(
+    records: list[Record], tmp_path: Path
+) -> None:
+    path = tmp_path / "r.jsonl"
+    for count in (1, 2):
+        path.write_text("\n".join(record.line() for record in records[:count]))
+        with Ledger(path, go_on=True) as ledger:
+            assert ledger.records == records[:count]
+            ledger.append(records[2])
+        assert read_records(path) == RecordFile((*records[:count], records[2]), (), ())
+
+
+def test_a_line_that_ends_within_a_letter_costs_that_line_alone(records: list[Record], tmp_path: Path) -> None:
+    first, second = (f"{record.line()}\n".encode() for record in records[:2])
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(first + second[: second.index("Ü".encode()) + 1])
+    said: list[str] = []
+    with Ledger(path, True, said.append) as ledger:
+        assert ledger.records == records[:1]
+    assert path.read_bytes() == first
+    assert said == []
+
+
+def test_what_is_damaged_within_a_file_is_told_when_it_goes(records: list[Record], tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(f"{records[0].line()}\nnothing\n{records[1].line()}\n")
+    said: list[str] = []
+    with Ledger(path, True, said.append) as ledger:
+        assert ledger.records == records[:2]
+    assert said == [f"{path}: line 2 is damaged and not used"]
+    many = RecordFile((), (), tuple(range(1, 31)))
+    assert many.damage == "lines 1, 2, 3, 4, 5 and 25 more are damaged and not used"
+
+
+def test_a_name_may_have_any_letter(records: list[Record], tmp_path: Path) -> None:
+    odd = dataclasses.replace(records[0], about={"layer": "a\u2028b\x85c", "machine": "\x1c\x0b"})
+    write_records(tmp_path / "r.jsonl", RecordFile((odd,), (), ()))
+    assert read_records(tmp_path / "r.jsonl").records == (odd,)
+
+
+DISK_FULL = """
+import dataclasses, resource, signal, sys
+from pathlib import Path
+from tsm_edge.compile.records import read_records
+from tsm_edge.errors import TuneError
+from tsm_edge.tune.ledger import Ledger
+path = Path(sys.argv[1])
+(first,) = read_records(path).records
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, resource.RLIM_INFINITY))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    with Ledger(path, go_on=True) as ledger:
+        ledger.append(dataclasses.replace(first, rounds=7))
+except TuneError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_line(records: list[Record], tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write_records(path, RecordFile((records[0],), (), ()))
+    before = path.read_bytes()
+    done = subprocess.run([sys.executable, "-c", DISK_FULL, str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "r.jsonl: cannot be written" in done.stdout
+    assert "make room, then go on with: --continue" in done.stdout
+    assert path.read_bytes() == before
+
+
+def test_records_go_into_files_alone(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path(os.devnull)):
+        with pytest.raises(TuneError, match="is no file, expected one for records"):
+            Ledger(path, go_on=False)
+        assert path.exists()
+
+
+def test_a_place_that_cannot_be_locked_is_not_said_to_be_another_tuners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(TuneError, match=r"cannot be locked \(No locks available\)"):
+        Ledger(tmp_path / "r.jsonl", go_on=False)
 
 
 def test_files_are_merged_and_pruned(records: list[Record], tmp_path: Path) -> None:

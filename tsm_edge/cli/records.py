@@ -94,7 +94,7 @@ def _read(path: Path) -> RecordFile:
 
     found = read_records(path)
     if found.damaged:
-        warn(f"{path}: line {', '.join(map(str, found.damaged))} is damaged and not used")
+        warn(f"{path}: {found.damage}")
     return found
 
 

@@ -106,7 +106,7 @@ def command(
         check_report(html, [path])
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
-        ledger = None if dry_run else stack.enter_context(Ledger(path, go_on))
+        ledger = None if dry_run else stack.enter_context(Ledger(path, go_on, warn))
         network = network_of(compiled or _compile(model or DEFAULT_MODEL, card, precision, folder))
         kernels_to_tune(network, {}, pattern)
         if ledger is None:
@@ -118,8 +118,9 @@ def command(
         show = stack.enter_context(_progress())
         about = _about(boards, threads, network)
         builder = TrialBuilder(network, trials)
-        tuned = Tuner(network, Fleet(boards, warn), ledger, builder, Budget(budget_s), about, show).run(pattern)
-        records = tuple(ledger.records)
+        tuner = Tuner(network, Fleet(boards, warn), ledger, builder, Budget(budget_s), about, show)
+        tuned = tuner.run(pattern)
+        records = tuner.known()
     if html is not None:
         write_page(tuned, records, f"{network.manifest.model} for {card.name}", html)
         note(f"report: {html}")

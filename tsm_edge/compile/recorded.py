@@ -141,7 +141,7 @@ def recorded_for(
         records += found.records
         threads.update((record.network, record.threads) for record in found.threads)
         if found.damaged:
-            warn(f"{path}: line {', '.join(map(str, found.damaged))} is damaged and not used")
+            warn(f"{path}: {found.damage}")
     recorded = NO_RECORDS
     # Without records there is nothing to look up: most compilations.
     if records or threads:

@@ -19,6 +19,8 @@ from tsm_edge.compile.record_lines import hashed, opened, ratio_from, sealed
 from tsm_edge.compile.thread_record import ThreadRecord, thread_record
 from tsm_edge.errors import TuneError
 
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Record:
@@ -125,6 +127,15 @@ class RecordFile:
     threads: tuple[ThreadRecord, ...]
     damaged: tuple[int, ...]
 
+    @property
+    def damage(self) -> str:
+        """For people; empty: there is none."""
+        if len(self.damaged) < 2:
+            return "".join(f"line {number} is damaged and not used" for number in self.damaged)
+        more = len(self.damaged) - _MOST_NAMED
+        named = ", ".join(map(str, self.damaged[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+        return f"lines {named} are damaged and not used"
+
 
 def read_records(path: Path) -> RecordFile:
     """Read a file of records; what is damaged is left out, and told.
@@ -135,13 +146,14 @@ def read_records(path: Path) -> RecordFile:
         It cannot be read, or has no record at all.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TuneError(f"{path}: cannot be read ({error})", "make records with: tsm-edge tune") from None
+        # A line may end within a letter; only a newline ends one that does not.
+        lines = path.read_text("utf-8", "replace").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise TuneError(f"{path}: cannot be read ({error.strerror})", "make records with: tsm-edge tune") from None
     records: list[Record] = []
     threads: list[ThreadRecord] = []
     damaged: list[int] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines if any(lines) else (), 1):
         try:
             found = parse_line(line)
         except ValueError:
@@ -151,6 +163,6 @@ def read_records(path: Path) -> RecordFile:
             threads.append(found)
         else:
             records.append(found)
-    if lines and not (records or threads):
+    if damaged and not (records or threads):
         raise TuneError(f"{path}: not a file of tuning records", "make records with: tsm-edge tune")
     return RecordFile(tuple(records), tuple(threads), tuple(damaged))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from tsm_edge.compile.records import Record, RecordFile, read_records
+from tsm_edge.compile.records import Record, RecordFile, parse_line, read_records
 from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.errors import TuneError
-from tsm_edge.files.atomic import make_folders, remove_folders
+from tsm_edge.files.atomic import append_whole, make_folders, remove_folders
 from tsm_edge.tune.record_sets import merged, write_records
 
-_FIRST = b'{"about": {'
+_FIRST, _LONGEST = b'{"about": {', 1 << 16
 _ANOTHER = "choose another file: -o FILE"
 
 
@@ -28,6 +29,8 @@ class Ledger:
     path : Path
     go_on : bool
         Whether records that are there are wanted; without, there must be none.
+    warn : callable
+        Is told of damaged lines, which go.
 
     Attributes
     ----------
@@ -41,8 +44,9 @@ class Ledger:
         It has records and nobody said to go on, another tuner has it, or it cannot be written.
     """
 
-    def __init__(self, path: Path, go_on: bool) -> None:
+    def __init__(self, path: Path, go_on: bool, warn: Callable[[str], None] = lambda text: None) -> None:
         self.path = path
+        self._warn = warn
         self._made: list[Path] = []
         self._one_at_a_time = threading.Lock()
         self._file = self._locked()
@@ -69,12 +73,10 @@ class Ledger:
         self._file.close()
 
     def append(self, record: Record) -> None:
-        """Add a record; when this returns, it is on the disk. Several threads may."""
+        """Add a record, whole or not at all; when this returns, it is on the disk. Several threads may."""
         with self._one_at_a_time:
             try:
-                self._file.write(f"{record.line()}\n".encode())
-                self._file.flush()
-                os.fsync(self._file.fileno())
+                append_whole(self._file.fileno(), f"{record.line()}\n".encode())
             except OSError as error:
                 raise _not_written(self.path, error) from None
             self.records.append(record)
@@ -104,19 +106,32 @@ class Ledger:
     def _locked(self) -> BinaryIO:
         """Open for appending, and locked: the file that has this name, not one that was replaced meanwhile."""
         while True:
-            try:
-                self._made += make_folders(self.path.parent)
-                file = self.path.open("ab")
-            except OSError as error:
-                raise TuneError(f"{self.path}: cannot be written ({error.strerror})", _ANOTHER) from None
+            file = self._opened()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
                     return file
-            except OSError:
+            except BlockingIOError:
                 file.close()
                 raise TuneError(f"{self.path}: another tsm-edge tune has it", f"wait for it, or {_ANOTHER}") from None
+            except OSError as error:
+                file.close()
+                raise TuneError(f"{self.path}: cannot be locked ({error.strerror})", _ANOTHER) from None
             file.close()
+
+    def _opened(self) -> BinaryIO:
+        # O_NONBLOCK: a pipe without a reader is refused instead of waited for.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            self._made += make_folders(self.path.parent)
+            file = os.fdopen(os.open(self.path, flags, 0o644), "r+b", buffering=0)
+        except OSError as error:
+            remove_folders(self._made)
+            raise TuneError(f"{self.path}: cannot be written ({error.strerror})", _ANOTHER) from None
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise TuneError(f"{self.path}: is no file, expected one for records", _ANOTHER)
+        return file
 
     def _replace(self, found: RecordFile) -> None:
         try:
@@ -137,7 +152,11 @@ class Ledger:
         count = len(found.records) + len(found.threads)
         if count and not go_on:
             raise TuneError(f"{self.path}: has {count} records already", "go on with --continue, or choose: -o FILE")
-        if found.damaged:
+        is_cut_off = not self.path.read_bytes().endswith(b"\n")
+        # Half a line at the end is what a tuner that was killed leaves; anything else a person should know of.
+        if found.damaged and not (is_cut_off and len(found.damaged) == 1):
+            self._warn(f"{self.path}: {found.damage}")
+        if found.damaged or is_cut_off:
             self._replace(found)
         return found
 
@@ -145,9 +164,15 @@ class Ledger:
 def _is_begun(path: Path) -> bool:
     """Whether there is nothing but the beginning of a first record."""
     with path.open("rb") as file:
-        begun = file.read(1 << 16)
-    return b"\n" not in begun and begun[: len(_FIRST)] == _FIRST[: len(begun)]
+        begun = file.read(_LONGEST)
+    if b"\n" in begun or len(begun) == _LONGEST or begun[: len(_FIRST)] != _FIRST[: len(begun)]:
+        return False
+    try:
+        parse_line(begun.decode("utf-8", "replace"))
+    except ValueError:
+        return True
+    return False  # whole but for the end of its line
 
 
 def _not_written(path: Path, error: OSError) -> TuneError:
-    return TuneError(f"{path}: cannot be written ({error.strerror})", "make room, then go on with: --continue")
+    return TuneError(f"{path}: cannot be written ({error.strerror or error})", "make room, then go on with: --continue")
