@@ -16,6 +16,7 @@ from tsm_edge.compile.backends.cpu.version import RULES_VERSION
 from tsm_edge.compile.record_keys import card_fingerprint
 from tsm_edge.compile.records import Record, read_records
 from tsm_edge.compile.thread_record import ThreadRecord
+from tsm_edge.tune.ledger import Ledger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,46 @@ def test_they_are_pruned(run_program: RunProgram, file: Path, tmp_path: Path) ->
     assert read_records(tmp_path / "small.jsonl").records == (record(),)
     assert run_program("records", "prune", file.name).returncode == 0
     assert file.read_bytes() == (tmp_path / "small.jsonl").read_bytes()
+
+
+def test_a_file_that_has_nothing_for_compile_is_not_pruned_away(run_program: RunProgram, tmp_path: Path) -> None:
+    trials = tmp_path / "trials.jsonl"
+    trials.write_text(f"{record(accepted=False).line()}\n{record(version=0).line()}\n", "utf-8")
+    before = trials.read_bytes()
+    done = run_program("records", "prune", trials.name)
+    assert done.returncode == 2
+    assert "trials.jsonl: compile can use none of its 2 records" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert trials.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [("prune", "mine.jsonl", "-o", "notes.txt"), ("merge", "mine.jsonl", "-o", "notes.txt")]
+)
+def test_no_other_file_is_replaced(
+    run_program: RunProgram, arguments: tuple[str, ...], file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    done = run_program("records", *arguments)
+    assert done.returncode == 2
+    assert "notes.txt: is there already" in done.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("prune", "mine.jsonl"), ("merge", "mine.jsonl", "new.jsonl", "-o", "mine.jsonl")]
+)
+def test_a_file_that_a_tuner_has_is_left_to_it(
+    run_program: RunProgram, arguments: tuple[str, ...], file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "new.jsonl").write_text(f"{record(number=3).line()}\n", "utf-8")
+    with Ledger(file, go_on=True) as tuner:
+        done = run_program("records", *arguments)
+        assert done.returncode == 2
+        assert "mine.jsonl: another tsm-edge tune has it" in done.stderr
+        tuner.append(record(number=4))
+    assert record(number=4) in read_records(file).records
+    assert run_program("records", *arguments).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,32 +62,32 @@ def merge(files: tuple[Path, ...], output: Path) -> None:
     """
     from tsm_edge.tune.record_sets import merged
 
-    if output.exists() and output.resolve() not in {path.resolve() for path in files}:
-        raise TuneError(
-            f"{output}: is there already, and none of the files", "name it, too, or choose another: -o FILE"
-        )
-    _write(output, merged([_read(path) for path in files]))
+    _write(output, files, merged)
 
 
 @command.command("prune")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write  [the same]")
 def prune(file: Path, output: Path | None) -> None:
-    """Keep what compile can use: accepted records of this version of the rules, and threads. Trials go."""
-    from tsm_edge.tune.ledger import Ledger
+    """Keep what compile can use: accepted records of this version of the rules, and threads. Trials go.
+
+    A file that has nothing of it stays as it is.
+    """
     from tsm_edge.tune.record_sets import pruned
 
-    before = _read(file)
-    kept = pruned(before)
-    if output is not None:
-        _write(output, kept)
-    else:
-        with Ledger(file, go_on=True) as ledger:  # not while a tuner has it
-            ledger.replace(kept)
-        note(_content(file, kept))
-    stale = sum(record.accepted for record in before.records) - len(kept.records)
-    if stale:
-        warn(f"{stale} accepted records are of another version of the rules, or came twice: left out")
+    def usable(found: Sequence[RecordFile]) -> RecordFile:
+        kept = pruned(found[0])
+        if not kept.records and not kept.threads:
+            raise TuneError(
+                f"{file}: compile can use none of its {len(found[0].records)} records, so none would be left",
+                f"tune on: tsm-edge tune --continue -o {shlex.quote(str(file))}",
+            )
+        stale = sum(record.accepted for record in found[0].records) - len(kept.records)
+        if stale:
+            warn(f"{stale} accepted records are of another version of the rules, or came twice: left out")
+        return kept
+
+    _write(output or file, (file,), usable)
 
 
 def _read(path: Path) -> RecordFile:
@@ -98,18 +99,28 @@ def _read(path: Path) -> RecordFile:
     return found
 
 
-def _write(path: Path, found: RecordFile) -> None:
+def _write(output: Path, files: Sequence[Path], change: Callable[[Sequence[RecordFile]], RecordFile]) -> None:
+    """Write what comes of some files. One of them that is written itself is held meanwhile: no tuner may add to it."""
+    from tsm_edge.tune.ledger import Ledger
     from tsm_edge.tune.record_sets import write_records
 
-    try:
-        write_records(path, found)
-    except OSError as error:
-        raise TuneError(f"{path}: cannot be written ({error.strerror})", "choose another file: -o FILE") from None
-    note(_content(path, found))
-
-
-def _content(path: Path, found: RecordFile) -> str:
-    return f"{path}: {len(found.records)} records of kernels, {len(found.threads)} of threads"
+    is_own = [path.resolve() == output.resolve() for path in files]
+    if output.exists() and not any(is_own):
+        raise TuneError(
+            f"{output}: is there already, and none of the files", "name it, too, or choose another: -o FILE"
+        )
+    found = [None if own and output.exists() else _read(path) for path, own in zip(files, is_own, strict=True)]
+    if any(is_own):
+        with Ledger(output, True, warn) as ledger:
+            made = change([ledger.content if one is None else one for one in found])
+            ledger.replace(made)
+    else:
+        made = change([one for one in found if one is not None])
+        try:
+            write_records(output, made)
+        except OSError as error:
+            raise TuneError(f"{output}: cannot be written ({error.strerror})", "choose another file: -o FILE") from None
+    note(f"{output}: {len(made.records)} records of kernels, {len(made.threads)} of threads")
 
 
 def _trials(found: RecordFile) -> int:
