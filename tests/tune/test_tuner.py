@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -207,6 +209,23 @@ def test_what_was_measured_against_other_rules_is_measured_again(network: Networ
     assert again.accepted == first.accepted
     assert said[-1].tried == again.tried
     assert said[-1].hoped > 0.5
+
+
+def test_ctrl_c_ends_it_with_the_trial_in_flight(network: Network, tmp_path: Path) -> None:
+    path, measurements, before = tmp_path / "r.jsonl", [0], list[int]()
+
+    def interrupted() -> None:
+        measurements[0] += 1
+        if measurements[0] == 30:
+            before.append(len(path.read_text().splitlines()))
+            os.kill(os.getpid(), signal.SIGINT)
+        if before:
+            time.sleep(0.03)
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(network, path, simulated_board(on_measure=interrupted), pattern="conv_*")
+    assert before[0] > 0
+    assert len(path.read_text().splitlines()) <= before[0] + 9, "it went on"
 
 
 def test_two_boards_share_the_work(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

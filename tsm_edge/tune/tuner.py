@@ -6,7 +6,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -107,6 +107,7 @@ class Tuner:
         self._network = network
         self._fleet = fleet
         self._turn = threading.Lock()  # who has it may build
+        self._is_ended = threading.Event()
         self._ledger = ledger
         self._builder = builder
         self._budget = budget
@@ -182,14 +183,19 @@ class Tuner:
         while waiting and self._budget.used < until:
             boards = self._fleet.boards
             with ThreadPoolExecutor(len(boards)) as pool:
-                for done in [pool.submit(self._measure_on, board, waiting, work, until) for board in boards]:
-                    done.result()
+                parts = [pool.submit(self._measure_on, board, waiting, work, until) for board in boards]
+                try:
+                    for done in as_completed(parts):
+                        done.result()
+                except BaseException:  # Ctrl-C, too: the boards end with the trial they are in
+                    self._is_ended.set()
+                    raise
 
     def _measure_on(self, board: Board, waiting: Waiting, work: Callable[[Runner, Trial], None], until: float) -> None:
         """One board's part."""
 
         def time_is_up() -> bool:
-            return self._budget.used >= until
+            return self._is_ended.is_set() or self._budget.used >= until
 
         sizes = self._sizes.setdefault(board.name, LibrarySizes())
         while waiting and not time_is_up():
