@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from tsm_edge.artifact.folder import Artifact
+from tsm_edge.cards.architecture import this_architecture
+from tsm_edge.cards.detect_gpu import detect_gpu
+from tsm_edge.cards.threads import Threads
+from tsm_edge.cli import tune as command
+from tsm_edge.cli.main import entry_point
+from tsm_edge.compile import pipeline, trial_library
 from tsm_edge.compile.records import read_records
+from tsm_edge.compile.thread_record import ThreadRecord
+from tsm_edge.compile.trials import network_of
+from tsm_edge.tune.candidates import candidates
+from tsm_edge.tune.state import Tuned
+from tsm_edge.tune.tuner import Tuner
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -66,6 +78,7 @@ def test_a_dry_run_lists_kernels_and_measures_nothing(
         (("--kernels", "nothing*"), "no kernel is named 'nothing*'"),
         (("--budget", "soon"), "'soon': expected a time like 90s, 5m or 1h"),
         (("--target", "native"), "--target is for a model that is compiled now"),
+        (("--precision", "int8"), "--precision is for a model that is compiled now, and"),
         (("-o", "/proc/records.jsonl"), "/proc/records.jsonl: cannot be written"),
         (("--html", "/proc/report.html"), "/proc/report.html cannot be written"),
     ],
@@ -78,6 +91,97 @@ def test_mistakes_are_a_line(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """The program in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Done:
+        return Done(entry_point(("tune", *arguments)), *capsys.readouterr())
+
+    return run
+
+
+FOREIGN = "raspberry-pi-4" if this_architecture() == "x86_64" else "x86-64"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--target", FOREIGN),
+            f"this machine cannot run what is compiled for {FOREIGN}: it is {this_architecture()}, not",
+        ),
+        (("--target", "native", "--rpc", "127.0.0.1:1"), "nothing listens on 127.0.0.1:1"),
+        (("--target", "cuda-sm86"), "no NVIDIA GPU is usable here: its driver cannot be loaded (no-driver.so"),
+    ],
+)
+def test_a_board_that_is_not_there_is_told_before_anything_is_compiled(
+    run_here: Callable[..., Done],
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    if "cuda-sm86" in arguments and this_architecture() != "x86_64":
+        pytest.skip("the card is of a PC")
+    monkeypatch.setattr(command, "detect_gpu", lambda: detect_gpu("no-driver.so"))
+    monkeypatch.setattr(pipeline, "compile_model", lambda *given, **named: pytest.fail("it compiles"))
+    done = run_here("motion", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_as_json_is_numbers(run_here: Callable[..., Done], small_artifact: Artifact) -> None:
+    plan = json.loads(run_here(str(small_artifact.path), "--dry-run", "--json").stdout)
+    assert plan["candidates"] == sum(one["candidates"] for one in plan["kernels"]) > 0
+    assert plan["seconds"] > 0
+
+
+def test_what_earlier_runs_accepted_is_not_said_to_be_unused(
+    run_here: Callable[..., Done], small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    network = network_of(small_artifact)
+    one = next(candidates(network, network.freedoms, {}))
+    earlier = dataclasses.replace(one.blank, accepted=True, ratio=(0.9, 0.8, 0.95), rounds=16)
+    (tmp_path / "r.jsonl").write_text(f"{earlier.line()}\n", "utf-8")
+    nothing = Tuned((), None, None, 1.0, 3, 1, 0)
+    monkeypatch.setattr(Tuner, "run", lambda self, pattern: nothing)
+    monkeypatch.setattr(trial_library, "TrialBuilder", lambda network, folder: None)
+    done = run_here(str(small_artifact.path), "--continue", "-o", "r.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "compile uses 1 records of earlier runs" in done.stderr
+    assert f"next: compile {small_artifact.path} again as it was, with: --records r.jsonl" in done.stderr
+    (tmp_path / "r.jsonl").unlink()
+    done = run_here(str(small_artifact.path), "-o", "r.jsonl")
+    assert "no record is used by compile" in done.stderr
+    assert "next:" not in done.stderr
+
+
+def test_the_next_command_is_that_of_the_model_that_was_tuned(
+    run_here: Callable[..., Done], small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = ThreadRecord("n", Threads(2), (0.6, 0.5, 0.7), 9.0, {})
+    monkeypatch.setattr(Tuner, "run", lambda self, pattern: Tuned((), None, threads, 1.0, 3, 1, 0))
+    monkeypatch.setattr(trial_library, "TrialBuilder", lambda network, folder: None)
+    monkeypatch.setattr(pipeline, "compile_model", lambda *given, **named: small_artifact)
+    done = run_here("motion", "--target", "native", "--precision", "fp32", "-o", "my records.jsonl")
+    assert "tsm-edge compile motion --target native --precision fp32 --records 'my records.jsonl'" in done.stderr
 
 
 def test_damaged_records_are_told_by_compile(run_program: RunProgram, small_artifact: Artifact, tmp_path: Path) -> None:

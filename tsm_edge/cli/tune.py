@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.cards import DEFAULT_MODEL, load_model, load_target
-from tsm_edge.cards.architecture import MOST_THREADS
-from tsm_edge.cards.precision import INT8, precision_named
+from tsm_edge.cards.architecture import MOST_THREADS, architecture, cpu_flags, missing_features, this_architecture
+from tsm_edge.cards.detect_gpu import detect_gpu
+from tsm_edge.cards.precision import FP32, INT8, precision_named
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.report import check_report
-from tsm_edge.errors import TuneError
+from tsm_edge.errors import CardError, TuneError
 from tsm_edge.extras import require
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _seconds(text: str) -> float:
 @click.option("--budget", default="5m", show_default=True, help="How long: 90s, 5m, 1h.")
 @click.option("--fast", "budget", flag_value=FAST, help=f"--budget {FAST}.")
 @click.option("--full", "budget", flag_value=FULL, help=f"--budget {FULL}.")
-@click.option("--precision", default="fp32", show_default=True, help="For a MODEL: fp32, fp16, or fp16-fp32 on a GPU.")
+@click.option("--precision", metavar="P", help="For a MODEL: fp32, fp16, or fp16-fp32 on a GPU.  [fp32]")
 @click.option(
     "--threads",
     metavar="N",
@@ -70,7 +71,7 @@ def command(
     key: str,
     key_file: Path | None,
     budget: str,
-    precision: str,
+    precision: str | None,
     threads: int | None,
     pattern: str,
     output: Path | None,
@@ -99,7 +100,7 @@ def command(
 
     budget_s = _seconds(budget)
     places = places_of(rpc, tracker, chosen_key(key, key_file))
-    compiled = _compiled(model, target)
+    compiled = _compiled(model, target, precision)
     card = load_target(target or "native") if compiled is None else compiled.manifest.target
     path = output or Path("records") / f"{card.name}.jsonl"
     if html is not None:
@@ -107,12 +108,13 @@ def command(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
         ledger = None if dry_run else stack.enter_context(Ledger(path, go_on, warn))
-        network = network_of(compiled or _compile(model or DEFAULT_MODEL, card, precision, folder))
+        # Before anything is compiled: whether they can be reached.
+        boards = [] if dry_run else [_board(place, threads, card) for place in places]
+        network = network_of(compiled or _compile(model or DEFAULT_MODEL, card, precision or FP32.name, folder))
         kernels_to_tune(network, {}, pattern)
         if ledger is None:
             _print_candidates(network, pattern, as_json)
             return
-        boards = [_board(place, threads, card.device) for place in places]
         trials = folder / "trials"
         trials.mkdir()
         show = stack.enter_context(_progress())
@@ -120,14 +122,36 @@ def command(
         builder = TrialBuilder(network, trials)
         tuner = Tuner(network, Fleet(boards, warn), ledger, builder, Budget(budget_s), about, show)
         tuned = tuner.run(pattern)
-        records = tuner.known()
+        records, used = tuner.known(), network.recorded(ledger.records).covered
     if html is not None:
         write_page(tuned, records, f"{network.manifest.model} for {card.name}", html)
         note(f"report: {html}")
-    _print(tuned, path, network, as_json)
+    if as_json:
+        print_json({"records": path, "faster": tuned.is_faster, "tuned": tuned})
+        return
+    _print(tuned, path, used, _next(model, target, precision, path) if compiled is None else _again(compiled, path))
 
 
-def _compiled(model: str | None, target: str | None) -> Artifact | None:
+def _next(model: str | None, target: str | None, precision: str | None, path: Path) -> str:
+    how = ("--precision", precision) if precision is not None else ()
+    words = ("compile", model or DEFAULT_MODEL, "--target", target or "native", *how, "--records", str(path))
+    return f"next: tsm-edge {shlex.join(words)}"
+
+
+def _again(compiled: Artifact, path: Path) -> str:
+    return f"next: compile {compiled.path} again as it was, with: --records {shlex.quote(str(path))}"
+
+
+def _nothing_faster(tuned: Tuned, used: int) -> str:
+    """What is said of a run without a new record; ``used``: kernels that earlier runs have records for."""
+    kept = "the trials are kept for --continue"
+    if used:
+        return f"no kernel makes the step faster beyond doubt now; compile uses {used} records of earlier runs; {kept}"
+    what = "only the threads are used by compile" if tuned.threads else "no record is used by compile"
+    return f"no kernel makes the step faster beyond doubt: {what}; {kept}"
+
+
+def _compiled(model: str | None, target: str | None, precision: str | None) -> Artifact | None:
     """The compiled model in DIR; None: it is no folder of one."""
     from tsm_edge.artifact.folder import MANIFEST, load_artifact
 
@@ -135,7 +159,13 @@ def _compiled(model: str | None, target: str | None) -> Artifact | None:
         return None
     if target is not None:
         raise click.UsageError("--target is for a model that is compiled now: expected it or DIR")
-    return load_artifact(model)
+    found = load_artifact(model)
+    if precision not in (None, found.manifest.precision):
+        raise click.UsageError(
+            f"--precision is for a model that is compiled now, and {model} is in {found.manifest.precision}: "
+            "expected it or DIR"
+        )
+    return found
 
 
 def _compile(model: str, target: TargetCard, precision: str, folder: Path) -> Artifact:
@@ -161,10 +191,33 @@ def _compile(model: str, target: TargetCard, precision: str, folder: Path) -> Ar
         return compile_model(request, lambda stage, done: show(f"{text}: {stage}", done), warn=warn)
 
 
-def _board(place: Place | None, threads: int | None, device: str) -> Board:
+def _board(place: Place | None, threads: int | None, card: TargetCard) -> Board:
+    """The board behind a place; None: this machine.
+
+    Raises
+    ------
+    TuneError
+        This machine cannot run what is made for the target.
+    """
     from tsm_edge.tune.boards import board_at, this_machine
 
-    return this_machine(threads, device) if place is None else board_at(place, threads, device)
+    if place is not None:
+        return board_at(place, threads, card.device)
+    here, wanted = this_architecture(), architecture(card.cpu.triple)
+    lacks = missing_features(card, cpu_flags())
+    if here != wanted or lacks:
+        why = f"its CPU lacks {', '.join(lacks)}" if here == wanted else f"it is {here}, not {wanted}"
+        raise TuneError(
+            f"this machine cannot run what is compiled for {card.name}: {why}", "name a board: --rpc HOST:PORT"
+        )
+    if card.gpu is not None:
+        try:
+            detect_gpu()
+        except CardError as error:
+            raise TuneError(
+                f"{card.name} is tuned on a GPU: {error.problem.partition(': ')[2]}", "name a board: --rpc HOST:PORT"
+            ) from None
+    return this_machine(threads, card.device)
 
 
 def _about(boards: Sequence[Board], threads: int | None, network: Network) -> dict[str, str]:
@@ -196,24 +249,22 @@ def _print_candidates(network: Network, pattern: str, as_json: bool) -> None:
     from tsm_edge.tune.tuner import A_CANDIDATE_S, A_GPU_CANDIDATE_S
 
     kernels = kernels_to_tune(network, {}, pattern)
-    rows = [(free.label, free.rule, str(len(free.others))) for free in kernels]
+    target = network.manifest.target
     count = sum(len(free.others) for free in kernels)
+    seconds = count * (A_CANDIDATE_S if target.gpu is None else A_GPU_CANDIDATE_S)
     if as_json:
-        print_json({"kernels": [dict(zip(("kernel", "rule", "candidates"), row, strict=True)) for row in rows]})
+        rows = [{"kernel": free.label, "rule": free.rule, "candidates": len(free.others)} for free in kernels]
+        print_json({"kernels": rows, "candidates": count, "seconds": round(seconds, 1)})
         return
-    title = f"{network.manifest.model} for {network.manifest.target.name}"
-    print_table(title, ("kernel", "rule", "candidates"), rows)
-    if network.manifest.target.gpu is None:
-        note(f"{count} candidates: to try all takes about {count * A_CANDIDATE_S / 60:.0f} min on a quiet server")
-    else:
-        minutes = count * A_GPU_CANDIDATE_S / 60
-        note(f"{count} candidates: to compile all takes about {minutes:.0f} min on a quiet server, without the board")
+    title = f"{network.manifest.model} for {target.name}"
+    columns = ("kernel", "rule", "candidates")
+    print_table(title, columns, [(free.label, free.rule, len(free.others)) for free in kernels])
+    what, where = ("try", "") if target.gpu is None else ("compile", ", without the board")
+    note(f"{count} candidates: to {what} all takes about {seconds / 60:.0f} min on a quiet server{where}")
 
 
-def _print(tuned: Tuned, path: Path, network: Network, as_json: bool) -> None:
-    if as_json:
-        print_json({"records": path, "faster": tuned.is_faster, "tuned": tuned})
-        return
+def _print(tuned: Tuned, path: Path, used: int, following: str) -> None:
+    """``used``: records of the file that compile uses; ``following``: what to do with them."""
     rows = [("kernels", str(tuned.kernels)), ("candidates tried", str(tuned.tried))]
     if tuned.wrong:
         rows.append(("of them wrong", f"{tuned.wrong}: their results differ, never used"))
@@ -222,16 +273,16 @@ def _print(tuned: Tuned, path: Path, network: Network, as_json: bool) -> None:
     if tuned.whole is not None:
         whole = tuned.whole
         rows.append(("whole step", f"{whole.value:.3f} of the rules' time (95 %: {whole.low:.3f} to {whole.high:.3f})"))
+    elif tuned.accepted:
+        rows.append(("whole step", "together they compute something else, or do not fit: not recorded"))
     if tuned.threads is not None:
         best = tuned.threads
         faster = f"{best.ratio[0]:.3f} of one thread's time (95 %: {best.ratio[1]:.3f} to {best.ratio[2]:.3f})"
         rows.append(("threads", f"{best.threads}: {faster}"))
     print_table(str(path), ("", ""), rows)
     if not tuned.tried:
-        note("the time was up before anything was tried: give more with --budget")
-    elif tuned.is_faster or tuned.threads is not None:
-        model, target = network.manifest.model, network.manifest.target.name
-        note(f"next: tsm-edge compile {model} --target {target} --records {shlex.quote(str(path))}")
+        note("nothing new was tried: the time was up before, give more with --budget; or all was tried earlier")
+    if used or tuned.threads is not None:
+        note(following)
     if not tuned.is_faster and tuned.tried:
-        used = "only the threads are used by compile" if tuned.threads else "no record is used by compile"
-        note(f"no kernel makes the step faster beyond doubt: {used}; the trials are kept for --continue")
+        note(_nothing_faster(tuned, used))
