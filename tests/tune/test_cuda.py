@@ -136,3 +136,23 @@ def test_where_a_pair_has_a_record_those_of_its_kernels_are_not_used(apart: Netw
     recorded = apart.recorded(records)
     assert (recorded.covered, recorded.choices) == (1, Choices(both.choices))
     assert apart.recorded(records[1:]).covered == 2
+
+
+def test_a_pair_that_was_accepted_gives_way_to_better_kernels_of_its_layers(apart: Network, tmp_path: Path) -> None:
+    """Of 100 µs each: 150 µs joined, and 70 each with other tiles, which only the second run tries for both."""
+    own = {call.spec for call in apart.program.calls}
+    first = next(free.layers[0] for free in apart.freedoms if len(free.kernels) == 2)
+
+    def microseconds(call: KernelCall) -> float:
+        if call.spec.rule == "expand_depthwise":
+            return 150.0
+        return 70.0 if call.spec.rule in ("pointwise", "depthwise") and call.spec not in own else 100.0
+
+    def accepted_after(pattern: str, go_on: bool) -> set[int]:
+        with Ledger(tmp_path / "r.jsonl", go_on) as ledger:
+            board = simulated_board(microseconds=microseconds)
+            Tuner(apart, Fleet([board]), ledger, SimulatedBuilder(apart), Budget(1e6), {}).run(pattern)
+            return {len(record.layers) for record in ledger.records if record.accepted}
+
+    assert 2 in accepted_after(first, go_on=False)
+    assert 2 not in accepted_after("*", go_on=True)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -81,7 +81,12 @@ class Ledger:
                 raise _not_written(self.path, error) from None
             self.records.append(record)
 
-    def finish(self, accepted: Sequence[Record] = (), threads: Sequence[ThreadRecord] = ()) -> None:
+    def finish(
+        self,
+        accepted: Sequence[Record] = (),
+        threads: Sequence[ThreadRecord] = (),
+        given_up: Collection[str] = (),
+    ) -> None:
         """Write the file anew: a line a candidate, then what is accepted, sorted, so that two files can be compared.
 
         Parameters
@@ -90,8 +95,14 @@ class Ledger:
             What is accepted from now on; it takes the place of earlier ones for the same kernels.
         threads : sequence of ThreadRecord
             The same for networks.
+        given_up : collection of str
+            Keys of kernels for which nothing is accepted any more: compile would use it before what is accepted for
+            their layers, each alone.
         """
-        self.replace(merged([self.content, RecordFile(tuple(accepted), tuple(threads), ())]))
+        kept = tuple(one for one in self.records if not (one.accepted and one.key in given_up))
+        self.replace(
+            merged([RecordFile(kept, tuple(self.threads), ()), RecordFile(tuple(accepted), tuple(threads), ())])
+        )
 
     @property
     def content(self) -> RecordFile:

@@ -144,12 +144,12 @@ class Tuner:
         self._measure_all(self._agenda, self._try, SEARCH_SHARE)
         tried = [record for name, record in self._best_known().items() if name not in known]
         self._measure_all(InTurn(self._finalists(everything)), self._try_again, FINALS_SHARE)
-        accepted = self._winners()
+        accepted, parted = self._winners()
         program = self._with(accepted)
         whole = self._whole_step(program) if accepted else None
         faster = whole is not None and whole.high < 1.0
         threads = self._threads(program if faster else self._network.program)
-        self._ledger.finish(accepted if faster else (), (threads,) if threads else ())
+        self._ledger.finish(accepted if faster else (), (threads,) if threads else (), parted if faster else ())
         wrong = sum(record.ratio is None for record in tried)
         return Tuned(accepted, whole, threads, self._step_ms, len(tried), len(kernels), wrong, tuple(self._history))
 
@@ -263,15 +263,19 @@ class Tuner:
 
         return [everything[record.candidate] for record in sorted(wanted, key=self._saved_us, reverse=True)]
 
-    def _winners(self) -> tuple[Record, ...]:
-        """Of every kernel what was the fastest in its final, if that leaves no doubt; of this network's kernels."""
+    def _winners(self) -> tuple[tuple[Record, ...], frozenset[str]]:
+        """Of every kernel what was the fastest in its final, if that leaves no doubt; of this network's kernels.
+
+        Also the keys of those whose layers do better in kernels of their own.
+        """
         winners: dict[str, Record] = {}
         for record in self._best_known().values():
             known = winners.get(record.key)
             sure = record.rounds >= FINAL.fewest and record.ratio is not None and record.ratio[2] < 1.0
             if sure and (known is None or _median(record) < _median(known)):
                 winners[record.key] = replace(record, accepted=True)
-        return tuple(winners[key] for key in sorted(winners) if not self._better_apart(winners[key], winners.values()))
+        parted = frozenset(key for key, one in winners.items() if self._better_apart(one, winners.values()))
+        return tuple(winners[key] for key in sorted(winners.keys() - parted)), parted
 
     def _better_apart(self, record: Record, winners: Iterable[Record]) -> bool:
         """Whether the winners of a kernel's layers, each alone, save more than it."""
