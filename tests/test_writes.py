@@ -35,8 +35,6 @@ _PRIVATE = {
     # Into the temporary file of a NewFile.
     "video/writer.py": {"__init__"},
     "service/manage.py": {"install"},
-    # Records, appended and synced a line at a time; the atomic writer sorts them at the end.
-    "tune/ledger.py": {"_locked"},
     # Clips of a ring that the recorder names and deletes itself.
     "events/recorder.py": {"_check_folder"},
     # State in memory, which the atomic writer then stores.
