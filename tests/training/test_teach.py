@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import time
 from collections.abc import Iterable
 from contextlib import closing
@@ -173,6 +174,12 @@ def test_mistakes_name_the_next_step(small: Path, tmp_path: Path, capsys: pytest
     table = tmp_path / "t.csv"
     for text, message in [
         ("file,class\n", "its first line is 'file,class', expected the columns path,label,start,end"),
+        ("path,label,start,end\na.mp4,x,nan,\n", "line 2: start and end are seconds"),
+        ("path,label,start,end\n\na.mp4,x,1,5,2\n", "line 3: has more values than the first line has columns"),
+        ("path,label,start,end\na.mp4,x,-1,1\n", "an end after its start, which is not negative"),
+        ('path,label\na.mp4,"x\ny"\n', "the label has several lines"),
+        (f"path,label\n{'a' * 200_000},x\n", "line 2: field larger than field limit"),
+        ("path,label\na.mp4,x\nb.mp4, x\n", "has 1 classes of videos, expected at least 2"),
         ("path,label,start,end\na.mp4,x,soon,\n", "line 2: start and end are seconds"),
         ("path,label,start,end\na.mp4,x,2,1\n", "line 2: expected a path, a label, and an end after its start"),
         ("path,label\na.mp4,x\n", "has 1 classes of videos, expected at least 2"),
@@ -189,6 +196,22 @@ def test_mistakes_name_the_next_step(small: Path, tmp_path: Path, capsys: pytest
     assert ["expected either --clips DIR or --camera N" in lines[0], "at least two classes" in lines[1]] == [True, True]
     assert "no such folder or CSV file" in lines[-1]
     assert not (Path("out") / "mine").exists()
+
+
+def test_folders_are_read_as_phones_and_macs_leave_them(small: Path, tmp_path: Path) -> None:
+    """Hidden files are no clips, an empty folder is a class without any, and the old phone's videos count."""
+    shutil.copytree(small, tmp_path / "clips")
+    (tmp_path / "clips" / "circle" / "._00.mp4").write_bytes(b"of macOS")
+    (tmp_path / "clips" / "zigzag" / ".thumbnails").mkdir()
+    (tmp_path / "clips" / "zigzag" / "02.mp4").rename(tmp_path / "clips" / "zigzag" / "02.3GP")
+    assert [clip.path.name for clip in find_clips(tmp_path / "clips")] == ["00.mp4", "01.mp4", "02.mp4"] + [
+        "00.mp4",
+        "01.mp4",
+        "02.3GP",
+    ]
+    (tmp_path / "clips" / "bounce").mkdir()
+    with pytest.raises(TsmEdgeError, match=r"too few clips \(bounce 0\), expected at least 3 a class"):
+        find_clips(tmp_path / "clips")
 
 
 @pytest.mark.real_time

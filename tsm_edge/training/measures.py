@@ -34,6 +34,8 @@ class Accuracy:
     high: float
 
     def __str__(self) -> str:
+        if not self.clips:
+            return "no clips"
         return f"{100 * self.share:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f}, {self.clips} clips)"
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +23,10 @@ from tsm_edge.video.source import open_source
 FPS = 12.0
 _FEWEST = 3  # clips of a class: one for each split
 _COLUMNS = ["path", "label", "start", "end"]
-_VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mjpeg", ".mpg", ".mpeg", ".gif"}
+_VIDEOS = {
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mjpeg", ".mpg", ".mpeg", ".gif"),
+    *(".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".wmv", ".flv", ".ogv"),
+}
 # Training sees a part of the frame this much smaller than the whole, elsewhere each time.
 _SHIFTED = 1 / 8
 # It is played at up to this many times its speed, or as much slower.
@@ -46,56 +52,89 @@ class Clip:
     end_s: float | None = None
 
 
-def find_clips(place: Path) -> tuple[Clip, ...]:
+def find_clips(place: Path, fewest: int = _FEWEST, classes: int = 2) -> tuple[Clip, ...]:
     """Clips of a folder with a folder a class, or of a CSV file with the columns path, label, start, end.
+
+    Parameters
+    ----------
+    place : Path
+    fewest, classes : int
+        So many clips of a class, and so many classes, are needed at least.
 
     Raises
     ------
     TsmEdgeError
-        There is neither, a class has fewer than three clips, or there is one class only.
+        There is neither, or fewer than needed; a row or a label cannot be used.
     """
+    labels: set[str] = set()
     if place.is_dir():
-        clips = tuple(_of_folder(place))
+        folders = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+        clips = tuple(_of_folders(folders))
+        # One without videos is a class, too, that somebody means to have.
+        labels = {folder.name.strip() for folder in folders}
         how = f"put videos into {place}/NAME_OF_A_CLASS/"
     elif place.is_file():
         clips = tuple(_of_table(place))
         how = f"add rows of {','.join(_COLUMNS)}"
     else:
         raise TsmEdgeError(f"{place}: no such folder or CSV file", "give one with: --data DIR")
-    counts = {label: sum(clip.label == label for clip in clips) for label in sorted({clip.label for clip in clips})}
-    few = [f"{label} {count}" for label, count in counts.items() if count < _FEWEST]
-    if len(counts) < 2:
-        raise TsmEdgeError(f"{place}: has {len(counts)} classes of videos, expected at least 2", how)
+    counts = dict.fromkeys(sorted(labels | {clip.label for clip in clips}), 0)
+    for clip in clips:
+        counts[clip.label] += 1
+    found = sum(count > 0 for count in counts.values())
+    few = [f"{label} {count}" for label, count in counts.items() if count < fewest]
+    if found < classes:
+        raise TsmEdgeError(f"{place}: has {found} classes of videos, expected at least {classes}", how)
     if few:
-        raise TsmEdgeError(f"{place}: too few clips ({', '.join(few)}), expected at least {_FEWEST} a class", how)
+        raise TsmEdgeError(f"{place}: too few clips ({', '.join(few)}), expected at least {fewest} a class", how)
     return clips
 
 
-def _of_folder(place: Path) -> Iterator[Clip]:
-    for folder in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
+def _of_folders(folders: Sequence[Path]) -> Iterator[Clip]:
+    for folder in folders:
         for path in sorted(folder.iterdir()):
-            if path.is_dir() or path.suffix.lower() in _VIDEOS:
-                yield Clip(path, folder.name)
+            # Hidden ones are thumbnails and what macOS keeps beside a file.
+            if not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in _VIDEOS):
+                yield Clip(path, folder.name.strip())
 
 
 def _of_table(place: Path) -> Iterator[Clip]:
-    rows = csv.DictReader(read_text(place).splitlines())
-    if not {"path", "label"} <= set(rows.fieldnames or ()):
-        raise TsmEdgeError(
-            f"{place}: its first line is {','.join(rows.fieldnames or ())!r}, expected the columns "
-            f"{','.join(_COLUMNS)}",
-            "begin the file with: path,label,start,end",
-        )
-    for number, row in enumerate(rows, 2):
-        try:
-            start, end = (float(row[name]) if row.get(name) else None for name in ("start", "end"))
-        except ValueError:
-            raise TsmEdgeError(f"{place}: line {number}: start and end are seconds", "correct that line") from None
-        if not row["path"] or not row["label"] or (end is not None and end <= (start or 0)):
+    rows = csv.DictReader(io.StringIO(read_text(place)), restkey="")
+    try:
+        if not {"path", "label"} <= set(rows.fieldnames or ()):
             raise TsmEdgeError(
-                f"{place}: line {number}: expected a path, a label, and an end after its start", "correct that line"
+                f"{place}: its first line is {','.join(rows.fieldnames or ())!r}, expected the columns "
+                f"{','.join(_COLUMNS)}",
+                "begin the file with: path,label,start,end",
             )
-        yield Clip(place.parent / row["path"], row["label"], start, end)
+        for row in rows:
+            yield _of_row(row, place, f"{place}: line {rows.line_num}")
+    except csv.Error as error:
+        raise TsmEdgeError(f"{place}: line {rows.reader.line_num}: {error}", "correct that line") from None
+
+
+def _of_row(row: Mapping[str, Any], place: Path, where: str) -> Clip:
+    if any(row.get("") or ()):
+        raise TsmEdgeError(
+            f"{where}: has more values than the first line has columns",
+            'put values with a comma in quotes ("a, b"); seconds take a point',
+        )
+    try:
+        start, end = (float(row[name]) if row.get(name) else None for name in ("start", "end"))
+    except ValueError:
+        start = end = math.nan
+    if not all(time is None or math.isfinite(time) for time in (start, end)):
+        raise TsmEdgeError(f"{where}: start and end are seconds", "correct that line")
+    label = (row["label"] or "").strip()
+    first = start or 0.0
+    if not row["path"] or not label or first < 0 or (end is not None and end <= first):
+        raise TsmEdgeError(
+            f"{where}: expected a path, a label, and an end after its start, which is not negative",
+            "correct that line",
+        )
+    if label.splitlines() != [label]:
+        raise TsmEdgeError(f"{where}: the label has several lines, expected one", "correct that line")
+    return Clip(place.parent / row["path"], label, start, end)
 
 
 def read_clip(clip: Clip, preprocess: Preprocess, fps: float, margin: float = 0.0) -> Frames:
