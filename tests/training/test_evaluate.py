@@ -6,6 +6,8 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,10 +15,10 @@ import torch
 from other_style import film, pictures
 
 from tsm_edge.artifact.folder import Artifact
-from tsm_edge.cards import load_model
+from tsm_edge.cards import Preprocess, load_model
 from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.cli.main import entry_point
-from tsm_edge.demo import DemoRequest, run_demo
+from tsm_edge.demo import DemoRequest, run_demo, write_clip
 from tsm_edge.errors import ArtifactError
 from tsm_edge.networks import build_network
 from tsm_edge.networks.checkpoints import read_checkpoint
@@ -27,6 +29,7 @@ from tsm_edge.training.evaluate import EvaluateRequest, evaluate, run_clips
 from tsm_edge.training.generated import held_out
 from tsm_edge.training.measures import accuracy, label_after, measure
 from tsm_edge.training.motions import LABELS
+from tsm_edge.training.stream import draw_stream
 from tsm_edge.training.train import clip_shift
 from tsm_edge.video.preprocess import Preprocessor
 
@@ -109,6 +112,36 @@ def test_a_model_of_other_classes_is_refused(small_artifact: Artifact, capsys: p
         evaluate(EvaluateRequest(small_artifact.path))
     assert entry_point(["evaluate", str(small_artifact.path), "--data", "nowhere"]) == 2
     assert "nowhere: no such folder or CSV file" in capsys.readouterr().err
+
+
+def test_a_single_clip_of_one_class_can_be_measured(motion_artifact: Artifact, tmp_path: Path) -> None:
+    """To measure, nothing is held out: no class needs three clips. Of the others nothing is said."""
+    (tmp_path / "left").mkdir()
+    write_clip(tmp_path / "left" / "one.mp4", draw_stream(1))
+    measures = evaluate(EvaluateRequest(motion_artifact.path, str(tmp_path))).measures
+    assert measures.overall.clips == 1
+    assert [str(each) for each in measures.per_class].count("no clips") == len(LABELS) - 1
+
+
+def test_pixels_of_held_out_clips_are_those_that_training_sees() -> None:
+    """They are cropped already: a card that cuts a crop from a larger picture does not cut it again."""
+
+    class Session:
+        manifest = SimpleNamespace(preprocess=Preprocess(short_side=16, crop=12))
+        seen: ClassVar[list[np.ndarray]] = []
+
+        def reset(self) -> None:
+            """Nothing is kept."""
+
+        def step(self, pixels: np.ndarray) -> np.ndarray:
+            self.seen.append(pixels.copy())
+            return np.zeros((1, len(LABELS)), np.float32)
+
+    frames, _ = held_out(5, 12, 1).batch([0])
+    run_clips(Session(), held_out(5, 12, 1))  # type: ignore[arg-type]
+    scale, offset = scale_and_offset(Session.manifest.preprocess)
+    expected = frames[0].astype(np.float32) * np.array(scale) + np.array(offset)
+    assert np.abs(np.concatenate(Session.seen).transpose(0, 2, 3, 1) - expected).max() < 1e-5
 
 
 def test_intervals_are_wilsons() -> None:

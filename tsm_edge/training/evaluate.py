@@ -5,6 +5,7 @@ Nothing here needs PyTorch or the compiler.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +112,9 @@ def run_clips(
     session: Session, clips: HeldOutClips, progress: Progress = silent
 ) -> tuple[Logits, np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Logits of every frame ``[clips, T, classes]``, each clip from empty caches, and the classes ``[clips]``."""
-    preprocess = Preprocessor(session.manifest.preprocess)
+    card = session.manifest.preprocess
+    # The frames are cropped already.
+    preprocess = Preprocessor(dataclasses.replace(card, short_side=min(height_width(card.crop))))
     logits, truth = [], []
     for index in range(len(clips)):
         frames, labels = clips.batch([index])
@@ -138,7 +141,7 @@ def _clips(request: EvaluateRequest, artifact: Artifact) -> HeldOutClips:
                 "give clips with: --data DIR",
             )
         return held_out(request.frames, height, request.clips)
-    found = find_clips(Path(request.data))
+    found = find_clips(Path(request.data), fewest=1, classes=1)
     if unknown := sorted({clip.label for clip in found} - set(manifest.labels)):
         raise _other_classes(manifest, unknown, request.data)
     data = VideoData(
