@@ -170,6 +170,62 @@ def test_a_network_is_trained_on_peoples_clips(small: Path, tmp_path: Path, tabl
     assert load_model(result.card).labels == ("circle", "zigzag")
 
 
+def test_what_cannot_be_taught_is_told_before_the_camera_records(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tsm_edge.training.teach.record", lambda *_arguments: pytest.fail("recorded"))
+    for labels, more, message in (
+        ("wave,wave", (), "at least two classes, each once"),
+        ("wave,rest", ("--model", "mobilenetv2-jester"), "has no online weights to begin from"),
+        ("wave,rest", ("--freeze", "99"), "freeze is 99, expected -1 to 19 parts"),
+    ):
+        assert entry_point(["teach", "mine", "--camera", "0", "--labels", labels, *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_clips_of_one_video_are_of_one_split(small: Path, tmp_path: Path) -> None:
+    """Parts of a video look alike, whatever they are called: what is learned from is not what is tested on."""
+    videos = sorted(small.glob("*/*.mp4"))
+    rows = [f"{path},{label},{start},{start + 0.5}" for path in videos for label in "ab" for start in (0, 0.5)]
+    (tmp_path / "parts.csv").write_text("path,label,start,end\n" + "\n".join(rows) + "\n")
+    data = VideoData.of(tmp_path / "parts.csv", CARD, 1)
+    places = [{clip.path for clip in part} for part in data.splits]
+    assert [len(place) for place in places] == [4, 1, 1]
+    assert sum(map(len, data.splits)) == 24
+    assert not data.mixed
+    # Of one video for all, no class has clips in every split: they are mixed, and that is said.
+    (tmp_path / "one.csv").write_text("path,label,start,end\n" + "\n".join(rows[:4] * 3) + "\n")
+    mixed = VideoData.of(tmp_path / "one.csv", CARD, 1)
+    assert mixed.mixed
+    assert "clips of one video are learned from and tested on" in mixed.origin
+
+
+def test_a_broken_video_is_found_before_the_training(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "clips")
+    for broken in VideoData.of(tmp_path / "clips", CARD, 0).splits[2]:
+        kept = broken.path.read_bytes()
+        broken.path.write_bytes(b"")
+        with pytest.raises(VideoError, match=broken.path.name):
+            VideoData.of(tmp_path / "clips", CARD, 0)
+        broken.path.write_bytes(kept)
+
+
+def test_a_part_behind_the_end_is_found_before_the_training(small: Path, tmp_path: Path) -> None:
+    rows = [f"{path},{path.parent.name},{90 if path.name[:2] == '02' else 0}" for path in small.glob("*/*.mp4")]
+    (tmp_path / "t.csv").write_text("path,label,start\n" + "\n".join(rows) + "\n")
+    with pytest.raises(VideoError, match=r"02\.mp4: no frames from 90 s on"):
+        VideoData.of(tmp_path / "t.csv", CARD, 0)
+
+
+def test_clips_that_are_kept_have_a_limit(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = VideoData.of(small, CARD, 0)
+    monkeypatch.setattr("tsm_edge.training.videos._KEPT_BYTES", 1 << 17)  # of one piece
+    held = Held(data, data.splits[2] + data.splits[1])
+    first, _ = held.batch(range(4))
+    assert (held.batch(range(4))[0] == first).all()
+    assert held._kept.bytes <= 1 << 17
+
+
 def test_mistakes_name_the_next_step(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "t.csv"
     for text, message in [
@@ -204,11 +260,8 @@ def test_folders_are_read_as_phones_and_macs_leave_them(small: Path, tmp_path: P
     (tmp_path / "clips" / "circle" / "._00.mp4").write_bytes(b"of macOS")
     (tmp_path / "clips" / "zigzag" / ".thumbnails").mkdir()
     (tmp_path / "clips" / "zigzag" / "02.mp4").rename(tmp_path / "clips" / "zigzag" / "02.3GP")
-    assert [clip.path.name for clip in find_clips(tmp_path / "clips")] == ["00.mp4", "01.mp4", "02.mp4"] + [
-        "00.mp4",
-        "01.mp4",
-        "02.3GP",
-    ]
+    names = [clip.path.name for clip in find_clips(tmp_path / "clips")]
+    assert names == ["00.mp4", "01.mp4", "02.mp4", "00.mp4", "01.mp4", "02.3GP"]
     (tmp_path / "clips" / "bounce").mkdir()
     with pytest.raises(TsmEdgeError, match=r"too few clips \(bounce 0\), expected at least 3 a class"):
         find_clips(tmp_path / "clips")

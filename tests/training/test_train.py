@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess, load_model
+from tsm_edge.cli.main import entry_point
 from tsm_edge.errors import CheckpointError, TsmEdgeError
 from tsm_edge.networks import OnlineNetwork, build_network
 from tsm_edge.training import loop
@@ -139,9 +140,34 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path, monkeypatch: pyt
         train(TrainRequest(CARD, DATA, tmp_path / "run", RECIPE), stop)
     with pytest.raises(CheckpointError, match="another recipe"):
         trained(tmp_path / "run", recipe=Recipe(epochs=3, batch=4))
+    for changes in ({"data": dataclasses.replace(DATA, seed=1)}, {"freeze": 1}):
+        with pytest.raises(CheckpointError, match="of other clips, or of another network or start"):
+            trained(tmp_path / "run", **changes)
     (tmp_path / "run/state.pt").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"begin again: rm .*state\.pt"):
         trained(tmp_path / "run")
+
+
+def test_places_are_refused_before_the_training(run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    """A file, a folder with somebody's labels, and the weights that training starts from: all stay as they are."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "labels.txt").write_text("mine")
+    weights = run[0] / "weights.safetensors"
+    for folder, start_from, message in (
+        (tmp_path / "file", "none", "file: cannot be written"),
+        (tmp_path / "mine", "none", "labels.txt in it is of no training"),
+        (run[0], str(weights), "is also read"),
+    ):
+        with pytest.raises(TsmEdgeError, match=message):
+            trained(folder, start=start_from)
+    assert (tmp_path / "file").read_text() == (tmp_path / "mine" / "labels.txt").read_text() == "mine"
+    assert same(load_file(weights), run[1])
+
+
+def test_a_rate_of_zero_is_not_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry_point(["train", "--rate", "0", "-o", str(tmp_path / "run")]) == 2
+    assert "rate is 0.0, expected above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["offline", "none"])

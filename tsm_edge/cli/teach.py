@@ -54,12 +54,15 @@ def command(
     place = clips or folder / "clips"
     if (clips is None) == (camera is None):
         raise click.UsageError("expected either --clips DIR or --camera N", ctx)
+    from tsm_edge.training.teach import TeachRequest, check, teach
+
+    request = TeachRequest(name, place, folder, model, freeze, seed=seed)
+    check(request)  # before somebody waves for minutes
     if camera is not None:
         _record(ctx, camera, place, labels, each, seconds)
-    from tsm_edge.training.teach import TeachRequest, teach
-
+        note(f"recorded into {place}; to teach from these clips again: --clips {shlex.quote(str(place))}")
     with status("reading the clips") as show:
-        result = teach(TeachRequest(name, place, folder, model, freeze, seed=seed), Steady(show), note)
+        result = teach(request, Steady(show), note)
     if as_json:
         print_json(result)
         return
@@ -74,8 +77,8 @@ def _record(ctx: click.Context, camera: int, folder: Path, labels: str, each: in
     from tsm_edge.training.teach import record
 
     names = [label.strip() for label in labels.split(",") if label.strip()]
-    if len(names) < 2 or any("/" in label or label.startswith(".") for label in names):
-        raise click.UsageError("expected at least two classes, without slashes: --labels wave,still", ctx)
+    if len(set(names)) < max(len(names), 2) or any("/" in label or label.startswith(".") for label in names):
+        raise click.UsageError("expected at least two classes, each once, without slashes: --labels wave,still", ctx)
 
     def ask(label: str, number: int) -> None:
         click.prompt(

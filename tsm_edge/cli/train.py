@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model
-from tsm_edge.cli.output import Show, json_option, note, print_json, print_table, status
+from tsm_edge.cli.output import Show, json_option, note, print_json, print_table, status, warn
 from tsm_edge.errors import CardError
 from tsm_edge.extras import require
 
 if TYPE_CHECKING:
     from tsm_edge.cards import ModelCard
+    from tsm_edge.progress import Progress
     from tsm_edge.training.data import Data
     from tsm_edge.training.output import TrainResult
     from tsm_edge.training.recipe import Recipe
@@ -72,14 +73,15 @@ def command(
     recipe = dataclasses.replace(
         recipe,
         epochs=epochs or recipe.epochs,
-        rate=rate or recipe.rate,
+        rate=recipe.rate if rate is None else rate,
         batch=batch or recipe.batch,
         workers=workers,
         seed=seed,
     )
     place = TrainingPlace.named(device, loaders)
-    request = TrainRequest(card, _data(data, card, per_epoch, seed), output, recipe, start, freeze, place=place)
     with status("starting") as show:
+        clips = _data(data, card, per_epoch, seed, Steady(show))
+        request = TrainRequest(card, clips, output, recipe, start, freeze, place=place)
         result = train(request, Steady(show), note)
     if as_json:
         print_json(result)
@@ -124,7 +126,7 @@ def _recipe(generated: bool) -> Recipe:
     return FROM_SCRATCH if generated else Recipe()
 
 
-def _data(name: str, card: ModelCard, per_epoch: int, seed: int) -> Data:
+def _data(name: str, card: ModelCard, per_epoch: int, seed: int, progress: Progress) -> Data:
     size = card.network.frame_size
     if name == "motion":
         from tsm_edge.training.generated import MotionData
@@ -134,7 +136,13 @@ def _data(name: str, card: ModelCard, per_epoch: int, seed: int) -> Data:
         return MotionData(card.network.frames, size, per_epoch, seed)
     from tsm_edge.training.videos import VideoData
 
-    return VideoData.of(Path(name), card, seed)
+    found = VideoData.of(Path(name), card, seed, progress=progress)
+    if found.mixed:
+        warn(
+            "clips of one video are learned from and tested on: accuracy will look better than it is; "
+            "three videos of each class that show no other are enough to tell them apart"
+        )
+    return found
 
 
 def _print(result: TrainResult) -> None:

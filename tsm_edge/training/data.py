@@ -42,7 +42,10 @@ class HeldOutClips(Protocol):
 
 
 class Data(Protocol):
-    """Clips of all three splits, with the names of their classes."""
+    """Clips of all three splits, with the names of their classes.
+
+    Its ``repr`` tells it from other clips: a training goes on with the same ones only.
+    """
 
     @property
     def labels(self) -> tuple[str, ...]:

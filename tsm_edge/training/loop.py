@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,6 +140,7 @@ class Loop:
         state: Path | None,
         tell: Progress,
         measure: int = 8,
+        training: str = "",
     ) -> tuple[Point, ...]:
         """Train to the end of the recipe, from where ``state`` left off.
 
@@ -151,6 +153,8 @@ class Loop:
             Told of the loss, the accuracy and the time left.
         measure : int
             How often accuracy is measured on the way.
+        training : str
+            What beside the recipe tells this training from others: ``state`` must be of the same.
 
         Returns
         -------
@@ -165,7 +169,7 @@ class Loop:
         """
         recipe, now = self._recipe, self.progress
         if state is not None and state.exists():
-            self._restore(state)
+            self._restore(state, training)
         per_epoch = clips.per_epoch // recipe.batch
         if not per_epoch:
             raise TsmEdgeError(
@@ -191,7 +195,7 @@ class Loop:
                     self._measure(pool, validation)
                 tell(self._text(left_s), now.step / steps)
                 if state is not None and (time.monotonic() - saved_s > _SAVE_EVERY_S):
-                    self._save(state)
+                    self._save(state, training)
                     saved_s = time.monotonic()
         self._average_statistics()
         for replica in self._replicas:
@@ -320,9 +324,10 @@ class Loop:
                 for each in (first, *others):
                     each[name].copy_(mean)
 
-    def _save(self, path: Path) -> None:
+    def _save(self, path: Path, training: str) -> None:
         stored: dict[str, Any] = {
             "recipe": repr(self._recipe),
+            "training": training,
             "progress": {**vars(self.progress), "points": [vars(point) for point in self.progress.points]},
             "optimizer": self._optimizer.state_dict(),
             "replicas": [replica.state_dict() for replica in self._replicas],
@@ -331,13 +336,18 @@ class Loop:
         torch.save(stored, data)
         write_atomic(path, data.getvalue())
 
-    def _restore(self, path: Path) -> None:
+    def _restore(self, path: Path, training: str) -> None:
         try:
             stored = torch.load(path, weights_only=True, map_location=self._place.device)
-            if stored["recipe"] != repr(self._recipe):
-                raise CheckpointError(
-                    f"{path}: is of a training with another recipe", "repeat its options, or choose another -o DIR"
-                )
+            for name, ours, what in (
+                ("recipe", repr(self._recipe), "with another recipe"),
+                ("training", training, "of other clips, or of another network or start"),
+            ):
+                if stored[name] != ours:
+                    raise CheckpointError(
+                        f"{path}: is of a training {what}",
+                        f"repeat its options, choose another -o DIR, or begin again: rm {shlex.quote(str(path))}",
+                    )
             for replica, tensors in zip(self._replicas, stored["replicas"], strict=True):
                 replica.load_state_dict(tensors)
             self._optimizer.load_state_dict(stored["optimizer"])
@@ -345,7 +355,7 @@ class Loop:
             self.progress.__dict__.update(**stored["progress"], points=points)
         except (OSError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{path}: cannot go on from it ({type(error).__name__})", f"begin again: rm {path}"
+                f"{path}: cannot go on from it ({type(error).__name__})", f"begin again: rm {shlex.quote(str(path))}"
             ) from None
 
 

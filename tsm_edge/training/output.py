@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from tsm_edge import __version__
 from tsm_edge.cards import ModelCard, NetworkSpec, Preprocess
-from tsm_edge.files.atomic import write_atomic
+from tsm_edge.errors import TsmEdgeError
+from tsm_edge.files.atomic import check_writable, write_atomic
+from tsm_edge.files.paths import refuse_replacing
 from tsm_edge.networks import TemporalNetwork
 from tsm_edge.training.data import Frames, HeldOutClips, Labels
 from tsm_edge.training.loop import Point
@@ -28,6 +30,7 @@ WEIGHTS = "weights.safetensors"
 REPORT = "report.html"
 FIGURES = "training.json"
 _WORST = 12
+_ELSEWHERE = "-o DIR"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,28 @@ class TrainResult:
 def card_name(folder: Path) -> str:
     """A card's name from a folder's: small letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "trained"
+
+
+def check_output(folder: Path, card: ModelCard, inputs: Sequence[Path]) -> None:
+    """Refuse a folder before the work that goes there is done.
+
+    Raises
+    ------
+    TsmEdgeError
+        It cannot be written, a file there is read as well, or has a name of ours but is of somebody else.
+    """
+    names = (WEIGHTS, LABELS, REPORT, f"{card.name}.toml")
+    for name in names:
+        refuse_replacing(folder / name, inputs, _ELSEWHERE)
+    try:
+        check_writable(folder / STATE)
+    except OSError as error:
+        raise TsmEdgeError(f"{folder}: cannot be written ({error.strerror})", f"choose another: {_ELSEWHERE}") from None
+    others = [name for name in names if (folder / name).exists()]
+    if others and not any((folder / name).exists() for name in (STATE, FIGURES)):
+        raise TsmEdgeError(
+            f"{folder}: {others[0]} in it is of no training, and would be replaced", f"choose another: {_ELSEWHERE}"
+        )
 
 
 def write_model(

@@ -13,13 +13,14 @@ from tsm_edge.cards import ModelCard, load_model, load_target
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import CheckFailed, TsmEdgeError
 from tsm_edge.files.atomic import make_folders
+from tsm_edge.networks import build_network
 from tsm_edge.progress import Progress, silent
 from tsm_edge.session.open import open_session
 from tsm_edge.training.evaluate import run_clips
 from tsm_edge.training.measures import Measures, measure
 from tsm_edge.training.output import TrainResult
 from tsm_edge.training.recipe import TEACH
-from tsm_edge.training.train import TrainRequest, train
+from tsm_edge.training.train import TrainRequest, freeze, train
 from tsm_edge.training.videos import FPS, Held, VideoData
 from tsm_edge.verify.compare import VerifyResult, verify_artifact
 from tsm_edge.video.source import VideoSource, open_source
@@ -94,8 +95,8 @@ def teach(
     TsmEdgeError
         The clips cannot be used, or as from the stages.
     """
-    card = _card(request)
-    data = VideoData.of(request.clips, card, request.seed, request.fps)
+    card = check(request)
+    data = VideoData.of(request.clips, card, request.seed, request.fps, progress=progress)
     learned, watched, held_out = data.splits
     # Nothing is chosen by watching, so that those clips are learned from, too.
     data = dataclasses.replace(data, splits=(learned + watched, held_out, held_out))
@@ -122,11 +123,19 @@ def teach(
     return TeachResult(trained, folder, artifact.manifest, verified, measure(logits, truth, data.labels))
 
 
-def _card(request: TeachRequest) -> ModelCard:
+def check(request: TeachRequest) -> ModelCard:
+    """The card that is taught: what can be refused before there are clips.
+
+    Raises
+    ------
+    TsmEdgeError
+        The name is impossible, the model has no online weights, or has not so many parts to keep.
+    """
     card = load_model(request.model)
     if not card.weights_file or card.network.temporal_mode != "online":
         raise TsmEdgeError(f"model {card.name} has no online weights to begin from", "teach the shipped one: motion")
     network = dataclasses.replace(card.network, frames=_FRAMES)
+    freeze(build_network(network), request.freeze)
     return dataclasses.replace(
         card, name=request.name, description=f"{request.name}: taught with one's own clips", network=network
     )

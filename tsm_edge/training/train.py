@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,17 @@ from tsm_edge.progress import Progress, silent
 from tsm_edge.training.data import Data
 from tsm_edge.training.loop import Loop
 from tsm_edge.training.measures import measure
-from tsm_edge.training.output import LABELS, STATE, WEIGHTS, Trained, TrainResult, card_name, worst_clips, write_model
+from tsm_edge.training.output import (
+    LABELS,
+    STATE,
+    WEIGHTS,
+    Trained,
+    TrainResult,
+    card_name,
+    check_output,
+    worst_clips,
+    write_model,
+)
 from tsm_edge.training.place import HERE, TrainingPlace
 from tsm_edge.training.recipe import Recipe
 from tsm_edge.training.weights import begin_from
@@ -86,6 +97,7 @@ def train(
         The loss is no number any more, or the request is impossible.
     """
     card = described(request)
+    check_output(request.output, card, [Path(request.start), Path(request.card.weights_file or request.start)])
     network = build_network(card.network, request.recipe.seed)
     for line in begin_from(network, card.network, request.start, request.recipe.seed):
         note(line)
@@ -97,7 +109,11 @@ def train(
     loop = Loop(network.backbone, shift, card.preprocess, request.recipe, online, frozen, late, request.place)
     state = request.output / STATE
     points = loop.train(
-        request.data.train(), request.data.validation(), state, lambda text, done: progress(text, 0.97 * done)
+        request.data.train(),
+        request.data.validation(),
+        state,
+        lambda text, done: progress(text, 0.97 * done),
+        training=_identity(request),
     )
     progress("measuring on the test clips", 0.97)
     test = request.data.test()
@@ -109,6 +125,13 @@ def train(
     result = write_model(request.output, network, trained, worst_clips(test, logits.numpy(), truth, online))
     state.unlink(missing_ok=True)
     return result
+
+
+def _identity(request: TrainRequest) -> str:
+    """What must be the same for a training to go on, beside the recipe."""
+    card = request.card
+    told = repr((card.network, card.preprocess, request.data, request.start, request.freeze))
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def described(request: TrainRequest) -> ModelCard:

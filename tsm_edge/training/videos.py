@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from tsm_edge.cards import ModelCard, Preprocess, height_width
 from tsm_edge.errors import TsmEdgeError, VideoError
 from tsm_edge.files.atomic import read_text
+from tsm_edge.progress import Progress, silent
 from tsm_edge.training.data import SEEN_AFTER, UNSEEN, Frames, HeldOutClips, Labels, TrainingClips
 from tsm_edge.video.source import open_source
 
@@ -32,6 +33,8 @@ _SHIFTED = 1 / 8
 # It is played at up to this many times its speed, or as much slower.
 _FASTER = 1.25
 _KEPT_BYTES = 1 << 30
+# The share of a training that looking at all videos first usually takes.
+_LOOKED_AT = 0.03
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,13 @@ def read_clip(clip: Clip, preprocess: Preprocess, fps: float, margin: float = 0.
             rows, columns = max(round(rows * (1 + margin)), height), max(round(columns * (1 + margin)), width)
             image = cv2.resize(frame.image, (columns, rows), interpolation=cv2.INTER_LINEAR)
             top, left = round((rows - height) / 2), round((columns - width) / 2)
-            frames.append(image[top : top + height, left : left + width])
+            frames.append(image[top : top + height, left : left + width].copy())
+            if len(frames) * frames[0].nbytes > _KEPT_BYTES:
+                raise VideoError(
+                    f"{clip.path}: more than {frame.time_s - (clip.start_s or 0):.0f} s of it do not fit into memory, "
+                    "expected a short clip",
+                    f"cut it, or name its parts in a CSV file with {','.join(_COLUMNS)}",
+                )
     if not frames:
         raise VideoError(f"{clip.path}: no frames from {clip.start_s or 0:g} s on", "correct its start and end")
     return np.stack(frames)
@@ -191,6 +200,10 @@ class VideoData:
     fps : float
     seed : int
     origin : str
+    repeats : int
+        How often an epoch has each clip.
+    mixed : bool
+        Clips of one video are in several splits: there are too few videos. Accuracy looks better than it is.
     """
 
     labels: tuple[str, ...]
@@ -201,21 +214,31 @@ class VideoData:
     seed: int
     origin: str
     repeats: int = 1
+    mixed: bool = False
 
     @classmethod
-    def of(cls, place: Path, card: ModelCard, seed: int, fps: float = FPS, repeats: int = 1) -> VideoData:
-        """Find a folder's or table's clips and split them: of each class a fifth to validate, a fifth to test."""
+    def of(
+        cls, place: Path, card: ModelCard, seed: int, fps: float = FPS, repeats: int = 1, progress: Progress = silent
+    ) -> VideoData:
+        """Find a folder's or table's clips and split them: of each class a fifth to validate, a fifth to test.
+
+        Clips of one video are of one split, where each class has videos enough.
+
+        Raises
+        ------
+        TsmEdgeError
+            As from :func:`find_clips`.
+        VideoError
+            One of them cannot be decoded, or has no frame in its time.
+        """
         clips = find_clips(place)
         labels = tuple(sorted({clip.label for clip in clips}))
-        parts: tuple[list[Clip], list[Clip], list[Clip]] = ([], [], [])
-        for number, label in enumerate(labels):
-            mine = [clip for clip in clips if clip.label == label]
-            order = np.random.default_rng([seed, number]).permutation(len(mine))
-            held = max(len(mine) // 5, 1)
-            for place_in, index in enumerate(order):
-                parts[2 if place_in < held else 1 if place_in < 2 * held else 0].append(mine[index])
-        splits = (tuple(parts[0]), tuple(parts[1]), tuple(parts[2]))
-        return cls(labels, splits, card.preprocess, card.network.frames, fps, seed, str(place.name), repeats)
+        _check(clips, card.preprocess, fps, progress)
+        of_video = _split(clips, labels, [os.path.realpath(clip.path) for clip in clips], seed)
+        mixed = not all({clip.label for clip in part} == {*labels} for part in of_video)
+        splits = _split(clips, labels, range(len(clips)), seed) if mixed else of_video
+        origin = place.name + (" (clips of one video are learned from and tested on)" if mixed else "")
+        return cls(labels, splits, card.preprocess, card.network.frames, fps, seed, origin, repeats, mixed)
 
     def train(self) -> TrainingClips:
         """Pieces that begin anywhere, a little faster or slower, of parts of the frame, in another order each epoch."""
@@ -234,10 +257,68 @@ class VideoData:
         return self.labels.index(clip.label)
 
 
+def _check(clips: Sequence[Clip], preprocess: Preprocess, fps: float, progress: Progress) -> None:
+    """Find what cannot be decoded before hours of training, not behind them."""
+    latest: dict[Path, float] = {}
+    for clip in clips:
+        latest[clip.path] = max(latest.get(clip.path, 0.0), clip.start_s or 0.0)
+    for number, (path, start_s) in enumerate(latest.items(), 1):
+        with open_source(path) as source:
+            length_s = (source.info.frame_count or 0) / source.info.fps if source.info.fps else 0.0
+        if start_s > 0 and start_s >= length_s - 1:  # what a file says of its length is a hint
+            read_clip(Clip(path, "", start_s), preprocess, fps)
+        progress(f"looking at video {number} of {len(latest)}", _LOOKED_AT * number / len(latest))
+
+
+def _split(
+    clips: Sequence[Clip], labels: Sequence[str], videos: Sequence[Hashable], seed: int
+) -> tuple[tuple[Clip, ...], tuple[Clip, ...], tuple[Clip, ...]]:
+    """Clips to train, to validate and to test; those of the same video are together."""
+    of_label = {
+        label: list(dict.fromkeys(video for clip, video in zip(clips, videos, strict=True) if clip.label == label))
+        for label in labels
+    }
+    split_of: dict[Hashable, int] = {}
+    # Where videos show several classes, the class of the fewest videos chooses first.
+    for label in sorted(labels, key=lambda label: len(of_label[label])):
+        mine = of_label[label]
+        free = [video for video in mine if video not in split_of]
+        held = max(len(mine) // 5, 1)
+        wanted = [max(held - sum(split_of.get(video) == split for video in mine), 0) for split in (2, 1)]
+        order = np.random.default_rng([seed, labels.index(label)]).permutation(len(free))
+        for place, index in enumerate(order):
+            split_of[free[index]] = 2 if place < wanted[0] else 1 if place < sum(wanted) else 0
+    of_video: dict[Hashable, list[Clip]] = {}
+    for clip, video in zip(clips, videos, strict=True):
+        of_video.setdefault(video, []).append(clip)
+    parts: tuple[list[Clip], list[Clip], list[Clip]] = ([], [], [])
+    for video, split in split_of.items():
+        parts[split].extend(of_video[video])
+    return tuple(parts[0]), tuple(parts[1]), tuple(parts[2])
+
+
+class _Kept:
+    """Decoded clips, as many as fit into a GiB; threads may ask at the same time."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._frames: dict[int, Frames] = {}
+
+    def get(self, index: int, read: Callable[[], Frames]) -> Frames:
+        """The frames of a clip, read if they are not kept."""
+        frames = self._frames.get(index)
+        if frames is None:
+            frames = read()
+            if self.bytes + frames.nbytes <= _KEPT_BYTES:
+                self.bytes += frames.nbytes
+                self._frames[index] = frames
+        return frames
+
+
 class _Pieces:
     def __init__(self, data: VideoData) -> None:
         self._data, self._clips = data, data.splits[0]
-        self._kept: dict[int, Frames] = {}
+        self._kept = _Kept()
         self.per_epoch = len(self._clips) * data.repeats
 
     def training_batch(self, epoch: int, places: Sequence[int]) -> tuple[Frames, Labels]:
@@ -267,12 +348,8 @@ class _Pieces:
         return piece
 
     def _whole(self, index: int) -> Frames:
-        if index not in self._kept:
-            frames = read_clip(self._clips[index], self._data.preprocess, self._data.fps, _SHIFTED)
-            if sum(kept.nbytes for kept in self._kept.values()) + frames.nbytes > _KEPT_BYTES:
-                return frames
-            self._kept[index] = frames
-        return self._kept[index]
+        data = self._data
+        return self._kept.get(index, lambda: read_clip(self._clips[index], data.preprocess, data.fps, _SHIFTED))
 
 
 @dataclass(frozen=True)
@@ -281,7 +358,7 @@ class Held:
 
     data: VideoData
     clips: tuple[Clip, ...]
-    _kept: dict[int, Frames] = field(default_factory=dict, repr=False, compare=False)
+    _kept: _Kept = field(default_factory=_Kept, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -295,11 +372,13 @@ class Held:
         return np.stack(pieces), labels
 
     def _middle(self, index: int) -> Frames:
-        if index not in self._kept:
-            whole = read_clip(self.clips[index], self.data.preprocess, self.data.fps)
-            first = max(len(whole) - self.data.frames, 0) // 2
-            self._kept[index] = _lengthened(whole[first : first + self.data.frames], self.data.frames)
-        return self._kept[index]
+        return self._kept.get(index, lambda: self._read_middle(self.clips[index]))
+
+    def _read_middle(self, clip: Clip) -> Frames:
+        whole = read_clip(clip, self.data.preprocess, self.data.fps)
+        first = max(len(whole) - self.data.frames, 0) // 2
+        # A copy, so that the rest of a long clip is not kept with it.
+        return _lengthened(whole[first : first + self.data.frames], self.data.frames).copy()
 
 
 def _lengthened(frames: Frames, count: int) -> Frames:
