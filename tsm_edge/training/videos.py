@@ -378,7 +378,8 @@ class Held:
         whole = read_clip(clip, self.data.preprocess, self.data.fps)
         first = max(len(whole) - self.data.frames, 0) // 2
         # A copy, so that the rest of a long clip is not kept with it.
-        return _lengthened(whole[first : first + self.data.frames], self.data.frames).copy()
+        middle: Frames = _lengthened(whole[first : first + self.data.frames], self.data.frames).copy()
+        return middle
 
 
 def _lengthened(frames: Frames, count: int) -> Frames:
