@@ -28,8 +28,8 @@ import numpy as np
 from race_command import run_in_folder, say
 
 from tsm_edge.cards import load_target
-from tsm_edge.compile.records import read_records
-from tsm_edge.tune.record_sets import pruned, write_records
+from tsm_edge.compile.records import RecordFile, read_records
+from tsm_edge.tune.record_sets import merged, pruned, write_records
 
 MODELS = ("mobilenetv2-jester", "resnet50-kinetics", "motion")
 TARGETS = ("x86-64-v4", "x86-64-v3", "x86-64-v4-vnni", "x86-64-v3-vnni")
@@ -119,18 +119,26 @@ def told(run: Run, result: dict[str, Any]) -> str:
     return f"{run.name}: {ratio}, {verdict} ({tried})"
 
 
-def ship(targets: Sequence[str], work: Path) -> None:
-    """What compile can use goes beside the cards; what was only tried stays in ``work``."""
+def ship(targets: Sequence[str], models: Sequence[str], work: Path) -> None:
+    """What compile can use goes beside the cards, instead of what those models had; trials stay in ``work``."""
     for target in targets:
         if not (work / f"{target}.jsonl").exists():
             continue
-        kept = pruned(read_records(work / f"{target}.jsonl"))
+        kept = pruned(merged([_of_others(SHIPPED / f"{target}.jsonl", models), read_records(work / f"{target}.jsonl")]))
         if kept.records:
             SHIPPED.mkdir(exist_ok=True)
             write_records(SHIPPED / f"{target}.jsonl", kept)
             print(f"{SHIPPED / target}.jsonl: {len(kept.records)} records")
         else:
             print(f"{target}: no records to ship")
+
+
+def _of_others(shipped: Path, models: Sequence[str]) -> RecordFile:
+    """The records that were shipped for other models."""
+    if not shipped.exists():
+        return RecordFile((), (), ())
+    records = read_records(shipped).records
+    return RecordFile(tuple(record for record in records if record.about.get("model") not in models), (), ())
 
 
 def _seconds(text: str) -> float:
@@ -169,7 +177,7 @@ def _run(options: argparse.Namespace, work: Path) -> None:
                 continue
             result.write_text(json.dumps(made, indent=1), "utf-8")
         print(told(run, json.loads(result.read_text("utf-8"))), flush=True)
-    ship(options.targets, work)
+    ship(options.targets, options.models, work)
     if failed:
         raise ValueError(f"{failed} runs failed: see above, then start it again")
 

@@ -94,8 +94,8 @@ def render(tuned: Tuned, records: Sequence[Record], title: str) -> str:
 def _verdict(tuned: Tuned) -> str:
     if tuned.is_faster and tuned.whole is not None:
         return f"The tuned step takes {tuned.whole.value:.3f} of the rules' time, beyond doubt: recorded."
-    threads = "" if tuned.threads is None else " The threads' is."
-    return f"The tuned step is not faster than the rules' beyond doubt: no kernel's record is used by compile.{threads}"
+    used = "no record of this run" if tuned.threads is None else "of this run only the threads' record"
+    return f"The tuned step is not faster than the rules' beyond doubt: {used} is used by compile."
 
 
 def _figures(tuned: Tuned) -> list[tuple[str, str]]:
