@@ -84,7 +84,8 @@ class Trial:
         folder = work / f"{self.name}-seed{self.seed}"
         done = folder / "training.json"
         if not done.exists():
-            card = dataclasses.replace(load_model("motion"), network=self.spec, weights_file="")
+            card = load_model("motion").with_frame_size(self.clips.data.size)
+            card = dataclasses.replace(card, network=self.spec, weights_file="")
             begin = self._start(folder / "start.safetensors")
             request = TrainRequest(card, self.clips, folder, self.recipe, str(begin), NOT_SHIFTED, place=self.place)
             train(request, _tell(folder.name))

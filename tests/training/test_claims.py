@@ -78,7 +78,20 @@ def test_opposites_are_counted_among_themselves() -> None:
 
 def test_networks_are_trained_and_reported(tmp_path: Path) -> None:
     """Every channel shifted is a network like any other, though training has no detectors to begin it with."""
-    small = ("--seeds", "1", "--epochs", "1", "--per-epoch", "16", "--width", "0.1", "--test-clips", "12")
+    small = (
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--per-epoch",
+        "16",
+        "--width",
+        "0.1",
+        "--size",
+        "32",
+        "--test-clips",
+        "12",
+    )
     names = ("tsn", "online-residual-1_4", "online-in-place-1")
     command = (sys.executable, str(BENCHMARKS / "paper_claims.py"), "--work", str(tmp_path), *small, "--only", *names)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

@@ -97,6 +97,21 @@ def test_pieces_have_the_networks_size_and_labels(small: Path) -> None:
     assert (held.batch([0])[0] == Held(data, data.splits[2]).batch([0])[0]).all()
 
 
+def test_a_network_that_is_not_online_gets_a_frame_of_each_segment(tmp_path: Path) -> None:
+    for label in "ab":
+        for number in range(3):
+            shades = (np.full((48, 64, 3), 5 * index, np.uint8) for index in range(48))
+            write(tmp_path / label / f"{number}.mp4", shades)
+    network = dataclasses.replace(CARD.network, temporal_mode="offline", frames=4)
+    data = VideoData.of(tmp_path, dataclasses.replace(CARD, network=network), 0)
+    held = data.test().batch([0])[0][0].mean((1, 2, 3))
+    assert held == pytest.approx([30, 90, 150, 210], abs=8), "the middles of four times twelve frames"
+    for piece in data.train().training_batch(0, range(2))[0]:
+        shade = piece.mean((1, 2, 3))
+        assert (np.diff(shade) > 0).all()
+        assert shade[-1] - shade[0] > 80, "four frames that follow each other differ by 20 at most"
+
+
 def test_a_table_gives_parts_of_videos(tmp_path: Path) -> None:
     shades = [np.full((48, 64, 3), 20 * index, np.uint8) for index in range(12)]
     write(tmp_path / "film.mp4", shades)

@@ -186,6 +186,15 @@ def test_what_is_frozen_stays(run: tuple[Path, dict[str, torch.Tensor]], tmp_pat
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
+def test_partial_bn_keeps_all_statistics_but_the_first(
+    run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    weights = run[0] / "weights.safetensors"
+    found = trained(tmp_path / "partial", start=str(weights), recipe=dataclasses.replace(RECIPE, partial_bn=True))
+    moved = {name for name in found if "running" in name and not torch.equal(found[name], run[1][name])}
+    assert moved == {"features.0.1.running_mean", "features.0.1.running_var"}
+
+
 def test_a_checkpoint_of_other_classes_gives_its_features(run: tuple[Path, dict[str, torch.Tensor]]) -> None:
     from tsm_edge.training.weights import begin_from
 

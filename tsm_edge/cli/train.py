@@ -35,6 +35,7 @@ _MODES = click.Choice(["online", "offline", "none"])
 @click.option("--batch", metavar="N", type=click.IntRange(1), help="Clips of a step.")
 @click.option("--per-epoch", metavar="N", type=click.IntRange(1), default=1920, help="Generated clips of an epoch.")
 @click.option("--freeze", metavar="N", default=0, show_default=True, help="First parts kept; -1: all but the last.")
+@click.option("--partial-bn", is_flag=True, help="Keep the statistics of all BatchNorms but the first.")
 @click.option("--temporal", type=_MODES, help="Shift; the card's by default.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 64), default=2, show_default=True, help="Threads.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What computes.")
@@ -51,6 +52,7 @@ def command(
     batch: int | None,
     per_epoch: int,
     freeze: int,
+    partial_bn: bool,
     temporal: TemporalMode | None,
     workers: int,
     device: str,
@@ -75,6 +77,7 @@ def command(
         epochs=epochs or recipe.epochs,
         rate=recipe.rate if rate is None else rate,
         batch=batch or recipe.batch,
+        partial_bn=partial_bn,
         workers=workers,
         seed=seed,
     )

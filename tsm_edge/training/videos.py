@@ -9,15 +9,17 @@ import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from tsm_edge.cards import ModelCard, Preprocess, height_width
 from tsm_edge.errors import TsmEdgeError, VideoError
 from tsm_edge.files.atomic import read_text
 from tsm_edge.progress import Progress, silent
 from tsm_edge.training.data import SEEN_AFTER, UNSEEN, Frames, HeldOutClips, Labels, TrainingClips
+from tsm_edge.video.sampling import section_plan
 from tsm_edge.video.source import open_source
 
 # Frames of a second that a network is shown, where nothing else is asked for.
@@ -204,6 +206,9 @@ class VideoData:
         How often an epoch has each clip.
     mixed : bool
         Clips of one video are in several splits: there are too few videos. Accuracy looks better than it is.
+    sampling : {"pieces", "segments"}
+        ``pieces``: consecutive frames, as an online network sees them. ``segments``: one frame of each of ``frames``
+        equal parts of a clip, anywhere in them to learn from and in their middle to be measured on (TSN's, upstream's).
     """
 
     labels: tuple[str, ...]
@@ -215,6 +220,7 @@ class VideoData:
     origin: str
     repeats: int = 1
     mixed: bool = False
+    sampling: Literal["pieces", "segments"] = "pieces"
 
     @classmethod
     def of(
@@ -222,7 +228,8 @@ class VideoData:
     ) -> VideoData:
         """Find a folder's or table's clips and split them: of each class a fifth to validate, a fifth to test.
 
-        Clips of one video are of one split, where each class has videos enough.
+        Clips of one video are of one split, where each class has videos enough. A network that is not online gets
+        segments, as ``tsm-edge label`` gives it.
 
         Raises
         ------
@@ -238,7 +245,9 @@ class VideoData:
         mixed = not all({clip.label for clip in part} == {*labels} for part in of_video)
         splits = _split(clips, labels, range(len(clips)), seed) if mixed else of_video
         origin = place.name + (" (clips of one video are learned from and tested on)" if mixed else "")
-        return cls(labels, splits, card.preprocess, card.network.frames, fps, seed, origin, repeats, mixed)
+        network = card.network
+        sampling: Literal["pieces", "segments"] = "pieces" if network.temporal_mode == "online" else "segments"
+        return cls(labels, splits, card.preprocess, network.frames, fps, seed, origin, repeats, mixed, sampling)
 
     def train(self) -> TrainingClips:
         """Pieces that begin anywhere, a little faster or slower, of parts of the frame, in another order each epoch."""
@@ -333,10 +342,11 @@ class _Pieces:
     def _piece(self, index: int, seed: list[int]) -> Frames:
         data, random = self._data, np.random.default_rng(seed)
         whole = self._whole(index)
-        speed = float(_FASTER ** random.uniform(-1, 1))
-        spanned = min(math.ceil(data.frames * speed), len(whole))
-        first = int(random.integers(len(whole) - spanned + 1))
-        shown = first + (np.arange(data.frames) * speed).astype(int)
+        shown = (
+            _piece(len(whole), data.frames, random)
+            if data.sampling == "pieces"
+            else _segments(len(whole), data.frames, random)
+        )
         height, width = height_width(data.preprocess.crop)
         top = int(random.integers(whole.shape[1] - height + 1))
         left = int(random.integers(whole.shape[2] - width + 1))
@@ -364,7 +374,7 @@ class Held:
         return len(self.clips)
 
     def batch(self, indices: Sequence[int]) -> tuple[Frames, Labels]:
-        """As they are, from the middle."""
+        """As they are, from the middle, or of each segment the middle frame."""
         pieces = [self._middle(index) for index in indices]
         truth = np.array([self.data.class_of(self.clips[index]) for index in indices], np.int64)
         labels = np.repeat(truth[:, None], self.data.frames, 1)
@@ -376,10 +386,25 @@ class Held:
 
     def _read_middle(self, clip: Clip) -> Frames:
         whole = read_clip(clip, self.data.preprocess, self.data.fps)
+        if self.data.sampling == "segments":
+            segments: Frames = whole[list(section_plan(0, len(whole), self.data.frames))]
+            return segments
         first = max(len(whole) - self.data.frames, 0) // 2
         # A copy, so that the rest of a long clip is not kept with it.
         middle: Frames = _lengthened(whole[first : first + self.data.frames], self.data.frames).copy()
         return middle
+
+
+def _piece(count: int, frames: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Frames that follow each other from anywhere on, a little faster or slower; the last ones may not be there."""
+    speed = float(_FASTER ** random.uniform(-1, 1))
+    first = int(random.integers(count - min(math.ceil(frames * speed), count) + 1))
+    return first + (np.arange(frames) * speed).astype(np.int64)
+
+
+def _segments(count: int, frames: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A frame of each segment, anywhere in it."""
+    return ((np.arange(frames) + random.random(frames)) * (count / frames)).astype(np.int64)
 
 
 def _lengthened(frames: Frames, count: int) -> Frames:
