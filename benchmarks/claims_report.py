@@ -71,7 +71,7 @@ def _interval(results: Results, name: str, figure: Figure = _share) -> Interval:
 
 @dataclass(frozen=True)
 class Claim:
-    """That the networks ``better`` are right more often than ``worse``, by more than ``margin`` percentage points."""
+    """That the networks ``better`` are right more often than ``worse``, on the mean by more than ``margin`` points."""
 
     text: str
     better: tuple[str, ...]
@@ -82,9 +82,7 @@ class Claim:
         """In a line; None if a network is missing."""
         if not all(name in results for name in (*self.better, *self.worse)):
             return None
-        more, less = (
-            [share for name in names for share in _values(results, name, _share)] for names in (self.better, self.worse)
-        )
+        more, less = ([_values(results, name, _share) for name in names] for names in (self.better, self.worse))
         found = Interval.of_difference(more, less, _spread(results, _share))
         says = {True: "holds", False: "does not hold", None: "not told by these seeds"}[found.above(self.margin)]
         return f"{self.text}: {says}, {found.mean:+.1f}{found.doubt} points"
@@ -222,7 +220,8 @@ def page(results: Results, trained: str) -> str:
 <body style="font-family: sans-serif; max-width: 50rem; margin: 2rem auto">
 <h1>The paper's claims in small</h1>
 <p>Test accuracy (%) on generated clips, and accuracy among opposite motions (%; chance is 50). {escape(trained)}
-Each ± is half a 95 % interval over seeds, with one spread for all networks that see motion.</p>
+Each ± is half a 95 % interval over seeds, with one spread for all networks that see motion. Of that many verdicts one
+may be wrong.</p>
 <pre>{escape(tables(results))}</pre>
 <ul>{"".join(f"<li>{escape(line)}</li>" for line in verdicts(results))}</ul>{"".join(figures(results).values())}
 </body></html>

@@ -51,10 +51,14 @@ class Interval:
         return cls(100 * statistics.mean(shares), _half(spread, 1 / len(shares)))
 
     @classmethod
-    def of_difference(cls, more: Sequence[float], less: Sequence[float], spread: Spread) -> Interval:
-        """Of the mean of ``more`` less that of ``less``."""
-        mean = 100 * (statistics.mean(more) - statistics.mean(less))
-        return cls(mean, _half(spread, 1 / len(more) + 1 / len(less)))
+    def of_difference(
+        cls, more: Sequence[Sequence[float]], less: Sequence[Sequence[float]], spread: Spread
+    ) -> Interval:
+        """Of the mean of some networks' means less that of others; each has its shares, one a seed."""
+        sides = [[(statistics.mean(shares), 1 / len(shares)) for shares in side] for side in (more, less)]
+        means = [statistics.mean(mean for mean, _ in side) for side in sides]
+        variances = sum(variance / len(side) ** 2 for side in sides for _, variance in side)
+        return cls(100 * (means[0] - means[1]), _half(spread, variances))
 
     def above(self, least: float) -> bool | None:
         """Whether it is, beyond doubt, above ``least`` (or beyond doubt not); None where the seeds do not tell."""

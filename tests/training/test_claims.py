@@ -60,8 +60,9 @@ def test_the_spread_is_pooled_and_the_interval_students() -> None:
     assert (spread.deviation, spread.degrees) == (pytest.approx(2e-4**0.5), 3)
     found = Interval.of([0.01, 0.02, 0.03], spread)
     assert (found.mean, found.half) == (pytest.approx(2.0), pytest.approx(318.24 * 2e-4**0.5 / 3**0.5, rel=1e-3))
-    difference = Interval.of_difference([0.5], [0.4, 0.4], spread)
-    assert difference.half == pytest.approx(318.24 * 2e-4**0.5 * 1.5**0.5, rel=1e-3)
+    difference = Interval.of_difference([[0.5]], [[0.2, 0.2], [0.6]], spread)
+    assert difference.mean == pytest.approx(10.0), "networks count alike, however many seeds they have"
+    assert difference.half == pytest.approx(318.24 * (2e-4 * (1 + (0.5 + 1) / 4)) ** 0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize(("degrees", "expected"), [(1, 12.706), (2, 4.303), (10, 2.228), (22, 2.074), (120, 1.980)])
