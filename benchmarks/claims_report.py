@@ -189,7 +189,7 @@ def plot(lines: Mapping[str, Sequence[tuple[str, Interval]]], title: str) -> str
     def level(percent: float) -> float:
         return height - edge - (height - 2 * edge) * min(max(percent, 0), 100) / 100
 
-    parts = [f'<text x="{edge}" y="18">{escape(title)}</text>']
+    parts = [f'<rect width="{width}" height="{height}" fill="#fff"/><text x="{edge}" y="18">{escape(title)}</text>']
     for value in (0, 25, 50, 75, 100):
         y = level(value)
         parts.append(f'<line x1="{edge}" x2="{width - edge}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dde1e6"/>')
