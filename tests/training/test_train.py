@@ -186,6 +186,15 @@ def test_what_is_frozen_stays(run: tuple[Path, dict[str, torch.Tensor]], tmp_pat
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
+def test_a_finished_training_is_not_replaced(
+    run: tuple[Path, dict[str, torch.Tensor]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in run[0].iterdir()}
+    assert entry_point(["train", "-o", str(run[0])]) == 2
+    assert "holds a training that is finished" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run[0].iterdir()} == before
+
+
 def test_partial_bn_keeps_all_statistics_but_the_first(
     run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import click
 
 from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model
 from tsm_edge.cli.output import Show, json_option, note, print_json, print_table, status, warn
-from tsm_edge.errors import CardError
+from tsm_edge.errors import CardError, TsmEdgeError
 from tsm_edge.extras import require
 
 if TYPE_CHECKING:
@@ -67,9 +67,14 @@ def command(
     when the same command is given again.
     """
     require("compile", "tsm-edge train")
+    from tsm_edge.training.output import FIGURES, STATE
     from tsm_edge.training.place import TrainingPlace
     from tsm_edge.training.train import TrainRequest, train
 
+    if (output / FIGURES).exists() and not (output / STATE).exists():
+        raise TsmEdgeError(
+            f"{output}: holds a training that is finished", "choose another folder: -o DIR, or remove this one first"
+        )
     card = _with_mode(load_model(model), temporal)
     recipe = _recipe(data == "motion")
     recipe = dataclasses.replace(
@@ -82,6 +87,8 @@ def command(
         seed=seed,
     )
     place = TrainingPlace.named(device, loaders)
+    if data != "motion" and start == "none":
+        note("from random weights: of a few clips --init motion learns more")
     with status("starting") as show:
         clips = _data(data, card, per_epoch, seed, Steady(show))
         request = TrainRequest(card, clips, output, recipe, start, freeze, place=place)
@@ -152,7 +159,7 @@ def _print(result: TrainResult) -> None:
     rows = [
         ("test accuracy", str(result.test.overall)),
         *((f"  {label}", str(each)) for label, each in zip(result.test.labels, result.test.per_class, strict=True)),
-        ("training time", f"{result.seconds / 60:.1f} min"),
+        ("training time", f"{result.seconds:.0f} s" if result.seconds < 120 else f"{result.seconds / 60:.1f} min"),
         ("model card", str(result.card)),
         ("report", str(result.report)),
     ]
