@@ -205,7 +205,7 @@ def test_without_a_gpu_it_ends_in_a_line(
     environment = {**program_environment, "LD_LIBRARY_PATH": str(tmp_path)}
     done = run_program("tune", str(artifact.path), "--budget", "30s", timeout=240, env=environment)
     assert done.returncode == 2
-    assert "no board is left to measure on: " in done.stderr
+    assert "tiny-gpu is tuned on a GPU: no NVIDIA GPU is usable here: " in done.stderr
     assert "libcuda.so.1" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("**/*.jsonl"))
