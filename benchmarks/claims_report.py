@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from html import escape
 from typing import Any
 
+from plot import Line, Panel, line_plots
 from seeds import Interval, Spread
 
 from tsm_edge.training.motions import PAIRS
@@ -15,7 +17,6 @@ SHARES = ("0", "1/8", "1/4", "1/2", "1")
 ONLINE, PLACES = "online-residual-1_4", ("residual", "in-place")
 # These see no motion and are at chance, where accuracy varies less.
 _BLIND = ("tsn", "online-residual-0")
-_COLOURS = ("#3d7fc1", "#dd8a2f", "#2f9a74", "#a98be0")
 
 
 @dataclass(frozen=True)
@@ -158,60 +159,34 @@ def tables(results: Results) -> str:
 
 def figures(results: Results) -> dict[str, str]:
     """Name -> SVG: Figures 2b and 6, as far as their networks are there."""
-    by_share = {
-        place: [
-            (share, _interval(results, name))
-            for share in SHARES
-            # Of nothing, both are the same network.
-            if (name := shifted(place if share != "0" else "residual", share)) in results
-        ]
-        for place in PLACES
+    drawn = {}
+    # Of nothing, residual and in-place are the same network.
+    names = {
+        place: {share: shifted(place if share != "0" else "residual", share) for share in SHARES} for place in PLACES
     }
-    by_time = {
-        name: [(f"{100 * at:.0f} %", found) for at, found in early(results, name)]
+    if all(name in results for of_place in names.values() for name in of_place.values()):
+        lines = [
+            _line(place, [(float(Fraction(share)), _interval(results, name)) for share, name in of_place.items()])
+            for place, of_place in names.items()
+        ]
+        drawn["proportion"] = _plot("proportion of channels shifted", lines)
+    lines = [
+        _line(name, [(100 * at, found) for at, found in early(results, name)])
         for name in (ONLINE, "tsn")
         if name in results
-    }
-    drawn = {}
-    if all(len(points) == len(SHARES) for points in by_share.values()):
-        drawn["proportion"] = plot(by_share, "test accuracy (%) by proportion of shifted channels")
-    if by_time:
-        drawn["early"] = plot(by_time, "test accuracy (%) by share of frames seen")
+    ]
+    if lines:
+        drawn["early"] = _plot("frames seen (%)", lines)
     return drawn
 
 
-def plot(lines: Mapping[str, Sequence[tuple[str, Interval]]], title: str) -> str:
-    """An SVG of accuracies, percent, over named places, with their intervals."""
-    width, height, edge = 640, 300, 46
-    places = [place for place, _ in next(iter(lines.values()))]
-    step = (width - 2 * edge) / max(len(places) - 1, 1)
+def _line(name: str, points: Sequence[tuple[float, Interval]]) -> Line:
+    found = [(x, interval.mean, interval.half or 0.0) for x, interval in points]
+    return Line(name, tuple((x, mean, mean - half, mean + half) for x, mean, half in found))
 
-    def level(percent: float) -> float:
-        return height - edge - (height - 2 * edge) * min(max(percent, 0), 100) / 100
 
-    parts = [f'<rect width="{width}" height="{height}" fill="#fff"/><text x="{edge}" y="18">{escape(title)}</text>']
-    for value in (0, 25, 50, 75, 100):
-        y = level(value)
-        parts.append(f'<line x1="{edge}" x2="{width - edge}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dde1e6"/>')
-        parts.append(f'<text x="{edge - 6}" y="{y + 4:.1f}" text-anchor="end">{value}</text>')
-    for index, place in enumerate(places):
-        parts.append(
-            f'<text x="{edge + index * step:.1f}" y="{height - edge + 18}" text-anchor="middle">{place}</text>'
-        )
-    for number, (name, points) in enumerate(lines.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        where = [(edge + places.index(place) * step + 3 * number, found) for place, found in points]
-        line = " ".join(f"{x:.1f},{level(found.mean):.1f}" for x, found in where)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{level(found.mean - found.half):.1f}" '
-            f'y2="{level(found.mean + found.half):.1f}" stroke="{colour}"/>'
-            for x, found in where
-            if found.half is not None
-        ]
-        parts.append(f'<text x="{edge + 8}" y="{level(100) + 18 + 16 * number}" fill="{colour}">{escape(name)}</text>')
-    box = f'viewBox="0 0 {width} {height}" width="{width}" font-size="12" font-family="sans-serif"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>'
+def _plot(x_label: str, lines: Sequence[Line]) -> str:
+    return line_plots([Panel("Test accuracy", x_label, "right (%)", tuple(lines))], "bars: 95 % intervals over seeds")
 
 
 def page(results: Results, trained: str) -> str:

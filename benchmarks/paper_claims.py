@@ -37,6 +37,7 @@ from tsm_edge.files.atomic import write_atomic
 from tsm_edge.networks import build_network
 from tsm_edge.progress import Progress
 from tsm_edge.training.generated import MotionData
+from tsm_edge.training.output import FIGURES
 from tsm_edge.training.place import TrainingPlace
 from tsm_edge.training.recipe import FROM_SCRATCH, Recipe
 from tsm_edge.training.start import start
@@ -80,9 +81,9 @@ class Trial:
     place: TrainingPlace
 
     def run(self, work: Path) -> dict[str, Any]:
-        """Train, if it was not done yet, and return what ``training.json`` holds."""
+        """Train, if it was not done yet, and return the figures of it."""
         folder = work / f"{self.name}-seed{self.seed}"
-        done = folder / "training.json"
+        done = folder / FIGURES
         if not done.exists():
             card = load_model("motion").with_frame_size(self.clips.data.size)
             card = dataclasses.replace(card, network=self.spec, weights_file="")

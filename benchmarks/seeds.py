@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tsm_edge.bench.statistics import incomplete_beta
+from tsm_edge.bench.statistics import student_t
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,6 @@ class Interval:
 
 def _half(spread: Spread, variances: float) -> float | None:
     """Half an interval, percentage points; ``variances``: of the mean, in those of a share."""
-    return 100 * student_t(spread.degrees) * spread.deviation * math.sqrt(variances) if spread.degrees else None
-
-
-def student_t(degrees: int) -> float:
-    """Student's t of a two-sided 95 % interval."""
-    low, high = 1.0, 100.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        outside = incomplete_beta(degrees / (degrees + middle**2), degrees / 2, 0.5)
-        low, high = (middle, high) if outside > 0.05 else (low, middle)
-    return low
+    if not spread.degrees:
+        return None
+    return 100 * student_t(0.975, spread.degrees) * spread.deviation * math.sqrt(variances)

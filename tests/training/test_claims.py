@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tsm_edge.bench.statistics import student_t
 from tsm_edge.training.generated import MotionData
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 from claims_report import Claim, Outcome  # noqa: E402
-from seeds import Interval, Spread, student_t  # noqa: E402
+from seeds import Interval, Spread  # noqa: E402
 from stored_clips import store  # noqa: E402
 
 DATA = MotionData(6, 32, per_epoch=8, seed=3, validation_clips=5, test_clips=4)
@@ -67,7 +68,7 @@ def test_the_spread_is_pooled_and_the_interval_students() -> None:
 
 @pytest.mark.parametrize(("degrees", "expected"), [(1, 12.706), (2, 4.303), (10, 2.228), (22, 2.074), (120, 1.980)])
 def test_students_t_is_that_of_the_tables(degrees: int, expected: float) -> None:
-    assert student_t(degrees) == pytest.approx(expected, abs=5e-4)
+    assert student_t(0.975, degrees) == pytest.approx(expected, abs=5e-4)
 
 
 def test_opposites_are_counted_among_themselves() -> None:
