@@ -22,6 +22,8 @@ from tsm_edge.training.data import SEEN_AFTER, UNSEEN, Frames, HeldOutClips, Lab
 from tsm_edge.video.sampling import section_plan
 from tsm_edge.video.source import open_source
 
+Sampling = Literal["pieces", "segments"]
+
 # Frames of a second that a network is shown, where nothing else is asked for.
 FPS = 12.0
 _FEWEST = 3  # clips of a class: one for each split
@@ -220,7 +222,7 @@ class VideoData:
     origin: str
     repeats: int = 1
     mixed: bool = False
-    sampling: Literal["pieces", "segments"] = "pieces"
+    sampling: Sampling = "pieces"
 
     @classmethod
     def of(
@@ -246,7 +248,7 @@ class VideoData:
         splits = _split(clips, labels, range(len(clips)), seed) if mixed else of_video
         origin = place.name + (" (clips of one video are learned from and tested on)" if mixed else "")
         network = card.network
-        sampling: Literal["pieces", "segments"] = "pieces" if network.temporal_mode == "online" else "segments"
+        sampling: Sampling = "pieces" if network.temporal_mode == "online" else "segments"
         return cls(labels, splits, card.preprocess, network.frames, fps, seed, origin, repeats, mixed, sampling)
 
     def train(self) -> TrainingClips:
@@ -342,11 +344,8 @@ class _Pieces:
     def _piece(self, index: int, seed: list[int]) -> Frames:
         data, random = self._data, np.random.default_rng(seed)
         whole = self._whole(index)
-        shown = (
-            _piece(len(whole), data.frames, random)
-            if data.sampling == "pieces"
-            else _segments(len(whole), data.frames, random)
-        )
+        draw = _piece if data.sampling == "pieces" else _segments
+        shown = draw(len(whole), data.frames, random)
         height, width = height_width(data.preprocess.crop)
         top = int(random.integers(whole.shape[1] - height + 1))
         left = int(random.integers(whole.shape[2] - width + 1))
