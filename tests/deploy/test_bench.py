@@ -391,7 +391,7 @@ def test_all_ways_find_the_same_latency(
 ) -> None:
     """Here, over RPC, ssh and adb: one machine. Turns are repeated until their fastest medians are near each other.
 
-    Steps of a fifth of a millisecond: the place of a copy's pages in memory alone has made a quarter of that.
+    Steps of a fifth of a millisecond: where one takes microseconds, the place of its pages in memory shows.
     """
     for name, value in adb.environment.items():
         monkeypatch.setenv(name, value)
@@ -420,9 +420,9 @@ def test_all_ways_find_the_same_latency(
             result = way()
             assert result.route == name
             medians[name] = min(medians[name], result.latency_ms.p50 or float("inf"))
-        if max(medians.values()) < 1.4 * min(medians.values()):
+        if max(medians.values()) < 1.25 * min(medians.values()):
             return
-    raise AssertionError(f"medians differ by more than two fifths: {medians}")
+    raise AssertionError(f"medians differ by more than a quarter: {medians}")
 
 
 @pytest.fixture
