@@ -139,6 +139,22 @@ def test_a_paced_run_ends_when_its_time_is_over(subject: Subject) -> None:
     assert len(calls) < 20
 
 
+@pytest.mark.parametrize(("periods", "level"), [(0.5, "good"), (1.5, "bad")])
+def test_a_step_longer_than_the_period_misses_its_deadline(subject: Subject, periods: float, level: str) -> None:
+    """The steps' times are given: how long a real step takes is the machine's."""
+
+    def alter(call: int, timings: Timings) -> Timings:
+        due = np.arange(len(timings.due_ns), dtype=np.uint64) * np.uint64(10**7) + timings.due_ns[0]
+        return replace(timings, due_ns=due, start_ns=due, duration_ns=np.full(len(due), periods * 1e7, np.uint64))
+
+    found = run(altered(subject, alter), Plan(frames=20, fps=100.0, power="none", **FAST), "tsm-edge bench")
+    deadlines = found.result.deadlines
+    assert deadlines is not None
+    assert deadlines.missed == (deadlines.frames if periods > 1 else 0)
+    assert deadlines.frames >= 20
+    assert [verdict.level for verdict in found.result.verdicts if verdict.name == "deadlines"] == [level]
+
+
 def test_a_lost_device_keeps_what_was_measured(subject: Subject) -> None:
     def alter(call: int, timings: Timings) -> Timings:
         if call > 4:

@@ -89,18 +89,13 @@ def test_few_frames_give_no_percentile_and_the_reason(run_program: RunProgram, s
         assert (wanted in done.stdout) if wanted else ("no p90" not in done.stdout), done.stdout
 
 
-def test_a_camera_that_is_too_fast_misses_deadlines(
-    run_program: RunProgram, small_artifact: Artifact, tmp_path: Path
-) -> None:
-    (slow,) = measured(run_program, small_artifact, tmp_path, "--fps", "100").results
-    assert slow.deadlines is not None
-    assert slow.deadlines.period_ms == pytest.approx(10)
-    assert slow.fps is not None
-    assert slow.fps < 105  # paced: as fast as the camera; frames that a busy machine misses are lost
-    (fast,) = measured(run_program, small_artifact, tmp_path, "--fps", "10000").results
-    assert fast.deadlines is not None
-    assert fast.deadlines.missed > 0
-    assert "deadlines" in {verdict.name for verdict in fast.verdicts}
+def test_a_camera_sets_the_pace(run_program: RunProgram, small_artifact: Artifact, tmp_path: Path) -> None:
+    (result,) = measured(run_program, small_artifact, tmp_path, "--fps", "100").results
+    assert result.deadlines is not None
+    assert result.deadlines.period_ms == pytest.approx(10)
+    assert result.fps is not None
+    assert result.fps < 105  # as fast as the camera; frames that a busy machine misses are lost
+    assert "deadlines" in {verdict.name for verdict in result.verdicts}
 
 
 @pytest.mark.real_time
