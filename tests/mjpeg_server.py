@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from encoded_clips import jpeg, plain
+from encoded_clips import Image, jpeg, plain
 
-Send = Callable[[int], None]
+# Sends a frame of one brightness, or a picture (uint8 BGR).
+Send = Callable[["int | Image"], None]
 Script = Callable[["MjpegServer", Send], None]
 
 
 class MjpegServer(http.server.ThreadingHTTPServer):
-    """Serves ``/`` by running a script that sends frames, each of one brightness, at its own pace."""
+    """Serves ``/`` by running a script that sends frames at its own pace."""
 
     daemon_threads = True
 
@@ -52,8 +53,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.server.script(self.server, self._send)
 
-    def _send(self, level: int) -> None:
-        data = jpeg(plain(level))
+    def _send(self, frame: int | Image) -> None:
+        data = jpeg(plain(frame) if isinstance(frame, int) else frame)
         self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data))
         self.wfile.write(data + b"\r\n")
         self.server.sent += 1
