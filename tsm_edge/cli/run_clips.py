@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from tsm_edge.cli.clips import figures, guesses, video_line
+from tsm_edge.cli.given import refuse_given
 from tsm_edge.cli.output import print_json_line, print_table, status, warn
 from tsm_edge.errors import VideoError
 from tsm_edge.files.paths import printable
@@ -33,6 +33,7 @@ _FRAME_BY_FRAME = {
     "limit": "--limit",
     "gap": "--gap",
     "reconnect": "--reconnect",
+    "quiet": "--quiet",
     "page": "--page",
     "events": "--events",
     "webhook": "--webhook",
@@ -58,17 +59,12 @@ def refuse_what_is_not_for(manifest: Manifest, ctx: click.Context, showing: Clip
                 ctx,
             )
         return
-    wrong = [
-        option
-        for name, option in _FRAME_BY_FRAME.items()
-        if name in ctx.params and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    ]
-    if wrong:
-        raise click.UsageError(
-            f"{wrong[0]} is for online networks, and {manifest.model} takes clips of {manifest.frames} frames "
-            "of a file: leave it out, or compile with --mode online",
-            ctx,
-        )
+    refuse_given(
+        ctx,
+        _FRAME_BY_FRAME,
+        f"is for online networks, and {manifest.model} takes clips of {manifest.frames} frames of a file: "
+        "leave it out, or compile with --mode online",
+    )
     both = [option for option in showing.given() if option in ("--sampling", "--clips")]
     if sliding is not None and both:
         raise click.UsageError(f"{both[0]} is for whole videos: expected it or --sliding, not both", ctx)

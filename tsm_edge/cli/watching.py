@@ -43,7 +43,7 @@ class Watching:
         Addresses.
     spool, record : Path or None
         Folders.
-    record_quota : float
+    record_quota : float or None
         MB.
     name : str or None
         Of this run, among others at a broker.
@@ -59,7 +59,7 @@ class Watching:
     mqtt_login: Path | None
     spool: Path | None
     record: Path | None
-    record_quota: float
+    record_quota: float | None
     name: str | None
 
     @property
@@ -80,12 +80,15 @@ class Watching:
             ("--webhook-secret", "--webhook", self.webhook_secret and not self.webhook),
             ("--mqtt-login", "--mqtt", self.mqtt_login and not self.mqtt),
             ("--rules", "--events, --webhook, --mqtt or --record", self.rules and not self.tells),
-            ("--spool", "--events, --webhook or --mqtt", self.spool and not self.tells),
+            ("--spool", "--events, --webhook or --mqtt", self.spool and not (self.events or self.webhook or self.mqtt)),
+            ("--name", "--mqtt", self.name and not self.mqtt),
+            ("--record-quota", "--record", self.record_quota and not self.record),
         ):
             if wrong:
                 raise click.UsageError(f"{option} goes with {needs}")
 
 
+_QUOTA_MB = 1000.0
 _FILE = click.Path(path_type=Path)
 _OPTIONS = (
     click.option("--page", metavar="[HOST:]PORT", help="Show the run on a page in the browser."),
@@ -99,7 +102,7 @@ _OPTIONS = (
     click.option("--spool", metavar="DIR", type=_FILE, help="Keep events here until they have arrived."),
     click.option("--record", metavar="DIR", type=_FILE, help="Keep a clip of each event here."),
     click.option(
-        "--record-quota", metavar="MB", type=click.FloatRange(min=1), default=1000.0, help="Room for clips (1000)."
+        "--record-quota", metavar="MB", type=click.FloatRange(min=1), help=f"Room for clips ({_QUOTA_MB:.0f})."
     ),
     click.option("--name", metavar="NAME", help="Of this run, at the broker."),
 )
@@ -176,7 +179,7 @@ def open_watch(asked: Watching, manifest: Manifest, info: SourceInfo) -> Watch:
     boxes = [Outbox(asked.spool and asked.spool / f"{receiver.name}.sqlite") for receiver in receivers]
     recorder = None
     if asked.record is not None:
-        recorder = Recorder(Recording(asked.record, quota_bytes=int(asked.record_quota * 1e6)), info)
+        recorder = Recorder(Recording(asked.record, quota_bytes=int((asked.record_quota or _QUOTA_MB) * 1e6)), info)
     detector = Detector(rules, manifest.model, info.name)
     couriers = [Courier(receiver, box) for receiver, box in zip(receivers, boxes, strict=True)]
     return Watch(detector, couriers, recorder)
