@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import shutil
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import closing
@@ -13,13 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mjpeg_server import MjpegServer, Send, serving, wait_until
 
+from tsm_edge.artifact.folder import load_artifact
 from tsm_edge.cards import load_model
 from tsm_edge.cli.main import entry_point
 from tsm_edge.errors import TsmEdgeError, VideoError
 from tsm_edge.training.clips import bank, draw_scene
 from tsm_edge.training.data import UNSEEN, Frames
 from tsm_edge.training.evaluate import EvaluateRequest, evaluate
+from tsm_edge.training.loop import Diverged
 from tsm_edge.training.motions import Path as ObjectPath
 from tsm_edge.training.recipe import Recipe
 from tsm_edge.training.render import draw_camera, render
@@ -167,6 +172,88 @@ def test_a_camera_is_recorded_clip_by_clip(tmp_path: Path, monkeypatch: pytest.M
         assert not (frames[0] == frames[-1]).all()
 
 
+def test_a_clip_is_recorded_beside_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody removed the second of three: no other one is replaced."""
+    monkeypatch.setattr("tsm_edge.video.source.open_camera", lambda *_arguments: OpenCvCapture(Waving()))
+    (tmp_path / "wave").mkdir()
+    for name in ("000.mp4", "002.mp4"):
+        (tmp_path / "wave" / name).write_text("mine")
+    record(0, tmp_path, ("wave",), 2, 0.2, lambda *_asked: None)
+    assert sorted(path.name for path in (tmp_path / "wave").iterdir()) == [f"00{number}.mp4" for number in range(4)]
+    assert {(tmp_path / "wave" / name).read_text() for name in ("000.mp4", "002.mp4")} == {"mine"}
+
+
+def endless(server: MjpegServer, send: Send) -> None:
+    """Something moves, for as long as anybody looks."""
+    while not server.stopping.is_set():
+        picture = np.full((48, 64, 3), 40, np.uint8)
+        left = server.sent % 48
+        picture[16:32, left : left + 16] = 220
+        send(picture)
+        server.pause(0.02)
+
+
+def test_of_a_clip_that_breaks_off_nothing_is_kept(tmp_path: Path) -> None:
+    """The camera is lost in the second clip: the first one stays."""
+    lost = threading.Event()
+
+    def script(server: MjpegServer, send: Send) -> None:
+        while not server.stopping.is_set() and not lost.is_set():
+            send(server.sent % 256)
+            server.pause(0.02)
+
+    def ask(_label: str, number: int) -> None:
+        if number == 2:
+            arrived = server.sent
+            wait_until(lambda: server.sent > arrived + 2)
+            lost.set()
+
+    with serving(script) as server, pytest.raises(VideoError, match="the sender closed the stream"):
+        record(server.url, tmp_path, ("wave",), 2, 0.3, ask)
+    assert [path.name for path in (tmp_path / "wave").iterdir()] == ["000.mp4"]
+
+
+def test_ctrl_c_in_a_clip_leaves_no_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(file: VideoFile, *_arguments: object) -> None:
+        file._written = 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoFile, "write", write)
+    with serving(endless) as server, pytest.raises(KeyboardInterrupt):
+        record(server.url, tmp_path, ("wave",), 1, 60, lambda *_asked: None)
+    assert list((tmp_path / "wave").iterdir()) == []
+
+
+def test_classes_are_recorded_from_a_stream_taught_and_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``teach --camera`` from the first question to the command that runs the model; with few steps of training."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tsm_edge.training.teach._STEPS", 2)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n" * 6))
+    with serving(endless) as server:
+        words = ["--camera", server.url, "--labels", "wave,rest", "--each", "3", "--seconds", "0.5"]
+        assert entry_point(["teach", "mine", *words]) == 0
+        address = server.url
+    out, err = capsys.readouterr()
+    assert [line for line in out.splitlines() if line.startswith("verified")]
+    assert err.splitlines()[-1] == f"next: tsm-edge run out/mine/native --camera {address} --every 2 --smooth --show"
+    clips = find_clips(tmp_path / "out" / "mine" / "clips")
+    assert [(clip.label, clip.path.name) for clip in clips] == [
+        (label, f"00{number}.mp4") for label in ("rest", "wave") for number in range(3)
+    ]
+    for clip in clips:
+        assert read_clip(clip, CARD.preprocess, 0).max() > 180
+    assert load_artifact(tmp_path / "out" / "mine" / "native").manifest.labels == ("rest", "wave")
+
+
+def test_a_file_is_no_camera_to_record_with(small: Path, tmp_path: Path) -> None:
+    video = next(small.glob("*/*.mp4"))
+    with pytest.raises(VideoError, match=r"is no camera; teach from files with: --clips DIR"):
+        record(str(video), tmp_path, ("wave",), 1, 1.0, lambda *_asked: None)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("table", [False, True])
 def test_a_network_is_trained_on_peoples_clips(small: Path, tmp_path: Path, table: bool) -> None:
     """A step on a folder and on a CSV file of its clips."""
@@ -186,16 +273,58 @@ def test_a_network_is_trained_on_peoples_clips(small: Path, tmp_path: Path, tabl
 
 
 def test_what_cannot_be_taught_is_told_before_the_camera_records(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     monkeypatch.setattr("tsm_edge.training.teach.record", lambda *_arguments: pytest.fail("recorded"))
     for labels, more, message in (
         ("wave,wave", (), "at least two classes, each once"),
         ("wave,rest", ("--model", "mobilenetv2-jester"), "has no online weights to begin from"),
         ("wave,rest", ("--freeze", "99"), "freeze is 99, expected -1 to 19 parts"),
+        ("wave,rest", ("-o", "file"), "file: cannot be written"),
+        ("wave,rest", ("--seed", str(2**63)), "is not in the range"),
     ):
         assert entry_point(["teach", "mine", "--camera", "0", "--labels", labels, *more]) == 2
         assert message in capsys.readouterr().err
+    assert entry_point(["teach", "a/b", "--camera", "0", "--labels", "wave,rest"]) == 2
+    assert (
+        "no leading '.' or '-', at most 100 bytes; name the new model: tsm-edge teach NAME" in capsys.readouterr().err
+    )
+
+
+def test_hints_name_what_the_command_has(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``teach`` has no --rate and no --data."""
+
+    def diverge(*_arguments: object) -> None:
+        raise Diverged("training diverged: the loss is no number any more", "try a smaller rate: --rate R")
+
+    monkeypatch.setattr("tsm_edge.training.teach.train", diverge)
+    assert entry_point(["teach", "mine", "--clips", str(small), "-o", str(tmp_path / "mine")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        "tsm-edge: error: training diverged: the loss is no number any more; train more slowly: "
+        f"tsm-edge train --data {small} --init motion --rate 0.0003 -o DIR"
+    )
+    assert entry_point(["teach", "mine", "--clips", "nowhere", "-o", str(tmp_path / "mine")]) == 2
+    assert "--data" not in capsys.readouterr().err
+
+
+def test_a_model_is_not_written_among_the_clips(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its folder would be a class the next time."""
+    before = sorted(small.rglob("*"))
+    for command in (
+        ["teach", "mine", "--clips", str(small), "-o", str(small / "mine")],
+        ["teach", "mine", "--clips", str(small), "-o", str(small)],
+        ["train", "--data", str(small), "-o", str(small / "mine")],
+    ):
+        assert entry_point(command) == 2
+        assert (
+            f"is in {small}, where each folder is a class of clips; choose another: -o DIR" in capsys.readouterr().err
+        )
+    assert sorted(small.rglob("*")) == before
 
 
 def test_clips_of_one_video_are_of_one_split(small: Path, tmp_path: Path) -> None:
@@ -264,7 +393,10 @@ def test_mistakes_name_the_next_step(small: Path, tmp_path: Path, capsys: pytest
     assert entry_point(["teach", "mine", "--camera", "0", "--labels", "one"]) == 2
     assert entry_point(["teach", "mine", "--clips", str(tmp_path / "none")]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert ["expected either --clips DIR or --camera N" in lines[0], "at least two classes" in lines[1]] == [True, True]
+    assert ["expected either --clips DIR or --camera N|URL" in lines[0], "at least two classes" in lines[1]] == [
+        True,
+        True,
+    ]
     assert "no such folder or CSV file" in lines[-1]
     assert not (Path("out") / "mine").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,13 +187,27 @@ def test_what_is_frozen_stays(run: tuple[Path, dict[str, torch.Tensor]], tmp_pat
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
-def test_a_finished_training_is_not_replaced(
-    run: tuple[Path, dict[str, torch.Tensor]], capsys: pytest.CaptureFixture[str]
+def test_a_finished_training_is_not_replaced_unasked(
+    run: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in run[0].iterdir()}
     assert entry_point(["train", "-o", str(run[0])]) == 2
     assert "holds a training that is finished" in capsys.readouterr().err
+    with pytest.raises(TsmEdgeError, match="holds a training that is finished; choose another folder: -o DIR"):
+        trained(run[0])
     assert {path: path.read_bytes() for path in run[0].iterdir()} == before
+    shutil.copytree(run[0], tmp_path / "Tiny Run")
+    assert not same(trained(tmp_path / "Tiny Run", again=True, recipe=dataclasses.replace(RECIPE, seed=1)), run[1])
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_an_option_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        loop.Loop, "tensor", lambda _self, frames: torch.full((frames[..., 0, 0, 0].size, 3, SIZE, SIZE), torch.nan)
+    )
+    with pytest.raises(loop.Diverged, match="the loss is no number any more; try a smaller rate: --rate R"):
+        trained(tmp_path / "run")
 
 
 def test_partial_bn_keeps_all_statistics_but_the_first(

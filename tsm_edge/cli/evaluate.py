@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
+from tsm_edge.cli.given import data_option, refuse_given
 from tsm_edge.cli.output import json_option, print_json, print_table, status
 from tsm_edge.cli.train import Steady
 from tsm_edge.rpc.place import Place
@@ -14,14 +15,16 @@ from tsm_edge.rpc.place import Place
 
 @click.command("evaluate")
 @artifact_argument
-@click.option("--data", metavar="DIR|CSV", default="motion", show_default=True, help="Clips; motion: generated ones.")
+@data_option
 @click.option("--clips", metavar="N", type=click.IntRange(1, 100_000), default=1200, help="Generated clips (1200).")
 @click.option("--frames", metavar="N", type=click.IntRange(2, 1000), default=12, show_default=True, help="Of a clip.")
 @click.option("--fps", metavar="N", type=click.FloatRange(0, 1000), default=12.0, help="Of videos (12; 0: all).")
 @threads_option
 @rpc_options
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     artifact: Path | None,
     data: str,
     clips: int,
@@ -35,6 +38,10 @@ def command(
 
     With --rpc or --tracker the network runs on another machine.
     """
+    if data == "motion":
+        refuse_given(ctx, {"fps": "--fps"}, "is of videos, and no --data names any")
+    else:
+        refuse_given(ctx, {"clips": "--clips"}, "is of generated clips, of --data all are measured on")
     from tsm_edge.training.evaluate import EvaluateRequest, evaluate
 
     with status("reading the clips") as show:

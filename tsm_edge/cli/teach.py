@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tsm_edge.artifact.folder import OUTPUT_FOLDER
+from tsm_edge.cards import LARGEST_SEED
+from tsm_edge.cli.given import refuse_given
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
-from tsm_edge.cli.train import Steady
+from tsm_edge.cli.train import LOADING, Steady
 from tsm_edge.extras import require
+from tsm_edge.video.source import chosen_source
 
 if TYPE_CHECKING:
     from tsm_edge.training.teach import TeachResult
 
 
+_RECORDING = {"labels": "--labels", "each": "--each", "seconds": "--seconds"}
+
+
 @click.command("teach")
 @click.argument("name")
-@click.option("--clips", metavar="DIR", type=click.Path(path_type=Path), help="A folder of videos for each class.")
-@click.option("--camera", metavar="N", type=click.IntRange(min=0), help="Record the clips now, with this camera.")
+@click.option(
+    "--clips", metavar="DIR|CSV", type=click.Path(path_type=Path), help="A folder of videos for each class, or a table."
+)
+@click.option("--camera", metavar="N|URL", help="Record the clips now, with this camera.")
 @click.option("--labels", metavar="A,B,…", default="", help="With --camera: the classes to record.")
-@click.option("--each", metavar="N", type=click.IntRange(3, 100), default=10, help="With --camera: clips of a class.")
-@click.option("--seconds", metavar="S", type=click.FloatRange(0.5, 30), default=2.0, help="With --camera: of a clip.")
+@click.option(
+    "--each", metavar="N", type=click.IntRange(3, 100), default=10, help="With --camera: clips of a class (10)."
+)
+@click.option(
+    "--seconds", metavar="S", type=click.FloatRange(0.5, 30), default=2.0, help="With --camera: of a clip (2)."
+)
 @click.option("--model", default="motion", show_default=True, help="Model card to begin from.")
 @click.option("--freeze", metavar="N", default=7, show_default=True, help="First parts kept; -1: all but the last.")
-@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", metavar="N", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True)
 @click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Folder (default: out/NAME).")
 @json_option
 @click.pass_context
@@ -34,7 +47,7 @@ def command(
     ctx: click.Context,
     name: str,
     clips: Path | None,
-    camera: int | None,
+    camera: str | None,
     labels: str,
     each: int,
     seconds: float,
@@ -53,13 +66,18 @@ def command(
     folder = output or OUTPUT_FOLDER / name
     place = clips or folder / "clips"
     if (clips is None) == (camera is None):
-        raise click.UsageError("expected either --clips DIR or --camera N", ctx)
-    from tsm_edge.training.teach import TeachRequest, check, teach
+        raise click.UsageError("expected either --clips DIR or --camera N|URL", ctx)
+    if camera is None:
+        refuse_given(ctx, _RECORDING, "goes with --camera")
+    names = [] if camera is None else _names(ctx, labels)
+    with status(LOADING) as show:
+        show(LOADING, 0.0)
+        from tsm_edge.training.teach import TeachRequest, check, record, teach
 
-    request = TeachRequest(name, place, folder, model, freeze, seed=seed)
-    check(request)  # before somebody waves for minutes
+        request = TeachRequest(name, place, folder, model, freeze, seed=seed)
+        check(request)  # before somebody waves for minutes
     if camera is not None:
-        _record(ctx, camera, place, labels, each, seconds)
+        record(chosen_source(None, camera), place, names, each, seconds, _asks(each, seconds))
         note(f"recorded into {place}; to teach from these clips again: --clips {shlex.quote(str(place))}")
     with status("reading the clips") as show:
         result = teach(request, Steady(show), note)
@@ -70,22 +88,24 @@ def command(
     for label, score in zip(result.measures.labels, result.measures.per_class, strict=True):
         if score.share < 0.5:
             warn(f"{label}: fewer than half of its held-out clips are right; more clips of it may help")
-    note(f"next: tsm-edge run {shlex.quote(str(result.artifact))} --camera 0 --every 2 --smooth --show")
+    shown = f"--camera {shlex.quote(camera or '0')} --every 2 --smooth --show"
+    note(f"next: tsm-edge run {shlex.quote(str(result.artifact))} {shown}")
 
 
-def _record(ctx: click.Context, camera: int, folder: Path, labels: str, each: int, seconds: float) -> None:
-    from tsm_edge.training.teach import record
-
+def _names(ctx: click.Context, labels: str) -> list[str]:
     names = [label.strip() for label in labels.split(",") if label.strip()]
     if len(set(names)) < max(len(names), 2) or any("/" in label or label.startswith(".") for label in names):
         raise click.UsageError("expected at least two classes, each once, without slashes: --labels wave,still", ctx)
+    return names
 
+
+def _asks(each: int, seconds: float) -> Callable[[str, int], None]:
     def ask(label: str, number: int) -> None:
         click.prompt(
             f"{label}, clip {number} of {each}: press Enter, then move for {seconds:g} s", "", show_default=False
         )
 
-    record(camera, folder, names, each, seconds, ask)
+    return ask
 
 
 def _print(result: TeachResult) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model
+from tsm_edge.cli.given import data_option, one_meaning, refuse_given
 from tsm_edge.cli.output import Show, json_option, note, print_json, print_table, status, warn
-from tsm_edge.errors import CardError, TsmEdgeError
+from tsm_edge.errors import CardError
 from tsm_edge.extras import require
 
 if TYPE_CHECKING:
@@ -22,13 +23,20 @@ if TYPE_CHECKING:
     from tsm_edge.training.recipe import Recipe
 
 _MODES = click.Choice(["online", "offline", "none"])
+_STARTS = {"motion": "the shipped model", "imagenet": "ImageNet's features", "none": "no weights"}
 
 
 @click.command("train")
 @click.option("--model", default="motion", show_default=True, help="Model card whose network is trained.")
-@click.option("--data", metavar="DIR|CSV", default="motion", show_default=True, help="Clips; motion: generated ones.")
+@data_option
 @click.option(
-    "--init", "start", metavar="motion|imagenet|FILE|none", default="none", show_default=True, help="First weights."
+    "--init",
+    "start",
+    metavar="motion|imagenet|FILE|none",
+    default="none",
+    show_default=True,
+    callback=one_meaning(_STARTS, Path.is_file),
+    help="First weights.",
 )
 @click.option("--epochs", metavar="N", type=click.IntRange(1), help="Passes over the clips.")
 @click.option("--rate", metavar="R", type=float, help="Learning rate.")
@@ -43,7 +51,9 @@ _MODES = click.Choice(["online", "offline", "none"])
 @click.option("--seed", metavar="N", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True)
 @click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str,
     data: str,
     start: str,
@@ -67,30 +77,31 @@ def command(
     when the same command is given again.
     """
     require("compile", "tsm-edge train")
-    from tsm_edge.training.output import FIGURES, STATE
-    from tsm_edge.training.place import TrainingPlace
-    from tsm_edge.training.train import TrainRequest, train
+    if data != "motion":
+        refuse_given(ctx, {"per_epoch": "--per-epoch"}, "is of generated clips, an epoch of --data is all of them once")
+    with status(LOADING) as show:
+        show(LOADING, 0.0)
+        from tsm_edge.training.output import card_name, check_output
+        from tsm_edge.training.place import TrainingPlace
+        from tsm_edge.training.train import TrainRequest, train
 
-    if (output / FIGURES).exists() and not (output / STATE).exists():
-        raise TsmEdgeError(
-            f"{output}: holds a training that is finished", "choose another folder: -o DIR, or remove this one first"
+        card = _with_mode(load_model(model), temporal)
+        read = [Path(start)] if data == "motion" else [Path(start), Path(data)]
+        check_output(output, card_name(output), read)  # before all videos are looked at
+        recipe = _recipe(data == "motion")
+        recipe = dataclasses.replace(
+            recipe,
+            epochs=epochs or recipe.epochs,
+            rate=recipe.rate if rate is None else rate,
+            batch=batch or recipe.batch,
+            partial_bn=partial_bn,
+            workers=workers,
+            seed=seed,
         )
-    card = _with_mode(load_model(model), temporal)
-    recipe = _recipe(data == "motion")
-    recipe = dataclasses.replace(
-        recipe,
-        epochs=epochs or recipe.epochs,
-        rate=recipe.rate if rate is None else rate,
-        batch=batch or recipe.batch,
-        partial_bn=partial_bn,
-        workers=workers,
-        seed=seed,
-    )
-    place = TrainingPlace.named(device, loaders)
-    if data != "motion" and start == "none":
-        note("from random weights: of a few clips --init motion learns more")
-    with status("starting") as show:
+        place = TrainingPlace.named(device, loaders)
         clips = _data(data, card, per_epoch, seed, Steady(show))
+        if data != "motion" and start == "none":
+            note("from random weights: of a few clips --init motion learns more")
         request = TrainRequest(card, clips, output, recipe, start, freeze, place=place)
         result = train(request, Steady(show), note)
     if as_json:
@@ -99,6 +110,10 @@ def command(
     _print(result)
     if card.network.temporal_mode == "online":
         note(f"next: tsm-edge compile {shlex.quote(str(_as_path(result.card)))} --target native")
+
+
+# What `train` and `teach` do first, for seconds.
+LOADING = "loading PyTorch"
 
 
 class Steady:

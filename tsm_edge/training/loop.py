@@ -42,6 +42,10 @@ _CHUNK = 24  # clips that are measured at once
 _CALIBRATED = 6  # chunks whose statistics are those of parts that are not trained yet
 
 
+class Diverged(TsmEdgeError):
+    """The loss is no number any more."""
+
+
 @dataclass(frozen=True)
 class Point:
     """How far a training was at a moment.
@@ -164,8 +168,10 @@ class Loop:
         ------
         CheckpointError
             ``state`` is of another training, or damaged.
+        Diverged
+            The loss is no number any more.
         TsmEdgeError
-            There is not one batch of clips, or the loss is no number any more.
+            There is not one batch of clips.
         """
         recipe, now = self._recipe, self.progress
         if state is not None and state.exists():
@@ -252,7 +258,7 @@ class Loop:
         parts = list(pool.map(self._gradients, range(workers), [next(made) for _ in range(workers)]))
         loss = sum(part[0] for part in parts) / workers
         if not np.isfinite(loss):
-            raise TsmEdgeError("training diverged: the loss is no number any more", "try a smaller one: --rate R")
+            raise Diverged("training diverged: the loss is no number any more", "try a smaller rate: --rate R")
         self._optimizer.zero_grad()
         for index, parameter in enumerate(self._trained()):
             parameter.grad = sum(part[1][index] for part in parts) / workers  # type: ignore[assignment]

@@ -89,23 +89,44 @@ def card_name(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "trained"
 
 
-def check_output(folder: Path, card: ModelCard, inputs: Sequence[Path]) -> None:
+def check_output(folder: Path, name: str, inputs: Sequence[Path], again: bool = False) -> None:
     """Refuse a folder before the work that goes there is done.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        Of the new model's card.
+    inputs : sequence of Path
+        Files and folders that are read.
+    again : bool
+        A training that is finished may be replaced.
 
     Raises
     ------
     TsmEdgeError
-        It cannot be written, a file there is read as well, or has a name of ours but is of somebody else.
+        It cannot be written, holds a finished training, is in a folder of clips, a file there is read as well, or has
+        a name of ours but is of somebody else.
     """
-    names = (WEIGHTS, LABELS, REPORT, f"{card.name}.toml")
-    for name in names:
-        refuse_replacing(folder / name, inputs, _ELSEWHERE)
+    for clips in inputs:
+        if clips.is_dir() and clips.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise TsmEdgeError(
+                f"{folder}: is in {clips}, where each folder is a class of clips", f"choose another: {_ELSEWHERE}"
+            )
+    names = (WEIGHTS, LABELS, REPORT, f"{name}.toml")
+    for file in names:
+        refuse_replacing(folder / file, inputs, _ELSEWHERE)
+    if not again and (folder / FIGURES).exists() and not (folder / STATE).exists():
+        raise TsmEdgeError(
+            f"{folder}: holds a training that is finished",
+            f"choose another folder: {_ELSEWHERE}, or remove this one first",
+        )
     try:
         check_writable(folder / STATE)
     except OSError as error:
         raise TsmEdgeError(f"{folder}: cannot be written ({error.strerror})", f"choose another: {_ELSEWHERE}") from None
-    others = [name for name in names if (folder / name).exists()]
-    if others and not any((folder / name).exists() for name in (STATE, FIGURES)):
+    others = [file for file in names if (folder / file).exists()]
+    if others and not any((folder / file).exists() for file in (STATE, FIGURES)):
         raise TsmEdgeError(
             f"{folder}: {others[0]} in it is of no training, and would be replaced", f"choose another: {_ELSEWHERE}"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,15 +12,17 @@ from pathlib import Path
 
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import ModelCard, load_model, load_target
+from tsm_edge.cards.checks import check_name
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
-from tsm_edge.errors import CheckFailed, TsmEdgeError
+from tsm_edge.errors import CardError, CheckFailed, TsmEdgeError, VideoError
 from tsm_edge.files.atomic import make_folders
 from tsm_edge.networks import build_network
 from tsm_edge.progress import Progress, silent
 from tsm_edge.session.open import open_session
 from tsm_edge.training.evaluate import run_clips
+from tsm_edge.training.loop import Diverged
 from tsm_edge.training.measures import Measures, measure
-from tsm_edge.training.output import TrainResult
+from tsm_edge.training.output import TrainResult, check_output
 from tsm_edge.training.recipe import TEACH
 from tsm_edge.training.train import TrainRequest, freeze, train
 from tsm_edge.training.videos import FPS, Held, VideoData
@@ -30,6 +34,7 @@ from tsm_edge.video.writer import VideoFile
 _FRAMES = 20
 _STEPS = 300
 _TRAINED, _COMPILED = 0.8, 0.95
+_SLOWER = "train more slowly: tsm-edge train --data {clips} --init motion --rate 0.0003 -o DIR"
 
 
 @dataclass(frozen=True)
@@ -103,11 +108,13 @@ def teach(
     data = dataclasses.replace(data, repeats=max(1, 8 * TEACH.batch // len(data.splits[0])))
     epochs = max(1, round(_STEPS / (len(data.splits[0]) * data.repeats // TEACH.batch)))
     recipe = dataclasses.replace(TEACH, epochs=epochs, seed=request.seed)
-    trained = train(
-        TrainRequest(card, data, request.output, recipe, card.weights_file, request.freeze, request.name),
-        lambda text, done: progress(text, _TRAINED * done),
-        note,
+    training = TrainRequest(
+        card, data, request.output, recipe, card.weights_file, request.freeze, request.name, again=True
     )
+    try:
+        trained = train(training, lambda text, done: progress(text, _TRAINED * done), note)
+    except Diverged as error:
+        raise TsmEdgeError(error.problem, _SLOWER.format(clips=shlex.quote(str(request.clips)))) from None
     folder = request.output / "native"
     artifact = compile_model(
         CompileRequest(load_target("native"), folder, load_model(trained.card), runner=False),
@@ -129,20 +136,26 @@ def check(request: TeachRequest) -> ModelCard:
     Raises
     ------
     TsmEdgeError
-        The name is impossible, the model has no online weights, or has not so many parts to keep.
+        The name is impossible, the model has no online weights or not so many parts to keep, or the folder is no place
+        for a new model.
     """
+    try:
+        check_name(request.name)
+    except CardError as error:
+        raise TsmEdgeError(error.problem, "name the new model: tsm-edge teach NAME") from None
     card = load_model(request.model)
     if not card.weights_file or card.network.temporal_mode != "online":
         raise TsmEdgeError(f"model {card.name} has no online weights to begin from", "teach the shipped one: motion")
     network = dataclasses.replace(card.network, frames=_FRAMES)
     freeze(build_network(network), request.freeze)
+    check_output(request.output, request.name, [request.clips, Path(card.weights_file)], again=True)
     return dataclasses.replace(
         card, name=request.name, description=f"{request.name}: taught with one's own clips", network=network
     )
 
 
 def record(
-    camera: int,
+    camera: str | int,
     folder: Path,
     labels: Sequence[str],
     clips: int,
@@ -153,7 +166,8 @@ def record(
 
     Parameters
     ----------
-    camera : int
+    camera : str or int
+        Its number, or its address.
     folder : Path
         Gets a folder a class; clips that are there stay.
     labels : sequence of str
@@ -167,22 +181,29 @@ def record(
     Raises
     ------
     VideoError
-        The camera cannot be opened, or is lost.
+        The camera cannot be opened, is a file, or is lost: the clip that is being recorded is not kept.
     """
     with open_source(camera) as source:
+        if not source.info.live:
+            raise VideoError(f"{source.info.name}: is no camera", "teach from files with: --clips DIR")
         for label in labels:
             make_folders(folder / label)
-            taken = len(list((folder / label).glob("*.mp4")))
-            for number in range(taken, taken + clips):
-                ask(label, number - taken + 1)
-                _record_clip(source, folder / label / f"{number:03d}.mp4", seconds)
+            paths = (folder / label / f"{number:03d}.mp4" for number in itertools.count())
+            for number, path in enumerate(itertools.islice((path for path in paths if not path.exists()), clips), 1):
+                ask(label, number)
+                _record_clip(source, path, seconds)
 
 
 def _record_clip(source: VideoSource, path: Path, seconds: float) -> None:
     first_s: float | None = None
-    with closing(VideoFile(path, source.info)) as file:
-        for frame in source:
-            first_s = frame.time_s if first_s is None else first_s
-            if frame.time_s - first_s >= seconds:
-                break
-            file.write(frame.image[..., ::-1], frame.time_s - first_s)
+    try:
+        with closing(VideoFile(path, source.info)) as file:
+            for frame in source:
+                first_s = frame.time_s if first_s is None else first_s
+                if frame.time_s - first_s >= seconds:
+                    return
+                file.write(frame.image[..., ::-1], frame.time_s - first_s)
+        raise VideoError(f"{source.info.name}: {source.ended}", "check the sender, then record the rest again")
+    except BaseException:  # a part of a motion is no clip of it
+        path.unlink(missing_ok=True)
+        raise

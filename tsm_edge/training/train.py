@@ -57,6 +57,8 @@ class TrainRequest:
         Of the new model; empty: the folder's.
     place : TrainingPlace
         What computes: the CPU or a GPU.
+    again : bool
+        A training in the folder that is finished may be replaced.
     """
 
     card: ModelCard
@@ -67,6 +69,7 @@ class TrainRequest:
     freeze: int = 0
     name: str = ""
     place: TrainingPlace = HERE
+    again: bool = False
 
     def __post_init__(self) -> None:
         if self.card.network.channels != RGB_CHANNELS:
@@ -93,11 +96,14 @@ def train(
     ------
     CheckpointError
         The weights to start from do not fit, or the state in the folder is of another training.
+    Diverged
+        The loss is no number any more.
     TsmEdgeError
-        The loss is no number any more, or the request is impossible.
+        The request is impossible, or the folder holds a training that is finished.
     """
     card = described(request)
-    check_output(request.output, card, [Path(request.start), Path(request.card.weights_file or request.start)])
+    inputs = [Path(request.start), Path(request.card.weights_file or request.start)]
+    check_output(request.output, card.name, inputs, request.again)
     network = build_network(card.network, request.recipe.seed)
     for line in begin_from(network, card.network, request.start, request.recipe.seed):
         note(line)

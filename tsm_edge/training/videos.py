@@ -84,7 +84,9 @@ def find_clips(place: Path, fewest: int = _FEWEST, classes: int = 2) -> tuple[Cl
         clips = tuple(_of_table(place))
         how = f"add rows of {','.join(_COLUMNS)}"
     else:
-        raise TsmEdgeError(f"{place}: no such folder or CSV file", "give one with: --data DIR")
+        raise TsmEdgeError(
+            f"{place}: no such folder or CSV file", "expected a folder with a folder of videos for each class"
+        )
     counts = dict.fromkeys(sorted(labels | {clip.label for clip in clips}), 0)
     for clip in clips:
         counts[clip.label] += 1
