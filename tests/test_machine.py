@@ -119,17 +119,28 @@ def target(card: str, **changes: Any) -> TargetCard:
 
 
 @pytest.mark.parametrize(
-    ("changes", "here"),
+    ("changes", "why"),
     [
-        ({}, True),
-        ({"triple": "aarch64-unknown-linux-gnu"}, False),
-        ({"triple": "aarch64-unknown-linux-android", "libc": "bionic"}, False),
-        ({"libc": "musl"}, False),
-        ({"cpu": "x86-64-v4"}, False),
+        ({}, ""),
+        (
+            {"triple": "aarch64-unknown-linux-gnu"},
+            "this machine is x86_64, the model is compiled for x86-64 (aarch64)",
+        ),
+        (
+            {"triple": "aarch64-unknown-linux-android", "libc": "bionic"},
+            "this machine is x86_64, the model is compiled for x86-64 (aarch64)",
+        ),
+        ({"libc": "musl"}, "this machine's C library is glibc, the model is compiled for x86-64 (musl)"),
+        (
+            {"cpu": "x86-64-v4"},
+            "this machine's CPU lacks avx512f, avx512bw, avx512dq, avx512vl, avx512cd, the model is compiled for "
+            "x86-64 (x86-64-v4)",
+        ),
     ],
 )
-def test_what_runs_here(changes: dict[str, str], here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_here_and_why_not(changes: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(machine, "cpu_flags", lambda: tuple(HASWELL.split()))
-    assert machine.runs_here(target("x86-64", **changes)) == here
+    assert machine.runs_here(target("x86-64", **changes)) == (not why)
+    assert machine.why_not_here(target("x86-64", **changes)) == why

@@ -269,16 +269,20 @@ def test_a_manifest_of_lists_in_lists(depth: int, folder: Path) -> None:
 def test_another_architecture(small_artifact: Artifact) -> None:
     manifest = small_artifact.manifest
     target = dataclasses.replace(load_target("raspberry-pi-4-32bit"), name="board")
-    with pytest.raises(ArtifactError, match=r"compiled for board \(arm\), this machine is \w+; .*--target native"):
+    with pytest.raises(
+        ArtifactError, match=r"this machine is \w+, the model is compiled for board \(arm\); .*--target native"
+    ):
         OnlineSession(Artifact(small_artifact.path, dataclasses.replace(manifest, target=target)))
 
 
 def test_a_cpu_that_lacks_something(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = small_artifact.manifest
     target = load_target("x86-64")
-    monkeypatch.setattr("tsm_edge.artifact.folder.this_architecture", lambda: "x86_64")
-    monkeypatch.setattr("tsm_edge.artifact.folder.cpu_flags", lambda: {*X86_LEVELS["x86-64-v3"]} - {"fma"})
-    with pytest.raises(ArtifactError, match=r"this CPU lacks fma\b"):
+    monkeypatch.setattr("tsm_edge.cards.architecture.this_architecture", lambda: "x86_64")
+    monkeypatch.setattr("tsm_edge.cards.architecture.cpu_flags", lambda: {*X86_LEVELS["x86-64-v3"]} - {"fma"})
+    with pytest.raises(
+        ArtifactError, match=r"this machine's CPU lacks fma, the model is compiled for x86-64 \(x86-64-v3\)"
+    ):
         open_library(Artifact(small_artifact.path, dataclasses.replace(manifest, target=target)))
 
 

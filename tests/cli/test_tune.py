@@ -123,7 +123,7 @@ FOREIGN = "raspberry-pi-4" if this_architecture() == "x86_64" else "x86-64"
     [
         (
             ("--target", FOREIGN),
-            f"this machine cannot run what is compiled for {FOREIGN}: it is {this_architecture()}, not",
+            f"this machine is {this_architecture()}, the model is compiled for {FOREIGN} (",
         ),
         (("--target", "native", "--rpc", "127.0.0.1:1"), "nothing listens on 127.0.0.1:1"),
         (("--target", "cuda-sm86"), "no NVIDIA GPU is usable here: its driver cannot be loaded (no-driver.so"),

@@ -14,12 +14,12 @@ from background import Background, Start
 from relay import Relay
 
 from tsm_edge.artifact.folder import Artifact
+from tsm_edge.cards import architecture as machines
 from tsm_edge.cards import load_target
 from tsm_edge.cards.threads import Threads
 from tsm_edge.errors import ArtifactError, RpcError
 from tsm_edge.files.atomic import file_sha256
 from tsm_edge.machine.files import to_cpus
-from tsm_edge.rpc import device as device_module
 from tsm_edge.rpc.machine import RemoteSystem
 from tsm_edge.rpc.place import Endpoint, Place, TimeLimits
 from tsm_edge.rpc.serving import set_cores, set_threads
@@ -160,9 +160,11 @@ def test_a_cpu_that_lacks_something_is_refused(
     ours: Place, small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        device_module, "missing_features", lambda target, flags: [target.cpu.cpu] if "sse2" in flags else []
+        machines, "missing_features", lambda target, flags, release: [target.cpu.cpu] if "sse2" in flags else []
     )
-    with pytest.raises(RpcError, match=r"its CPU lacks x86-64-v9; compile for it"):
+    with pytest.raises(
+        RpcError, match=r"'s CPU lacks x86-64-v9, the model is compiled for native \(x86-64-v9\); compile for it"
+    ):
         RemoteSession(for_target(small_artifact, "native", cpu="x86-64-v9"), ours, limits=LIMITS)
 
 

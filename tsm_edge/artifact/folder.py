@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.artifact.manifest import Manifest, embedded_forms, parse_manifest
-from tsm_edge.cards.architecture import architecture, cpu_flags, missing_features, this_architecture
+from tsm_edge.cards.architecture import misfit_here
 from tsm_edge.errors import ArtifactError, shortened
 from tsm_edge.files.atomic import file_sha256, scratch_folder
 from tsm_edge.files.paths import native_path
@@ -194,16 +194,10 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
     ArtifactError
         It was compiled for another architecture, needs CPU features this machine lacks, or has another ABI.
     """
-    target = artifact.manifest.target
-    here, wanted = this_architecture(), architecture(target.cpu.triple)
     hint = "compile for this machine with: tsm-edge compile --target native"
-    if here != wanted:
-        raise ArtifactError(f"{artifact.path}: compiled for {target.name} ({wanted}), this machine is {here}", hint)
-    missing = missing_features(target, cpu_flags())
-    if missing:
-        raise ArtifactError(
-            f"{artifact.path}: compiled for {target.name} ({target.cpu.cpu}), this CPU lacks {', '.join(missing)}", hint
-        )
+    # Whether the C library is of the right kind the loader knows best: musl takes some libraries for glibc.
+    if why := misfit_here(artifact.manifest.target):
+        raise ArtifactError(f"{artifact.path}: {why}", hint)
     try:
         library = _load(artifact)
         library.tsm_abi_version.restype = ctypes.c_int32

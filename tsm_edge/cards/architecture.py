@@ -142,11 +142,46 @@ def check_threads(count: int) -> None:
         )
 
 
-def runs_here(target: TargetCard) -> bool:
-    """Whether this machine can load a library made for a target: its CPU, and the kind of its C library."""
+def misfit(name: str, target: TargetCard, machine: str, flags: Collection[str], release: str = "") -> str:
+    """Why a machine's CPU cannot run a target's code, as a sentence for people.
+
+    Parameters
+    ----------
+    name : str
+        Of the machine, for the sentence.
+    target : TargetCard
+    machine : str
+        Its architecture (:func:`architecture`); empty: not known.
+    flags, release
+        As :func:`missing_features` takes them.
+
+    Returns
+    -------
+    str
+        Empty: it can, as far as is known.
+    """
+    wanted = architecture(target.cpu.triple)
+    if machine and machine != wanted:
+        return f"{name} is {machine}, the model is compiled for {target.name} ({wanted})"
+    if lacking := missing_features(target, flags, release):
+        return f"{name}'s CPU lacks {', '.join(lacking)}, the model is compiled for {target.name} ({target.cpu.cpu})"
+    return ""
+
+
+def misfit_here(target: TargetCard) -> str:
+    """:func:`misfit` of this machine."""
+    return misfit("this machine", target, this_architecture(), cpu_flags())
+
+
+def why_not_here(target: TargetCard) -> str:
+    """Why this machine cannot load a library made for a target: its CPU, or its kind of C library; empty: it can."""
     here = "glibc" if platform.libc_ver()[0] == "glibc" else "musl"
-    return (
-        architecture(target.cpu.triple) == this_architecture()
-        and target.libc.startswith(here)
-        and not missing_features(target, cpu_flags())
-    )
+    of_cpu = misfit_here(target)
+    if of_cpu or target.libc.startswith(here):
+        return of_cpu
+    return f"this machine's C library is {here}, the model is compiled for {target.name} ({target.libc})"
+
+
+def runs_here(target: TargetCard) -> bool:
+    """Whether this machine can load a library made for a target."""
+    return not why_not_here(target)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.cards import DEFAULT_MODEL, load_model, load_target
-from tsm_edge.cards.architecture import MOST_THREADS, architecture, cpu_flags, missing_features, this_architecture
+from tsm_edge.cards.architecture import MOST_THREADS, why_not_here
 from tsm_edge.cards.detect_gpu import detect_gpu
 from tsm_edge.cards.precision import FP32, INT8, precision_named
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
@@ -203,13 +203,8 @@ def _board(place: Place | None, threads: int | None, card: TargetCard) -> Board:
 
     if place is not None:
         return board_at(place, threads, card.device)
-    here, wanted = this_architecture(), architecture(card.cpu.triple)
-    lacks = missing_features(card, cpu_flags())
-    if here != wanted or lacks:
-        why = f"its CPU lacks {', '.join(lacks)}" if here == wanted else f"it is {here}, not {wanted}"
-        raise TuneError(
-            f"this machine cannot run what is compiled for {card.name}: {why}", "name a board: --rpc HOST:PORT"
-        )
+    if why := why_not_here(card):
+        raise TuneError(why, "name a board: --rpc HOST:PORT")
     if card.gpu is not None:
         try:
             detect_gpu()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tsm_edge.artifact.folder import MANIFEST, RUNNER, Artifact, load_artifact
 from tsm_edge.cards import TargetCard
-from tsm_edge.cards.architecture import architecture, missing_features
+from tsm_edge.cards.architecture import architecture, misfit
 from tsm_edge.cards.cpuinfo import CPUINFO
 from tsm_edge.deploy.adb import AdbDestination, AdbTransport
 from tsm_edge.deploy.contents import RECORD, look_script, read_contents
@@ -231,20 +231,14 @@ def _check_machine(name: str, answers: dict[str, str], target: TargetCard) -> st
     machine = architecture(answers["machine"])
     if machine == "aarch64" and answers.get("bits") == "32":
         machine = "arm"  # a 64-bit kernel under a 32-bit system: Raspberry Pi OS
-    wanted = architecture(target.cpu.triple)
     hint = "see the targets with: tsm-edge targets, then: tsm-edge compile --target T"
-    if machine != wanted:
-        raise DeployError(f"{name} is {machine}, the model is compiled for {target.name} ({wanted})", hint)
+    flags = answers.get("flags", "").partition(":")[2].split()
+    if why := misfit(name, target, machine, flags, answers["machine"]):
+        raise DeployError(why, hint)
     android = answers.get("android") == "yes"
     if android != target.android:
         system = "Android" if android else "not Android"
         raise DeployError(f"{name} is {system}, the model is compiled for {target.name}", hint)
-    lacking = missing_features(target, answers.get("flags", "").partition(":")[2].split(), answers["machine"])
-    if lacking:
-        raise DeployError(
-            f"{name}: the model is compiled for {target.name} ({target.cpu.cpu}), its CPU lacks {', '.join(lacking)}",
-            hint,
-        )
     for program in ("sha256sum", "tar"):
         if answers.get(program) != "yes":
             raise DeployError(f"{name} has no {program}", "install coreutils and tar there, or busybox")

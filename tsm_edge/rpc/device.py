@@ -9,7 +9,7 @@ from typing import Any
 
 from tsm_edge.artifact.folder import LIBRARY, Artifact, read_listed
 from tsm_edge.cards import TargetCard
-from tsm_edge.cards.architecture import architecture, elf_architecture, missing_features
+from tsm_edge.cards.architecture import architecture, elf_architecture, misfit
 from tsm_edge.cards.threads import Threads
 from tsm_edge.errors import RpcError
 from tsm_edge.rpc.connection import Connection, ConnectionLost, NoAnswer, RemoteFault, connect
@@ -186,16 +186,10 @@ class Device:
         RpcError
             It was compiled for another architecture or device, or the CPU lacks what it needs.
         """
-        wanted, found = architecture(target.cpu.triple), self.info.machine
-        hint = f"compile for it with: tsm-edge compile --target T (the targets: tsm-edge targets), T for {found}"
-        if found is not None and found != wanted:
-            raise RpcError(f"{self.name} is {found}, the model is compiled for {target.name} ({wanted})", hint)
-        lacking = missing_features(target, self.info.flags)
-        if lacking:
+        found = self.info.machine
+        if why := misfit(self.name, target, found or "", self.info.flags):
             raise RpcError(
-                f"{self.name}: the model is compiled for {target.name} ({target.cpu.cpu}), its CPU lacks "
-                f"{', '.join(lacking)}",
-                hint,
+                why, f"compile for it with: tsm-edge compile --target T (the targets: tsm-edge targets), T for {found}"
             )
 
     def set_threads(self, threads: Threads) -> bool:
