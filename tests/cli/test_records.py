@@ -83,6 +83,15 @@ def test_they_are_listed(run_program: RunProgram, file: Path) -> None:
     assert table["threads"][0]["threads"] == {"count": 4, "cores": [4, 5, 6, 7]}
 
 
+def test_a_trial_in_which_the_board_failed_is_told_from_a_wrong_one(run_program: RunProgram, tmp_path: Path) -> None:
+    wrong = dataclasses.replace(record(accepted=False), ratio=None)
+    failed = dataclasses.replace(record(accepted=False, number=2, layer="other"), ratio=None, rounds=0)
+    (tmp_path / "r.jsonl").write_text(f"{wrong.line()}\n{failed.line()}\n", "utf-8")
+    lines = run_program("records", "list", "r.jsonl", "--all").stdout.splitlines()
+    assert ["wrong" in line for line in lines if line.startswith(("features.1", "other"))] == [True, False]
+    assert ["the board failed" in line for line in lines if line.startswith(("features.1", "other"))] == [False, True]
+
+
 def test_they_are_merged(run_program: RunProgram, file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text(f"{record(layer='later').line()}\n{record(number=3).line()}\nhalf of a li", "utf-8")

@@ -328,6 +328,33 @@ def test_more_threads_that_are_not_faster_are_not_recorded(share: float, network
     assert read_records(tmp_path / "r.jsonl").threads == ()
 
 
+@pytest.mark.parametrize("measured_before", [0, 9], ids=["in a heat", "in the final"])
+def test_a_candidate_in_which_the_board_fails_is_not_tried_again_by_another_run(
+    measured_before: int, network: Network, tmp_path: Path
+) -> None:
+    """It would be the fastest, and hangs, the first time or after its heats."""
+    free = next(free for free in network.freedoms if free.label.startswith("conv_0"))
+    others = {call.spec for other in free.others for call in network.with_choices(Choices(other)).calls}
+    fatal = min(others - {call.spec for call in network.program.calls}, key=lambda spec: spec.describe())
+    measured, said = [0], list[str]()
+
+    def microseconds(call: KernelCall) -> float:
+        if call.spec != fatal:
+            return by_description(call)
+        measured[0] += 1
+        if measured[0] > measured_before:
+            raise RpcError("it hangs", "look at it")
+        return 60.0
+
+    for go_on in (False, True):
+        board = simulated_board(microseconds=microseconds, sigma=0.0)
+        tuned = tune(network, tmp_path / "r.jsonl", board, go_on=go_on, notify=said.append, pattern="conv_0")
+        assert tuned.failed == (not go_on)
+        assert said == ["board: it hangs; once more"]
+        assert sum(record.failed for record in read_records(tmp_path / "r.jsonl").records) == 1
+    assert measured[0] == measured_before + 1
+
+
 @pytest.mark.parametrize(("looks", "rests"), [(3, 3), (1000, 12)])
 def test_a_throttled_board_rests_and_not_for_ever(looks: int, rests: int) -> None:
     said: list[str] = []

@@ -146,7 +146,7 @@ def _row(record: Record, targets: dict[str, str]) -> Sequence[object]:
         ", ".join(record.layers),
         f"{targets.get(record.card, 'another card')}, {record.precision}",
         ", ".join(str(choice["rule"]) for choice in record.choices) + ("" if record.accepted else " (not accepted)"),
-        "wrong" if ratio is None else f"{ratio[0]:.3f}",
+        "the board failed" if record.failed else "wrong" if ratio is None else f"{ratio[0]:.3f}",
         "-" if ratio is None else f"{ratio[1]:.3f} to {ratio[2]:.3f}",
         f"{record.rule_us:.1f}",
         f"{record.about.get('machine', '-')}, {record.about.get('date', '-')}",

@@ -110,6 +110,8 @@ def command(
         ledger = None if dry_run else stack.enter_context(Ledger(path, go_on, warn))
         # Before anything is compiled: whether they can be reached.
         boards = [] if dry_run else [_board(place, threads, card) for place in places]
+        for board in boards:
+            stack.callback(board.close)
         network = network_of(compiled or _compile(model or DEFAULT_MODEL, card, precision or FP32.name, folder))
         kernels_to_tune(network, {}, pattern)
         if ledger is None:
@@ -263,6 +265,8 @@ def _print(tuned: Tuned, path: Path, used: int, following: str) -> None:
     rows = [("kernels", str(tuned.kernels)), ("candidates tried", str(tuned.tried))]
     if tuned.wrong:
         rows.append(("of them wrong", f"{tuned.wrong}: their results differ, never used"))
+    if tuned.failed:
+        rows.append(("a board failed in", f"{tuned.failed} more, which are not tried again"))
     rows.append(("step by the rules", f"{tuned.step_ms:.2f} ms"))
     rows.append(("faster, each alone", f"{len(tuned.accepted)} kernels, beyond doubt"))
     if tuned.whole is not None:

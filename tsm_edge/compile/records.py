@@ -41,11 +41,13 @@ class Record:
         As :meth:`tsm_edge.compile.ir.choices.Choice.to_table`, the layers by their numbers; for the same layers, in
         one kernel or several.
     ratio : tuple of float or None
-        Its time over that of the rules' kernel: median, and its 95 % interval; None: it computed something else.
+        Its time over that of the rules' kernel: median, and its 95 % interval; None: it computed something else, or
+        the board failed in it.
     rule_us : float
         Microseconds of the rules' kernel.
     rounds : int
         How often each of the two was timed: of two records of a candidate the one with more rounds is the better one.
+        0: the board failed in it (:attr:`failed`).
     about : mapping of str to str
         Machine, date, versions, and the name of a layer, for people.
     device : str
@@ -73,6 +75,11 @@ class Record:
     def candidate(self) -> str:
         """Of what was tried for it, against what this version of the rules chooses."""
         return hashed([self.key, self.rules, list(self.choices)])
+
+    @property
+    def failed(self) -> bool:
+        """The board failed in it, hung or crashed: it is not to be tried again."""
+        return self.ratio is None and not self.rounds
 
     def line(self) -> str:
         """As a line of a file."""

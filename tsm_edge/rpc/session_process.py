@@ -144,7 +144,7 @@ def _become_session(name: str, serve: Callable[[], None]) -> NoReturn:
         for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signal_number, signal.SIG_DFL)
         _die_with_parent()
-        _die_before_parent()
+        die_before_parent()
         serve()
         code = 0
     except Exception as error:  # noqa: BLE001 - the outermost frame of a process
@@ -159,8 +159,8 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _die_before_parent() -> None:
-    """Where memory runs out, the session ends and not the server (Linux only)."""
+def die_before_parent() -> None:
+    """Where memory runs out, this process ends and not the one that began it (Linux only)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 

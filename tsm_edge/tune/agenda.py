@@ -87,7 +87,7 @@ class Agenda:
     def learn(self, record: Record) -> None:
         """Take in a measurement."""
         candidate = self._all.get(record.candidate)
-        if candidate is None:
+        if candidate is None or record.failed:  # a board may fail whatever it measures
             return
         with self._one_at_a_time:
             found, weight = _measured(record)

@@ -15,7 +15,7 @@ from tsm_edge.rpc.device import open_device
 from tsm_edge.rpc.machine import RemoteSystem
 from tsm_edge.rpc.place import Place, TimeLimits
 from tsm_edge.rpc.session import RemoteSession
-from tsm_edge.session.local import OnlineSession
+from tsm_edge.tune.apart import Apart
 from tsm_edge.tune.race import Runner
 from tsm_edge.tune.threads import ways_of
 
@@ -39,6 +39,8 @@ class Board:
         Whether it is this one.
     held_back : callable
         Why it runs slower than it could, now: too hot, too little power; empty: it does not, or does not tell.
+    close : callable
+        Ends what was begun for it.
     """
 
     name: str
@@ -47,22 +49,30 @@ class Board:
     ways: tuple[Threads, ...] = ()
     local: bool = False
     held_back: Callable[[], tuple[str, ...]] = tuple
+    close: Callable[[], None] = lambda: None
 
 
 def this_machine(threads: int | None, device: str = "cpu") -> Board:
-    """Measured in this process; kernels with one thread, where nobody asked for more.
+    """Measured in a process of its own, which a candidate may crash; kernels with one thread, if none are asked for.
 
     ``device`` is what is tuned there: ``cpu`` or ``cuda``, whose step has one thread.
     """
     system = LocalSystem()
     machine = _name_of(snapshot(system, 0.0), device)
-    asked = Threads(threads or 1)
+    asked, apart = Threads(threads or 1), Apart()
 
     def open_it(artifact: Artifact, wanted: Threads | None) -> Runner:
-        return OnlineSession(artifact, wanted or asked)
+        return apart.open(artifact, wanted or asked)
 
-    ways = () if threads or device != "cpu" else ways_of(system)
-    return Board("this machine", machine or UNKNOWN, open_it, ways, local=True, held_back=lambda: _throttled(system))
+    return Board(
+        "this machine",
+        machine or UNKNOWN,
+        open_it,
+        () if threads or device != "cpu" else ways_of(system),
+        local=True,
+        held_back=lambda: _throttled(system),
+        close=apart.close,
+    )
 
 
 def board_at(place: Place, threads: int | None, device: str = "cpu") -> Board:

@@ -69,11 +69,13 @@ class Fleet:
         jobs: deque[_T],
         work: Callable[[Runner, _T], None],
         stop: Callable[[], bool] = lambda: False,
+        lost: Callable[[_T], None] = lambda job: None,
     ) -> bool:
         """Load a trial library on a board, and do jobs with it until there are none, or ``stop`` says so.
 
-        A job in which the board fails is lost: it may be what makes it fail. With a new connection the next one is
-        begun. A board that fails twice in a row is left out; what it did not come to stays in ``jobs``.
+        A job in which the board fails is lost, and ``lost`` is told: it may be what makes it fail. With a new
+        connection the next one is begun. A board that fails twice in a row is left out; what it did not come to stays
+        in ``jobs``.
 
         Returns
         -------
@@ -87,14 +89,18 @@ class Fleet:
         """
         failures = 0
         while jobs and not stop():
+            under_way: list[_T] = []
             try:
                 with closing(board.open(artifact, None)) as runner:
                     while jobs and not stop():
-                        work(runner, jobs.popleft())
-                        failures = 0
+                        under_way = [jobs.popleft()]
+                        work(runner, *under_way)
+                        under_way, failures = [], 0
             except TuneError:
                 raise
             except TsmEdgeError as error:
+                for job in under_way:
+                    lost(job)
                 failures += 1
                 self._failed(board, error, failures)
             if failures == _FAILURES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,13 +18,20 @@ def in_order(records: Iterable[Record]) -> list[Record]:
 
 
 def best_measured(records: Iterable[Record]) -> dict[str, Record]:
-    """Of every candidate that was tried its record with the most rounds, the later of two alike."""
+    """Of every candidate that was tried its record with the most rounds, the later of two alike.
+
+    In which a board failed once, whatever was measured before, that is what counts.
+    """
     best: dict[str, Record] = {}
     for record in records:
         known = best.get(record.candidate)
-        if not record.accepted and (known is None or record.rounds >= known.rounds):
+        if not record.accepted and (known is None or _rank(record) >= _rank(known)):
             best[record.candidate] = record
     return best
+
+
+def _rank(record: Record) -> float:
+    return math.inf if record.failed else record.rounds
 
 
 def accepted_of(records: Iterable[Record]) -> list[Record]:

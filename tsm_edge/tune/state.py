@@ -84,6 +84,8 @@ class Tuned:
         Candidates that computed something else.
     history : tuple of (float, float)
         After each candidate: seconds since the start, and :attr:`State.hoped`.
+    failed : int
+        Candidates in which a board failed: not among those tried, and not tried again.
     """
 
     accepted: tuple[Record, ...]
@@ -94,6 +96,7 @@ class Tuned:
     kernels: int
     wrong: int
     history: tuple[tuple[float, float], ...] = ()
+    failed: int = 0
 
     @property
     def is_faster(self) -> bool:

@@ -141,8 +141,10 @@ class Tuner:
         self._kernel_us = {one.blank.key: one.kernel_us for one in everything.values()}
         known = self._best_known()
         self._agenda = Agenda(everything.values(), known.values())
+        had_failed = self._failed()
         self._measure_all(self._agenda, self._try, SEARCH_SHARE)
-        tried = [record for name, record in self._best_known().items() if name not in known]
+        new = [record for name, record in self._best_known().items() if name not in known]
+        tried = [record for record in new if not record.failed]
         self._measure_all(InTurn(self._finalists(everything)), self._try_again, FINALS_SHARE)
         accepted, parted = self._winners()
         program = self._with(accepted)
@@ -150,8 +152,9 @@ class Tuner:
         faster = whole is not None and whole.high < 1.0
         threads = self._threads(program if faster else self._network.program)
         self._ledger.finish(accepted if faster else (), (threads,) if threads else (), parted if faster else ())
-        wrong = sum(record.ratio is None for record in tried)
-        return Tuned(accepted, whole, threads, self._step_ms, len(tried), len(kernels), wrong, tuple(self._history))
+        wrong, failed = sum(record.ratio is None for record in tried), self._failed() - had_failed
+        history = tuple(self._history)
+        return Tuned(accepted, whole, threads, self._step_ms, len(tried), len(kernels), wrong, history, failed)
 
     def known(self) -> list[Record]:
         """What the ledger has of this run's kernels, against what this version of the rules chooses."""
@@ -160,6 +163,10 @@ class Tuner:
 
     def _best_known(self) -> dict[str, Record]:
         return best_measured(self.known())
+
+    def _failed(self) -> int:
+        """Candidates in which a board failed, ever."""
+        return sum(record.failed for record in self._best_known().values())
 
     def _kernel_times(self) -> dict[tuple[str, ...], float]:
         """Microseconds of the rules' kernels, by the names of their layers."""
@@ -214,7 +221,7 @@ class Tuner:
                 if number is not None
             )
             found = len(trials)
-            goes_on = self._fleet.run_each(board, library.artifact, trials, work, time_is_up)
+            goes_on = self._fleet.run_each(board, library.artifact, trials, work, time_is_up, self._lost)
             waiting.give_back(trial.candidate for trial in trials)
             sizes.took(found - len(trials), self._budget.clock() - began_s)
             if not goes_on:
@@ -242,6 +249,10 @@ class Tuner:
 
     def _try_again(self, runner: Runner, trial: Trial) -> None:
         self._ledger.append(_measured(trial.candidate, self._race(runner, trial.entrant, FINAL, FINALS_SHARE)))
+
+    def _lost(self, trial: Trial) -> None:
+        """Written down, so that no later run meets it again."""
+        self._ledger.append(trial.candidate.blank)
 
     def _finalists(self, everything: Mapping[str, Candidate]) -> list[Candidate]:
         """The best of every kernel that are still to be measured anew, as a final has not been run before.
@@ -354,7 +365,7 @@ class Tuner:
         return 0.0 if record.ratio is None else (1.0 - record.ratio[0]) * self._kernel_us.get(record.key, 0.0)
 
     def _tell(self, doing: str) -> None:
-        records = self._best_known()
+        records = {name: record for name, record in self._best_known().items() if not record.failed}
         kernels = {record.key for record in records.values()}
         budget, hoped = self._budget, self._hoped()
         self._show(
