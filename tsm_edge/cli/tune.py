@@ -91,6 +91,7 @@ def command(
     from tsm_edge.compile.trials import network_of
     from tsm_edge.files.atomic import scratch_folder
     from tsm_edge.rpc.key import chosen_key
+    from tsm_edge.tune.boards import check_alike
     from tsm_edge.tune.candidates import kernels_to_tune
     from tsm_edge.tune.fleet import Fleet
     from tsm_edge.tune.ledger import Ledger
@@ -108,10 +109,11 @@ def command(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
         ledger = None if dry_run else stack.enter_context(Ledger(path, go_on, warn))
-        # Before anything is compiled: whether they can be reached.
+        # Before anything is compiled: whether they can be reached, and run it.
         boards = [] if dry_run else [_board(place, threads, card) for place in places]
         for board in boards:
             stack.callback(board.close)
+        check_alike(boards, warn)
         network = network_of(compiled or _compile(model or DEFAULT_MODEL, card, precision or FP32.name, folder))
         kernels_to_tune(network, {}, pattern)
         if ledger is None:
@@ -204,7 +206,7 @@ def _board(place: Place | None, threads: int | None, card: TargetCard) -> Board:
     from tsm_edge.tune.boards import board_at, this_machine
 
     if place is not None:
-        return board_at(place, threads, card.device)
+        return board_at(place, threads, card)
     if why := why_not_here(card):
         raise TuneError(why, "name a board: --rpc HOST:PORT")
     if card.gpu is not None:

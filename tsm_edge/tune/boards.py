@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.bench.environment import glance, snapshot
 from tsm_edge.bench.result.environment import Environment
+from tsm_edge.cards import TargetCard
 from tsm_edge.cards.threads import Threads
+from tsm_edge.errors import TuneError
 from tsm_edge.power.system import LocalSystem, System
 from tsm_edge.rpc.device import open_device
 from tsm_edge.rpc.machine import RemoteSystem
@@ -39,6 +41,10 @@ class Board:
         Whether it is this one.
     held_back : callable
         Why it runs slower than it could, now: too hot, too little power; empty: it does not, or does not tell.
+    kind : str
+        Its processor, by which boards that work together must be equal; empty: its server does not tell.
+    boot : str
+        Equal for two boards that are one machine; empty: not known.
     close : callable
         Ends what was begun for it.
     """
@@ -49,6 +55,8 @@ class Board:
     ways: tuple[Threads, ...] = ()
     local: bool = False
     held_back: Callable[[], tuple[str, ...]] = tuple
+    kind: str = ""
+    boot: str = ""
     close: Callable[[], None] = lambda: None
 
 
@@ -71,25 +79,28 @@ def this_machine(threads: int | None, device: str = "cpu") -> Board:
         () if threads or device != "cpu" else ways_of(system),
         local=True,
         held_back=lambda: _throttled(system),
+        kind=machine,
         close=apart.close,
     )
 
 
-def board_at(place: Place, threads: int | None, device: str = "cpu") -> Board:
+def board_at(place: Place, threads: int | None, target: TargetCard) -> Board:
     """A device behind ``tsm-edge serve``, or TVM's own server, which does not say what it is.
-
-    ``device`` is as of :func:`this_machine`.
 
     Raises
     ------
     RpcError
-        It cannot be reached.
+        It cannot be reached, or cannot run what is made for the target.
     """
-    limits = TimeLimits()
+    limits, device = TimeLimits(), target.device
     with closing(open_device(place, limits)) as reached:
+        reached.check_fits(target)
         ours = reached.info.tsm_edge is not None
         system = RemoteSystem(reached)
-        machine = _name_of(snapshot(system, 0.0), device) if ours else reached.info.machine
+        found = snapshot(system, 0.0) if ours else None
+        kind = "" if found is None else _name_of(found, device)
+        boot = "" if found is None else found.boot_id or ""
+        machine = kind or reached.info.machine
         ways = ways_of(system) if ours and threads is None and device == "cpu" else ()
         name = str(place) if not place.by_tracker else reached.name
 
@@ -100,7 +111,28 @@ def board_at(place: Place, threads: int | None, device: str = "cpu") -> Board:
         with closing(open_device(place, limits)) as again:
             return _throttled(RemoteSystem(again))
 
-    return Board(name, machine or UNKNOWN, open_it, ways, held_back=held_back if ours else tuple)
+    return Board(name, machine or UNKNOWN, open_it, ways, held_back=held_back if ours else tuple, kind=kind, boot=boot)
+
+
+def check_alike(boards: Sequence[Board], warn: Callable[[str], None]) -> None:
+    """Boards that share candidates must be of one kind, as far as they tell; and should be machines of their own.
+
+    Raises
+    ------
+    TuneError
+        Two have unlike processors.
+    """
+    told = [board for board in boards if board.kind]
+    for board in told[1:]:
+        if board.kind != told[0].kind:
+            raise TuneError(
+                f"{told[0].name} is {told[0].kind}, {board.name} is {board.kind}: expected boards of one kind",
+                "tune each alone, into a file of its own: -o FILE",
+            )
+    first: dict[str, Board] = {}
+    for board in boards:
+        if board.boot and (other := first.setdefault(board.boot, board)) is not board:
+            warn(f"{other.name} and {board.name} are one machine: what they measure at the same time is slower")
 
 
 def _name_of(environment: Environment, device: str) -> str:
