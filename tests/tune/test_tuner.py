@@ -355,6 +355,32 @@ def test_a_candidate_in_which_the_board_fails_is_not_tried_again_by_another_run(
     assert measured[0] == measured_before + 1
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_board_that_is_always_throttled_is_left_out_or_goes_on(others: int) -> None:
+    said: list[str] = []
+    slept: list[float] = []
+    hot = simulated_board("hot", held_back=lambda: ("too hot",))
+    fleet = Fleet([hot, *[simulated_board("cool")] * others], said.append, slept.append)
+    assert [fleet.let_rest(hot) for _ in range(3)] == [True, True, not others]
+    assert sum(slept) == 120.0
+    end = "left out" if others else "it goes on, and candidates are told apart less well"
+    assert said == ["hot: too hot: it rests"] * 2 + [f"hot: too hot, and rests have not helped: {end}"]
+    assert [board.name for board in fleet.boards] == (["cool"] if others else ["hot"])
+    if not others:
+        assert fleet.let_rest(hot)
+        assert len(said) == 3, "it is said once"
+
+
+def test_what_a_throttled_board_did_not_come_to_is_measured_by_the_others(network: Network, tmp_path: Path) -> None:
+    said: list[str] = []
+    hot = simulated_board("hot", held_back=lambda: ("too hot",))
+    with Ledger(tmp_path / "r.jsonl", go_on=False) as ledger:
+        fleet = Fleet([hot, simulated_board("cool")], said.append, lambda seconds: None)
+        tuned = Tuner(network, fleet, ledger, SimulatedBuilder(network), Budget(1e6), {"machine": "simulated"}).run()
+    assert tuned.is_faster
+    assert "hot: too hot, and rests have not helped: left out" in said
+
+
 @pytest.mark.parametrize(("looks", "rests"), [(3, 3), (1000, 12)])
 def test_a_throttled_board_rests_and_not_for_ever(looks: int, rests: int) -> None:
     said: list[str] = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TypeVar
@@ -16,7 +17,8 @@ from tsm_edge.tune.race import Runner
 
 _T = TypeVar("_T")
 _FAILURES = 2
-A_REST_S, LONGEST_REST_S = 5.0, 60.0
+# A look at a throttled board every so often; how long it may rest at once, and in all.
+A_REST_S, LONGEST_REST_S, ALL_RESTS_S = 5.0, 60.0, 120.0
 
 
 class Fleet:
@@ -41,26 +43,51 @@ class Fleet:
         self._boards = list(boards)
         self._notify = notify
         self._sleep = sleep
+        self._one_at_a_time = threading.Lock()
+        self._rested_s: defaultdict[str, float] = defaultdict(float)
+        self._rests_no_more: set[str] = set()
 
     @property
     def boards(self) -> tuple[Board, ...]:
         """Those that have not been left out."""
         return tuple(self._boards)
 
-    def let_rest(self, board: Board, stop: Callable[[], bool] = lambda: False) -> None:
-        """Wait until a board that is throttled is so no more: a minute at most, for some are all the time."""
+    def let_rest(self, board: Board, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until a board that is throttled is so no more: a minute at most, for some are all the time.
+
+        One that has rested for long in all and is throttled again is left out, if there are others; else it goes on.
+
+        Returns
+        -------
+        bool
+            Whether the board goes on.
+        """
         rested_s = 0.0
-        while rested_s < LONGEST_REST_S and not stop():
+        while rested_s < LONGEST_REST_S and board.name not in self._rests_no_more and not stop():
             try:
                 reasons = board.held_back()
             except TsmEdgeError:  # it will fail where that counts
-                return
+                return True
             if not reasons:
-                return
+                return True
+            if self._rested_s[board.name] >= ALL_RESTS_S:
+                self._rests_no_more.add(board.name)
+                return not self._left_out(board, f"{board.name}: {', '.join(reasons)}, and rests have not helped")
             if not rested_s:
                 self._notify(f"{board.name}: {', '.join(reasons)}: it rests")
             self._sleep(A_REST_S)
             rested_s += A_REST_S
+            self._rested_s[board.name] += A_REST_S
+        return True
+
+    def _left_out(self, board: Board, why: str) -> bool:
+        """Leave a throttled board out, if it is not the last one; say so."""
+        with self._one_at_a_time:
+            others = len(self._boards) > 1
+            if others:
+                self._boards.remove(board)
+        self._notify(f"{why}: {'left out' if others else 'it goes on, and candidates are told apart less well'}")
+        return others
 
     def run_each(
         self,
@@ -144,7 +171,8 @@ class Fleet:
         self._notify(f"{board.name}: {error.problem}; {'left out' if failures == _FAILURES else 'once more'}")
         if failures < _FAILURES:
             return
-        self._boards.remove(board)
+        with self._one_at_a_time:
+            self._boards.remove(board)
         if not self._boards:
             raise TuneError(
                 f"no board is left to measure on: {error.problem}", "see to it, then go on with: --continue"

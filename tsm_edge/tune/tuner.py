@@ -206,7 +206,8 @@ class Tuner:
 
         sizes = self._sizes.setdefault(board.name, LibrarySizes())
         while waiting and not time_is_up():
-            self._fleet.let_rest(board, time_is_up)
+            if not self._fleet.let_rest(board, time_is_up):
+                return
             began_s = self._budget.clock()
             with self._turn:
                 left_s = (until - self._budget.used) * self._budget.seconds
