@@ -77,10 +77,28 @@ def test_they_are_listed(run_program: RunProgram, file: Path) -> None:
     assert "(not accepted)" not in done.stdout
     assert "small: 4 threads on CPUs 4, 5, 6, 7, 0.310 of one thread's time" in done.stdout
     assert "2 accepted records, 1 of threads, 1 trials that were not accepted" in done.stderr
+    assert "uses it" in done.stdout
     assert "(not accepted)" in run_program("records", "list", file.name, "--all").stdout
     table = json.loads(run_program("records", "list", file.name, "--json").stdout)
     assert [one["about"]["layer"] for one in table["records"]] == ["features.1", "old"]
     assert table["threads"][0]["threads"] == {"count": 4, "cores": [4, 5, 6, 7]}
+
+
+def test_what_compile_does_not_use_is_marked(run_program: RunProgram, file: Path) -> None:
+    foreign = dataclasses.replace(record(number=5, layer="foreign"), card="0123456789abcdef")
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(f"{foreign.line()}\n")
+    done = run_program("records", "list", file.name)
+    marks = {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line.split()}
+    assert marks["features.1"].endswith("uses it")
+    assert marks["old"].endswith(f"not used: version 0 of the rules, not {RULES_VERSION}")
+    assert marks["foreign"].endswith("not used: of no card here, or of one that was changed")
+    assert "compile does not use 2 of them, as the table says: tune again with: tsm-edge tune" in done.stderr
+    table = json.loads(run_program("records", "list", file.name, "--all", "--json").stdout)
+    marks = {f"{one['about']['layer']}, {one['accepted']}": one["compile"] for one in table["records"]}
+    assert marks["features.1, True"] == "uses it"
+    assert marks["features.1, False"] == "a trial"
+    assert marks["old, True"].startswith("not used: version 0")
 
 
 def test_a_trial_in_which_the_board_failed_is_told_from_a_wrong_one(run_program: RunProgram, tmp_path: Path) -> None:

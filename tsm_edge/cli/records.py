@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tsm_edge.compile.records import Record, RecordFile
     from tsm_edge.compile.thread_record import ThreadRecord
 
+_USED, _TRIAL = "uses it", "a trial"
 _FILES = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 
 
@@ -37,9 +39,10 @@ def list_records(files: tuple[Path, ...], with_trials: bool, as_json: bool) -> N
     shown = [record for record in found.records if with_trials or record.accepted]
     targets = _targets_by_fingerprint()
     if as_json:
-        print_json({"records": shown, "threads": found.threads, "trials": _trials(found)})
+        tables = [{**dataclasses.asdict(one), "compile": _use(one, targets)} for one in shown]
+        print_json({"records": tables, "threads": found.threads, "trials": _trials(found)})
         return
-    columns = ("kernel", "layer", "for", "choice", "of the rules' time", "95 %", "rules (µs)", "tuned on")
+    columns = ("kernel", "layer", "for", "choice", "of the rules' time", "95 %", "rules (µs)", "tuned on", "compile")
     optional = ("tuned on", "layer", "rules (µs)", "95 %")
     rows = [_row(record, targets) for record in shown]
     if rows:
@@ -50,6 +53,9 @@ def list_records(files: tuple[Path, ...], with_trials: bool, as_json: bool) -> N
     note(
         f"{accepted} accepted records, {len(found.threads)} of threads, {_trials(found)} trials that were not accepted"
     )
+    unused = sum(_use(record, targets) not in (_USED, _TRIAL) for record in found.records)
+    if unused:
+        note(f"compile does not use {unused} of them, as the table says: tune again with: tsm-edge tune --target T")
 
 
 @command.command("merge")
@@ -139,6 +145,18 @@ def _targets_by_fingerprint() -> dict[str, str]:
     return names
 
 
+def _use(record: Record, targets: dict[str, str]) -> str:
+    """Whether compile uses such a record, and why not."""
+    from tsm_edge.compile.record_keys import rules_version
+
+    version = rules_version(record.device)
+    if not record.accepted:
+        return _TRIAL
+    if record.rules != version:
+        return f"not used: version {record.rules} of the rules, not {version}"
+    return _USED if record.card in targets else "not used: of no card here, or of one that was changed"
+
+
 def _row(record: Record, targets: dict[str, str]) -> Sequence[object]:
     ratio = record.ratio
     return (
@@ -150,6 +168,7 @@ def _row(record: Record, targets: dict[str, str]) -> Sequence[object]:
         "-" if ratio is None else f"{ratio[1]:.3f} to {ratio[2]:.3f}",
         f"{record.rule_us:.1f}",
         f"{record.about.get('machine', '-')}, {record.about.get('date', '-')}",
+        _use(record, targets),
     )
 
 
