@@ -147,6 +147,20 @@ def test_a_board_that_is_not_there_is_told_before_anything_is_compiled(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_model_of_clips_is_refused_before_it_is_compiled(
+    run_here: Callable[..., Done], options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pipeline, "compile_model", lambda *given, **named: pytest.fail("it compiles"))
+    done = run_here("mobilenetv2-kinetics-8f", *options)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "tsm-edge: error: mobilenetv2-kinetics-8f: takes clips; models of streams can be tuned; "
+        "see the models: tsm-edge models\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_as_json_is_numbers(run_here: Callable[..., Done], small_artifact: Artifact) -> None:
     plan = json.loads(run_here(str(small_artifact.path), "--dry-run", "--json").stdout)
     assert plan["candidates"] == sum(one["candidates"] for one in plan["kernels"]) > 0

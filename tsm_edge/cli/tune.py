@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.cards import DEFAULT_MODEL, load_model, load_target
+from tsm_edge.cards import DEFAULT_MODEL, ModelCard, load_model, load_target
 from tsm_edge.cards.architecture import MOST_THREADS, why_not_here
 from tsm_edge.cards.detect_gpu import detect_gpu
 from tsm_edge.cards.precision import FP32, INT8, precision_named
@@ -103,6 +103,7 @@ def command(
     places = places_of(rpc, tracker, chosen_key(key, key_file))
     compiled = _compiled(model, target, precision)
     card = load_target(target or "native") if compiled is None else compiled.manifest.target
+    source = compiled or _source(model or DEFAULT_MODEL, card, precision)
     path = output or Path("records") / f"{card.name}.jsonl"
     if html is not None:
         check_report(html, [path])
@@ -114,7 +115,9 @@ def command(
         for board in boards:
             stack.callback(board.close)
         check_alike(boards, warn)
-        network = network_of(compiled or _compile(model or DEFAULT_MODEL, card, precision or FP32.name, folder))
+        if isinstance(source, ModelCard):
+            source = _compile(source, card, precision or FP32.name, folder)
+        network = network_of(source)
         kernels_to_tune(network, {}, pattern)
         if ledger is None:
             _print_candidates(network, pattern, as_json)
@@ -172,16 +175,29 @@ def _compiled(model: str | None, target: str | None, precision: str | None) -> A
     return found
 
 
-def _compile(model: str, target: TargetCard, precision: str, folder: Path) -> Artifact:
-    """MODEL compiled by the rules alone."""
+def _source(model: str, target: TargetCard, precision: str | None) -> ModelCard:
+    """The card of MODEL, which can be tuned once it is compiled.
+
+    Raises
+    ------
+    TuneError
+        It cannot.
+    """
+    card = load_model(model)
+    if card.network.temporal_mode != "online":
+        raise TuneError(f"{model}: takes clips; models of streams can be tuned", "see the models: tsm-edge models")
     if precision == INT8.name:
         raise TuneError(
             f"precision int8 is tuned on a compiled model, calibrated with what it will see: expected DIR, not {model}",
             f"compile it first: tsm-edge compile {model} --target {target.name} --precision int8 --calibrate CLIP",
         )
+    return card
+
+
+def _compile(card: ModelCard, target: TargetCard, precision: str, folder: Path) -> Artifact:
+    """A model, compiled by the rules alone."""
     from tsm_edge.compile.pipeline import CompileRequest, compile_model
 
-    card = load_model(model)
     request = CompileRequest(
         target=target,
         output=folder / "model",
