@@ -161,6 +161,16 @@ def test_a_model_of_clips_is_refused_before_it_is_compiled(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_there_may_be_nothing_to_go_on_with(
+    run_here: Callable[..., Done], small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tuner, "run", lambda self, pattern: Tuned((), None, None, 1.0, 3, 1, 0))
+    monkeypatch.setattr(trial_library, "TrialBuilder", lambda network, folder: None)
+    done = run_here(str(small_artifact.path), "--continue", "-o", "r.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "r.jsonl: is not there, so nothing is gone on with; it is begun" in done.stderr
+
+
 def test_a_dry_run_as_json_is_numbers(run_here: Callable[..., Done], small_artifact: Artifact) -> None:
     plan = json.loads(run_here(str(small_artifact.path), "--dry-run", "--json").stdout)
     assert plan["candidates"] == sum(one["candidates"] for one in plan["kernels"]) > 0

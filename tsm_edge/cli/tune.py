@@ -109,6 +109,8 @@ def command(
         check_report(html, [path])
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
+        if go_on and not dry_run and not path.exists():
+            warn(f"{path}: is not there, so nothing is gone on with; it is begun")
         ledger = None if dry_run else stack.enter_context(Ledger(path, go_on, warn))
         # Before anything is compiled: whether they can be reached, and run it.
         boards = [] if dry_run else [_board(place, threads, card) for place in places]
