@@ -96,7 +96,7 @@ class SimulatedRunner:
     noise: np.random.Generator
     on_measure: Callable[[], None] = lambda: None
     on_select: Callable[[int], None] = lambda program: None
-    slower: float = 1.0
+    slower: Sequence[float] = ()
     sigma: float = 0.01
     selected: int = 0
 
@@ -112,7 +112,7 @@ class SimulatedRunner:
         """What the rule of this file says."""
         self.on_measure()
         program = self.programs[self.selected]
-        times = np.array([self.microseconds(call) for call in program.calls]) * 1e3 * self.slower
+        times = np.array([self.microseconds(call) for call in program.calls]) * 1e3 * self.slower[self.selected]
         spent = (times * self.noise.normal(1.0, self.sigma, (count, len(times)))).astype(np.uint64)
         steps = spent.sum(axis=1)
         logits = LOGITS + (1.0 if self.wrong(program) else 0.0)
@@ -130,6 +130,7 @@ def simulated_board(
     on_measure: Callable[[], None] = lambda: None,
     on_select: Callable[[int], None] = lambda program: None,
     with_threads: dict[Threads, float] | None = None,
+    slower_with: Callable[[Program, Threads], float] = lambda program, threads: 1.0,
     sigma: float = 0.01,
     held_back: Callable[[], tuple[str, ...]] = tuple,
 ) -> Board:
@@ -148,6 +149,8 @@ def simulated_board(
         Told of each measurement, and of each program that is selected.
     with_threads : dict of Threads to float or None
         What may be raced there, and the step's time with it over that with one thread.
+    slower_with : callable
+        By what that is to be multiplied for a program.
     sigma : float
         Of the noise.
     held_back : callable
@@ -160,7 +163,7 @@ def simulated_board(
         if failures:
             raise RpcError(failures.pop(0), "look at it")
         programs = cast(Any, artifact).programs
-        slower = 1.0 if threads is None else shares[threads]
+        slower = [1.0 if threads is None else shares[threads] * slower_with(one, threads) for one in programs]
         return SimulatedRunner(programs, microseconds, wrong, noise, on_measure, on_select, slower, sigma)
 
     return Board(name, "simulated", open_it, tuple(shares), held_back=held_back)

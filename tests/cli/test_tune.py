@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tsm_edge.artifact.folder import Artifact
+from tsm_edge.bench.paired import Ratio
 from tsm_edge.cards.architecture import this_architecture
 from tsm_edge.cards.detect_gpu import detect_gpu
 from tsm_edge.cards.threads import Threads
@@ -169,6 +170,31 @@ def test_there_may_be_nothing_to_go_on_with(
     done = run_here(str(small_artifact.path), "--continue", "-o", "r.jsonl")
     assert done.returncode == 0, done.stderr
     assert "r.jsonl: is not there, so nothing is gone on with; it is begun" in done.stderr
+
+
+def test_what_was_compared_is_said(
+    run_here: Callable[..., Done], small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = next(candidates(network := network_of(small_artifact), network.freedoms, {})).blank
+    threads = ThreadRecord("n", Threads(2), (0.6, 0.5, 0.7), 9.0, {})
+    tuned = Tuned((record,), Ratio(0.9, 0.8, 0.95), threads, 1.0, 3, 1, 0, (), 1, Ratio(0.97, 0.93, 1.01))
+    monkeypatch.setattr(Tuner, "run", lambda self, pattern: tuned)
+    monkeypatch.setattr(trial_library, "TrialBuilder", lambda network, folder: None)
+
+    def lines() -> list[str]:
+        done = run_here(str(small_artifact.path), "-o", "r.jsonl", "--html", "r.html")
+        return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+    assert "whole step, 1 thread 0.900 (95 %: 0.800 to 0.950) of the rules' time" in lines()
+    assert "tuned step, 2 threads 0.600 (95 %: 0.500 to 0.700) of its time with one thread" in lines()
+    assert "whole step, so many threads 0.970 (95 %: 0.930 to 1.010) of the rules' time with as many" in lines()
+    assert "a board failed in 1 more, which are not tried again" in lines()
+    tuned = dataclasses.replace(tuned, refused="with 2 threads it is not faster")
+    assert "step by the rules, 2 threads 0.600 (95 %: 0.500 to 0.700) of its time with one thread" in lines()
+    assert "not recorded what is faster, each alone: with 2 threads it is not faster" in lines()
+    page = Path("r.html").read_text("utf-8").replace("&#x27;", "'")
+    assert "faster in one thread, but with 2 threads it is not faster: its kernels are not recorded" in page
+    assert "tuned, of the rules' with as many" in page
 
 
 def test_a_dry_run_as_json_is_numbers(run_here: Callable[..., Done], small_artifact: Artifact) -> None:

@@ -328,6 +328,49 @@ def test_more_threads_that_are_not_faster_are_not_recorded(share: float, network
     assert read_records(tmp_path / "r.jsonl").threads == ()
 
 
+def test_the_tuned_step_is_compared_with_the_rules_with_the_best_threads_too(network: Network, tmp_path: Path) -> None:
+    """What is faster in one thread is 10 % of that faster with two: memory is what they wait for."""
+
+    def slower_with(program: Program, threads: Threads) -> float:
+        return step_us(network.program) / step_us(program) * (0.99 if program.calls != network.program.calls else 1.0)
+
+    board = simulated_board(with_threads={Threads(1): 1.0, Threads(2): 0.6}, slower_with=slower_with)
+    tuned = tune(network, tmp_path / "r.jsonl", board, pattern="conv_0")
+    assert tuned.is_faster
+    assert tuned.whole is not None
+    assert tuned.with_threads is not None
+    assert tuned.whole.value < 0.98 < tuned.with_threads.value < 1.0
+    assert tuned.threads is not None
+    assert tuned.threads.about["step"].startswith(f"tuned, {tuned.with_threads.value:.3f} (95 %: ")
+
+
+@pytest.mark.parametrize(("share", "wrong"), [(1.3, False), (0.9, True)])
+def test_what_the_best_threads_make_slower_or_wrong_is_not_recorded(
+    share: float, wrong: bool, network: Network, tmp_path: Path
+) -> None:
+    """The threads are, as those of the rules' step."""
+    races = [0]
+
+    def slower_with(program: Program, threads: Threads) -> float:
+        races[0] += threads.count == 2
+        return share if threads.count == 2 and program.calls != network.program.calls else 1.0
+
+    def differs(program: Program) -> bool:
+        return wrong and races[0] > 0 and program.calls != network.program.calls
+
+    board = simulated_board(with_threads={Threads(1): 1.0, Threads(2): 0.6}, slower_with=slower_with, wrong=differs)
+    tuned = tune(network, tmp_path / "r.jsonl", board, pattern="conv_0")
+    assert tuned.accepted
+    assert not tuned.is_faster
+    assert tuned.refused == f"with 2 threads it {'computes something else' if wrong else 'is not faster'}"
+    found = read_records(tmp_path / "r.jsonl")
+    assert not any(record.accepted for record in found.records)
+    assert found.threads == (tuned.threads,)
+    assert tuned.threads is not None
+    assert tuned.threads.ratio == pytest.approx((0.6, 0.6, 0.6), rel=0.05)
+    assert tuned.threads.about["step"] == "by the rules"
+
+
 @pytest.mark.parametrize("measured_before", [0, 9], ids=["in a heat", "in the final"])
 def test_a_candidate_in_which_the_board_fails_is_not_tried_again_by_another_run(
     measured_before: int, network: Network, tmp_path: Path

@@ -174,7 +174,8 @@ def _row(record: Record, targets: dict[str, str]) -> Sequence[object]:
 
 def _threads_line(record: ThreadRecord) -> str:
     median, low, high = record.ratio
+    step = f"; the step {record.about['step']}" if "step" in record.about else ""
     return (
         f"{record.about.get('model', '-')}: {record.threads}, {median:.3f} of one thread's time "
-        f"(95 %: {low:.3f} to {high:.3f})"
+        f"(95 %: {low:.3f} to {high:.3f}){step}"
     )

@@ -16,6 +16,7 @@ from tsm_edge.cards import DEFAULT_MODEL, ModelCard, load_model, load_target
 from tsm_edge.cards.architecture import MOST_THREADS, why_not_here
 from tsm_edge.cards.detect_gpu import detect_gpu
 from tsm_edge.cards.precision import FP32, INT8, precision_named
+from tsm_edge.cards.threads import Threads
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.report import check_report
 from tsm_edge.errors import CardError, TuneError
@@ -138,7 +139,8 @@ def command(
     if as_json:
         print_json({"records": path, "faster": tuned.is_faster, "tuned": tuned})
         return
-    _print(tuned, path, used, _next(model, target, precision, path) if compiled is None else _again(compiled, path))
+    following = _next(model, target, precision, path) if compiled is None else _again(compiled, path)
+    _print(tuned, path, used, about["threads"], following)
 
 
 def _next(model: str | None, target: str | None, precision: str | None, path: Path) -> str:
@@ -280,8 +282,12 @@ def _print_candidates(network: Network, pattern: str, as_json: bool) -> None:
     note(f"{count} candidates: to {what} all takes about {seconds / 60:.0f} min on a quiet server{where}")
 
 
-def _print(tuned: Tuned, path: Path, used: int, following: str) -> None:
-    """``used``: records of the file that compile uses; ``following``: what to do with them."""
+def _print(tuned: Tuned, path: Path, used: int, threads: str, following: str) -> None:
+    """``used``: records of the file that compile uses; ``threads``: of a step; ``following``: what to do with them."""
+    from tsm_edge.bench.paired import Ratio
+    from tsm_edge.tune.state import told
+
+    how = str(Threads(int(threads))) if threads.isdigit() else f"{threads} threads"
     rows = [("kernels", str(tuned.kernels)), ("candidates tried", str(tuned.tried))]
     if tuned.wrong:
         rows.append(("of them wrong", f"{tuned.wrong}: their results differ, never used"))
@@ -290,14 +296,17 @@ def _print(tuned: Tuned, path: Path, used: int, following: str) -> None:
     rows.append(("step by the rules", f"{tuned.step_ms:.2f} ms"))
     rows.append(("faster, each alone", f"{len(tuned.accepted)} kernels, beyond doubt"))
     if tuned.whole is not None:
-        whole = tuned.whole
-        rows.append(("whole step", f"{whole.value:.3f} of the rules' time (95 %: {whole.low:.3f} to {whole.high:.3f})"))
+        rows.append((f"whole step, {how}", f"{told(tuned.whole)} of the rules' time"))
     elif tuned.accepted:
         rows.append(("whole step", "together they compute something else, or do not fit: not recorded"))
     if tuned.threads is not None:
         best = tuned.threads
-        faster = f"{best.ratio[0]:.3f} of one thread's time (95 %: {best.ratio[1]:.3f} to {best.ratio[2]:.3f})"
-        rows.append(("threads", f"{best.threads}: {faster}"))
+        step = "tuned step" if tuned.is_faster else "step by the rules"
+        rows.append((f"{step}, {best.threads}", f"{told(Ratio(*best.ratio))} of its time with one thread"))
+    if tuned.with_threads is not None:
+        rows.append(("whole step, so many threads", f"{told(tuned.with_threads)} of the rules' time with as many"))
+    if tuned.refused:
+        rows.append(("not recorded", f"what is faster, each alone: {tuned.refused}"))
     print_table(str(path), ("", ""), rows)
     if not tuned.tried:
         note("nothing new was tried: the time was up before, give more with --budget; or all was tried earlier")

@@ -94,6 +94,8 @@ def render(tuned: Tuned, records: Sequence[Record], title: str) -> str:
 def _verdict(tuned: Tuned) -> str:
     if tuned.is_faster and tuned.whole is not None:
         return f"The tuned step takes {tuned.whole.value:.3f} of the rules' time, beyond doubt: recorded."
+    if tuned.refused:
+        return f"The tuned step is faster in one thread, but {tuned.refused}: its kernels are not recorded."
     used = "no record of this run" if tuned.threads is None else "of this run only the threads' record"
     return f"The tuned step is not faster than the rules' beyond doubt: {used} is used by compile."
 
@@ -104,7 +106,12 @@ def _figures(tuned: Tuned) -> list[tuple[str, str]]:
         whole = tuned.whole
         found.append((f"{whole.value:.3f}", f"of that when tuned (95 %: {whole.low:.3f} to {whole.high:.3f})"))
     if tuned.threads is not None:
-        found.append((f"{tuned.threads.ratio[0]:.3f}", f"of one thread's time with {tuned.threads.threads}"))
+        found.append((f"{tuned.threads.ratio[0]:.3f}", f"of its time with one thread, with {tuned.threads.threads}"))
+    if tuned.with_threads is not None:
+        both = tuned.with_threads
+        found.append(
+            (f"{both.value:.3f}", f"tuned, of the rules' with as many (95 %: {both.low:.3f} to {both.high:.3f})")
+        )
     wrong = f", {tuned.wrong} of them wrong and never used" if tuned.wrong else ""
     return [*found, (str(tuned.tried), f"candidates of {tuned.kernels} kernels tried{wrong}")]
 

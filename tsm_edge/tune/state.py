@@ -77,6 +77,10 @@ class Tuned:
         Of the tuned step over that of the rules; None: there was nothing to compare, or no time.
     threads : ThreadRecord or None
         Faster than one thread beyond doubt; None: nothing is, or nobody asked.
+    with_threads : Ratio or None
+        As ``whole``, both with the best threads; None: one thread is the best, nobody asked, or nothing was faster.
+    refused : str
+        Why kernels are not recorded although the whole step is faster in one thread; empty: there is no reason.
     step_ms : float
         By the rules.
     tried, kernels : int
@@ -97,11 +101,18 @@ class Tuned:
     wrong: int
     history: tuple[tuple[float, float], ...] = ()
     failed: int = 0
+    with_threads: Ratio | None = None
+    refused: str = ""
 
     @property
     def is_faster(self) -> bool:
-        """Whether the noise leaves no doubt."""
-        return self.whole is not None and self.whole.high < 1.0
+        """Whether the noise leaves no doubt, and nothing speaks against it with the best threads."""
+        return self.whole is not None and self.whole.high < 1.0 and not self.refused
+
+
+def told(ratio: Ratio) -> str:
+    """For people."""
+    return f"{ratio.value:.3f} (95 %: {ratio.low:.3f} to {ratio.high:.3f})"
 
 
 Show = Callable[[State], None]

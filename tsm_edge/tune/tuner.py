@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.bench.paired import Ratio
 from tsm_edge.compile.ir.program import Program
 from tsm_edge.compile.record_keys import network_key, rules_version
@@ -28,8 +29,8 @@ from tsm_edge.tune.ledger import Ledger
 from tsm_edge.tune.libraries import LibrarySizes
 from tsm_edge.tune.race import Entrant, Finish, Pace, Runner, race
 from tsm_edge.tune.record_sets import best_measured
-from tsm_edge.tune.state import Budget, Show, State, Tuned
-from tsm_edge.tune.threads import fastest_threads
+from tsm_edge.tune.state import Budget, Show, State, Tuned, told
+from tsm_edge.tune.threads import ThreadFinish, fastest_threads
 
 DIFFERENT_FRAMES = 4
 # To compile, link and race one, about, on a server core; of a GPU, to compile and link it.
@@ -44,8 +45,10 @@ HOPELESS = 1.02
 FINALISTS, AS_GOOD = 2, 1.03
 # With fewer rounds (the time was up) an interval says nothing.
 FEWEST_ROUNDS = 6
-# Shares of the budget: when the search ends, the finals, and the race of the whole step.
-SEARCH_SHARE, FINALS_SHARE, WHOLE_SHARE = 0.6, 0.8, 0.92
+# Programs of a library with a single one beside the rules'.
+BY_RULES, TUNED = 0, 1
+# Shares of the budget: when the search ends, the finals, the race of the whole step, and that of its threads.
+SEARCH_SHARE, FINALS_SHARE, WHOLE_SHARE, THREADS_SHARE = 0.6, 0.8, 0.9, 0.96
 
 
 class Builder(Protocol):
@@ -65,6 +68,26 @@ class Waiting(Protocol):
 
     def give_back(self, candidates: Iterable[Candidate]) -> None:
         """They were not measured after all."""
+
+
+@dataclass(frozen=True)
+class ThreadedStep:
+    """What came of the race of threads.
+
+    Attributes
+    ----------
+    record : ThreadRecord or None
+        None: one thread is the best, or the board has no choice.
+    against_rules : Ratio or None
+        Of the tuned step over that of the rules, both with the best threads; None: it was not compared, or computes
+        something else.
+    refused : str
+        As of :class:`tsm_edge.tune.state.Tuned`.
+    """
+
+    record: ThreadRecord | None = None
+    against_rules: Ratio | None = None
+    refused: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +172,25 @@ class Tuner:
         accepted, parted = self._winners()
         program = self._with(accepted)
         whole = self._whole_step(program) if accepted else None
-        faster = whole is not None and whole.high < 1.0
-        threads = self._threads(program if faster else self._network.program)
-        self._ledger.finish(accepted if faster else (), (threads,) if threads else (), parted if faster else ())
+        is_tuned = whole is not None and whole.high < 1.0
+        step = self._step_with_threads(program if is_tuned else self._network.program, is_tuned)
         wrong, failed = sum(record.ratio is None for record in tried), self._failed() - had_failed
-        history = tuple(self._history)
-        return Tuned(accepted, whole, threads, self._step_ms, len(tried), len(kernels), wrong, history, failed)
+        tuned = Tuned(
+            accepted,
+            whole,
+            step.record,
+            self._step_ms,
+            len(tried),
+            len(kernels),
+            wrong,
+            tuple(self._history),
+            failed,
+            step.against_rules,
+            step.refused,
+        )
+        threads = () if step.record is None else (step.record,)
+        self._ledger.finish(accepted if tuned.is_faster else (), threads, parted if tuned.is_faster else ())
+        return tuned
 
     def known(self) -> list[Record]:
         """What the ledger has of this run's kernels, against what this version of the rules chooses."""
@@ -313,29 +349,47 @@ class Tuner:
 
         return self._fleet.run_on_any(library.artifact, compared).ratio
 
-    def _threads(self, program: Program) -> ThreadRecord | None:
-        """How many threads the step is fastest with, if the board may choose."""
-        ways = self._fleet.boards[0].ways
-        if len(ways) < 2:
-            return None
+    def _step_with_threads(self, program: Program, is_tuned: bool) -> ThreadedStep:
+        """How many threads the step is fastest with, if the board may choose; with them, tuned against untuned."""
+        if len(self._fleet.boards[0].ways) < 2:
+            return ThreadedStep()
         self._tell("measuring the step with more threads")
-        found = fastest_threads(
-            self._fleet,
-            self._builder.build([program]).artifact,
-            self._frames,
-            ways,
-            THREADS.for_step(self._step_ms),
-            lambda: self._budget.used > 1.0,
+        artifact = self._builder.build([program]).artifact
+        best = self._fastest_threads(artifact, TUNED, THREADS_SHARE if is_tuned else 1.0)
+        if best is None or not is_tuned:
+            return ThreadedStep(self._thread_record(best))
+        self._tell(f"measuring the whole step with {best.threads}, tuned against untuned")
+        finish = self._fleet.run_on_any(
+            artifact, lambda runner: self._race(runner, Entrant(TUNED), WHOLE_STEP), best.threads
         )
-        if found is None or found.rounds < FEWEST_ROUNDS or found.ratio.high >= 1.0:
+        against = finish.ratio
+        if against is not None and against.value <= 1.0:
+            return ThreadedStep(self._thread_record(best, against), against)
+        how = "it is not faster" if against is not None else "it computes something else"
+        with_them, best = best.threads, self._fastest_threads(artifact, BY_RULES, math.inf)
+        return ThreadedStep(self._thread_record(best), against, f"with {with_them} {how}")
+
+    def _fastest_threads(self, artifact: Artifact, program: int, until: float) -> ThreadFinish | None:
+        """Of a program of a library; None: one thread, or there was no time to tell."""
+        pace = THREADS.for_step(self._step_ms)
+        ways, stop = self._fleet.boards[0].ways, lambda: self._budget.used > until
+        best = fastest_threads(self._fleet, artifact, self._frames, ways, pace, stop, program)
+        return None if best is None or best.rounds < FEWEST_ROUNDS or best.ratio.high >= 1.0 else best
+
+    def _thread_record(self, best: ThreadFinish | None, against_rules: Ratio | None = None) -> ThreadRecord | None:
+        if best is None:
             return None
-        network, ratio = self._network, found.ratio
+        network, ratio = self._network, best.ratio
+        about = {name: text for name, text in self._about.items() if name != "threads"}
+        about["step"] = "by the rules"
+        if against_rules is not None:
+            about["step"] = f"tuned, {told(against_rules)} of that by the rules with as many threads"
         return ThreadRecord(
             network=network_key(network.graph, network.layers, network.manifest.target, network.program.precision.name),
-            threads=found.threads,
+            threads=best.threads,
             ratio=(round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4)),
-            step_us=round(found.step_us, 1),
-            about={name: text for name, text in self._about.items() if name != "threads"},
+            step_us=round(best.step_us, 1),
+            about=about,
         )
 
     def _race(self, runner: Runner, entrant: Entrant, pace: Pace, until: float = 1.0) -> Finish:
