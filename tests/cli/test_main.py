@@ -96,6 +96,15 @@ def test_no_command_shows_help_and_is_a_user_error(run_program: RunProgram) -> N
     assert "Commands:" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["records", "service"])
+def test_no_command_of_a_group_shows_its_help(run_program: RunProgram, name: str) -> None:
+    done = run_program(name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Usage: tsm-edge {name}" in done.stderr
+    assert "Commands:" in done.stderr
+    assert "..." not in done.stderr.partition("Commands:")[2]  # each is explained to the end
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -107,6 +116,12 @@ def test_no_command_shows_help_and_is_a_user_error(run_program: RunProgram) -> N
         (["compile", "--target="], r"--target is empty: expected a value.*; try: tsm-edge compile --help"),
         (["deploy", "--adb", ""], r"--adb is empty: expected a value.*; try: tsm-edge deploy --help"),
         (["models", "extra"], r"unexpected extra argument \(extra\).*; try: tsm-edge models --help"),
+        (
+            ["records", "lst"],
+            r"unknown command 'lst' \(did you mean 'list'\?\): known are .*; try: tsm-edge records --help",
+        ),
+        (["run", "--video"], r"requires an argument; try: tsm-edge run --help"),
+        (["export"], r"Missing option.*[^.]; try: tsm-edge export --help"),
     ],
 )
 def test_usage_errors_are_one_line_with_the_closest_match(

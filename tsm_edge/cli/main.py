@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import click
 
 import tsm_edge
+from tsm_edge.cli.group import EXIT_USER_ERROR
 from tsm_edge.cli.signals import Stopped, stopped_by_signals
 from tsm_edge.cli.streams import prepare_streams, print_to_stderr, stdout_fails, stdout_is_gone
 from tsm_edge.errors import TsmEdgeError, unknown_name
@@ -25,7 +26,6 @@ from tsm_edge.files.paths import not_utf8, printable
 from tsm_edge.redact import redacted
 
 PROGRAM = "tsm-edge"
-EXIT_USER_ERROR = 2
 EXIT_DEFECT = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -48,9 +48,9 @@ COMMANDS = {
     "bench": "Measure latency and power, here or on boards, and whether to believe it.",
     "tune": "Find what is faster on a board than the rules' choices, and keep it as records.",
     "records": "List, merge and prune files of tuning records.",
-    "power": "List the power sensors found here and read them.",
-    "serve": "Offer this machine's devices to other machines.",
-    "deploy": "Copy a compiled model to a device and run it there.",
+    "power": "List the power sensors here or on a board, and read them.",
+    "serve": "Let other machines run compiled models here.",
+    "deploy": "Copy a compiled model to a device, and verify it there.",
 }
 
 
@@ -154,16 +154,17 @@ def entry_point(args: Sequence[str] | None = None) -> int:
         root.main(prog_name=PROGRAM)
     prepare_streams()
     settings = Settings()
+    words = list(sys.argv[1:] if args is None else args)
     try:
         with stopped_by_signals():
-            code = _run(list(sys.argv[1:] if args is None else args), settings)
+            code = _run(words, settings)
             sys.stdout.flush()
     except Stopped as stopped:
         return _report(settings, str(stopped), stopped.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _report(settings, "interrupted", EXIT_INTERRUPTED)
     except click.ClickException as error:
-        return _report(settings, _usage_line(error), EXIT_USER_ERROR)
+        return _report(settings, _usage_line(error, words), EXIT_USER_ERROR)
     except TsmEdgeError as error:
         return _report(settings, f"error: {error}", error.exit_code)
     except ModuleNotFoundError as error:
@@ -207,10 +208,12 @@ def _defect_line(error: Exception) -> str:
     return f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback"
 
 
-def _usage_line(error: click.ClickException) -> str:
+def _usage_line(error: click.ClickException, words: Sequence[str]) -> str:
     ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if ctx is not None else PROGRAM
-    return f"error: {error.format_message()}; try: {path} --help"
+    # click's parser does not say in which command a value is missing.
+    named = [f"{PROGRAM} {word}" for word in words if word in COMMANDS] or [PROGRAM]
+    path = ctx.command_path if ctx is not None else named[0]
+    return f"error: {error.format_message().removesuffix('.')}; try: {path} --help"
 
 
 def _os_error_line(error: OSError) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tsm_edge.cards import load_target, target_names
+from tsm_edge.cli.group import CommandGroup
 from tsm_edge.cli.output import json_option, note, print_json, print_table, warn
 from tsm_edge.errors import CardError, TuneError
 
@@ -22,12 +23,12 @@ _USED, _TRIAL = "uses it", "a trial"
 _FILES = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 
 
-@click.group("records")
+@click.group("records", cls=CommandGroup)
 def command() -> None:
     """List, merge and prune files of tuning records."""
 
 
-@command.command("list")
+@command.command("list", short_help="Show what was chosen for each kernel.")
 @_FILES
 @click.option("--all", "with_trials", is_flag=True, help="Also what was tried and not accepted.")
 @json_option
@@ -58,7 +59,7 @@ def list_records(files: tuple[Path, ...], with_trials: bool, as_json: bool) -> N
         note(f"compile does not use {unused} of them, as the table says: tune again with: tsm-edge tune --target T")
 
 
-@command.command("merge")
+@command.command("merge", short_help="Put the records of some files into one.")
 @_FILES
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File of records to write.")
 def merge(files: tuple[Path, ...], output: Path) -> None:
@@ -71,7 +72,7 @@ def merge(files: tuple[Path, ...], output: Path) -> None:
     _write(output, files, merged)
 
 
-@command.command("prune")
+@command.command("prune", short_help="Keep only what compile can use.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write  [the same]")
 def prune(file: Path, output: Path | None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tsm_edge.artifact.folder import latest_artifact, load_artifact
+from tsm_edge.cli.group import CommandGroup
 from tsm_edge.cli.output import note
 from tsm_edge.cli.run import command as run_command
 from tsm_edge.errors import ServiceError
@@ -19,12 +20,12 @@ from tsm_edge.service.unit import CREDENTIAL, Unit, check_readable, is_in_home, 
 _SECRETS = ("--page-token", "--webhook-secret", "--mqtt-login")
 
 
-@click.group("service")
+@click.group("service", cls=CommandGroup)
 def command() -> None:
     """Run a model as a service of this system, by systemd."""
 
 
-@command.command("install", context_settings={"ignore_unknown_options": True})
+@command.command("install", short_help="Write a systemd unit, and start it.", context_settings={"ignore_unknown_options": True})
 @click.option("--service-name", metavar="NAME", default="live", show_default=True, help="Of the service.")
 @click.option("--dry-run", is_flag=True, help="Print the unit, and change nothing.")
 @click.argument("arguments", metavar="[DIR] --camera N|URL [RUN OPTIONS]", nargs=-1, type=click.UNPROCESSED)
