@@ -40,7 +40,11 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def options_of(command: str) -> set[str]:
     found = root.get_command(click.Context(root), command)
-    return set() if found is None else {name for parameter in found.params for name in parameter.opts} | {"--help"}
+    if found is None:
+        return set()
+    # Those of a group are its commands'.
+    every = [found, *found.commands.values()] if isinstance(found, click.Group) else [found]
+    return {name for one in every for parameter in one.params for name in parameter.opts} | {"--help"}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_a_run_that_does_not_start_yet_is_said_with_where_to_look(tmp_path: Path
     assert (tmp_path / UNIT.file_name).exists()
 
 
+def test_where_systemd_does_not_run_nothing_is_left(tmp_path: Path) -> None:
+    def control(words: Sequence[str]) -> None:
+        raise ServiceError("systemctl daemon-reload: not booted with systemd", "unused")
+
+    with pytest.raises(ServiceError, match="not booted"):
+        install(UNIT, tmp_path, control)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / UNIT.file_name).write_text(UNIT.text())  # one that runs already stays
+    with pytest.raises(ServiceError, match="not booted"):
+        install(UNIT, tmp_path, control)
+    assert (tmp_path / UNIT.file_name).exists()
+
+
 def test_a_systemctl_that_does_not_end_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "systemctl"
     program.write_text("#!/bin/sh\nexec sleep 30\n")
@@ -140,6 +154,55 @@ def test_what_the_services_user_cannot_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="is closed to other users"):
         check_readable(closed / "model")
     check_readable(Path("/usr/bin/env"))
+
+
+def test_a_link_is_followed_to_what_the_services_user_cannot_read(tmp_path: Path) -> None:
+    """As the Python of a virtual environment may lie in somebody's home folder."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "python3").touch(0o755)
+    open_folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    try:
+        open_folder.chmod(0o755)
+        (open_folder / "python3").symlink_to(closed / "python3")
+        with pytest.raises(ServiceError, match="is closed to other users"):
+            check_readable(open_folder / "python3")
+    finally:
+        shutil.rmtree(open_folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--events", "e.jsonl"], ["--events", "e.jsonl"]),  # written: not the file that lies here
+        (["--events=e.jsonl", "--rules=rules.toml"], ["--events", "e.jsonl", "--rules", "{here}/rules.toml"]),
+        (["--record", "/var/lib/tsm-edge-live/clips"], ["--record", "/var/lib/tsm-edge-live/clips"]),
+        (["--webhook-secret=secret"], ["--webhook-secret", "${CREDENTIALS_DIRECTORY}/webhook-secret"]),
+    ],
+)
+def test_files_are_named_where_the_service_finds_them(
+    small_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], words: list[str], expected: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("tsm_edge.cli.service.check_readable", lambda path: None)  # the tests' folders are closed
+    monkeypatch.chdir(tmp_path)
+    for name in ("e.jsonl", "rules.toml", "secret"):
+        Path(name).touch()
+    assert entry_point(["service", "install", "--dry-run", str(small_artifact.path), "--camera", "0", *words]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ExecStart=")]
+    found = shlex.split(line)
+    begin = found.index("0") + 1
+    assert found[begin : begin + len(expected)] == [word.replace("{here}", str(tmp_path)) for word in expected]
+
+
+@pytest.mark.parametrize("place", ["/srv/e.jsonl", "../e.jsonl"])
+def test_a_file_that_the_service_could_not_write_is_refused(
+    small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    monkeypatch.setattr("tsm_edge.cli.service.check_readable", lambda path: None)
+    words = ["service", "install", "--dry-run", str(small_artifact.path), "--camera", "0", "--events", place]
+    assert entry_point(words) == 2
+    assert f"--events {place}: the service may write in /var/lib/tsm-edge-live alone" in capsys.readouterr().err
 
 
 def test_the_dry_run_shows_the_unit_and_changes_nothing(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -15,9 +18,10 @@ from tsm_edge.errors import ServiceError
 from tsm_edge.service.manage import FOLDER
 from tsm_edge.service.manage import install as install_unit
 from tsm_edge.service.manage import remove as remove_unit
-from tsm_edge.service.unit import CREDENTIAL, Unit, check_readable, is_in_home, program
+from tsm_edge.service.unit import CREDENTIAL, Unit, check_readable, is_in_home, program, state_folder
 
 _SECRETS = ("--page-token", "--webhook-secret", "--mqtt-login")
+_WRITTEN = ("--out", "--events", "--spool", "--record")
 
 
 @click.group("service", cls=CommandGroup)
@@ -25,7 +29,9 @@ def command() -> None:
     """Run a model as a service of this system, by systemd."""
 
 
-@command.command("install", short_help="Write a systemd unit, and start it.", context_settings={"ignore_unknown_options": True})
+@command.command(
+    "install", short_help="Write a systemd unit, and start it.", context_settings={"ignore_unknown_options": True}
+)
 @click.option("--service-name", metavar="NAME", default="live", show_default=True, help="Of the service.")
 @click.option("--dry-run", is_flag=True, help="Print the unit, and change nothing.")
 @click.argument("arguments", metavar="[DIR] --camera N|URL [RUN OPTIONS]", nargs=-1, type=click.UNPROCESSED)
@@ -65,10 +71,10 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
     UsageError
         ``run`` does not know them.
     ServiceError
-        The service's user could not read a file, or the model takes clips.
+        The service's user could not read or write a file, or the model takes clips.
     """
     given = run_command.make_context("run", list(arguments)).params
-    words = [*arguments]
+    words = _apart(arguments)
     artifact = given["artifact"]
     if artifact is None:
         artifact = latest_artifact()
@@ -78,9 +84,11 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
         raise ServiceError(
             f"{artifact}: takes clips of recorded video, expected a model for a camera", "compile with --mode online"
         )
+    _check_written(words, name)
     words, credentials = _with_credentials(words)
-    read = [Path(word).absolute() for word in words if _is_there(word)]
-    words = [str(Path(word).absolute()) if _is_there(word) else word for word in words]
+    is_read = [_is_there(word) and before not in _WRITTEN for before, word in zip(["", *words], words, strict=False)]
+    read = [Path(word).absolute() for word, named in zip(words, is_read, strict=True) if named]
+    words = [str(Path(word).absolute()) if named else word for word, named in zip(words, is_read, strict=True)]
     if "--quiet" not in words:
         words.append("--quiet")
     if not any(word.startswith("--reconnect") for word in words):
@@ -95,6 +103,26 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
         reads_home=is_in_home(read),
         gpu=manifest.target.gpu is not None,
     )
+
+
+def _apart(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--option=value`` as two words."""
+    words: list[str] = []
+    for argument in arguments:
+        option, sign, value = argument.partition("=")
+        words += [option, value] if sign and option.startswith("--") else [argument]
+    return words
+
+
+def _check_written(words: Sequence[str], name: str) -> None:
+    """Refuse to write where the service may not; relative paths lead to its own folder."""
+    folder = state_folder(name)
+    for option, word in pairwise(words):
+        if option in _WRITTEN and not Path(os.path.normpath(folder / word)).is_relative_to(folder):
+            raise ServiceError(
+                f"{option} {word}: the service may write in {folder} alone",
+                f"give a name in it: {option} {Path(word).name}",
+            )
 
 
 def _with_credentials(words: list[str]) -> tuple[list[str], tuple[tuple[str, Path], ...]]:

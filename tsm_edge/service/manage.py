@@ -46,18 +46,24 @@ def install(unit: Unit, folder: Path = FOLDER, control: Systemctl = systemctl) -
     Raises
     ------
     ServiceError
-        This user may not, another unit has the name, or systemd refuses.
+        This user may not, another unit has the name, or systemd refuses. A unit that is new is then taken back.
     """
     path = folder / unit.file_name
     _check_ours(path)
+    is_new = not path.exists()
     try:
         with NewFile(path) as file:
             file.temporary.chmod(0o600)  # a camera's address may have a password in it
             file.temporary.write_bytes(unit.text().encode())
     except OSError as error:
         raise _not_allowed(path, error) from None
-    control(["daemon-reload"])
-    control(["enable", unit.file_name])
+    try:
+        control(["daemon-reload"])
+        control(["enable", unit.file_name])
+    except ServiceError:
+        if is_new:
+            path.unlink()
+        raise
     try:
         control(["restart", unit.file_name])
     except ServiceError as error:
@@ -99,7 +105,7 @@ def _check_ours(path: Path) -> None:
     except OSError as error:
         raise _not_allowed(path, error) from None
     if not ours:
-        raise ServiceError(f"{path} was not written by tsm-edge", "choose another name with: --name NAME")
+        raise ServiceError(f"{path} was not written by tsm-edge", "choose another name with: --service-name NAME")
 
 
 def _not_allowed(path: Path, error: OSError) -> ServiceError:

@@ -101,7 +101,7 @@ class Unit:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.name):
-            raise ServiceError(f"service {self.name!r}: expected letters, digits, - and _", "try: --name door")
+            raise ServiceError(f"service {self.name!r}: expected letters, digits, - and _", "try: --service-name door")
 
     @property
     def file_name(self) -> str:
@@ -128,29 +128,42 @@ class Unit:
 CREDENTIAL = "{credential}"
 
 
+def state_folder(name: str) -> Path:
+    """Where alone the service of this name may write."""
+    return Path(f"/var/lib/tsm-edge-{name}")
+
+
 def check_readable(path: Path) -> None:
-    """Refuse what the service's own user could not read.
+    """Refuse what the service's own user could not read; of a link, also what it leads to.
 
     Raises
     ------
     ServiceError
         It, or a folder it lies in, is closed to others.
     """
-    for place in (path, *path.parents):
+    for end in (path, path.resolve()):
+        for place in (end, *end.parents):
+            if not _is_open(place, place == end):
+                raise ServiceError(
+                    f"{place} is closed to other users, and the service is one",
+                    f"put {end} elsewhere: sudo cp -r {end} /opt",
+                )
+
+
+def _is_open(place: Path, to_read: bool) -> bool:
+    """Whether others may read a file or folder, or at least pass through a folder."""
+    try:
         mode = place.stat().st_mode
-        needed = 0o005 if stat.S_ISDIR(mode) else 0o004
-        if place != path:
-            needed = 0o001
-        if mode & needed != needed:
-            raise ServiceError(
-                f"{place} is closed to other users, and the service is one",
-                f"put {path} elsewhere: sudo cp -r {path} /opt",
-            )
+    except PermissionError:
+        return False
+    needed = 0o001 if not to_read else 0o005 if stat.S_ISDIR(mode) else 0o004
+    return mode & needed == needed
 
 
 def is_in_home(paths: Sequence[Path]) -> bool:
     """Whether systemd would hide one of them with the home folders."""
-    return any(path.is_relative_to(home) for path in paths for home in ("/home", "/root", "/run/user"))
+    ends = [end for path in paths for end in (path, path.resolve())]
+    return any(end.is_relative_to(home) for end in ends for home in ("/home", "/root", "/run/user"))
 
 
 def _argument(text: str) -> str:
