@@ -130,6 +130,10 @@ class _HeldOut:
     def batch(self, indices: Sequence[int]) -> tuple[Frames, Labels]:
         return _some(self.folder, self.split, list(indices))
 
+    def name(self, index: int) -> str:
+        """Its number."""
+        return f"{self.split} clip {index}"
+
 
 def _some(folder: Path, split: str, places: list[int]) -> tuple[Frames, Labels]:
     frames, labels = _read(folder, split)

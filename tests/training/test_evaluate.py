@@ -150,6 +150,13 @@ def test_intervals_are_wilsons() -> None:
     assert (accuracy(0, 10).low, accuracy(0, 10).high) == pytest.approx((0.0, 0.27753), abs=1e-5)
 
 
+def test_a_single_clip_is_one() -> None:
+    assert (str(accuracy(1, 1)), str(accuracy(0, 2))) == (
+        "100.0 % (20.7 to 100.0, 1 clip)",
+        "0.0 % (0.0 to 65.8, 2 clips)",
+    )
+
+
 def test_measures_of_logits_made_by_hand() -> None:
     """Two classes, four frames: the first clip is right from its third frame on, the second never."""
     logits = np.zeros((2, 4, 2), np.float32)

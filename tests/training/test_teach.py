@@ -8,6 +8,7 @@ import math
 import shutil
 import threading
 import time
+import unicodedata
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -269,7 +270,12 @@ def test_a_network_is_trained_on_peoples_clips(small: Path, tmp_path: Path, tabl
     request = TrainRequest(card, VideoData.of(place, card, 0), tmp_path / "run", Recipe(epochs=1, batch=2))
     result = train(request)
     assert result.test.overall.clips == 2
-    assert load_model(result.card).labels == ("circle", "zigzag")
+    written = load_model(result.card)
+    assert written.labels == ("circle", "zigzag")
+    assert written.description == f"run: 2 classes, trained on {place.name}"
+    report = result.report.read_text()
+    for clip in request.data.splits[2]:  # what is wrong there can be found
+        assert report.count(str(clip.path)) == 1
 
 
 def test_what_cannot_be_taught_is_told_before_the_camera_records(
@@ -310,6 +316,9 @@ def test_hints_name_what_the_command_has(
     )
     assert entry_point(["teach", "mine", "--clips", "nowhere", "-o", str(tmp_path / "mine")]) == 2
     assert "--data" not in capsys.readouterr().err
+    assert entry_point(["train", "--data", str(small), "--init", "nowhere", "-o", str(tmp_path / "mine")]) == 2
+    assert "nowhere: cannot be read (No such file or directory); check the path" in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()
 
 
 def test_a_model_is_not_written_among_the_clips(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,6 +363,31 @@ def test_a_broken_video_is_found_before_the_training(small: Path, tmp_path: Path
         broken.path.write_bytes(kept)
 
 
+def test_all_broken_videos_are_named_at_once(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "clips")
+    for number in range(7):
+        (tmp_path / "clips" / "circle" / f"x{number}.mp4").write_bytes(b"")
+    with pytest.raises(VideoError) as caught:
+        VideoData.of(tmp_path / "clips", CARD, 0)
+    found = str(caught.value).replace(f"{tmp_path}/clips/circle/", "")
+    assert found == (
+        "video x0.mp4: is empty (0 bytes) (nor can be used: x1.mp4, x2.mp4, x3.mp4, x4.mp4 and 2 more); "
+        "expected a video file such as an .mp4"
+    )
+
+
+def test_names_of_classes_are_those_that_people_read(small: Path, tmp_path: Path) -> None:
+    """macOS writes two characters for one; a name of several lines is none."""
+    shutil.copytree(small / "circle", tmp_path / "clips" / unicodedata.normalize("NFD", "Kreis über"))
+    shutil.copytree(small / "zigzag", tmp_path / "clips" / "zigzag")
+    assert {clip.label for clip in find_clips(tmp_path / "clips")} == {"Kreis über", "zigzag"}
+    for name in ("two\nlines", "x" * 201):
+        (tmp_path / "clips" / name).mkdir()
+        with pytest.raises(TsmEdgeError, match="expected 1 to 200 characters and no control characters; rename it"):
+            find_clips(tmp_path / "clips")
+        (tmp_path / "clips" / name).rmdir()
+
+
 def test_a_part_behind_the_end_is_found_before_the_training(small: Path, tmp_path: Path) -> None:
     rows = [f"{path},{path.parent.name},{90 if path.name[:2] == '02' else 0}" for path in small.glob("*/*.mp4")]
     (tmp_path / "t.csv").write_text("path,label,start\n" + "\n".join(rows) + "\n")
@@ -389,6 +423,11 @@ def test_mistakes_name_the_next_step(small: Path, tmp_path: Path, capsys: pytest
         with pytest.raises(TsmEdgeError) as caught:
             find_clips(table)
         assert message in str(caught.value)
+    video = next(small.glob("*/*.mp4"))
+    with pytest.raises(
+        TsmEdgeError, match=r"\.mp4: is a video, expected videos of at least 2 classes; put videos into"
+    ):
+        find_clips(video)
     assert entry_point(["teach", "mine"]) == 2
     assert entry_point(["teach", "mine", "--camera", "0", "--labels", "one"]) == 2
     assert entry_point(["teach", "mine", "--clips", str(tmp_path / "none")]) == 2

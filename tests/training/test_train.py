@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,8 @@ def test_a_run_leaves_a_card_that_loads_with_its_weights(run: tuple[Path, dict[s
     assert [point["step"] for point in figures["points"]] == [1, 2, 3, 4]
     report = (folder / "report.html").read_text()
     assert "Confusion" in report
+    assert "100 % of the frames seen" in report
+    assert re.search(r"test clip \d+: [a-z ]+, (right|taken for [a-z ]+); its probability", report)
     assert report.count("data:image/png") == 12
     assert not (folder / "state.pt").exists()
 
@@ -127,7 +130,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(run: tuple[Path, dict[str, tor
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (folder / "killed.toml").exists()
-    assert same(trained(folder), run[1])
+    told: list[str] = []
+    train(TrainRequest(CARD, DATA, folder, RECIPE), lambda text, _done: told.append(text))
+    assert told[0] == "going on after step 3"
+    assert same(load_file(folder / "weights.safetensors"), run[1])
 
 
 def test_a_state_of_another_training_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +214,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_an_option_to_change(
     )
     with pytest.raises(loop.Diverged, match="the loss is no number any more; try a smaller rate: --rate R"):
         trained(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_partial_bn_keeps_all_statistics_but_the_first(

@@ -299,9 +299,14 @@ def _extent_toml(extent: Extent) -> str:
     return str(extent) if isinstance(extent, int) else str(list(extent))
 
 
-def _check_label(index: int, label: str) -> None:
+def is_label(label: str) -> bool:
+    """Whether a class can have this name: 1 to 200 characters, no control characters."""
     hidden = any(unicodedata.category(character) in ("Cc", "Cs") for character in label.replace("\t", " "))
-    if hidden or not 1 <= len(label) <= 200:
+    return not hidden and 1 <= len(label) <= 200
+
+
+def _check_label(index: int, label: str) -> None:
+    if not is_label(label):
         raise CardError(
             f"label {index} is {shown(label)}, expected 1 to 200 characters and no control characters",
             "correct that line of the label file",

@@ -171,10 +171,12 @@ def _data(name: str, card: ModelCard, per_epoch: int, seed: int, progress: Progr
 
 
 def _print(result: TrainResult) -> None:
+    from tsm_edge.training.report import time_taken
+
     rows = [
         ("test accuracy", str(result.test.overall)),
         *((f"  {label}", str(each)) for label, each in zip(result.test.labels, result.test.per_class, strict=True)),
-        ("training time", f"{result.seconds:.0f} s" if result.seconds < 120 else f"{result.seconds / 60:.1f} min"),
+        ("training time", time_taken(result.seconds)),
         ("model card", str(result.card)),
         ("report", str(result.report)),
     ]

@@ -87,7 +87,7 @@ def read_weight_file(path: Path) -> WeightFile:
         # A safetensors file is an 8-byte length, then JSON; no torch.save file has a brace there.
         return _read_safetensors(path) if head[8:9] == b"{" else _read_torch(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})", "check the --checkpoint path") from None
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})", "check the path") from None
 
 
 def _refuse_other_files(path: Path, head: bytes) -> None:

@@ -40,6 +40,9 @@ class HeldOutClips(Protocol):
     def batch(self, indices: Sequence[int]) -> tuple[Frames, Labels]:
         """As :meth:`TrainingClips.training_batch`, in an order that never changes."""
 
+    def name(self, index: int) -> str:
+        """What a person finds the clip by."""
+
 
 class Data(Protocol):
     """Clips of all three splits, with the names of their classes.

@@ -92,6 +92,10 @@ class _Fixed:
     def batch(self, indices: Sequence[int]) -> tuple[Frames, Labels]:
         return _kept(self.clips, tuple(indices))
 
+    def name(self, index: int) -> str:
+        """Its number."""
+        return f"{self.clips.split} clip {index}"
+
 
 @functools.lru_cache(maxsize=16)  # the validation clips: they are measured on again and again
 def _kept(clips: MotionClips, indices: tuple[int, ...]) -> tuple[Frames, Labels]:

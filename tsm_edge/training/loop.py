@@ -176,6 +176,7 @@ class Loop:
         recipe, now = self._recipe, self.progress
         if state is not None and state.exists():
             self._restore(state, training)
+            tell(f"going on after step {now.step}", 0.0)
         per_epoch = clips.per_epoch // recipe.batch
         if not per_epoch:
             raise TsmEdgeError(

@@ -36,7 +36,8 @@ class Accuracy:
     def __str__(self) -> str:
         if not self.clips:
             return "no clips"
-        return f"{100 * self.share:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f}, {self.clips} clips)"
+        clips = "1 clip" if self.clips == 1 else f"{self.clips} clips"
+        return f"{100 * self.share:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f}, {clips})"
 
 
 def accuracy(right: int, clips: int) -> Accuracy:

@@ -162,7 +162,9 @@ def worst_clips(clips: HeldOutClips, logits: npt.NDArray[np.float32], truth: Lab
     found = label_after(logits, logits.shape[1], online)
     pictures: Frames = clips.batch(order)[0]
     return [
-        WorstClip(pictures[place], int(truth[index]), int(found[index]), float(shares[index, truth[index]]))
+        WorstClip(
+            pictures[place], int(truth[index]), int(found[index]), float(shares[index, truth[index]]), clips.name(index)
+        )
         for place, index in enumerate(order)
     ]
 

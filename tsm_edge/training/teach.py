@@ -149,9 +149,7 @@ def check(request: TeachRequest) -> ModelCard:
     network = dataclasses.replace(card.network, frames=_FRAMES)
     freeze(build_network(network), request.freeze)
     check_output(request.output, request.name, [request.clips, Path(card.weights_file)], again=True)
-    return dataclasses.replace(
-        card, name=request.name, description=f"{request.name}: taught with one's own clips", network=network
-    )
+    return dataclasses.replace(card, name=request.name, network=network)
 
 
 def record(

@@ -12,7 +12,6 @@ from torch import nn
 
 from tsm_edge.cards import RGB_CHANNELS, ModelCard, NetworkSpec
 from tsm_edge.errors import TsmEdgeError
-from tsm_edge.files.atomic import make_folders
 from tsm_edge.networks import TemporalNetwork, build_network
 from tsm_edge.networks.backbone import Shifted
 from tsm_edge.networks.mobilenet_v2 import MobileNetV2
@@ -110,7 +109,6 @@ def train(
     online = card.network.temporal_mode == "online"
     frozen = freeze(network, request.freeze)
     late = before_the_shift(network) if request.start == "none" and not frozen else ()
-    make_folders(request.output)
     shift = clip_shift(card.network)
     loop = Loop(network.backbone, shift, card.preprocess, request.recipe, online, frozen, late, request.place)
     state = request.output / STATE
@@ -142,17 +140,22 @@ def _identity(request: TrainRequest) -> str:
 
 def described(request: TrainRequest) -> ModelCard:
     """The card of what will come out: the given one with the data's classes, under its new name."""
-    labels = request.data.labels
+    name, labels = request.name or card_name(request.output), request.data.labels
     network = dataclasses.replace(request.card.network, classes=len(labels))
     return dataclasses.replace(
         request.card,
-        name=request.name or card_name(request.output),
+        name=name,
+        description=request.card.description if labels == request.card.labels else _about(name, request.data),
         network=network,
         labels=labels,
         labels_file=LABELS,
         weights_file=WEIGHTS,
         smoothing=dataclasses.replace(request.card.smoothing, masked=(), shown_as=()),
     )
+
+
+def _about(name: str, data: Data) -> str:
+    return f"{name}: {len(data.labels)} classes, trained on {data.origin}"
 
 
 def clip_shift(spec: NetworkSpec) -> Shift:

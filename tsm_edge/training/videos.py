@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_edge.cards import ModelCard, Preprocess, height_width
+from tsm_edge.cards.model import is_label
 from tsm_edge.errors import TsmEdgeError, VideoError
 from tsm_edge.files.atomic import read_text
+from tsm_edge.files.paths import printable
 from tsm_edge.progress import Progress, silent
 from tsm_edge.training.data import SEEN_AFTER, UNSEEN, Frames, HeldOutClips, Labels, TrainingClips
 from tsm_edge.video.sampling import section_plan
@@ -32,6 +35,8 @@ _VIDEOS = {
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mjpeg", ".mpg", ".mpeg", ".gif"),
     *(".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".wmv", ".flv", ".ogv"),
 }
+_NAMED = 4  # broken videos that are named; the others are counted
+_LAID_OUT = "put videos into a folder for each class, and these into one"
 # Training sees a part of the frame this much smaller than the whole, elsewhere each time.
 _SHIFTED = 1 / 8
 # It is played at up to this many times its speed, or as much slower.
@@ -78,18 +83,24 @@ def find_clips(place: Path, fewest: int = _FEWEST, classes: int = 2) -> tuple[Cl
         folders = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
         clips = tuple(_of_folders(folders))
         # One without videos is a class, too, that somebody means to have.
-        labels = {folder.name.strip() for folder in folders}
+        labels = {_label(folder.name) for folder in folders}
         how = f"put videos into {place}/NAME_OF_A_CLASS/"
+    elif place.suffix.lower() in _VIDEOS and place.is_file():
+        raise TsmEdgeError(f"{place}: is a video, expected videos of at least {classes} classes", _LAID_OUT)
     elif place.is_file():
         clips = tuple(_of_table(place))
         how = f"add rows of {','.join(_COLUMNS)}"
     else:
-        raise TsmEdgeError(
-            f"{place}: no such folder or CSV file", "expected a folder with a folder of videos for each class"
-        )
+        raise TsmEdgeError(f"{place}: no such folder or CSV file", _LAID_OUT)
     counts = dict.fromkeys(sorted(labels | {clip.label for clip in clips}), 0)
     for clip in clips:
         counts[clip.label] += 1
+    for label in counts:
+        if not is_label(label):
+            raise TsmEdgeError(
+                f"{place}: a class is called {label!r}, expected 1 to 200 characters and no control characters",
+                "rename it",
+            )
     found = sum(count > 0 for count in counts.values())
     few = [f"{label} {count}" for label, count in counts.items() if count < fewest]
     if found < classes:
@@ -104,7 +115,12 @@ def _of_folders(folders: Sequence[Path]) -> Iterator[Clip]:
         for path in sorted(folder.iterdir()):
             # Hidden ones are thumbnails and what macOS keeps beside a file.
             if not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in _VIDEOS):
-                yield Clip(path, folder.name.strip())
+                yield Clip(path, _label(folder.name))
+
+
+def _label(text: str) -> str:
+    """A label as it is compared: macOS writes ``u`` and its dots as two characters, others as one."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _of_table(place: Path) -> Iterator[Clip]:
@@ -134,7 +150,7 @@ def _of_row(row: Mapping[str, Any], place: Path, where: str) -> Clip:
         start = end = math.nan
     if not all(time is None or math.isfinite(time) for time in (start, end)):
         raise TsmEdgeError(f"{where}: start and end are seconds", "correct that line")
-    label = (row["label"] or "").strip()
+    label = _label(row["label"] or "")
     first = start or 0.0
     if not row["path"] or not label or first < 0 or (end is not None and end <= first):
         raise TsmEdgeError(
@@ -275,12 +291,25 @@ def _check(clips: Sequence[Clip], preprocess: Preprocess, fps: float, progress: 
     latest: dict[Path, float] = {}
     for clip in clips:
         latest[clip.path] = max(latest.get(clip.path, 0.0), clip.start_s or 0.0)
+    broken: dict[Path, VideoError] = {}
     for number, (path, start_s) in enumerate(latest.items(), 1):
-        with open_source(path) as source:
-            length_s = (source.info.frame_count or 0) / source.info.fps if source.info.fps else 0.0
-        if start_s > 0 and start_s >= length_s - 1:  # what a file says of its length is a hint
-            read_clip(Clip(path, "", start_s), preprocess, fps)
+        try:
+            with open_source(path) as source:
+                length_s = (source.info.frame_count or 0) / source.info.fps if source.info.fps else 0.0
+            if start_s > 0 and start_s >= length_s - 1:  # what a file says of its length is a hint
+                read_clip(Clip(path, "", start_s), preprocess, fps)
+        except VideoError as error:
+            broken[path] = error
         progress(f"looking at video {number} of {len(latest)}", _LOOKED_AT * number / len(latest))
+    if broken:
+        first, *others = broken
+        also = f" (nor can be used: {_some(others)})" if others else ""
+        raise VideoError(f"{broken[first].problem}{also}", broken[first].hint)
+
+
+def _some(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return ", ".join(printable(path) for path in paths[:_NAMED]) + more
 
 
 def _split(
@@ -373,6 +402,11 @@ class Held:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def name(self, index: int) -> str:
+        """Of its file, and its time in it."""
+        clip = self.clips[index]
+        return printable(clip.path) + ("" if clip.start_s is None else f" from {clip.start_s:g} s")
 
     def batch(self, indices: Sequence[int]) -> tuple[Frames, Labels]:
         """As they are, from the middle, or of each segment the middle frame."""
