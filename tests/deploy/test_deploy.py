@@ -60,7 +60,11 @@ def test_everything_is_copied_and_verified_with_the_real_runner(
     assert content(there) == expected(model)
     assert os.access(there / "tsm-runner", os.X_OK)
     assert result.stdout.startswith("board-anew (x86_64): tsm-edge/gestures\n")
-    assert '{"passed": true, "frames": ' in result.stdout
+    table = result.stdout.partition("tsm-runner verify there: ")[2].splitlines()
+    assert re.fullmatch(r"\d+ frames, tolerance 1e-04", table[0])
+    assert re.fullmatch(r"logits  .* \d\.\de-\d\d +ok", table[2])
+    assert all(line.endswith("  ok") for line in table[2:])
+    assert len(table) > 3
     assert re.search(r"5 of 5 files copied in \d+\.\d s, \d+\.\d MB there; verified there", result.stderr)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from tsm_edge.cli.artifacts import chosen_artifact
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status
+from tsm_edge.rpc.foreign_text import printable
 
 if TYPE_CHECKING:
     from tsm_edge.deploy.bundle import Bundle
@@ -119,11 +121,31 @@ def _print_result(result: DeployResult, as_json: bool) -> None:
         return
     _print_files(f"{result.device} ({result.machine}): {result.folder}", result.files, result.copied)
     if result.report:
-        click.echo(result.report)
+        _print_report(result.report)
     verdict = {None: "not verified there", True: "verified there", False: "verifying there FAILED"}[result.verified]
     size = sum(file.size for file in result.files) / 1e6
     copied = f"{len(result.copied)} of {len(result.files)} files copied in {result.seconds:.1f} s"
     note(f"{copied}, {size:.1f} MB there; {verdict}")
+
+
+def _print_report(report: str) -> None:
+    """What ``tsm-runner verify`` printed there, as a table; as it is where it is not what our runner prints."""
+    try:
+        found = json.loads(report)
+        rows = [
+            (
+                printable(str(check["name"])),
+                f"{float(check['magnitude']):.4g}",
+                f"{float(check['error']):.1e}",
+                "ok" if check["passed"] else "DIFFERS",
+            )
+            for check in found["checks"]
+        ]
+        title = f"\ntsm-runner verify there: {int(found['frames'])} frames, tolerance {float(found['tolerance']):.0e}"
+    except (ValueError, KeyError, TypeError):
+        click.echo(report)
+        return
+    print_table(title, ("output", "largest value", "relative error", ""), rows)
 
 
 def _print_files(title: str, files: tuple[DeployFile, ...], copied: tuple[str, ...] | None) -> None:
