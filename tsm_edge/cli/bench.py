@@ -13,6 +13,7 @@ import click
 
 from tsm_edge.cards.architecture import MOST_THREADS
 from tsm_edge.cli.bench_output import print_comparison, print_result, write_outputs
+from tsm_edge.cli.numbers import RealRange
 from tsm_edge.cli.output import note, status, warn
 from tsm_edge.cli.places import places_of
 from tsm_edge.cli.table8 import show_table8
@@ -47,11 +48,11 @@ _SECRET = "--key"
 )
 @click.option("--target", metavar="T", help="Without DIR: compile for this target.  [what the machine is]")
 @click.option("--frames", metavar="N", type=click.IntRange(1, 1_000_000), help="At least so many frames.")
-@click.option("--duration", metavar="S", type=click.FloatRange(0.1, 86400), help="At least so many seconds.  [10]")
+@click.option("--duration", metavar="S", type=RealRange(0.1, 86400), help="At least so many seconds.  [10]")
 @click.option(
     "--warmup",
     metavar="S",
-    type=click.FloatRange(0, 3600),
+    type=RealRange(0, 3600),
     default=1.0,
     show_default=True,
     help="Untimed seconds first.",
@@ -60,7 +61,7 @@ _SECRET = "--key"
     "--threads", metavar="N", type=click.IntRange(1, MOST_THREADS), help="CPU threads.  [1; board: all cores]"
 )
 @click.option(
-    "--fps", metavar="F", type=click.FloatRange(0.01, 10000), help="Paced: so many frames a second, as from a camera."
+    "--fps", metavar="F", type=RealRange(0.01, 10000), help="Paced: so many frames a second, as from a camera."
 )
 @click.option(
     "--video",
@@ -73,7 +74,7 @@ _SECRET = "--key"
 @click.option(
     "--idle",
     metavar="S",
-    type=click.FloatRange(0.5, 3600),
+    type=RealRange(0.5, 3600),
     default=3.0,
     show_default=True,
     help="With --power: idling before and after.",
@@ -98,7 +99,7 @@ _SECRET = "--key"
 @click.option(
     "--tolerance",
     metavar="%",
-    type=click.FloatRange(0, 100),
+    type=RealRange(0, 100),
     default=5.0,
     show_default=True,
     help="With --compare: slower by more is exit code 1.",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
+from tsm_edge.cli.numbers import RealRange
 from tsm_edge.cli.output import note, warn
 from tsm_edge.errors import RpcError
 
@@ -126,7 +127,7 @@ _OPTIONS = (
         "weights",
         metavar="W",
         multiple=True,
-        type=click.FloatRange(min=0, min_open=True),
+        type=RealRange(min=0, min_open=True),
         help="Of its scores, where the first's is 1; one for each --with (1).",
     ),
     click.option("--scores", type=click.Choice(["logits", "softmax"]), help="What of networks is averaged (logits)."),

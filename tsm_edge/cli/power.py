@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tsm_edge.cli.numbers import RealRange
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, to_plain
 from tsm_edge.errors import PowerError, TsmEdgeError
 
@@ -26,9 +27,7 @@ _REFRESH_S = 0.5
 
 @click.command("power")
 @click.argument("sensor", required=False)
-@click.option(
-    "--seconds", type=click.FloatRange(min=0.5, max=86400), default=2.0, show_default=True, help="How long to read."
-)
+@click.option("--seconds", type=RealRange(0.5, 86400), default=2.0, show_default=True, help="How long to read.")
 @click.option("--rpc", metavar="HOST:PORT", help="Those of the board that tsm-edge serve runs on.")
 @click.option("--tracker", metavar="HOST:PORT", help="Those of a board that this tracker has free under --key.")
 @click.option("--key", metavar="K", default="", help="The server's key; with --tracker: the board's key.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tsm_edge.cli.numbers import RealRange
 from tsm_edge.cli.output import warn
 from tsm_edge.cli.streams import print_to_stderr
 from tsm_edge.extras import require
@@ -101,9 +102,7 @@ _OPTIONS = (
     click.option("--mqtt-login", metavar="FILE", type=_FILE, help="Holds USER:PASSWORD for the broker."),
     click.option("--spool", metavar="DIR", type=_FILE, help="Keep events here until they have arrived."),
     click.option("--record", metavar="DIR", type=_FILE, help="Keep a clip of each event here."),
-    click.option(
-        "--record-quota", metavar="MB", type=click.FloatRange(min=1), help=f"Room for clips ({_QUOTA_MB:.0f})."
-    ),
+    click.option("--record-quota", metavar="MB", type=RealRange(min=1), help=f"Room for clips ({_QUOTA_MB:.0f})."),
     click.option("--name", metavar="NAME", help="Of this run, at the broker."),
 )
 
