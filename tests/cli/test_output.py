@@ -124,6 +124,34 @@ def test_a_spinner_on_a_terminal_is_a_line_a_stage_in_a_pipe(program_environment
     assert (piped.stdout, piped.stderr) == (b"", b"[ 46 %] linking\n")
 
 
+def test_of_stages_that_differ_by_figures_alone_a_pipe_gets_one_in_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("tsm_edge.cli.output.time.monotonic", lambda: now_s)
+    with status("measuring") as update:
+        for clip in range(1, 51):
+            update(f"clip {clip} of 50, {0.1 * clip:.1f} ms", clip / 50)
+            now_s += 0.5
+        update("writing", 1.0)
+        update("writing", None)
+    assert capsys.readouterr().err.splitlines() == [
+        "[  2 %] clip 1 of 50, 0.1 ms",
+        "[ 44 %] clip 22 of 50, 2.2 ms",
+        "[ 86 %] clip 43 of 50, 4.3 ms",
+        "[100 %] writing",
+    ]
+
+
+def test_prose_is_wrapped_on_a_terminal_only(program_environment: dict[str, str]) -> None:
+    code = f"from tsm_edge.cli.output import print_text\nprint_text({'word ' * 20!r}.strip())"
+    lines = run_on_terminal(code, {**program_environment, "COLUMNS": "40"}).split("\r\n")
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines).split() == ["word"] * 20
+    piped = subprocess.run([sys.executable, "-c", code], env=program_environment, capture_output=True, check=True)
+    assert piped.stdout.count(b"\n") == 1
+
+
 def test_status_lets_errors_through() -> None:
     with pytest.raises(KeyError), status("working"):
         raise KeyError

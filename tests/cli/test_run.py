@@ -16,6 +16,7 @@ import pytest
 from encoded_clips import clip, cut_off, damaged, index_first, only_sound
 from fake_session import open_fake
 from mjpeg_server import MjpegServer, Send, serving, steady, wait_until
+from terminal import run_on_terminal
 
 from tsm_edge.cli.main import entry_point
 from tsm_edge.video.source import open_source
@@ -50,6 +51,18 @@ def test_a_line_a_frame_and_a_summary(run: Run) -> None:
         "limit of 20 frames",
     ):
         assert text in summary
+
+
+def test_a_narrow_window_gets_lines_that_fit_it(environment: dict[str, str], tmp_path: Path) -> None:
+    arguments = [*PROGRAM[1:], "model", "--video", str(clip("bikes.mp4")), "--limit", "3"]
+    code = f"import sys, runpy; sys.argv = {arguments!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    shown = {}
+    for columns in ("80", "120"):
+        text = run_on_terminal(code, {**environment, "COLUMNS": columns, "TERM": "xterm"})
+        shown[columns] = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+        assert max(map(len, shown[columns])) <= int(columns)
+    assert re.fullmatch(r"frame 0 +0\.00 s  level \d +\d+\.\d %  step +\d+\.\d ms", shown["80"][0])
+    assert "decode" in shown["120"][0]
 
 
 def test_json_is_one_object_a_line_and_then_a_summary(run: Run) -> None:
@@ -112,7 +125,9 @@ def test_mistakes_are_one_line_and_exit_2(
         (["--video", str(half)], "is cut off: its index"),
         (["--camera", "97"], "/dev/video97 does not exist"),
         (["--video", bikes, "--out", "out.gif"], "expected a name that ends in .mp4"),
-        (["--video", bikes, "--gap", "0"], "gap_s is 0.0 s, expected more than 0 s"),
+        (["--video", bikes, "--gap", "0"], "Invalid value for '--gap': 0.0 is not in the range x>0"),
+        (["--video", bikes, "--gap", "nan"], "Invalid value for '--gap': 'nan' is not a number"),
+        (["--video", bikes, "--reconnect", "-1"], "Invalid value for '--reconnect': -1.0 is not in the range x>=0"),
         (["--video", bikes, "--every", "0"], "--every"),
         (["--video", bikes, "--threads", "4294967297"], "4294967297 is not in the range 1<=x<=64"),
         (["--video", bikes, "--rpc", ""], "--rpc is empty: expected a value"),

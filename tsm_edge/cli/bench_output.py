@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.cli.output import note, print_entry, print_json, print_table, warn
+from tsm_edge.cli.output import note, print_entry, print_json, print_table, print_text, warn
 from tsm_edge.errors import BenchError
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ def print_result(result: Result) -> None:
     names = ("", f"{unit}s", "p50 (ms)", "p90 (ms)", "p99 (ms)", "min (ms)", "mean (ms)", "max (ms)", "std (ms)")
     print_table(title, names, rows, optional=("std (ms)", "mean (ms)", "min (ms)", f"{unit}s"))
     for entry in result.latency_ms.refused:
-        click.echo(f"no {entry.key}: {entry.reason}")
-    click.echo(_startup(result))
+        print_text(f"no {entry.key}: {entry.reason}")
+    print_text(_startup(result))
     for verdict in result.verdicts:
         mark = {"good": "  ok", "note": "note", "bad": " BAD"}[verdict.level]
         print_entry(mark, verdict.text)

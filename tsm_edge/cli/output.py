@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -70,6 +71,13 @@ def print_entry(mark: str, text: str) -> None:
     width = max(len(head) + 20, shutil.get_terminal_size().columns)
     indent = " " * len(head)
     click.echo(textwrap.fill(text, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False))
+
+
+def print_text(text: str) -> None:
+    """Print a line of prose to stdout; on a terminal it is wrapped at the window's width."""
+    if sys.stdout.isatty():
+        text = textwrap.fill(text, max(20, shutil.get_terminal_size().columns), break_on_hyphens=False)
+    click.echo(text)
 
 
 def print_json(obj: object) -> None:
@@ -141,7 +149,8 @@ class Show(Protocol):
 def status(text: str) -> Iterator[Show]:
     """Show a spinner with a text on stderr while something takes long.
 
-    Where stderr is not a terminal, only texts with a share are shown: a line each.
+    Where stderr is not a terminal, only texts with a share are shown: a line each, and of those that differ by
+    figures alone one in ten seconds.
 
     Yields
     ------
@@ -149,7 +158,7 @@ def status(text: str) -> Iterator[Show]:
         Call it with another text, and the share of the work that is done, where it is known.
     """
     if not sys.stderr.isatty():
-        yield _line
+        yield _StageLines()
         return
     from rich.console import Console
     from rich.markup import escape
@@ -208,9 +217,19 @@ class _Lines:
             note(_with_share(f"{self._text}: {self._done} of {self._total}", self._done / self._total))
 
 
-def _line(text: str, done: float | None = None) -> None:
-    if done is not None:
-        note(_with_share(text, done))
+class _StageLines:
+    """Stages as lines: a new one at once, and now and then what differs from the last line by figures alone."""
+
+    def __init__(self) -> None:
+        self._words, self._told_s = "", 0.0
+
+    def __call__(self, text: str, done: float | None = None, /) -> None:
+        if done is None:
+            return
+        words, now_s = re.sub(r"[\d.]+", "", text), time.monotonic()
+        if words != self._words or now_s - self._told_s > _BETWEEN_LINES_S:
+            self._words, self._told_s = words, now_s
+            note(_with_share(text, done))
 
 
 def _with_share(text: str, done: float | None) -> str:

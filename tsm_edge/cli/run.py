@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,8 @@ from tsm_edge.artifact.folder import files_of_artifact
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cli.artifacts import advised_threads_option, artifact_argument, chosen_artifact, rpc_options
 from tsm_edge.cli.clips import ClipOptions, clip_options
-from tsm_edge.cli.output import json_option, print_json_line, print_table, to_plain, warn
+from tsm_edge.cli.numbers import RealRange
+from tsm_edge.cli.output import json_option, print_json_line, print_table, print_text, to_plain, warn
 from tsm_edge.cli.run_clips import refuse_what_is_not_for, run_clips
 from tsm_edge.cli.watching import Watching, watched, watching_options
 from tsm_edge.files.paths import refuse_replacing
@@ -39,12 +42,20 @@ if TYPE_CHECKING:
 @advised_threads_option
 @click.option("--show", is_flag=True, help="Show the annotated video in a window (q: quit).")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
-@click.option("--gap", metavar="S", type=float, default=1.0, help="Reset the caches after a gap of S seconds.")
+@click.option(
+    "--gap",
+    metavar="S",
+    type=RealRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Reset the caches after a gap of S seconds.",
+)
 @click.option(
     "--reconnect",
     metavar="S",
-    type=float,
+    type=RealRange(0),
     default=0.0,
+    show_default=True,
     help="Try a lost live source again for S seconds (inf: for ever).",
 )
 @click.option("--quiet", is_flag=True, help="Print no line a frame.")
@@ -153,6 +164,10 @@ def _label_width(manifest: Manifest) -> int:
     return max(map(len, names))
 
 
+# Columns that the parts of a line a frame take beside the label.
+_BESIDE_LABEL = 84
+
+
 def _print_frame(result: FrameResult, width: int, as_json: bool) -> None:
     if as_json:
         fields = to_plain(result)
@@ -160,11 +175,17 @@ def _print_frame(result: FrameResult, width: int, as_json: bool) -> None:
         print_json_line({"type": "frame", **fields})
         return
     reset = f"  caches reset: {result.reset}" if result.reset not in ("", "start") else ""
+    # A window that is too narrow does without what is in the summary anyway.
+    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < width + _BESIDE_LABEL
+    parts = "" if narrow else f"  decode {result.decode_ms:4.1f} ms  preprocess {result.preprocess_ms:4.1f} ms"
     click.echo(
         f"frame {result.index:<5d} {result.time_s:8.2f} s  {result.label:<{width}}  {100 * result.probability:5.1f} %"
-        f"  decode {result.decode_ms:4.1f} ms  preprocess {result.preprocess_ms:4.1f} ms"
-        f"  step {result.step_ms:5.1f} ms{reset}"
+        f"{parts}  step {result.step_ms:5.1f} ms{reset}"
     )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _print_summary(summary: RunSummary, as_json: bool, step: str) -> None:
@@ -185,9 +206,9 @@ def _print_tables(summary: RunSummary, step: str) -> None:
     click.echo()
     if rows:
         print_table("", ("part", "median (ms)", "p90 (ms)"), rows)
-    click.echo(
+    print_text(
         f"{summary.predictions} predictions on {summary.frames} frames in {summary.wall_s:.2f} s: "
-        f"{summary.frames_per_s:.1f} frames/s, {summary.dropped} frames dropped, caches reset {summary.resets} times"
+        f"{summary.frames_per_s:.1f} frames/s, {summary.dropped} frames dropped, caches reset {_times(summary.resets)}"
     )
     click.echo(f"ended: {summary.ended}")
     if summary.out is not None:
