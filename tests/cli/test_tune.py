@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from tsm_edge.compile import pipeline, trial_library
 from tsm_edge.compile.records import read_records
 from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.compile.trials import network_of
+from tsm_edge.tune import page as report_page
 from tsm_edge.tune.candidates import candidates
 from tsm_edge.tune.state import Tuned
 from tsm_edge.tune.tuner import Tuner
@@ -195,6 +198,29 @@ def test_what_was_compared_is_said(
     page = Path("r.html").read_text("utf-8").replace("&#x27;", "'")
     assert "faster in one thread, but with 2 threads it is not faster: its kernels are not recorded" in page
     assert "tuned, of the rules' with as many" in page
+
+
+def test_a_report_that_cannot_be_written_hides_no_result(
+    run_here: Callable[..., Done], small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(report_page, "write_atomic", full)
+    monkeypatch.setattr(Tuner, "run", lambda self, pattern: Tuned((), None, None, 1.0, 3, 1, 0))
+    monkeypatch.setattr(trial_library, "TrialBuilder", lambda network, folder: None)
+    done = run_here(str(small_artifact.path), "-o", "r.jsonl", "--html", "r.html")
+    assert done.returncode == 2
+    assert "candidates tried" in done.stdout
+    assert "r.html cannot be written (No space left on device)" in done.stderr.splitlines()[-1]
+
+
+def test_a_folder_of_something_else_is_told(run_here: Callable[..., Done], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    done = run_here("folder")
+    assert done.returncode == 2
+    assert "folder: has no manifest.json, expected a compiled artifact" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_dry_run_as_json_is_numbers(run_here: Callable[..., Done], small_artifact: Artifact) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.cards import DEFAULT_MODEL, ModelCard, load_model, load_target
+from tsm_edge.cards import DEFAULT_MODEL, ModelCard, load_model, load_target, model_names
 from tsm_edge.cards.architecture import MOST_THREADS, why_not_here
 from tsm_edge.cards.detect_gpu import detect_gpu
 from tsm_edge.cards.precision import FP32, INT8, precision_named
 from tsm_edge.cards.threads import Threads
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
-from tsm_edge.cli.report import check_report
+from tsm_edge.cli.report import check_report, not_writable
 from tsm_edge.errors import CardError, TuneError
 from tsm_edge.extras import require
 
@@ -110,9 +110,10 @@ def command(
         check_report(html, [path])
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
-        if go_on and not dry_run and not path.exists():
-            warn(f"{path}: is not there, so nothing is gone on with; it is begun")
+        is_begun = go_on and not path.exists()
         ledger = None if dry_run else stack.enter_context(Ledger(path, go_on, warn))
+        if is_begun and ledger is not None:
+            warn(f"{path}: is not there, so nothing is gone on with; it is begun")
         # Before anything is compiled: whether they can be reached, and run it.
         boards = [] if dry_run else [_board(place, threads, card) for place in places]
         for board in boards:
@@ -133,14 +134,17 @@ def command(
         tuner = Tuner(network, Fleet(boards, warn), ledger, builder, Budget(budget_s), about, show)
         tuned = tuner.run(pattern)
         records, used = tuner.known(), network.recorded(ledger.records).covered
-    if html is not None:
-        write_page(tuned, records, f"{network.manifest.model} for {card.name}", html)
-        note(f"report: {html}")
     if as_json:
         print_json({"records": path, "faster": tuned.is_faster, "tuned": tuned})
-        return
-    following = _next(model, target, precision, path) if compiled is None else _again(compiled, path)
-    _print(tuned, path, used, about["threads"], following)
+    else:
+        following = _next(model, target, precision, path) if compiled is None else _again(compiled, path)
+        _print(tuned, path, used, about["threads"], following)
+    if html is not None:
+        try:
+            write_page(tuned, records, f"{network.manifest.model} for {card.name}", html)
+        except OSError as error:
+            raise not_writable(html, error) from None
+        note(f"report: {html}")
 
 
 def _next(model: str | None, target: str | None, precision: str | None, path: Path) -> str:
@@ -167,6 +171,8 @@ def _compiled(model: str | None, target: str | None, precision: str | None) -> A
     from tsm_edge.artifact.folder import MANIFEST, load_artifact
 
     if model is None or not (Path(model) / MANIFEST).is_file():
+        if model is not None and Path(model).is_dir() and model not in model_names():
+            load_artifact(model)  # says what is missing
         return None
     if target is not None:
         raise click.UsageError("--target is for a model that is compiled now: expected it or DIR")
