@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from simulated_board import SimulatedBuilder, by_description, simulated_board, small_network
+from simulated_board import SimulatedBuilder, SimulatedRunner, by_description, simulated_board, small_network
 
 from tsm_edge.cards.precision import FP32
 from tsm_edge.cards.threads import Threads
@@ -22,6 +23,7 @@ from tsm_edge.compile.recorded import recorded_choices, recorded_for
 from tsm_edge.compile.records import RecordFile, read_records
 from tsm_edge.compile.trials import Network
 from tsm_edge.errors import RpcError, TuneError
+from tsm_edge.session.timings import Timings
 from tsm_edge.tune import libraries
 from tsm_edge.tune import tuner as tuner_module
 from tsm_edge.tune.boards import Board
@@ -296,6 +298,25 @@ def test_what_a_board_that_is_left_out_did_not_come_to_is_measured_by_the_others
     tuned = tune(network, tmp_path / "r.jsonl", simulated_board("broken", on_measure=broken, sigma=0.0), slow)
     alone = tune(network, tmp_path / "alone.jsonl", simulated_board(sigma=0.0))
     assert alone.tried - 2 <= tuned.tried <= alone.tried, "two failures, a candidate each"
+
+
+@pytest.mark.parametrize(("step_s", "timed"), [(0.01, 16), (0.5, 10), (2.7, 3)])
+def test_of_a_slow_step_few_frames_tell_the_time_of_each_kernel(
+    step_s: float, timed: int, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board has half a minute to answer: 16 frames of ResNet-50 take more on a Raspberry Pi 3."""
+    counts: list[int] = []
+    measure = SimulatedRunner.measure
+
+    def counted(self: SimulatedRunner, *arguments: Any, **named: Any) -> Timings:
+        counts.append(arguments[2])
+        return measure(self, *arguments, **named)
+
+    monkeypatch.setattr(SimulatedRunner, "measure", counted)
+    each_us = 1e6 * step_s / len(network.program.calls)
+    board = simulated_board(microseconds=lambda call: each_us, sigma=0.0)
+    tune(network, tmp_path / "r.jsonl", board, pattern="conv_0")
+    assert counts[:2] == [1, timed]
 
 
 def test_the_threads_of_the_step_are_tuned_too(network: Network, tmp_path: Path) -> None:

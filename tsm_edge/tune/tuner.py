@@ -21,18 +21,21 @@ from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.compile.trial_library import TrialLibrary
 from tsm_edge.compile.trials import Network, differing_calls
 from tsm_edge.errors import TuneError
+from tsm_edge.session.timings import Timings
 from tsm_edge.tune.agenda import Agenda, InTurn
 from tsm_edge.tune.boards import Board
 from tsm_edge.tune.candidates import Candidate, candidates, kernels_to_tune, program_of
 from tsm_edge.tune.fleet import Fleet
 from tsm_edge.tune.ledger import Ledger
 from tsm_edge.tune.libraries import LibrarySizes
-from tsm_edge.tune.race import Entrant, Finish, Pace, Runner, race
+from tsm_edge.tune.race import FEWEST_FRAMES, Entrant, Finish, Pace, Runner, race
 from tsm_edge.tune.record_sets import best_measured
 from tsm_edge.tune.state import Budget, Show, State, Tuned, told
 from tsm_edge.tune.threads import ThreadFinish, fastest_threads
 
 DIFFERENT_FRAMES = 4
+# Of the rules' step, for the time of each kernel: so many frames, or as many as there is time for.
+TIMED_FRAMES, TIMED_S = 16, 5.0
 # To compile, link and race one, about, on a server core; of a GPU, to compile and link it.
 A_CANDIDATE_S, A_GPU_CANDIDATE_S = 0.7, 0.43
 # A candidate's turns against the rules' kernel; if it is not hopeless, more; if it is one of the best, measured anew.
@@ -208,7 +211,7 @@ class Tuner:
         """Microseconds of the rules' kernels, by the names of their layers."""
         self._tell("timing the rules' kernels")
         artifact = self._builder.build([]).artifact
-        timings = self._fleet.run_on_any(artifact, lambda runner: runner.measure(self._frames, 0, 16, kernels=True))
+        timings = self._fleet.run_on_any(artifact, self._timed)
         kernels = timings.kernels_ns
         if kernels is None or kernels.shape[1] != len(self._network.program.calls):
             raise TuneError("the device does not time its kernels", "serve with: tsm-edge serve")
@@ -219,6 +222,13 @@ class Tuner:
             by_label[call.layer] = by_label.get(call.layer, 0.0) + float(nanoseconds) / 1e3
         freedoms = self._network.freedoms
         return {free.layers: sum(by_label.get(label, 0.0) for label in free.call_labels) for free in freedoms}
+
+    def _timed(self, runner: Runner) -> Timings:
+        """Some frames of the rules' step; of a slow one fewer, for a board has half a minute to answer."""
+        once = runner.measure(self._frames, 0, 1, kernels=True)
+        step_s = float(once.duration_ns[0]) / 1e9
+        count = max(FEWEST_FRAMES, min(TIMED_FRAMES, int(TIMED_S / step_s))) if step_s else TIMED_FRAMES
+        return runner.measure(self._frames, 0, count, kernels=True)
 
     def _measure_all(self, waiting: Waiting, work: Callable[[Runner, Trial], None], until: float) -> None:
         """All boards together, until nothing is left or the budget's share is used up."""
