@@ -74,6 +74,7 @@ class SimulatedBuilder:
 
     network: Network
     built: list[list[Program]] = field(default_factory=list)
+    discarded: list[TrialLibrary] = field(default_factory=list)
     on_build: Callable[[int], None] = lambda programs: None
     fits: Callable[[Program], bool] = lambda program: True
 
@@ -84,6 +85,10 @@ class SimulatedBuilder:
         numbers = (fitting.index(program) + 1 if program in fitting else None for program in programs)
         self.built.append([self.network.program, *fitting])
         return TrialLibrary(cast(Artifact, SimpleNamespace(programs=self.built[-1])), tuple(numbers))
+
+    def discard(self, library: TrialLibrary) -> None:
+        """Told of libraries that are opened no more."""
+        self.discarded.append(library)
 
 
 @dataclass

@@ -65,6 +65,18 @@ def test_a_race_of_a_program_with_itself_is_a_draw(network: Network, trials: Art
     assert finish.ratio.high >= 0.95
 
 
+def test_a_library_that_is_discarded_leaves_nothing_and_the_next_can_be_made(network: Network, tmp_path: Path) -> None:
+    builder = TrialBuilder(network, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    free = next(free for free in network.freedoms if free.others)
+    for _ in range(2):
+        library = builder.build([network.with_choices(Choices(free.others[0]))])
+        with OnlineSession(library.artifact) as session:
+            session.select(1)
+        builder.discard(library)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_ordinary_library_has_one_program(small_artifact: Artifact) -> None:
     with OnlineSession(small_artifact) as session:
         assert session.select(0) == len(small_artifact.manifest.kernels)

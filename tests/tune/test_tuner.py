@@ -300,6 +300,15 @@ def test_what_a_board_that_is_left_out_did_not_come_to_is_measured_by_the_others
     assert alone.tried - 2 <= tuned.tried <= alone.tried, "two failures, a candidate each"
 
 
+def test_libraries_that_were_measured_are_removed(network: Network, tmp_path: Path) -> None:
+    """Of ResNet-50 each has 220 MB. The last one, of the whole step, goes with the folder."""
+    builder = SimulatedBuilder(network)
+    with Ledger(tmp_path / "r.jsonl", go_on=False) as ledger:
+        Tuner(network, Fleet([simulated_board()]), ledger, builder, Budget(1e6), {"machine": "simulated"}).run("conv_*")
+    assert len(builder.built) > 4
+    assert len(builder.discarded) == len(builder.built) - 2
+
+
 @pytest.mark.parametrize(("step_s", "timed"), [(0.01, 16), (0.5, 10), (2.7, 3)])
 def test_of_a_slow_step_few_frames_tell_the_time_of_each_kernel(
     step_s: float, timed: int, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

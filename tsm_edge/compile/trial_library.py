@@ -6,6 +6,7 @@ device needs few uploads, and what is measured runs inside the whole step.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,6 +101,10 @@ class TrialBuilder:
         listed = replace(manifest, files={LIBRARY: file_sha256(folder / LIBRARY)})
         (folder / MANIFEST).write_text(listed.to_json(), "utf-8")
         return TrialLibrary(Artifact(folder, listed), tuple(numbers))
+
+    def discard(self, library: TrialLibrary) -> None:
+        """Remove a library that is opened no more: each has all weights of the network, twice."""
+        shutil.rmtree(library.artifact.path, ignore_errors=True)
 
 
 def _kernels_of(target: TargetCard) -> _CpuKernels | _GpuKernels:

@@ -60,6 +60,9 @@ class Builder(Protocol):
     def build(self, programs: Sequence[Program]) -> TrialLibrary:
         """See :meth:`tsm_edge.compile.trial_library.TrialBuilder.build`."""
 
+    def discard(self, library: TrialLibrary) -> None:
+        """See :meth:`tsm_edge.compile.trial_library.TrialBuilder.discard`."""
+
 
 class Waiting(Protocol):
     """Candidates that are to be measured; several boards take from it."""
@@ -159,7 +162,9 @@ class Tuner:
         TsmEdgeError
             The device fails.
         """
-        microseconds = self._kernel_times()
+        self._tell("timing the rules' kernels")
+        of_rules = self._builder.build([])
+        microseconds = self._kernel_times(of_rules)
         kernels = kernels_to_tune(self._network, microseconds, pattern)
         self._kernels = len(kernels)
         found = candidates(self._network, kernels, self._about, microseconds)
@@ -173,10 +178,9 @@ class Tuner:
         tried = [record for record in new if not record.failed]
         self._measure_all(InTurn(self._finalists(everything)), self._try_again, FINALS_SHARE)
         accepted, parted = self._winners()
-        program = self._with(accepted)
-        whole = self._whole_step(program) if accepted else None
-        is_tuned = whole is not None and whole.high < 1.0
-        step = self._step_with_threads(program if is_tuned else self._network.program, is_tuned)
+        library = self._builder.build([self._with(accepted)]) if accepted else of_rules
+        whole = self._whole_step(library) if accepted else None
+        step = self._step_with_threads(library, is_tuned=whole is not None and whole.high < 1.0)
         wrong, failed = sum(record.ratio is None for record in tried), self._failed() - had_failed
         tuned = Tuned(
             accepted,
@@ -207,11 +211,9 @@ class Tuner:
         """Candidates in which a board failed, ever."""
         return sum(record.failed for record in self._best_known().values())
 
-    def _kernel_times(self) -> dict[tuple[str, ...], float]:
+    def _kernel_times(self, of_rules: TrialLibrary) -> dict[tuple[str, ...], float]:
         """Microseconds of the rules' kernels, by the names of their layers."""
-        self._tell("timing the rules' kernels")
-        artifact = self._builder.build([]).artifact
-        timings = self._fleet.run_on_any(artifact, self._timed)
+        timings = self._fleet.run_on_any(of_rules.artifact, self._timed)
         kernels = timings.kernels_ns
         if kernels is None or kernels.shape[1] != len(self._network.program.calls):
             raise TuneError("the device does not time its kernels", "serve with: tsm-edge serve")
@@ -242,6 +244,7 @@ class Tuner:
                         done.result()
                 except BaseException:  # Ctrl-C, too: the boards end with the trial they are in
                     self._is_ended.set()
+                    self._tell("ending with what is under way")
                     raise
 
     def _measure_on(self, board: Board, waiting: Waiting, work: Callable[[Runner, Trial], None], until: float) -> None:
@@ -269,6 +272,7 @@ class Tuner:
             )
             found = len(trials)
             goes_on = self._fleet.run_each(board, library.artifact, trials, work, time_is_up, self._lost)
+            self._builder.discard(library)
             waiting.give_back(trial.candidate for trial in trials)
             sizes.took(found - len(trials), self._budget.clock() - began_s)
             if not goes_on:
@@ -346,10 +350,9 @@ class Tuner:
         """The step with what was accepted."""
         return self._network.with_choices(self._network.recorded(accepted).choices)
 
-    def _whole_step(self, program: Program) -> Ratio | None:
+    def _whole_step(self, library: TrialLibrary) -> Ratio | None:
         """The tuned step against that of the rules; None: it computes something else."""
         self._tell("measuring the whole step, tuned against untuned")
-        library = self._builder.build([program])
         until = WHOLE_SHARE if len(self._fleet.boards[0].ways) > 1 else 1.0
         if (number := library.numbers[0]) is None:
             return None
@@ -359,24 +362,24 @@ class Tuner:
 
         return self._fleet.run_on_any(library.artifact, compared).ratio
 
-    def _step_with_threads(self, program: Program, is_tuned: bool) -> ThreadedStep:
+    def _step_with_threads(self, library: TrialLibrary, is_tuned: bool) -> ThreadedStep:
         """How many threads the step is fastest with, if the board may choose; with them, tuned against untuned."""
         if len(self._fleet.boards[0].ways) < 2:
             return ThreadedStep()
         self._tell("measuring the step with more threads")
-        artifact = self._builder.build([program]).artifact
-        best = self._fastest_threads(artifact, TUNED, THREADS_SHARE if is_tuned else 1.0)
+        program, until = (TUNED, THREADS_SHARE) if is_tuned else (BY_RULES, 1.0)
+        best = self._fastest_threads(library.artifact, program, until)
         if best is None or not is_tuned:
             return ThreadedStep(self._thread_record(best))
         self._tell(f"measuring the whole step with {best.threads}, tuned against untuned")
         finish = self._fleet.run_on_any(
-            artifact, lambda runner: self._race(runner, Entrant(TUNED), WHOLE_STEP), best.threads
+            library.artifact, lambda runner: self._race(runner, Entrant(TUNED), WHOLE_STEP), best.threads
         )
         against = finish.ratio
         if against is not None and against.value <= 1.0:
             return ThreadedStep(self._thread_record(best, against), against)
         how = "it is not faster" if against is not None else "it computes something else"
-        with_them, best = best.threads, self._fastest_threads(artifact, BY_RULES, math.inf)
+        with_them, best = best.threads, self._fastest_threads(library.artifact, BY_RULES, math.inf)
         return ThreadedStep(self._thread_record(best), against, f"with {with_them} {how}")
 
     def _fastest_threads(self, artifact: Artifact, program: int, until: float) -> ThreadFinish | None:
