@@ -14,7 +14,7 @@ import numpy as np
 
 from tsm_edge.compile.frontend.node_builder import NodeBuilder
 from tsm_edge.compile.ir.graph import FileScales, Node, OnlineGraph
-from tsm_edge.compile.ir.quantisation import LEVELS, Scale
+from tsm_edge.compile.ir.scale import LEVELS, Scale
 from tsm_edge.errors import ModelFileError
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"

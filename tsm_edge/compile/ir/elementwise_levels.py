@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.scale import LEVELS
 
-LEVELS = 255
 MULTIPLIER_BITS = 16
 # The last place of multipliers.
 LAST_PLACE = 2.0**-28

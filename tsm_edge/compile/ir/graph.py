@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from tsm_edge.compile.ir.quantisation import Scale
+from tsm_edge.compile.ir.scale import Scale
 
 Shape = tuple[int, ...]
 # The first in which everything read here takes the form it has now.

@@ -2,7 +2,7 @@
 
 A tensor is stored as levels from 0 to 255: ``value = (level - zero) * step``. A convolution sums exactly:
 ``sum = Σ (x - zero of x) · w + bias`` in int32, and makes levels of it by one of three formulas, the same on every CPU
-and in ``model.exact.onnx`` (``passes/quantize/exact.py``). ``rne`` rounds to nearest, ties to even; every other
+and in ``model.exact.onnx`` (``quantize/exact.py``). ``rne`` rounds to nearest, ties to even; every other
 operation is one IEEE float32 operation; ``saturate`` is to the layer's bounds.
 
 - ``saturate(rne(float(sum) * multiplier) + zero)``;
@@ -22,43 +22,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.elementwise_levels import LEVELS as LEVELS
 from tsm_edge.compile.ir.elementwise_levels import form_on_levels, level_table
 from tsm_edge.compile.ir.graph import OnlineGraph
+from tsm_edge.compile.ir.scale import LEVELS, Scale
 
 # Weights are symmetric: -128 is left out.
 LARGEST_WEIGHT = 127
 # A float32 of this size has a last place of 1: its low bits are a whole number.
 MAGIC = 12582912
 MAGIC_BITS = 0x4B400000
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Of a tensor: ``value = (level - zero) * step``, computed in float32.
-
-    Attributes
-    ----------
-    step : float
-        A float32.
-    zero : int
-        The level of zero, 0 to 255.
-    """
-
-    step: float
-    zero: int
-
-    def levels(self, values: np.ndarray) -> np.ndarray:
-        """The nearest levels, uint8; as kernels and the exact reference quantise."""
-        inverse = np.float32(1.0) / np.float32(self.step)
-        scaled = np.clip(values.astype(np.float32) * inverse, -self.zero, LEVELS - self.zero)
-        levels: np.ndarray = (np.rint(scaled) + self.zero).astype(np.uint8)
-        return levels
-
-    def values(self, levels: np.ndarray) -> np.ndarray:
-        """What levels stand for, float32."""
-        values: np.ndarray = (levels.astype(np.float32) - np.float32(self.zero)) * np.float32(self.step)
-        return values
 
 
 def level_of_each(layer: ir.Elementwise, source: Scale, target: Scale) -> np.ndarray:

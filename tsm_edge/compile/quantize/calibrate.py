@@ -15,13 +15,8 @@ import numpy as np
 
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.quantisation import (
-    IntegerConvolution,
-    Quantisation,
-    Scale,
-    float_results,
-    has_integer_form,
-)
+from tsm_edge.compile.ir.quantisation import IntegerConvolution, Quantisation, float_results, has_integer_form
+from tsm_edge.compile.ir.scale import Scale
 from tsm_edge.compile.quantize.evaluate import Array, clamped, convolve, evaluate
 from tsm_edge.compile.quantize.integers import quantise_convolution, smallest_step, tensor_scale
 from tsm_edge.errors import CompileError

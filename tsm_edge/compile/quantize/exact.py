@@ -18,7 +18,6 @@ from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.elementwise_levels import form_on_levels, level_bounds, multipliers
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.quantisation import (
-    LEVELS,
     MAGIC,
     IntegerConvolution,
     Quantisation,
@@ -26,6 +25,7 @@ from tsm_edge.compile.ir.quantisation import (
     has_integer_form,
     level_of_each,
 )
+from tsm_edge.compile.ir.scale import LEVELS
 
 OPSET = 17
 _END = 2**31 - 1

@@ -6,14 +6,8 @@ import numpy as np
 
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.elementwise_levels import level_bounds, rounded_multiplier
-from tsm_edge.compile.ir.quantisation import (
-    LARGEST_WEIGHT,
-    LEVELS,
-    MAGIC,
-    IntegerConvolution,
-    Magic,
-    Scale,
-)
+from tsm_edge.compile.ir.quantisation import LARGEST_WEIGHT, MAGIC, IntegerConvolution, Magic
+from tsm_edge.compile.ir.scale import LEVELS, Scale
 
 # The smallest multiplier: what comes to less than 8 levels needs no finer weights.
 SMALLEST_MULTIPLIER = 2.0**-20

@@ -12,14 +12,8 @@ import numpy as np
 
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.quantisation import (
-    LEVELS,
-    IntegerConvolution,
-    Quantisation,
-    Scale,
-    float_results,
-    has_integer_form,
-)
+from tsm_edge.compile.ir.quantisation import IntegerConvolution, Quantisation, float_results, has_integer_form
+from tsm_edge.compile.ir.scale import LEVELS, Scale
 from tsm_edge.compile.quantize.integers import quantise_convolution
 from tsm_edge.errors import CompileError
 from tsm_edge.files.atomic import read_text

@@ -21,7 +21,7 @@ from tsm_edge.compile.backends.cpu.kernels.emit import Expr
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.ir.layout import Image
-from tsm_edge.compile.ir.quantisation import LEVELS
+from tsm_edge.compile.ir.scale import LEVELS
 
 FLOAT_BYTES = 4
 

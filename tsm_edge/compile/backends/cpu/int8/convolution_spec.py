@@ -18,7 +18,8 @@ from tsm_edge.compile.backends.cpu.kernels.emit import Expr
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.ir.layout import Image
-from tsm_edge.compile.ir.quantisation import LEVELS, MAGIC_BITS, IntegerConvolution
+from tsm_edge.compile.ir.quantisation import MAGIC_BITS, IntegerConvolution
+from tsm_edge.compile.ir.scale import LEVELS
 
 WORD = 4  # bytes of a sum, a multiplier, and the channels of a step
 

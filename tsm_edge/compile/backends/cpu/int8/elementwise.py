@@ -16,7 +16,8 @@ from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.elementwise_levels import form_on_levels, level_bounds, multipliers
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
-from tsm_edge.compile.ir.quantisation import LEVELS, level_of_each
+from tsm_edge.compile.ir.quantisation import level_of_each
+from tsm_edge.compile.ir.scale import LEVELS
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from tsm_edge.compile.backends.cpu.int8.instructions import Instructions, fused,
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.ir.layout import Image
-from tsm_edge.compile.ir.quantisation import LEVELS, MAGIC_BITS
+from tsm_edge.compile.ir.quantisation import MAGIC_BITS
+from tsm_edge.compile.ir.scale import LEVELS
 
 
 class Rounding:

@@ -21,7 +21,7 @@ from tsm_edge.compile.backends.cpu.int8.instructions import Instructions
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.ir.program import KernelCall
-from tsm_edge.compile.ir.quantisation import Scale
+from tsm_edge.compile.ir.scale import Scale
 
 COLOURS, BYTES, WORD = 3, 256, 4
 

@@ -21,7 +21,8 @@ from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import CachePair, OnlineGraph, Shape
 from tsm_edge.compile.ir.layout import Border, nhwc
 from tsm_edge.compile.ir.program import BufferRef
-from tsm_edge.compile.ir.quantisation import Quantisation, Scale, float_results
+from tsm_edge.compile.ir.quantisation import Quantisation, float_results
+from tsm_edge.compile.ir.scale import Scale
 
 # Bytes of a pixel of a frame or a cache are rounded up to a step of the k loop.
 PIXEL_STEP = 4
