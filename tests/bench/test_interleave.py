@@ -73,7 +73,7 @@ def raced(monkeypatch: pytest.MonkeyPatch, times: dict[str, float], seed: int) -
 def test_ten_per_cent_are_found(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, _ = raced(monkeypatch, {"base": 1e-3, "slow": 1.1e-3}, seed)
     ratio = paired_ratio(samples["slow"].seconds, samples["base"].seconds)
-    assert ratio.is_resolved
+    assert ratio.low > 1.0
     assert ratio.value == pytest.approx(1.1, abs=0.03)
     assert ratio.low <= 1.1 <= ratio.high
     assert ratio.high - ratio.low < 0.1
@@ -83,7 +83,7 @@ def test_ten_per_cent_are_found(seed: int, monkeypatch: pytest.MonkeyPatch) -> N
 def test_equal_ones_are_not_told_apart(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, _ = raced(monkeypatch, {"one": 1e-3, "other": 1e-3}, seed)
     ratio = paired_ratio(samples["one"].seconds, samples["other"].seconds)
-    assert not ratio.is_resolved
+    assert ratio.low <= 1.0 <= ratio.high
     assert ratio.value == pytest.approx(1.0, abs=0.03)
 
 
@@ -96,7 +96,7 @@ def test_one_after_the_other_would_tell_equal_ones_apart() -> None:
         machine.compute(1e-3)
         seconds[place] = machine.now_s - before
     ratio = paired_ratio(seconds[0], seconds[1])
-    assert ratio.is_resolved
+    assert ratio.low > 1.0
     assert ratio.value > 1.2
 
 

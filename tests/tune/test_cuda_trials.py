@@ -154,9 +154,9 @@ def test_what_they_share_is_there_once(network: Network, trials: TrialLibrary) -
     assert (trials.artifact.path / "weights.bin").stat().st_size < every
 
 
-@pytest.mark.parametrize("used", [KernelResources(40, 8, 0, 8), KernelResources(512, 0, 0, 0)])
+@pytest.mark.parametrize("used", [KernelResources(40, 8, 0), KernelResources(512, 0, 0)])
 def test_a_program_that_ptxas_says_cannot_run_is_not_in_the_library(used: KernelResources, network: Network) -> None:
-    resources = {call.kernel: KernelResources(32, 0, 0, 0) for call in network.program.calls}
+    resources = {call.kernel: KernelResources(32, 0, 0) for call in network.program.calls}
     assert _GpuKernels(GPU, (), resources).can_run(network.program)
     large = max(network.program.calls, key=lambda call: call.grid.threads[0])
     assert not _GpuKernels(GPU, (), {**resources, large.kernel: used}).can_run(network.program)

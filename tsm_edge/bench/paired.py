@@ -31,11 +31,6 @@ class Ratio:
     low: float
     high: float
 
-    @property
-    def is_resolved(self) -> bool:
-        """Whether the noise leaves no doubt that one is faster: the interval has no 1 in it."""
-        return not self.low <= 1.0 <= self.high
-
 
 def paired_ratio(seconds: NDArray[np.float64], base: NDArray[np.float64], seed: int = 0) -> Ratio:
     """Compare two steppers of one race round by round.

@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from tsm_edge.rpc.memory import Memory
 from tsm_edge.rpc.values import BOOL, FLOAT, INT, NONE, TENSOR, RemoteTensor
@@ -39,20 +39,6 @@ class _Any(ctypes.Structure):
 
     _anonymous_ = ("content",)
     _fields_ = (("kind", ctypes.c_int32), ("padding", ctypes.c_uint32), ("content", _Content))
-
-
-class Callee(Protocol):
-    """What is called with tensors: binding once serves many calls."""
-
-    def bind(self, values: Sequence[Any], memory: Memory) -> Callable[[], Any]:
-        """The call with these values, which stays good as long as the memory of its tensors.
-
-        Raises
-        ------
-        ValueError
-            A value cannot be passed.
-        """
-        ...
 
 
 class Library:
@@ -106,7 +92,13 @@ class PackedFunction:
     error: Callable[[], str]
 
     def bind(self, values: Sequence[Any], memory: Memory) -> Callable[[], Any]:
-        """See :class:`Callee`."""
+        """The call with these values, which stays good as long as the memory of its tensors.
+
+        Raises
+        ------
+        ValueError
+            A value cannot be passed.
+        """
         arguments, kept = _arguments(values, memory)
         result = _Any()
 
@@ -133,7 +125,7 @@ class TimedFunction:
             raise ValueError(f"number {self.number}, repeat {self.repeat}: expected 1 to {_MOST_REPEATS}")
 
     def bind(self, values: Sequence[Any], memory: Memory) -> Callable[[], bytes]:
-        """See :class:`Callee`."""
+        """As of :meth:`PackedFunction.bind`."""
         call = self.function.bind(values, memory)
 
         def measure() -> bytes:

@@ -126,17 +126,17 @@ ptxas info    : Used 128 registers, 356 bytes cmem[0]
 
 def test_what_ptxas_says_is_read() -> None:
     assert parse_resources(LOG) == {
-        "tsm_k0_stem": KernelResources(64, 0, 3584, 0),
-        "tsm_k1_pointwise": KernelResources(128, 84, 0, 24),
+        "tsm_k0_stem": KernelResources(64, 0, 3584),
+        "tsm_k1_pointwise": KernelResources(128, 84, 0),
     }
 
 
 @pytest.mark.parametrize(
     ("resources", "problem"),
     [
-        (KernelResources(257, 0, 0, 0), r"257 registers × 128 threads, a block may have 32768"),
-        (KernelResources(32, 0, 49153, 0), "49153 bytes of shared memory, a block may have 49152"),
-        (KernelResources(32, 8, 0, 8), "8 bytes of spilled registers, expected none"),
+        (KernelResources(257, 0, 0), r"257 registers × 128 threads, a block may have 32768"),
+        (KernelResources(32, 0, 49153), "49153 bytes of shared memory, a block may have 49152"),
+        (KernelResources(32, 8, 0), "8 bytes of spilled registers, expected none"),
     ],
 )
 def test_a_kernel_that_could_not_run_well_is_refused(resources: KernelResources, problem: str) -> None:
@@ -146,9 +146,9 @@ def test_a_kernel_that_could_not_run_well_is_refused(resources: KernelResources,
 
 def test_on_a_large_gpu_a_kernel_may_spill_a_few_bytes() -> None:
     gpu = load_gpu("cuda-sm90")
-    check_resources(copying(), {"tsm_k0_copy": KernelResources(40, 24, 0, 24)}, gpu)
+    check_resources(copying(), {"tsm_k0_copy": KernelResources(40, 24, 0)}, gpu)
     with pytest.raises(CompileError, match="200 bytes of spilled registers, expected 64"):
-        check_resources(copying(), {"tsm_k0_copy": KernelResources(40, 200, 0, 200)}, gpu)
+        check_resources(copying(), {"tsm_k0_copy": KernelResources(40, 200, 0)}, gpu)
 
 
 def test_without_the_extra_the_pip_command_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

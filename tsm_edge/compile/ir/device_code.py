@@ -18,14 +18,11 @@ class KernelResources:
         Written to and read from local memory because registers ran out, of a thread.
     shared_bytes : int
         Shared memory of a thread block.
-    stack_bytes : int
-        Local memory of a thread.
     """
 
     registers: int
     spill_bytes: int
     shared_bytes: int
-    stack_bytes: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from tsm_edge.files.atomic import scratch_folder
 # compiles the PTX with another release.
 _SPILLED_ON_LARGE = 64
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for")
-_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_SPILLED = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
 
@@ -60,14 +60,13 @@ def parse_resources(log: str) -> dict[str, KernelResources]:
     """Read what ``ptxas -v`` says of every kernel."""
     resources = {}
     for part in re.split(r"(?=ptxas info\s+: Compiling entry function)", log):
-        entry, stack, used = _ENTRY.search(part), _STACK.search(part), _USED.search(part)
-        if entry and stack and used:
+        entry, spilled, used = _ENTRY.search(part), _SPILLED.search(part), _USED.search(part)
+        if entry and spilled and used:
             shared = _SHARED.search(part)
             resources[entry[1]] = KernelResources(
                 registers=int(used[1]),
-                spill_bytes=int(stack[2]) + int(stack[3]),
+                spill_bytes=int(spilled[1]) + int(spilled[2]),
                 shared_bytes=int(shared[1]) if shared else 0,
-                stack_bytes=int(stack[1]),
             )
     return resources
 
