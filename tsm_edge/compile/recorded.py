@@ -105,7 +105,7 @@ def _kernels_of_rules(
         yield from map(layers_of, plan_units(graph, layers, Core(target.cpu, precision.storage), Choices()))
     else:
         at = ByteLowering(graph, layers, target, quantisation, Choices())
-        yield from map(int8.layers_of, int8.plan_units(at, layers, Choices()))
+        yield from map(layers_of, int8.plan_units(at, layers, Choices()))
 
 
 def recorded_for(

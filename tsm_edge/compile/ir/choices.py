@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from tsm_edge.errors import CompileError
 
 _Settings = TypeVar("_Settings")
+_WITHOUT = "compile without these choices: the rules then decide"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Choice:
         settings = None if self.settings is None else _to_plain(self.settings)
         return {"rule": self.rule, "layers": list(self.layers), "settings": settings}
 
+    def refused(self) -> CompileError:
+        """The error that its rule cannot take its layers."""
+        return CompileError(f"choices: rule {self.rule!r} cannot take the layers {', '.join(self.layers)}", _WITHOUT)
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -54,7 +59,7 @@ class Choices:
         if twice:
             raise CompileError(
                 f"choices: layer {twice[0]!r} is in two kernels, expected one",
-                "compile without these choices: the rules then decide",
+                _WITHOUT,
             )
 
     def __iter__(self) -> Iterator[Choice]:
@@ -70,9 +75,7 @@ class Choices:
         """
         missing = next((layer for choice in self.kernels for layer in choice.layers if layer not in names), None)
         if missing is not None:
-            raise CompileError(
-                f"choices: the model has no layer {missing!r}", "compile without these choices: the rules then decide"
-            )
+            raise CompileError(f"choices: the model has no layer {missing!r}", _WITHOUT)
 
     def of(self, layer: str) -> Choice | None:
         """The choice of the kernel that computes a layer; None: there is none."""
@@ -92,7 +95,7 @@ class Choices:
         if not isinstance(found.settings, kind):
             raise CompileError(
                 f"choices: layer {last!r} has settings of rule {found.rule!r}, which does not write its kernel",
-                "compile without these choices: the rules then decide",
+                _WITHOUT,
             )
         return found.settings
 
@@ -115,7 +118,6 @@ class Choices:
 
 
 def _choice(table: Mapping[str, Any], settings: Mapping[str, type | None]) -> Choice:
-    again = "compile without these choices: the rules then decide"
     try:
         rule, layers = str(table["rule"]), tuple(map(str, table["layers"]))
         if not layers:
@@ -125,9 +127,9 @@ def _choice(table: Mapping[str, Any], settings: Mapping[str, type | None]) -> Ch
         return Choice(rule, layers, None if kind is None or given is None else _from_plain(kind, given))
     except KeyError as error:
         known = ", ".join(settings)
-        raise CompileError(f"choices: {error} is missing or unknown (rules are {known})", again) from None
+        raise CompileError(f"choices: {error} is missing or unknown (rules are {known})", _WITHOUT) from None
     except (AttributeError, TypeError, ValueError) as error:
-        raise CompileError(f"choices: {table.get('layers')} cannot be read ({error})", again) from None
+        raise CompileError(f"choices: {table.get('layers')} cannot be read ({error})", _WITHOUT) from None
 
 
 def _to_plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from tsm_edge.compile.backends.cpu.choose.fusion import ExpandDepthwise, InvertedResidual, fused_blocks
 from tsm_edge.compile.backends.cpu.choose.winograd import (
@@ -15,9 +16,9 @@ from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choice, Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.errors import CompileError
 
 Unit = ir.Layer | ExpandDepthwise | InvertedResidual | WinogradConvolution
+_Unit = TypeVar("_Unit", bound=Unit)
 
 
 def layers_of(unit: Unit) -> tuple[ir.Layer, ...]:
@@ -25,8 +26,19 @@ def layers_of(unit: Unit) -> tuple[ir.Layer, ...]:
     return unit.layers if isinstance(unit, ExpandDepthwise | InvertedResidual | WinogradConvolution) else (unit,)
 
 
+def in_order(units: Sequence[_Unit], layers: Sequence[ir.Layer]) -> tuple[_Unit | ir.Layer, ...]:
+    """Units and all layers that are in none of them, in execution order.
+
+    A fused unit stands where its last layer stood.
+    """
+    taken = {layer.output for unit in units for layer in layers_of(unit)}
+    alone = [layer for layer in layers if layer.output not in taken]
+    position = {layer.output: index for index, layer in enumerate(layers)}
+    return tuple(sorted([*units, *alone], key=lambda unit: position[layers_of(unit)[-1].output]))
+
+
 def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, choices: Choices) -> tuple[Unit, ...]:
-    """Part the layers into units, in execution order; a fused unit stands where its last layer stood.
+    """Part the layers into units, in execution order.
 
     Raises
     ------
@@ -48,10 +60,7 @@ def plan_units(graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core, choic
         if isinstance(layer, ir.Convolution) and layer.output in tiles
     ]
     units: list[Unit] = [*chosen, *blocks, *winograd]
-    taken = {layer.output for unit in units for layer in layers_of(unit)}
-    units += [layer for layer in free if layer.output not in taken]
-    position = {layer.output: index for index, layer in enumerate(layers)}
-    return tuple(sorted(units, key=lambda unit: position[layers_of(unit)[-1].output]))
+    return in_order(units, layers)
 
 
 def _chosen(graph: OnlineGraph, by_name: dict[str, ir.Layer], choice: Choice) -> Unit:
@@ -67,8 +76,5 @@ def _chosen(graph: OnlineGraph, by_name: dict[str, ir.Layer], choice: Choice) ->
         if isinstance(settings, WinogradSettings):
             return WinogradConvolution(convolutions[0], settings.tile)
     if len(layers) != 1 or choice.rule == "winograd":
-        raise CompileError(
-            f"choices: rule {choice.rule!r} cannot take the layers {', '.join(choice.layers)}",
-            "compile without these choices: the rules then decide",
-        )
+        raise choice.refused()
     return layers[0]

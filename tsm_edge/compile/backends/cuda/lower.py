@@ -70,10 +70,7 @@ def walked(
     made = {(choice.rule, choice.layers) for choice in lowering.choices}
     for choice in choices:
         if (choice.rule, choice.layers) not in made:
-            raise CompileError(
-                f"choices: rule {choice.rule!r} cannot take the layers {', '.join(choice.layers)}",
-                "compile without these choices: the rules then decide",
-            )
+            raise choice.refused()
     return lowering, rules[0]
 
 

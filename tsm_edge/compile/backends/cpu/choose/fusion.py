@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
 from tsm_edge.compile.backends.cpu.choose.tiles import gemm_tile
 from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.ir import layers as ir
+from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.graph import OnlineGraph
 
 # An expanded tensor larger than this share of the L2 cache goes to the next level and back.
-LARGE_L2_SHARE = 0.4
+_LARGE_L2_SHARE = 0.4
 # A kernel by rows reads all of its weights for every row: from a core's L2 cache, if they take no more than this share,
-WEIGHTS_L2_SHARE = 0.25
+_WEIGHTS_L2_SHARE = 0.25
 # and where two threads' rows meet, some are made by both: no more than this part of the image.
-MOST_ROWS_TWICE = 0.15
+_MOST_ROWS_TWICE = 0.15
 # A kernel by panels has its panel in the L1 cache beside a tile of pixels and their weights.
-PANEL_L1_SHARE = 0.75
+_PANEL_L1_SHARE = 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,42 +62,69 @@ class Candidate:
     project: ir.Convolution | None
 
 
-def fused_blocks(graph: OnlineGraph, layers: list[ir.Layer], core: Core) -> list[Block]:
+def fused_blocks(graph: OnlineGraph, layers: Sequence[ir.Layer], core: Core) -> list[Block]:
     """Groups of layers that are worth one kernel on this CPU, none of them in two groups."""
+
+    def panel_bytes(expand: ir.Convolution, depthwise: ir.Convolution) -> int:
+        return _panel_bytes(graph, expand, depthwise, core)
+
+    return worth_fusing(graph, candidates(graph, layers), core, item_bytes(core.dtype), panel_bytes)
+
+
+def candidates(
+    graph: OnlineGraph, layers: Sequence[ir.Layer], may_fuse: Callable[[ir.Convolution], bool] = lambda layer: True
+) -> Iterator[Candidate]:
+    """Every group of layers that could share a kernel, in order; a layer may be in two."""
+    readers = _readers(layers)
+    for expand, depthwise in _expanded(graph, layers, readers):
+        if may_fuse(expand) and may_fuse(depthwise):
+            project = _only_reader(graph, readers, depthwise.output)
+            yield Candidate(expand, depthwise, project if _projects(project, depthwise) and may_fuse(project) else None)
+
+
+def worth_fusing(
+    graph: OnlineGraph,
+    found: Iterable[Candidate],
+    core: Core,
+    item: int,
+    panel_bytes: Callable[[ir.Convolution, ir.Convolution], int],
+) -> list[Block]:
+    """Those of some candidates that are worth one kernel, as that kernel.
+
+    Parameters
+    ----------
+    graph : OnlineGraph
+    found : iterable of Candidate
+        In order.
+    core : Core
+    item : int
+        Bytes of an element, of images and weights.
+    panel_bytes : callable
+        Of one panel of the expanded tensor between two layers, with its border.
+    """
     blocks: list[Block] = []
-    for candidate in candidates(graph, layers):
+    for candidate in found:
         expand, depthwise, project = candidate.expand, candidate.depthwise, candidate.project
         # The projection of one block may be the expansion of the next.
         if any(block.layers[-1] is expand for block in blocks):
             continue
         # Of a clip, a frame: its layers are chosen as they are for single frames.
-        large = core.bytes(math.prod(graph.shapes[expand.output][1:])) > core.l2_bytes * LARGE_L2_SHARE
-        if project is not None and (large or _weights_stay(expand, project, core)):
-            whole = InvertedResidual(expand, depthwise, project)
-        else:
-            whole = None
-        if whole and rows_twice(graph, expand, depthwise, core) <= MOST_ROWS_TWICE:
+        large = item * math.prod(graph.shapes[expand.output][1:]) > core.l2_bytes * _LARGE_L2_SHARE
+        whole = None
+        if project is not None:
+            weights = item * (expand.weight.size + project.weight.size)
+            if large or weights <= core.own_l2_bytes * _WEIGHTS_L2_SHARE:
+                whole = InvertedResidual(expand, depthwise, project)
+        if whole and _rows_twice(graph, expand, depthwise, core) <= _MOST_ROWS_TWICE:
             blocks.append(whole)
-        elif _panel_bytes(graph, expand, depthwise, core) <= core.l1_bytes * PANEL_L1_SHARE:
+        elif panel_bytes(expand, depthwise) <= core.l1_bytes * _PANEL_L1_SHARE:
             blocks.append(ExpandDepthwise(expand, depthwise))
         elif whole and large:
             blocks.append(whole)
     return blocks
 
 
-def candidates(graph: OnlineGraph, layers: list[ir.Layer]) -> Iterator[Candidate]:
-    """Every group of layers that could share a kernel, in order; a layer may be in two."""
-    readers = _readers(layers)
-    for expand, depthwise in _expanded(graph, layers, readers):
-        project = _only_reader(graph, readers, depthwise.output)
-        yield Candidate(expand, depthwise, project if _projects(project, depthwise) else None)
-
-
-def _weights_stay(expand: ir.Convolution, project: ir.Convolution, core: Core) -> bool:
-    return core.bytes(expand.weight.size + project.weight.size) <= core.own_l2_bytes * WEIGHTS_L2_SHARE
-
-
-def rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, core: Core) -> float:
+def _rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolution, core: Core) -> float:
     """Part of the expanded rows that two threads make, where each core has a thread."""
     shared = max(0, depthwise.weight.shape[2] - depthwise.strides[0])
     frames, _, height, _ = graph.shapes[expand.output]
@@ -104,7 +132,7 @@ def rows_twice(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convolu
 
 
 def _expanded(
-    graph: OnlineGraph, layers: list[ir.Layer], readers: dict[str, list[ir.Layer]]
+    graph: OnlineGraph, layers: Sequence[ir.Layer], readers: dict[str, list[ir.Layer]]
 ) -> Iterator[tuple[ir.Convolution, ir.Convolution]]:
     """Convolutions whose result only a depthwise convolution reads, with it."""
     for expand in layers:
@@ -133,7 +161,7 @@ def _panel_bytes(graph: OnlineGraph, expand: ir.Convolution, depthwise: ir.Convo
     return core.bytes((height + top + bottom) * (width + left + right) * tile.vectors * core.lanes)
 
 
-def _readers(layers: list[ir.Layer]) -> dict[str, list[ir.Layer]]:
+def _readers(layers: Sequence[ir.Layer]) -> dict[str, list[ir.Layer]]:
     readers: dict[str, list[ir.Layer]] = {}
     for layer in layers:
         for source in ir.layer_sources(layer):

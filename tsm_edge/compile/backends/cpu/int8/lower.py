@@ -13,8 +13,9 @@ from tsm_edge.cards.precision import Precision
 from tsm_edge.compile.backends.cpu.choose.fusion import Block
 from tsm_edge.compile.backends.cpu.int8.frame_bytes import FrameLevelsSpec, level_tables, made_of_planes
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
-from tsm_edge.compile.backends.cpu.int8.plan import layers_of, plan_units
+from tsm_edge.compile.backends.cpu.int8.plan import plan_units
 from tsm_edge.compile.backends.cpu.int8.rules import RULES
+from tsm_edge.compile.backends.cpu.plan import layers_of
 from tsm_edge.compile.backends.cpu.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
