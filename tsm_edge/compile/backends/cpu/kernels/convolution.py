@@ -22,7 +22,7 @@ from typing import Any
 
 from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.border import zero_border
+from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
     ConvolutionSettings,
     choose_settings,
@@ -200,5 +200,5 @@ def _tiles(
         register_tile(spec, buffers, RegisterTile(row_of(spec, y, frame), x, panel, vectors, number, block))
         if block and not block.closes:
             return
-        channel, width, many = spec.first_channel(panel), spec.channels(vectors), spec.row_tiles > 1
-        zero_border(buffers["target"], spec.target, y, x, spec.tile.rows, channel, width, spec.lanes, many, frame)
+        channels = spec.first_channel(panel), spec.channels(vectors)
+        zero_border(buffers["target"], spec.target, Part(y, x, frame, spec.tile.rows, channels), spec.lanes)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.border import zero_border
+from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
-from tsm_edge.compile.ir.layout import Border, Image
+from tsm_edge.compile.ir.layout import Image
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def _copy_pixels(name: str, spec: CopySpec) -> Any:
             with emit.loop((image.pixel - shared) // lanes) as vector:
                 zero = emit.splat(0.0, lanes, image.dtype)
                 emit.store(target, write + shared + vector * lanes, zero, lanes)
-            if image.border != Border():
-                zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1, frame)
+            zero_border(target, image, Part(y, x, frame), lanes)
     return kernel.function
 
 
@@ -137,6 +136,5 @@ def _transpose(name: str, spec: CopySpec) -> Any:
                 if image.pixel > channels:
                     with emit.loop(image.pixel, channels) as channel:
                         emit.store(target, write + channel, emit.splat(0.0, 1, image.dtype))
-                if image.border != Border():
-                    zero_border(target, image, y, x, 1, 0, image.pixel, 4, image.width > 1, frame)
+                zero_border(target, image, Part(y, x, frame), 4)
     return kernel.function

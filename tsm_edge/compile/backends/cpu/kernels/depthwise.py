@@ -14,7 +14,7 @@ import numpy as np
 
 from tsm_edge.compile.backends.cpu.choose.tiles import DepthwiseTile, depthwise_tile
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.border import zero_border
+from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.backends.cpu.kernels.emit import Expr
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
@@ -217,11 +217,10 @@ def row_run(
     with column_tiles(spec) as x:
         with emit.loop(vectors) as vector:
             column_run(spec, source, weights, target, row, x, first + vector, spec.tile.rows)
-        many = spec.target.width > spec.tile.columns
-        channel, channels = first * spec.lanes, vectors * spec.lanes
+        channels = first * spec.lanes, vectors * spec.lanes
         for below in range(spec.tile.rows):
-            at = y + below, x
-            zero_border(target, spec.target, *at, spec.tile.columns, channel, channels, spec.lanes, many, row.frame)
+            part = Part(y + below, x, row.frame, spec.tile.columns, channels)
+            zero_border(target, spec.target, part, spec.lanes)
 
 
 def column_tiles(spec: DepthwiseSpec) -> Any:

@@ -13,7 +13,7 @@ from tsm_edge.compile.backends.common.elementwise import ElementwiseBase, bound_
 from tsm_edge.compile.backends.common.step import too_large
 from tsm_edge.compile.backends.common.workspace import Tensor
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.border import zero_border
+from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.backends.cpu.kernels.emit import Expr
 from tsm_edge.compile.backends.cpu.kernels.functions import sigmoid
 from tsm_edge.compile.backends.cpu.lowering import Lowering
@@ -21,7 +21,7 @@ from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items
-from tsm_edge.compile.ir.layout import Border, Image
+from tsm_edge.compile.ir.layout import Image
 
 _Place = tuple[Expr, Expr, Expr]  # frame, row, column
 
@@ -113,9 +113,8 @@ def elementwise(name: str, spec: ElementwiseSpec) -> Any:
                 emit.store(target, write + full * lanes, value, lanes)
             for vector in range(ceil_div(image.channels, lanes), image.pixel // lanes):
                 emit.store(target, write + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)
-            if image.border != Border():
-                frame, y, _ = at
-                zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1, frame)
+            frame, y, _ = at
+            zero_border(target, image, Part(y, x, frame), lanes)
     return kernel.function
 
 

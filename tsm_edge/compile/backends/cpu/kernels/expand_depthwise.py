@@ -192,7 +192,7 @@ def expand_depthwise(name: str, spec: ExpandDepthwiseSpec) -> Any:
     panel_image, lanes = spec.expand.target, spec.expand.lanes
     with emit.kernel(name, spec) as kernel:
         buffers = kernel.buffers
-        zero_whole_border(buffers["scratch"], panel_image, 0, panel_image.pixel, lanes)
+        zero_whole_border(buffers["scratch"], panel_image, (0, panel_image.pixel), lanes)
         with emit.loop(kernel.end, kernel.begin) as item:
             panel, frame = emit.div(item, spec.frames), emit.mod(item, spec.frames)
             for_panel(spec.expand, panel, lambda at, vectors: _panel(spec, kernel, buffers, at, vectors, frame))

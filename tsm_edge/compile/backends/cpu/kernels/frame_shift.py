@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.border import zero_border
+from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
 from tsm_edge.compile.ir.layers import FrameRun
-from tsm_edge.compile.ir.layout import Border, Image
+from tsm_edge.compile.ir.layout import Image
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,5 @@ def frame_shift(name: str, spec: FrameShiftSpec) -> Any:
                 with emit.when(emit.negate(inside)), emit.loop(first + run.channels, first) as channel:
                     emit.store(target, write + channel, emit.splat(0.0, 1, image.dtype))
                 first += run.channels
-            if image.border != Border():
-                zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1, frame)
+            zero_border(target, image, Part(y, x, frame), lanes)
     return kernel.function

@@ -18,7 +18,7 @@ from typing import Any
 from tsm_edge.compile.backends.cpu.choose.fusion import InvertedResidual
 from tsm_edge.compile.backends.cpu.choose.tiles import worth_pairing
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.border import zero_border
+from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
     ConvolutionSettings,
     choose_settings,
@@ -255,8 +255,7 @@ def inverted_residual(name: str, spec: InvertedResidualSpec) -> Any:
             _depthwise_row(spec, buffers, top)
             kernel.stage_done("depthwise")
             _project_row(spec, buffers, y, frame)
-            lanes, many = spec.project.lanes, False
-            zero_border(buffers["target"], target, y, 0, target.width, 0, target.pixel, lanes, many, frame)
+            zero_border(buffers["target"], target, Part(y, 0, frame, target.width), spec.project.lanes)
             kernel.stage_done("project")
     return kernel.function
 

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import tirx
 
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.border import zero_border
+from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir import layers as ir
@@ -88,7 +88,7 @@ def max_pool(name: str, spec: MaxPoolSpec) -> Any:
                         best.set(0, tirx.max(best.get(0), emit.load(source, at + vector * lanes, lanes)))
                 at = emit.start_of(target_image, frame) + y * target_image.row + x * target_image.pixel
                 emit.store(target, at + vector * lanes, best.get(0), lanes)
-            zero_border(target, target_image, y, x, 1, 0, target_image.pixel, lanes, target_image.width > 1, frame)
+            zero_border(target, target_image, Part(y, x, frame), lanes)
     return kernel.function
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.border import zero_border
+from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
-from tsm_edge.compile.ir.layout import Border, Image
+from tsm_edge.compile.ir.layout import Image
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,5 @@ def shift_copy(name: str, spec: ShiftCopySpec) -> Any:
                 emit.store(target, write + vector * lanes, emit.load(source, read + vector * lanes, lanes), lanes)
             with emit.loop(spec.cache.channels) as channel:
                 emit.store(target, write + channel, emit.load(cache, cached + channel))
-            if image.border != Border():
-                zero_border(target, image, y, x, 1, 0, image.pixel, lanes, image.width > 1)
+            zero_border(target, image, Part(y, x), lanes)
     return kernel.function

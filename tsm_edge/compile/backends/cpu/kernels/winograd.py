@@ -21,7 +21,7 @@ from tsm_edge.compile.backends.common.winograd import TRANSFORMS, Matrix, combin
 from tsm_edge.compile.backends.cpu.choose.tiles import WinogradTile, k_loop
 from tsm_edge.compile.backends.cpu.choose.winograd import WinogradConvolution, WinogradSettings
 from tsm_edge.compile.backends.cpu.kernels import emit
-from tsm_edge.compile.backends.cpu.kernels.border import zero_whole_border
+from tsm_edge.compile.backends.cpu.kernels.border import Span, zero_whole_border
 from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import far_operands
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import ConvolutionSpec, RegisterTile, Row
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
@@ -233,17 +233,17 @@ def winograd(name: str, spec: WinogradSpec) -> Any:
             if spec.target.border != Border():
                 width = spec.product.tile.vectors * spec.lanes
                 with emit.when(emit.equal(block, 0)):
-                    _zero_border(spec, buffers, panel * width, width)
+                    _zero_border(spec, buffers, (panel * width, width))
     return kernel.function
 
 
-def _zero_border(spec: WinogradSpec, buffers: Buffers, channel: Expr, channels: int) -> None:
+def _zero_border(spec: WinogradSpec, buffers: Buffers, channels: Span) -> None:
     """Of every frame, in some of its channels."""
     if spec.target.frames == 1:
-        zero_whole_border(buffers["target"], spec.target, channel, channels, spec.lanes)
+        zero_whole_border(buffers["target"], spec.target, channels, spec.lanes)
         return
     with emit.loop(spec.target.frames) as frame:
-        zero_whole_border(buffers["target"], spec.target, channel, channels, spec.lanes, frame)
+        zero_whole_border(buffers["target"], spec.target, channels, spec.lanes, frame)
 
 
 def _tile_place(spec: WinogradSpec, tile: Expr) -> tuple[Expr, Expr, Expr]:
