@@ -37,14 +37,11 @@ from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
 from tsm_edge.compile.backends.cpu.int8.plan import INVERTED_RESIDUAL
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
-from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, fused_arguments
+from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, fewest_rows, fused_arguments
 from tsm_edge.compile.ir.element import LINE_BYTES, ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.ir.layout import Image
 from tsm_edge.compile.ir.program import BufferRef
-
-# Taking this part of an image from another thread costs little more than it saves.
-FEWEST_ROWS_SHARE = 28
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Int8InvertedResidualSpec(KernelSpec):
     def parallel(self) -> Items:
         """Output rows; the first row of a range expands up to two rows more than the others."""
         rows = self.project.target.height
-        return Items(rows, grain=max(2, rows // FEWEST_ROWS_SHARE), resumes=True)
+        return Items(rows, grain=fewest_rows(rows), resumes=True)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -1,4 +1,4 @@
-"""What kernels of several layers share: their arguments, their description, and the convolution in front."""
+"""What kernels of several layers share: arguments, how rows are parted, description, the convolution in front."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tsm_edge.compile.ir.kernel import Argument, Role
 
 # Name and role of an argument, and what it is there for; None: it is not.
 Optional = tuple[str, Role, object | None]
+# Taking this part of an image from another thread costs little more than it saves.
+_FEWEST_ROWS_SHARE = 28
 
 
 class Described(Protocol):
@@ -30,6 +32,11 @@ def fused_arguments(dtype: str, layers: Sequence[str], *optional: Optional) -> t
         Argument("target", "output", dtype),
         *(Argument(name, role, dtype) for name, role, image in optional if image is not None),
     )
+
+
+def fewest_rows(height: int) -> int:
+    """Output rows worth taking from another thread: those before the first have to be made once more."""
+    return max(2, height // _FEWEST_ROWS_SHARE)
 
 
 def describe_layers(**layers: Described) -> str:

@@ -47,7 +47,7 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
     other_settings as other_depthwise,
 )
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
-from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fused_arguments
+from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fewest_rows, fused_arguments
 from tsm_edge.compile.backends.cpu.kernels.register_tile import convolve_row
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
@@ -55,9 +55,6 @@ from tsm_edge.compile.ir.element import item_bytes
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec, Stage
 from tsm_edge.compile.ir.layout import Border, Image
 from tsm_edge.compile.ir.program import BufferRef
-
-# Taking this part of an image from another thread costs little more than it saves.
-FEWEST_ROWS_SHARE = 28
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class InvertedResidualSpec(KernelSpec):
         where it was finds the last rows in its ring.
         """
         target = self.project.target
-        return Items(target.rows, grain=max(2, target.height // FEWEST_ROWS_SHARE), resumes=True)
+        return Items(target.rows, grain=fewest_rows(target.height), resumes=True)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
