@@ -25,12 +25,12 @@ from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
     ConvolutionSettings,
-    choose_settings,
     convolution_inputs,
+    convolution_settings,
     convolution_spec,
     in_groups,
     in_k_blocks,
-    other_settings,
+    other_convolution_settings,
 )
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import (
     ConvolutionSpec,
@@ -80,7 +80,7 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
 
 
 def _choose(at: Lowering, layer: ir.Convolution, images: Mapping[str, Image]) -> ConvolutionSettings:
-    settings = choose_settings(at, layer, images)
+    settings = convolution_settings(at, layer, images)
     return in_k_blocks(at, convolution_spec(at, layer, images, settings), settings)
 
 
@@ -89,7 +89,7 @@ def _others(
 ) -> Iterator[ConvolutionSettings]:
     if settings.k_block:
         yield replace(settings, k_block=0)
-    for others in other_settings(at, layer, images, replace(settings, k_block=0)):
+    for others in other_convolution_settings(at, layer, images, replace(settings, k_block=0)):
         spec = convolution_spec(at, layer, images, others)
         in_blocks = in_k_blocks(at, spec, others)
         yield in_blocks if settings.k_block else others

@@ -50,7 +50,7 @@ def convolution_inputs(at: Lowering, layer: ir.Convolution) -> dict[str, Tensor]
     return inputs
 
 
-def choose_settings(at: Lowering, layer: ir.Convolution, images: Mapping[str, Image]) -> ConvolutionSettings:
+def convolution_settings(at: Lowering, layer: ir.Convolution, images: Mapping[str, Image]) -> ConvolutionSettings:
     """The register tile by the card's numbers, and what comes from beyond L2; the k loop is whole."""
     source, target = images["source"], images["target"]
     outputs, _, *kernel = layer.weight.shape
@@ -70,7 +70,7 @@ WORST_TILE = 1.35
 MOST_TILES = 8
 
 
-def other_settings(
+def other_convolution_settings(
     at: Lowering, layer: ir.Convolution, images: Mapping[str, Image], settings: ConvolutionSettings
 ) -> Iterator[ConvolutionSettings]:
     """What may be faster than what was chosen, the likeliest first: the order of work, prefetch, other tiles."""

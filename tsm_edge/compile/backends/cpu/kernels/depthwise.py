@@ -106,7 +106,7 @@ class DepthwiseSettings:
     tile: DepthwiseTile
 
 
-def choose_settings(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSettings:
+def depthwise_settings(at: Lowering, layer: ir.Convolution, target: Image) -> DepthwiseSettings:
     """The tile by the card's numbers."""
     channels, _, height, width = layer.weight.shape
     size, kernel = (target.height, target.width), (height, width)
@@ -114,7 +114,7 @@ def choose_settings(at: Lowering, layer: ir.Convolution, target: Image) -> Depth
     return DepthwiseSettings(tile)
 
 
-def other_settings(
+def other_depthwise_settings(
     at: Lowering, layer: ir.Convolution, target: Image, settings: DepthwiseSettings
 ) -> Iterator[DepthwiseSettings]:
     """What may be faster than what was chosen, the likeliest first: rows together, columns, chunks of channels."""
@@ -161,8 +161,8 @@ def _lower(at: Lowering, layer: ir.Convolution) -> None:
         )
     source = at.tensors.vectors(layer.source, at.border_of(layer))
     target = at.tensors.output(layer.output)
-    settings = at.given((layer,), DepthwiseSettings) or choose_settings(at, layer, target.image)
-    at.chose(RULE.name, (layer,), settings, other_settings(at, layer, target.image, settings))
+    settings = at.given((layer,), DepthwiseSettings) or depthwise_settings(at, layer, target.image)
+    at.chose(RULE.name, (layer,), settings, other_depthwise_settings(at, layer, target.image, settings))
     spec = depthwise_spec(at, layer, source.image, target.image, settings)
     buffers = {
         "source": source.buffer,

@@ -17,10 +17,10 @@ from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import zero_whole_border
 from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
     ConvolutionSettings,
-    choose_settings,
     convolution_inputs,
+    convolution_settings,
     convolution_spec,
-    other_settings,
+    other_convolution_settings,
 )
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import (
     ConvolutionSpec,
@@ -33,15 +33,11 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
     DepthwiseRow,
     DepthwiseSettings,
     DepthwiseSpec,
+    depthwise_settings,
     depthwise_spec,
+    other_depthwise_settings,
     pack_depthwise,
     row_run,
-)
-from tsm_edge.compile.backends.cpu.kernels.depthwise import (
-    choose_settings as choose_depthwise,
-)
-from tsm_edge.compile.backends.cpu.kernels.depthwise import (
-    other_settings as other_depthwise,
 )
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr, Kernel
 from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fused_arguments
@@ -142,14 +138,14 @@ def _lower(at: Lowering, unit: ExpandDepthwise) -> None:
     whole = at.nhwc(height, width, channels)
     settings = at.given(unit.layers, ExpandDepthwiseSettings)
     if settings is None:
-        chosen = choose_settings(at, expand, images | {"target": whole})
+        chosen = convolution_settings(at, expand, images | {"target": whole})
         tiles = ceil_div(width, chosen.tile.rows) * height
         settings = ExpandDepthwiseSettings(
             ConvolutionSettings(
                 replace(chosen.tile, panels_outside=True, block=tiles),
                 tuple(name for name in chosen.prefetch if name != "target"),
             ),
-            choose_depthwise(at, depthwise, target.image),
+            depthwise_settings(at, depthwise, target.image),
         )
     at.chose(RULE.name, unit.layers, settings, _others(at, unit, settings, images | {"target": whole}, target.image))
     panel = at.nhwc(height, width, settings.expand.tile.vectors * at.lanes, at.border_of(depthwise))
@@ -175,12 +171,12 @@ def _others(
 ) -> Iterator[ExpandDepthwiseSettings]:
     """What may be faster, the likeliest first: one of the two layers otherwise, the panels still outside."""
     whole = images["target"]
-    for part in other_settings(at, unit.expand, images, settings.expand):
+    for part in other_convolution_settings(at, unit.expand, images, settings.expand):
         tiles = ceil_div(whole.width, part.tile.rows) * whole.height
         tile = replace(part.tile, panels_outside=True, block=tiles)
         names = tuple(name for name in part.prefetch if name != "target")
         yield replace(settings, expand=replace(part, tile=tile, prefetch=names))
-    for depthwise in other_depthwise(at, unit.depthwise, target, settings.depthwise):
+    for depthwise in other_depthwise_settings(at, unit.depthwise, target, settings.depthwise):
         yield replace(settings, depthwise=depthwise)
 
 

@@ -21,10 +21,10 @@ from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
 from tsm_edge.compile.backends.cpu.kernels.convolution_lowering import (
     ConvolutionSettings,
-    choose_settings,
     convolution_inputs,
+    convolution_settings,
     convolution_spec,
-    other_settings,
+    other_convolution_settings,
 )
 from tsm_edge.compile.backends.cpu.kernels.convolution_spec import (
     ConvolutionSpec,
@@ -36,15 +36,11 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
     DepthwiseRow,
     DepthwiseSettings,
     DepthwiseSpec,
+    depthwise_settings,
     depthwise_spec,
+    other_depthwise_settings,
     pack_depthwise,
     row_run,
-)
-from tsm_edge.compile.backends.cpu.kernels.depthwise import (
-    choose_settings as choose_depthwise,
-)
-from tsm_edge.compile.backends.cpu.kernels.depthwise import (
-    other_settings as other_depthwise,
 )
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fewest_rows, fused_arguments
@@ -180,9 +176,9 @@ def _lower(at: Lowering, unit: InvertedResidual) -> None:
         outer["tap"] = at.caches.images[tap]
     if settings is None:
         settings = InvertedResidualSettings(
-            choose_settings(at, expand, inner),
-            choose_depthwise(at, depthwise, row),
-            choose_settings(at, project, outer),
+            convolution_settings(at, expand, inner),
+            depthwise_settings(at, depthwise, row),
+            convolution_settings(at, project, outer),
             paired,
         )
     others = _others(at, unit, settings, inner, outer)
@@ -218,11 +214,11 @@ def _others(
 
     A row's panels are always outside: the order of items is not there to choose, nor are blocks.
     """
-    for part in other_settings(at, unit.project, outer, settings.project):
+    for part in other_convolution_settings(at, unit.project, outer, settings.project):
         yield replace(settings, project=part)
-    for part in other_settings(at, unit.expand, inner, settings.expand):
+    for part in other_convolution_settings(at, unit.expand, inner, settings.expand):
         yield replace(settings, expand=part)
-    for depthwise in other_depthwise(at, unit.depthwise, outer["source"], settings.depthwise):
+    for depthwise in other_depthwise_settings(at, unit.depthwise, outer["source"], settings.depthwise):
         yield replace(settings, depthwise=depthwise)
 
 
