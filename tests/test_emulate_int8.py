@@ -24,7 +24,8 @@ from tsm_edge.cards.precision import precision_named
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.compile.quantised import noise
 from tsm_edge.export.onnx import ExportRequest, export_onnx
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 from tsm_edge.verify.compare import VerifyResult, verify_artifact
 from tsm_edge.verify.emulated import emulator_command, verify_emulated
 from tsm_edge.verify.quality import LEAST_DB

@@ -23,7 +23,8 @@ from onnx_graphs import Floats, Reference, assert_close
 from tsm_edge.artifact.folder import MODEL_ONNX, Artifact
 from tsm_edge.artifact.golden import network_input
 from tsm_edge.errors import ArtifactError
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +318,8 @@ def test_closed_by_a_signal_in_the_middle_of_a_frame(small_artifact: Artifact, f
 import signal, sys
 import numpy as np
 from tsm_edge.errors import ArtifactError
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 
 frame, library, seen = np.load(sys.argv[2])[0], Library(sys.argv[1]), set()
 for index in range(150):

@@ -24,7 +24,8 @@ from tsm_edge.cards.precision import precision_named
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.errors import ArtifactError, CompileError, ModelFileError
 from tsm_edge.export.metadata import OnnxMetadata, WeightSource, write_metadata
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 from tsm_edge.verify.compare import verify_artifact, verify_golden
 from tsm_edge.verify.emulated import verify_emulated
 

@@ -21,7 +21,8 @@ from tsm_edge.cards.precision import INT8
 from tsm_edge.compile.ir.program import Program
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.compile.quantised import noise
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 from tsm_edge.verify.emulated import emulator_command
 
 SIZE = (20, 28)

@@ -13,7 +13,8 @@ from artifacts import compile_onnx, sse_target
 from onnx_graphs import Floats, GraphBuilder, Reference, assert_close, assert_nan_goes_through
 
 from tsm_edge.cards import TargetCard, load_target
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 
 
 class Branches(GraphBuilder):

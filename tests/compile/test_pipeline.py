@@ -37,7 +37,8 @@ from tsm_edge.errors import ArtifactError, CompileError, ModelFileError, TsmEdge
 from tsm_edge.export.metadata import OnnxMetadata, WeightSource, read_metadata, write_metadata
 from tsm_edge.files.atomic import file_sha256
 from tsm_edge.networks import build_network
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 from tsm_edge.verify.compare import verify_artifact
 
 Golden = tuple[Artifact, Path]

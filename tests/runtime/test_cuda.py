@@ -27,7 +27,8 @@ _PRELUDE = """
 import json, os, sys
 import numpy as np
 from tsm_edge.errors import ArtifactError
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 
 def frames(count):
     return np.random.default_rng(1).standard_normal((count, 1, 3, 7, 7)).astype(np.float32)

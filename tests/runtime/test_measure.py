@@ -10,7 +10,8 @@ from onnx_graphs import Reference
 
 from tsm_edge.artifact.folder import MODEL_ONNX, Artifact
 from tsm_edge.errors import ArtifactError
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 
 FRAMES = 7
 

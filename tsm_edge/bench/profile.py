@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.artifact.manifest import KernelInfo, Manifest, StageInfo
 from tsm_edge.bench.peak import PeakMeter
-from tsm_edge.session.local import Library, OnlineSession
+from tsm_edge.session.library import Library
+from tsm_edge.session.local import OnlineSession
 
 WARM_UP = 3
 # Frames between two looks at the machine's peak, few as clocks change; the first frame after one is not counted.
