@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from encoded_clips import Image, jpeg, plain
+from loopback import Handler, address, http_server, running
 
 # Sends a frame of one brightness, or a picture (uint8 BGR).
 Send = Callable[["int | Image"], None]
@@ -31,18 +32,15 @@ class MjpegServer(http.server.ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Address of the stream."""
-        return f"http://127.0.0.1:{self.server_address[1]}/stream.mjpg"
+        return f"{address(self)}/stream.mjpg"
 
     def pause(self, seconds: float) -> None:
         """Wait, but not beyond the end of the test."""
         self.stopping.wait(seconds)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: MjpegServer
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
 
     def do_GET(self) -> None:
         """Send what the script says until it returns or the reader leaves."""
@@ -63,15 +61,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving(script: Script) -> Iterator[MjpegServer]:
     """Run a server in a thread for the length of a test."""
-    with MjpegServer(script) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
+    with running(MjpegServer(script)) as server:
         try:
             yield server
         finally:
             server.stopping.set()
-            server.shutdown()
-            thread.join(30)
 
 
 def steady(frames: int, interval_s: float = 0.02, first_level: int = 0) -> Script:
@@ -90,28 +84,13 @@ def serving_file(path: Path) -> Iterator[str]:
     """Serve one ordinary file over HTTP; yields its address."""
     data = path.read_bytes()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Keep quiet."""
-
+    class FileHandler(Handler):
         def do_GET(self) -> None:
             """Send the file."""
-            self.send_response(200)
-            self.send_header("Content-Type", "video/mp4")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self.wfile.write(data)
+            self.answer(data, headers={"Content-Type": "video/mp4"})
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/{path.name}"
-        finally:
-            server.shutdown()
-            thread.join(30)
+    with running(http_server(FileHandler)) as server:
+        yield f"{address(server)}/{path.name}"
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import math
 import os
@@ -11,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from loopback import Handler, address, http_server, running
 
 from tsm_edge.power.sensor import Quantity, Rail, SensorInfo
 from tsm_edge.power.system import LocalSystem
@@ -198,26 +199,12 @@ def serving_plug(answer: Callable[[str], tuple[int, object]]) -> Iterator[Plug]:
     """Run a plug's HTTP server on loopback."""
     plug = Plug(answer)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Keep quiet."""
-
+    class PlugHandler(Handler):
         def do_GET(self) -> None:
             plug.requests.append(self.path)
             status, found = plug.answer(self.path)
-            data = found if isinstance(found, bytes) else json.dumps(found).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.answer(found if isinstance(found, bytes) else json.dumps(found).encode(), status)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        plug.url = f"http://127.0.0.1:{server.server_address[1]}"
-        try:
-            yield plug
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(http_server(PlugHandler)) as server:
+        plug.url = address(server)
+        yield plug

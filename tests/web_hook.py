@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import threading
 from collections.abc import Iterator
+
+from loopback import Handler, address, running
 
 
 class Hook(http.server.ThreadingHTTPServer):
@@ -20,14 +21,11 @@ class Hook(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/hook?key=1"
+        return f"{address(self)}/hook?key=1"
 
 
-class _HookHandler(http.server.BaseHTTPRequestHandler):
+class _HookHandler(Handler):
     server: Hook
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -42,7 +40,5 @@ class _HookHandler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def hooked(*answers: int) -> Iterator[Hook]:
-    with Hook(*answers) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    with running(Hook(*answers)) as server:
         yield server
-        server.shutdown()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socketserver
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from loopback import running
 from power_fakes import IDLE_W, KnownPower, StepClock
 
 from tsm_edge.errors import PowerError
@@ -250,15 +250,10 @@ def instrument(answers: dict[str, Callable[[], str]]) -> Iterator[str]:
                 if answer is not None:
                     self.wfile.write(f"{answer()}\n".encode())
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield f"TCPIP::127.0.0.1::{server.server_address[1]}::SOCKET"
-        finally:
-            server.shutdown()
-            thread.join()
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    with running(server):
+        yield f"TCPIP::127.0.0.1::{server.server_address[1]}::SOCKET"
 
 
 @pytest.fixture

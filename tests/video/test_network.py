@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from encoded_clips import clip, encode, index_first, plain
+from loopback import Handler, address, http_server, running
 from mjpeg_server import MjpegServer, Send, serving
 
 from tsm_edge.errors import VideoError
@@ -33,29 +33,14 @@ def refusal(url: str) -> str:
 def answering(status: int) -> Iterator[str]:
     """Serve one answer over HTTP; yields the address."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Keep quiet."""
-
+    class PageHandler(Handler):
         def do_GET(self) -> None:
             """Answer with a page."""
-            page = b"<html><body>hello</body></html>"
-            self.send_response(status)
-            if status == 401:
-                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
-            self.send_header("Content-Length", str(len(page)))
-            self.end_headers()
-            self.wfile.write(page)
+            asked = {"WWW-Authenticate": 'Basic realm="camera"'} if status == 401 else None
+            self.answer(b"<html><body>hello</body></html>", status, asked)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/camera"
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(http_server(PageHandler)) as server:
+        yield f"{address(server)}/camera"
 
 
 @contextlib.contextmanager
@@ -131,24 +116,13 @@ def test_addresses_that_cannot_be() -> None:
 def test_a_file_of_which_the_server_sends_a_part_is_not_whole(tmp_path: Path) -> None:
     data = index_first(tmp_path / "whole.mp4", clip("carphone_pristine.mp4")).read_bytes()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Keep quiet."""
-
+    class PartHandler(Handler):
         def do_GET(self) -> None:
             """Promise the whole file and send two thirds of it."""
-            self.send_response(200)
-            self.send_header("Content-Type", "video/mp4")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data[: 2 * len(data) // 3])
+            self.answer(data, headers={"Content-Type": "video/mp4"}, sent=2 * len(data) // 3)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        with open_source(f"http://127.0.0.1:{server.server_address[1]}/x.mp4", QUICK) as source:
-            frames = list(source)
-        server.shutdown()
+    with running(http_server(PartHandler)) as server, open_source(f"{address(server)}/x.mp4", QUICK) as source:
+        frames = list(source)
     assert 0 < len(frames) < 120
     assert not source.complete
 
@@ -158,10 +132,7 @@ def test_a_stream_that_stalls_is_not_one_that_ended_although_the_decoder_still_h
     data = encode(tmp_path / "stream.ts", images, "libx264", options={"bf": "2"}).read_bytes()
     done = threading.Event()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Keep quiet."""
-
+    class StallingHandler(Handler):
         def do_GET(self) -> None:
             """Send some of an endless stream, then nothing."""
             self.send_response(200)
@@ -169,14 +140,11 @@ def test_a_stream_that_stalls_is_not_one_that_ended_although_the_decoder_still_h
             self.wfile.write(data)
             done.wait(5)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        source = open_source(f"http://127.0.0.1:{server.server_address[1]}/stream", SourceOptions(read_timeout_s=0.5))
+    with running(http_server(StallingHandler)) as server:
+        source = open_source(f"{address(server)}/stream", SourceOptions(read_timeout_s=0.5))
         with source, pytest.raises(VideoError, match=r"no frame for \d\.\d s after \d+ frames"):
             list(source)
         done.set()
-        server.shutdown()
 
 
 def test_a_web_camera_that_sends_no_picture_is_named() -> None:
