@@ -151,6 +151,20 @@ def assert_computes(network: Lowered, model: onnx.ModelProto, gpu: GpuSpec, tole
         assert_close(mine, wanted, tolerance)
 
 
+def assert_follows(
+    network: Lowered, model: onnx.ModelProto, gpu: GpuSpec, tolerance: float, cache_tolerance: float
+) -> None:
+    """Frames one after the other, the caches fed back: all is what ONNX Runtime makes of them."""
+    reference, step = Reference(model), Step(network, compiled({"net": network}, gpu), "net")
+    caches = expected_caches = reference.zeros()
+    for frame in reference.frames(2):
+        logits, caches = step(frame, caches)
+        expected, expected_caches = reference.step(frame, expected_caches)
+        assert_close(logits, expected, tolerance)
+        for found, wanted in zip(caches, expected_caches, strict=True):
+            assert_close(found, wanted, cache_tolerance)
+
+
 def to_device(values: Floats, image: Image) -> np.ndarray:
     """ONNX's layout → the image's, NaN between planes."""
     memory = _nan(image)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from cuda_steps import Step, compiled, lowered
-from onnx_graphs import GraphBuilder, Reference, assert_close
+from cuda_steps import assert_follows, lowered
+from onnx_graphs import GraphBuilder
 
 from tsm_edge.cards import load_target
 from tsm_edge.cards.precision import FP16_SUMMED_IN_FP32, PRECISIONS, Precision
@@ -39,18 +39,10 @@ def network(height: int = 13, width: int = 18) -> onnx.ModelProto:
 )
 def test_a_network_in_halfs(precision: Precision, tmp_path: Path) -> None:
     model = network()
-    reference = Reference(model)
     made = lowered(model, tmp_path, "jetson-nano", precision)
     gpu = load_target("jetson-nano").gpu
     assert gpu is not None
-    step = Step(made, compiled({"net": made}, gpu), "net")
-    caches = expected_caches = reference.zeros()
-    for frame in reference.frames(2):
-        logits, caches = step(frame, caches)
-        expected, expected_caches = reference.step(frame, expected_caches)
-        assert_close(logits, expected, TOLERANCES[0])
-        for found, wanted in zip(caches, expected_caches, strict=True):
-            assert_close(found, wanted, TOLERANCES[1])
+    assert_follows(made, model, gpu, *TOLERANCES)
     assert {image.dtype for image in made.program.caches} == {"float16"}
 
 
