@@ -12,7 +12,6 @@ from tsm_edge.compile.backends.cpu.int8.images import (
     ByteImage,
     fill_border_of_row,
     load,
-    pixel_at,
     store,
 )
 from tsm_edge.compile.backends.cpu.int8.instructions import Instructions, vector_of, whole
@@ -98,10 +97,10 @@ def _row(spec: QuantiseSpec, source: Any, target: Any, y: Expr) -> None:
     image, made, lanes = spec.source, spec.target, spec.instructions.lanes
     vectors = min(image.pixel, made.pixel) // lanes
     with emit.loop(made.width) as x, emit.loop(vectors) as vector:
-        at = (pixel_at(image, y, x) + vector * lanes) * FLOAT_BYTES
+        at = (emit.pixel_at(image, y, x) + vector * lanes) * FLOAT_BYTES
         value = _stored(spec, load(source, at, "float32", lanes), lanes)
         narrow = spec.instructions.narrow(value, lanes=lanes)
-        store(target, pixel_at(made, y, x) + vector * lanes, narrow, lanes)
+        store(target, emit.pixel_at(made, y, x) + vector * lanes, narrow, lanes)
 
 
 def _planar_row(spec: QuantiseSpec, source: Any, target: Any, y: Expr) -> None:
@@ -116,7 +115,7 @@ def _planar_row(spec: QuantiseSpec, source: Any, target: Any, y: Expr) -> None:
             value = value & whole(255, lanes) if spec.instructions.arm else value
             value = tirx.shift_left(value, whole(8 * channel, lanes)) if channel else value
             pixels = value if pixels is None else pixels | value
-        store(target, pixel_at(made, y, x), pixels, 4 * lanes)
+        store(target, emit.pixel_at(made, y, x), pixels, 4 * lanes)
 
 
 def _stored(spec: QuantiseSpec, values: Expr, lanes: int) -> Expr:
@@ -137,7 +136,7 @@ def dequantise(name: str, spec: DequantiseSpec) -> Any:
     with emit.kernel(name, spec) as kernel:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as y, emit.loop(made.width) as x:
-            read, write = pixel_at(image, y, x), pixel_at(made, y, x) * FLOAT_BYTES
+            read, write = emit.pixel_at(image, y, x), emit.pixel_at(made, y, x) * FLOAT_BYTES
 
             def vector(index: Expr, inside: int) -> None:
                 stored = load(source, read + index * lanes, "uint8", lanes)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tsm_edge.compile.backends.cpu.int8.convolution_spec import WORD, Int8ConvolutionSpec, RegisterTile
 from tsm_edge.compile.backends.cpu.int8.epilogue import finish
-from tsm_edge.compile.backends.cpu.int8.images import ByteImage, load, pixel_at
+from tsm_edge.compile.backends.cpu.int8.images import ByteImage, load
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 
@@ -121,16 +121,17 @@ def _reduce(spec: Int8ConvolutionSpec, buffers: Buffers, y: Expr, x: Expr, step:
 
     top, left = y * down - spec.pad_top, x * right - spec.pad_left
     if spec.cache is not None:
-        cached = pixel_at(spec.cache, y * down, x * right)
+        cached = emit.pixel_at(spec.cache, y * down, x * right)
         run(buffers["cache"], spec.cache, cached, 0, spec.cache_quads, 0)
     if spec.kernel == (1, 1):
-        run(source, image, pixel_at(image, top, left), spec.first_quad, spec.quads - spec.first_quad, spec.cache_quads)
+        base, count = emit.pixel_at(image, top, left), spec.quads - spec.first_quad
+        run(source, image, base, spec.first_quad, count, spec.cache_quads)
         return
     height, width = spec.kernel
 
     def position(ky: Expr, kx: Expr) -> None:
         index = (ky * width + kx) * spec.quads
-        run(source, image, pixel_at(image, top + ky, left + kx), 0, spec.quads, index)
+        run(source, image, emit.pixel_at(image, top + ky, left + kx), 0, spec.quads, index)
 
     with emit.loop(height) as ky:
         if spec.quads <= STEPS_TOGETHER:

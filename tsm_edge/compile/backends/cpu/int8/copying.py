@@ -10,7 +10,6 @@ from tsm_edge.compile.backends.cpu.int8.images import (
     copy_bytes,
     fill_border_of_row,
     load,
-    pixel_at,
     repeated,
     store,
     stored_zero,
@@ -65,10 +64,10 @@ def copy_levels(name: str, spec: CopyLevelsSpec) -> Any:
         source, target = buffers["source"], buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as y:
             with emit.loop(image.width) as x:
-                write = pixel_at(image, y, x)
-                copy_bytes(source, pixel_at(source_image, y, x), target, write, min(source_image.pixel, image.pixel))
+                read, write = emit.pixel_at(source_image, y, x), emit.pixel_at(image, y, x)
+                copy_bytes(source, read, target, write, min(source_image.pixel, image.pixel))
                 if cache is not None:
-                    copy_bytes(buffers["cache"], pixel_at(cache, y, x), target, write, cache.channels)
+                    copy_bytes(buffers["cache"], emit.pixel_at(cache, y, x), target, write, cache.channels)
             fill_border_of_row(target, image, y, spec.instructions)
     return kernel.function
 
@@ -116,9 +115,9 @@ def to_quads(name: str, spec: ToQuadsSpec) -> Any:
             full, rest = divmod(image.width, 4)
             if full:
                 with emit.loop(full) as quad:
-                    _cells(spec, source, pixel_at(image, y, quad * 4), target, write + quad * across, 4)
+                    _cells(spec, source, emit.pixel_at(image, y, quad * 4), target, write + quad * across, 4)
             if rest:
-                _cells(spec, source, pixel_at(image, y, full * 4), target, write + full * across, rest)
+                _cells(spec, source, emit.pixel_at(image, y, full * 4), target, write + full * across, rest)
             byte = stored_zero(made, spec.instructions)
             for rows, at, row in ((made.border.top, 0, -1), (made.border.bottom, made.height - 1, made.height)):
                 if rows:

@@ -21,7 +21,7 @@ from tsm_edge.compile.backends.cpu.int8.convolution_spec import (
     headers,
 )
 from tsm_edge.compile.backends.cpu.int8.epilogue import Rounding
-from tsm_edge.compile.backends.cpu.int8.images import ByteImage, load, pixel_at, store, stored_zero, word_of
+from tsm_edge.compile.backends.cpu.int8.images import ByteImage, load, store, stored_zero, word_of
 from tsm_edge.compile.backends.cpu.int8.instructions import Instructions, whole
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
@@ -180,7 +180,7 @@ def depthwise(name: str, spec: Int8DepthwiseSpec) -> Any:
 
         def row(at: Expr, vectors: int) -> None:
             start = top + at * (TOGETHER * size)
-            target = pixel_at(spec.target, y, 0) + at * (TOGETHER * spec.instructions.lanes)
+            target = emit.pixel_at(spec.target, y, 0) + at * (TOGETHER * spec.instructions.lanes)
             rows = DepthwiseRow(lambda ky: start + ky * image.row, target, at * TOGETHER, vectors)
             depthwise_row(spec, kernel.buffers, rows)
 

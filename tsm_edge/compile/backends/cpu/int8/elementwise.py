@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from tsm_edge.compile.backends.cpu.int8.images import ByteImage, fill_border_of_row, load, pixel_at, store
+from tsm_edge.compile.backends.cpu.int8.images import ByteImage, fill_border_of_row, load, store
 from tsm_edge.compile.backends.cpu.int8.instructions import Instructions, fused, vector_of, whole
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
 from tsm_edge.compile.backends.cpu.kernels import emit
@@ -114,11 +114,11 @@ def elementwise(name: str, spec: Int8ElementwiseSpec) -> Any:
     with emit.kernel(name, spec) as kernel, emit.loop(kernel.end, kernel.begin) as y:
         with emit.loop(image.width) as x:
             reads = [
-                pixel_at(operand, 0, 0) if (operand.height, operand.width) == (1, 1) else pixel_at(operand, y, x)
+                emit.pixel_at(operand, *((0, 0) if (operand.height, operand.width) == (1, 1) else (y, x)))
                 for operand in spec.operands
             ]
             pixel = _pixel if spec.multipliers else _pixel_by_table
-            pixel(spec, kernel.buffers, reads, pixel_at(image, y, x))
+            pixel(spec, kernel.buffers, reads, emit.pixel_at(image, y, x))
         fill_border_of_row(kernel.buffers["target"], image, y, spec.instructions)
     return kernel.function
 

@@ -19,7 +19,6 @@ from tsm_edge.compile.backends.cpu.int8.images import (
     ByteImage,
     copy_bytes,
     load,
-    pixel_at,
     repeated,
     store,
     stored_zero,
@@ -144,7 +143,7 @@ class _Tile:
 
     def _pixel(self, image: Image, column: int) -> Expr:
         """Offset of the panel's first channel in a pixel of the tile."""
-        return pixel_at(image, self.place.row, self.place.x + column) + self.channel
+        return emit.pixel_at(image, self.place.row, self.place.x + column) + self.channel
 
     def _tap(self) -> None:
         """Copy the first channels of the finished tile, still in the store buffer, to the next shift cache."""
@@ -214,7 +213,7 @@ def _fill_border(spec: Int8ConvolutionSpec, image: ByteImage, buffer: Any, tile:
 
     def fill(first_row: Expr, rows: int, first_column: Expr, columns: int) -> None:
         with emit.loop(rows) as i, emit.loop(columns) as j, emit.loop(size // lanes) as vector:
-            at = pixel_at(image, first_row + i, first_column + j) + channel + vector * lanes
+            at = emit.pixel_at(image, first_row + i, first_column + j) + channel + vector * lanes
             store(buffer, at, repeated(byte, lanes), lanes)
 
     def edges(row: Expr, rows: int) -> None:

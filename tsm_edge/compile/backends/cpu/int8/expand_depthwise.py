@@ -32,7 +32,6 @@ from tsm_edge.compile.backends.cpu.int8.depthwise import (
     for_block,
     pack_depthwise,
 )
-from tsm_edge.compile.backends.cpu.int8.images import pixel_at
 from tsm_edge.compile.backends.cpu.int8.lowering import ByteLowering
 from tsm_edge.compile.backends.cpu.int8.plan import EXPAND_DEPTHWISE
 from tsm_edge.compile.backends.cpu.kernels import emit
@@ -166,7 +165,7 @@ def _convolve(spec: Int8ExpandDepthwiseSpec, buffers: Buffers, panel: Expr) -> N
         def rows(block: Expr, vectors: int) -> None:
             with emit.loop(depthwise.target.height) as y:
                 start = image.origin + (y * depthwise.stride - 1) * image.row + part * (TOGETHER * size)
-                target = pixel_at(depthwise.target, y, 0) + block * (TOGETHER * lanes)
+                target = emit.pixel_at(depthwise.target, y, 0) + block * (TOGETHER * lanes)
                 row = DepthwiseRow(lambda ky: start + ky * image.row, target, block * TOGETHER, vectors)
                 depthwise_row(depthwise, named, row)
 

@@ -16,7 +16,7 @@ from tvm import tirx
 from tsm_edge.cards import Preprocess
 from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.compile.backends.cpu.int8.conversion import QuantiseSpec
-from tsm_edge.compile.backends.cpu.int8.images import ByteImage, fill_border_of_row, load, pixel_at, store
+from tsm_edge.compile.backends.cpu.int8.images import ByteImage, fill_border_of_row, load, store
 from tsm_edge.compile.backends.cpu.int8.instructions import Instructions
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.ir.kernel import Argument, Items, KernelSpec
@@ -75,7 +75,7 @@ def frame_levels(name: str, spec: FrameLevelsSpec) -> Any:
                     load(tables, (tirx.Cast("int32", source[at + colour]) + colour * BYTES) * WORD, "int32")
                     for colour in range(COLOURS)
                 ]
-                store(target, pixel_at(made, y, x), words[0] | words[1] | words[2], WORD)
+                store(target, emit.pixel_at(made, y, x), words[0] | words[1] | words[2], WORD)
             fill_border_of_row(target, made, y, spec.instructions)
     return kernel.function
 

@@ -74,11 +74,6 @@ def quad_image(
     return ByteImage(height, width, channels, cell, row, border=border, zero=zero, quads=True)
 
 
-def pixel_at(image: Image, y: Expr, x: Expr) -> Expr:
-    """Offset of a pixel, in elements."""
-    return image.origin + y * image.row + x * image.pixel
-
-
 def load(buffer: Any, at: Expr, dtype: str, lanes: int = 1) -> Expr:
     """``lanes`` values of a type from byte ``at``."""
     size = item_bytes(dtype) * lanes
@@ -130,7 +125,7 @@ def fill_border_of_row(buffer: Any, image: ByteImage, y: Expr, instructions: Ins
     def fill(first_row: Expr, rows: int, first_column: int, columns: int) -> None:
         if rows and columns:
             with emit.loop(rows) as i, emit.loop(columns) as j:
-                _fill_pixel(buffer, image, pixel_at(image, first_row + i, first_column + j), byte)
+                _fill_pixel(buffer, image, emit.pixel_at(image, first_row + i, first_column + j), byte)
 
     fill(y, 1, -border.left, border.left)
     fill(y, 1, image.width, border.right)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import tirx
 
-from tsm_edge.compile.backends.cpu.int8.images import ByteImage, load, pixel_at, store
+from tsm_edge.compile.backends.cpu.int8.images import ByteImage, load, store
 from tsm_edge.compile.backends.cpu.int8.instructions import Instructions, vector_of, whole
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.emit import Expr
@@ -90,12 +90,12 @@ def average_pool(name: str, spec: Int8AveragePoolSpec) -> Any:
             total = emit.Registers(1, lanes, "int32")
             total.set(0, whole((instructions.offset - image.zero) * image.height * image.width, lanes))
             with emit.loop(image.height) as y, emit.loop(image.width) as x:
-                raw = load(source, pixel_at(image, y, x) + vector * lanes, "uint8", lanes)
+                raw = load(source, emit.pixel_at(image, y, x) + vector * lanes, "uint8", lanes)
                 total.add(0, instructions.widen(raw))
             mean = tirx.Cast(vector_of("float32", lanes), total.get(0)) * emit.splat(spec.multiplier, lanes)
             moved = spec.target.zero - instructions.offset
             levels = instructions.round(mean) + whole(moved, lanes) if moved else instructions.round(mean)
-            store(target, pixel_at(spec.target, 0, 0) + vector * lanes, instructions.narrow(levels), lanes)
+            store(target, emit.pixel_at(spec.target, 0, 0) + vector * lanes, instructions.narrow(levels), lanes)
     return kernel.function
 
 
@@ -113,7 +113,7 @@ def max_pool(name: str, spec: Int8MaxPoolSpec) -> Any:
                     with emit.loop(pieces) as piece:
                         channel = start + piece * wide
                         best = _best(spec, source, image, y, x, channel, wide)
-                        store(target, pixel_at(made, y, x) + channel, best, wide)
+                        store(target, emit.pixel_at(made, y, x) + channel, best, wide)
                     done += pieces * wide
     return kernel.function
 
@@ -125,7 +125,7 @@ def _best(spec: Int8MaxPoolSpec, source: Any, image: ByteImage, y: Expr, x: Expr
         for kx in range(spec.kernel[1]):
             row = _inside(y * spec.strides[0] + (ky - spec.pad_top), image.height)
             column = _inside(x * spec.strides[1] + (kx - spec.pad_left), image.width)
-            value = load(source, pixel_at(image, row, column) + channel, spec.instructions.stored, size)
+            value = load(source, emit.pixel_at(image, row, column) + channel, spec.instructions.stored, size)
             best = value if best is None else tirx.max(best, value)
     return best
 

@@ -90,7 +90,7 @@ def global_average_pool(name: str, spec: AveragePoolSpec) -> Any:
             total = emit.Registers(1, lanes)
             total.set(0, emit.splat(0.0, lanes))
             with emit.loop(image.height) as y, emit.loop(image.width) as x:
-                at = emit.start_of(image, frame) + y * image.row + x * image.pixel + vector * lanes
+                at = emit.pixel_at(image, y, x, frame) + vector * lanes
                 total.add(0, emit.cast(emit.load(source, at, lanes), "float32", lanes))
             scale = 1.0 / (image.height * image.width)
             mean = emit.cast(total.get(0) * emit.splat(scale, lanes), spec.target.dtype, lanes)

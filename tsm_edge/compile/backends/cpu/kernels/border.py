@@ -88,5 +88,5 @@ def zero_whole_border(buffer: Any, image: Image, channels: Span, lanes: int, fra
 
 def _zero(buffer: Any, image: Image, frame: Expr, rows: Span, columns: Span, channels: Span, lanes: int) -> None:
     with emit.loop(rows[1]) as i, emit.loop(columns[1]) as j, emit.loop(channels[1] // lanes) as vector:
-        at = emit.start_of(image, frame) + (rows[0] + i) * image.row + (columns[0] + j) * image.pixel
+        at = emit.pixel_at(image, rows[0] + i, columns[0] + j, frame)
         emit.store(buffer, at + channels[0] + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)

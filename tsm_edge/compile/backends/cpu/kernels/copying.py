@@ -106,8 +106,8 @@ def _copy_pixels(name: str, spec: CopySpec) -> Any:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as item, emit.loop(image.width) as x:
             frame, y = emit.in_frame(item, image.height, image.frames)
-            read = emit.start_of(source_image, frame) + y * source_image.row + x * source_image.pixel
-            write = emit.start_of(image, frame) + y * image.row + x * image.pixel
+            read = emit.pixel_at(source_image, y, x, frame)
+            write = emit.pixel_at(image, y, x, frame)
             shared = min(image.pixel, source_image.pixel)
             with emit.loop(shared // lanes) as vector:
                 value = emit.cast(emit.load(source, read + vector * lanes, lanes), image.dtype, lanes)
@@ -127,8 +127,8 @@ def _transpose(name: str, spec: CopySpec) -> Any:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as item, emit.loop(image.width) as x:
             frame, y = emit.in_frame(item, image.height, image.frames)
-            read = emit.start_of(source_image, frame) + y * source_image.row + x * source_image.pixel
-            write = emit.start_of(image, frame) + y * image.row + x * image.pixel
+            read = emit.pixel_at(source_image, y, x, frame)
+            write = emit.pixel_at(image, y, x, frame)
             with emit.loop(channels) as channel:
                 value = emit.cast(emit.load(source, read + channel * source_image.channel), image.dtype, 1)
                 emit.store(target, write + channel * image.channel, value)

@@ -23,7 +23,7 @@ from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.kernel import Argument, Items
 from tsm_edge.compile.ir.layout import Image
 
-_Place = tuple[Expr, Expr, Expr]  # frame, row, column
+_Place = tuple[Expr, Expr, Expr]  # row, column, frame
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ def elementwise(name: str, spec: ElementwiseSpec) -> Any:
         buffers = kernel.buffers
         target = buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as item, emit.loop(image.width) as x:
-            at = (*emit.in_frame(item, image.height, image.frames), x)
-            write = _at(image, at)
+            frame, y = emit.in_frame(item, image.height, image.frames)
+            at = y, x, frame
+            write = emit.pixel_at(image, *at)
             if full:
                 with emit.loop(full) as vector:
                     emit.store(target, write + vector * lanes, _value(spec, buffers, at, vector), lanes)
@@ -113,8 +114,7 @@ def elementwise(name: str, spec: ElementwiseSpec) -> Any:
                 emit.store(target, write + full * lanes, value, lanes)
             for vector in range(ceil_div(image.channels, lanes), image.pixel // lanes):
                 emit.store(target, write + vector * lanes, emit.splat(0.0, lanes, image.dtype), lanes)
-            frame, y, _ = at
-            zero_border(target, image, Part(y, x, frame), lanes)
+            zero_border(target, image, Part(*at), lanes)
     return kernel.function
 
 
@@ -122,13 +122,8 @@ def _value(spec: ElementwiseSpec, buffers: Mapping[str, Any], place: _Place, vec
     """One vector of the result, computed in float32."""
 
     def read(name: str, operand: Image) -> Expr:
-        at = emit.start_of(operand, place[0]) if is_everywhere(operand) else _at(operand, place)
+        at = emit.start_of(operand, place[2]) if is_everywhere(operand) else emit.pixel_at(operand, *place)
         found = emit.load(buffers[name], at + vector * spec.lanes, spec.lanes)
         return emit.cast(found, "float32", spec.lanes)
 
     return emit.cast(spec.result(read, _Vectors(spec.lanes)), spec.target.dtype, spec.lanes)
-
-
-def _at(image: Image, place: _Place) -> Expr:
-    frame, y, x = place
-    return emit.start_of(image, frame) + y * image.row + x * image.pixel

@@ -119,6 +119,11 @@ def start_of(image: Image, frame: Expr = 0) -> Expr:
     return image.origin if image.frames == 1 else image.origin + frame * image.frame
 
 
+def pixel_at(image: Image, y: Expr, x: Expr, frame: Expr = 0) -> Expr:
+    """Offset of element (y, x, 0) of a frame."""
+    return start_of(image, frame) + y * image.row + x * image.pixel
+
+
 def has_frame(image: Image, frame: Expr, offset: int) -> Expr:
     """Whether a clip has the frame so many after one of its own; ``offset`` is not 0."""
     there = frame + offset

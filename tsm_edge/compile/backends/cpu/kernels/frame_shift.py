@@ -67,8 +67,8 @@ def frame_shift(name: str, spec: FrameShiftSpec) -> Any:
         source, target = kernel.buffers["source"], kernel.buffers["target"]
         with emit.loop(kernel.end, kernel.begin) as item, emit.loop(image.width) as x:
             frame, y = emit.in_frame(item, image.height, image.frames)
-            read = emit.start_of(spec.source, frame) + y * spec.source.row + x * spec.source.pixel
-            write = emit.start_of(image, frame) + y * image.row + x * image.pixel
+            read = emit.pixel_at(spec.source, y, x, frame)
+            write = emit.pixel_at(image, y, x, frame)
             with emit.loop(image.pixel // lanes) as vector:
                 emit.store(target, write + vector * lanes, emit.load(source, read + vector * lanes, lanes), lanes)
             first = 0

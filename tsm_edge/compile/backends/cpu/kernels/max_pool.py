@@ -84,9 +84,9 @@ def max_pool(name: str, spec: MaxPoolSpec) -> Any:
                         # Clamping to the image repeats a pixel that takes part anyway.
                         row = _clamped(y * spec.strides[0] + (ky - spec.pad_top), source_image.height)
                         column = _clamped(x * spec.strides[1] + (kx - spec.pad_left), source_image.width)
-                        at = emit.start_of(source_image, frame) + row * source_image.row + column * source_image.pixel
+                        at = emit.pixel_at(source_image, row, column, frame)
                         best.set(0, tirx.max(best.get(0), emit.load(source, at + vector * lanes, lanes)))
-                at = emit.start_of(target_image, frame) + y * target_image.row + x * target_image.pixel
+                at = emit.pixel_at(target_image, y, x, frame)
                 emit.store(target, at + vector * lanes, best.get(0), lanes)
             zero_border(target, target_image, Part(y, x, frame), lanes)
     return kernel.function

@@ -71,9 +71,9 @@ def shift_copy(name: str, spec: ShiftCopySpec) -> Any:
     with emit.kernel(name, spec) as kernel:
         source, cache, target = (kernel.buffers[name] for name in ("source", "cache", "target"))
         with emit.loop(kernel.end, kernel.begin) as y, emit.loop(image.width) as x:
-            read = spec.source.origin + y * spec.source.row + x * spec.source.pixel
-            cached = spec.cache.origin + y * spec.cache.row + x * spec.cache.pixel
-            write = image.origin + y * image.row + x * image.pixel
+            read = emit.pixel_at(spec.source, y, x)
+            cached = emit.pixel_at(spec.cache, y, x)
+            write = emit.pixel_at(image, y, x)
             with emit.loop(image.pixel // lanes) as vector:
                 emit.store(target, write + vector * lanes, emit.load(source, read + vector * lanes, lanes), lanes)
             with emit.loop(spec.cache.channels) as channel:

@@ -258,7 +258,7 @@ def _transform_block(spec: WinogradSpec, buffers: Buffers, first: Expr) -> None:
     matrix = TRANSFORMS[spec.outputs].input
     with emit.loop(spec.block) as tile:
         frame, y, x = _tile_place(spec, first + tile)
-        corner = emit.start_of(source, frame) + (y - spec.pad_top) * source.row + (x - spec.pad_left) * source.pixel
+        corner = emit.pixel_at(source, y - spec.pad_top, x - spec.pad_left, frame)
         with emit.loop(ceil_div(source.channels, lanes)) as vector:
             channel = vector * lanes
             pixels = [
@@ -312,9 +312,9 @@ def _transform_back(spec: WinogradSpec, buffers: Buffers, first: Expr, panel: Ex
                     with emit.when_all(*inside):
                         if spec.residual is not None:
                             image = spec.residual
-                            at = emit.start_of(image, frame) + (y + i) * image.row + (x + j) * image.pixel + channel
+                            at = emit.pixel_at(image, y + i, x + j, frame) + channel
                             value = value + emit.load(buffers["residual"], at, lanes)
-                        at = emit.start_of(target, frame) + (y + i) * target.row + (x + j) * target.pixel + channel
+                        at = emit.pixel_at(target, y + i, x + j, frame) + channel
                         emit.store(buffers["target"], at, emit.clamp(value, spec.low, spec.high, lanes), lanes)
 
 
