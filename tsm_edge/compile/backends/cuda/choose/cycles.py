@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 
 from tsm_edge.cards import GpuSpec
+from tsm_edge.compile.backends.cuda.choose.large import fused_cycles, is_large, product_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import WARP
+from tsm_edge.compile.backends.cuda.kernels.expand_depthwise import ExpandDepthwiseSpec
+from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
 from tsm_edge.compile.ir.element import ceil_div
-from tsm_edge.compile.ir.kernel import Grid
+from tsm_edge.compile.ir.kernel import Grid, KernelSpec
 
 _WARPS_TO_HIDE = 2.5  # a scheduler's, for its pipeline to be full
 _PEAK = 0.9
@@ -22,6 +25,26 @@ _WAVE_CYCLES = 900  # latency at a wave's start and end
 _SHARE_OF_PEAK = 0.5
 # Arithmetic and memory hide each other but for this share of the shorter.
 _NOT_HIDDEN = 0.3
+
+
+def kernel_cycles(gpu: GpuSpec, spec: KernelSpec, resident: int) -> float:
+    """Cycles of a kernel's instructions, by the model that knows most of it; infinite where no block fits.
+
+    Parameters
+    ----------
+    gpu : GpuSpec
+    spec : KernelSpec
+        Parted into a grid.
+    resident : int
+        Thread blocks of a multiprocessor at a time.
+    """
+    if is_large(gpu) and isinstance(spec, GemmSpec):
+        return product_cycles(gpu, spec, resident)
+    if is_large(gpu) and isinstance(spec, ExpandDepthwiseSpec):
+        return fused_cycles(gpu, spec, resident)
+    if spec.warp_slots and isinstance(spec.parallel, Grid):
+        return modelled_cycles(gpu, spec.parallel, spec.warp_slots, resident)
+    return cycles_by_flops(gpu, spec.flops)
 
 
 def modelled_cycles(gpu: GpuSpec, grid: Grid, warp_slots: float, resident: int) -> float:

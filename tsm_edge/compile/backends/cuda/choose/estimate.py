@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tsm_edge.cards import GpuSpec
-from tsm_edge.compile.backends.cuda.choose.cycles import cycles_by_flops, elapsed, modelled_cycles
-from tsm_edge.compile.backends.cuda.choose.fusion import fused_kernel_cycles
+from tsm_edge.compile.backends.cuda.choose.cycles import elapsed, kernel_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import WARP, resident_blocks
-from tsm_edge.compile.backends.cuda.choose.tiles import product_kernel_cycles
-from tsm_edge.compile.backends.cuda.kernels.expand_depthwise import ExpandDepthwiseSpec
-from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
 from tsm_edge.compile.ir.device_code import KernelResources
 from tsm_edge.compile.ir.element import ceil_div
 from tsm_edge.compile.ir.program import KernelCall
@@ -41,7 +37,7 @@ def estimate(call: KernelCall, used: KernelResources, gpu: GpuSpec) -> Estimate:
     """Model a call."""
     spec, threads = call.spec, call.grid.threads[0]
     blocks = resident_blocks(gpu, used.registers, used.shared_bytes, threads)
-    cycles = _cycles(call, gpu, blocks)
+    cycles = kernel_cycles(gpu, spec, blocks)
     arithmetic, memory = cycles / gpu.clock_mhz, spec.bytes / gpu.memory_gb_s / 1e3
     bound: Literal["arithmetic", "memory", "launch"] = "arithmetic" if arithmetic >= memory else "memory"
     return Estimate(
@@ -50,14 +46,3 @@ def estimate(call: KernelCall, used: KernelResources, gpu: GpuSpec) -> Estimate:
         blocks=blocks,
         warps=blocks * ceil_div(threads, WARP),
     )
-
-
-def _cycles(call: KernelCall, gpu: GpuSpec, resident: int) -> float:
-    spec = call.spec
-    if isinstance(spec, GemmSpec):
-        return product_kernel_cycles(gpu, spec, resident)
-    if isinstance(spec, ExpandDepthwiseSpec):
-        return fused_kernel_cycles(gpu, spec, resident)
-    if spec.warp_slots:
-        return modelled_cycles(gpu, call.grid, spec.warp_slots, resident)
-    return cycles_by_flops(gpu, spec.flops)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tsm_edge.cards import GpuSpec
-from tsm_edge.compile.backends.cuda.choose.cycles import cycles_by_flops, elapsed, modelled_cycles
-from tsm_edge.compile.backends.cuda.choose.large import fused_cycles, is_large
+from tsm_edge.compile.backends.cuda.choose.cycles import cycles_by_flops, elapsed, kernel_cycles
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
 from tsm_edge.compile.backends.cuda.choose.ranking import best_first
 from tsm_edge.compile.backends.cuda.choose.tiles import gemm_tile, microseconds, most_registers
@@ -98,11 +97,4 @@ def _microseconds(gpu: GpuSpec, spec: ExpandDepthwiseSpec) -> float:
     if registers > most_registers(gpu, spec.threads):
         return float("inf")
     resident = resident_blocks(gpu, registers, spec.shared_bytes, spec.threads)
-    return elapsed(gpu, fused_kernel_cycles(gpu, spec, resident), spec.bytes)
-
-
-def fused_kernel_cycles(gpu: GpuSpec, spec: ExpandDepthwiseSpec, resident: int) -> float:
-    """Cycles of both layers in one launch, ``resident`` thread blocks of a multiprocessor at a time."""
-    if is_large(gpu):
-        return fused_cycles(gpu, spec, resident)
-    return modelled_cycles(gpu, spec.parallel, spec.warp_slots, resident)
+    return elapsed(gpu, kernel_cycles(gpu, spec, resident), spec.bytes)

@@ -10,15 +10,12 @@ size is 4 % slower than the best of those measured, on average. ``tests/compile/
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from tsm_edge.cards import GpuSpec
 from tsm_edge.compile.backends.cuda.choose.occupancy import WARP
+from tsm_edge.compile.backends.cuda.kernels.expand_depthwise import ExpandDepthwiseSpec
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec
 from tsm_edge.compile.ir.element import ceil_div, item_bytes
-
-if TYPE_CHECKING:
-    from tsm_edge.compile.backends.cuda.kernels.expand_depthwise import ExpandDepthwiseSpec
 
 _MANY_MULTIPROCESSORS = 16
 # Cycles from asking for operands until they are used and the block has met.

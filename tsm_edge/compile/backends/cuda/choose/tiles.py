@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from tsm_edge.cards import GpuSpec
-from tsm_edge.compile.backends.cuda.choose.cycles import elapsed, modelled_cycles
-from tsm_edge.compile.backends.cuda.choose.large import LEAST_THREADS, is_large, product_cycles
+from tsm_edge.compile.backends.cuda.choose.cycles import elapsed, kernel_cycles
+from tsm_edge.compile.backends.cuda.choose.large import LEAST_THREADS, is_large
 from tsm_edge.compile.backends.cuda.choose.occupancy import resident_blocks
 from tsm_edge.compile.backends.cuda.choose.ranking import best_first
 from tsm_edge.compile.backends.cuda.kernels.gemm_spec import GemmSpec, GemmTile
@@ -175,14 +175,7 @@ def _cycles(gpu: GpuSpec, spec: GemmSpec) -> float:
     if registers > most_registers(gpu, spec.tile.threads):
         return float("inf")
     resident = resident_blocks(gpu, registers, spec.shared_words * WORD_BYTES, spec.tile.threads)
-    return product_kernel_cycles(gpu, spec, resident)
-
-
-def product_kernel_cycles(gpu: GpuSpec, spec: GemmSpec, resident: int) -> float:
-    """Cycles of a product, ``resident`` thread blocks of a multiprocessor at a time."""
-    if is_large(gpu):
-        return product_cycles(gpu, spec, resident)
-    return modelled_cycles(gpu, spec.parallel, spec.warp_slots, resident)
+    return kernel_cycles(gpu, spec, resident)
 
 
 def microseconds(gpu: GpuSpec, spec: GemmSpec) -> float:
