@@ -13,6 +13,7 @@ from tsm_edge.extras import is_installed, require
 
 if TYPE_CHECKING:
     from tsm_edge.rpc.place import Place
+    from tsm_edge.verify.compare import VerifyResult
 
 
 @click.command("verify")
@@ -58,39 +59,47 @@ def command(
         else:
             result = verify_golden(path, threads)
     if as_json:
-        print_json(
-            {
-                "path": result.path,
-                "ran": result.ran,
-                "against": result.against,
-                "frames": result.frames,
-                "threads": result.threads,
-                "passed": result.passed,
-                "tolerance": result.tolerance,
-                **({} if result.quality_db is None else {"signal_to_noise_db": round(result.quality_db, 2)}),
-                "checks": [
-                    {"name": c.name, "shape": c.shape, "magnitude": c.magnitude, "error": c.error, "passed": c.passed}
-                    for c in result.checks
-                ],
-            }
-        )
+        _print_json(result)
     else:
-        print_table(
-            f"{result.path}: {result.ran} against {result.against}, {result.shown}",
-            ("output", "shape", "largest value", "relative error", ""),
-            [
-                (c.name, list(c.shape), f"{c.magnitude:.4g}", f"{c.error:.1e}", "ok" if c.passed else "DIFFERS")
-                for c in result.checks
-            ],
-        )
-        verdict = "all outputs agree" if result.passed else "outputs DIFFER"
-        tolerance = f"tolerance {result.tolerance:.0e} of the largest value"
-        if (loosest := max(check.tolerance for check in result.checks)) > result.tolerance:
-            tolerance += f", {loosest:.0e} of shift caches"
-        note(f"{verdict} ({tolerance if result.tolerance else 'bit for bit'})")
-        _print_quality(result.quality_db)
+        _print(result)
     if not result.passed:
         ctx.exit(1)
+
+
+def _print_json(result: VerifyResult) -> None:
+    print_json(
+        {
+            "path": result.path,
+            "ran": result.ran,
+            "against": result.against,
+            "frames": result.frames,
+            "threads": result.threads,
+            "passed": result.passed,
+            "tolerance": result.tolerance,
+            **({} if result.quality_db is None else {"signal_to_noise_db": round(result.quality_db, 2)}),
+            "checks": [
+                {"name": c.name, "shape": c.shape, "magnitude": c.magnitude, "error": c.error, "passed": c.passed}
+                for c in result.checks
+            ],
+        }
+    )
+
+
+def _print(result: VerifyResult) -> None:
+    print_table(
+        f"{result.path}: {result.ran} against {result.against}, {result.shown}",
+        ("output", "shape", "largest value", "relative error", ""),
+        [
+            (c.name, list(c.shape), f"{c.magnitude:.4g}", f"{c.error:.1e}", "ok" if c.passed else "DIFFERS")
+            for c in result.checks
+        ],
+    )
+    verdict = "all outputs agree" if result.passed else "outputs DIFFER"
+    tolerance = f"tolerance {result.tolerance:.0e} of the largest value"
+    if (loosest := max(check.tolerance for check in result.checks)) > result.tolerance:
+        tolerance += f", {loosest:.0e} of shift caches"
+    note(f"{verdict} ({tolerance if result.tolerance else 'bit for bit'})")
+    _print_quality(result.quality_db)
 
 
 def _print_quality(ratio_db: float | None) -> None:
