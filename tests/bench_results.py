@@ -114,7 +114,7 @@ def power(frames: int, seconds: float) -> result.Power:
         net_j_per_frame=(gross - idle) * seconds / frames,
         frames=frames,
         duration_s=seconds,
-        rails=(result.RailFigures("apower", True, gross, idle, gross - idle),),
+        rails=(result.RailPower("apower", True, gross, idle, gross - idle),),
         uncertainty_percent=1.0,
         uncertainty="as its maker states it",
         samples=int(seconds * 20),

@@ -8,10 +8,11 @@ from tsm_edge.bench.result.document import SCHEMA, Document, from_json, read_doc
 from tsm_edge.bench.result.environment import Environment, Event
 from tsm_edge.bench.result.kernels import KernelFigures, StageFigures
 from tsm_edge.bench.result.latency import CameraToLabel, Deadlines, Latency, Refused, Samples, Startup, Yardstick
-from tsm_edge.bench.result.power import Power, RailFigures, Watts
+from tsm_edge.bench.result.power import Power, Watts
 from tsm_edge.bench.result.whole import Level, Model, Result, Route, Settings, Verdict, Verification
 from tsm_edge.machine.clocks import Core, Gpu, Residency
 from tsm_edge.machine.heat import Temperature
+from tsm_edge.power.measure import RailPower
 
 __all__ = [
     "SCHEMA",
@@ -27,7 +28,7 @@ __all__ = [
     "Level",
     "Model",
     "Power",
-    "RailFigures",
+    "RailPower",
     "Refused",
     "Residency",
     "Result",

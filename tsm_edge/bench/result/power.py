@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class RailFigures:
-    """One supply line: mean power, W."""
-
-    rail: str
-    in_total: bool
-    gross_w: float
-    idle_w: float
-    net_w: float
+from tsm_edge.power.measure import RailPower
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,7 @@ class Power:
     frames : int
     duration_s : float
         Of the frames.
-    rails : tuple of RailFigures
+    rails : tuple of RailPower
     uncertainty_percent : float or None
     uncertainty : str
     samples : int
@@ -56,7 +47,7 @@ class Power:
     net_j_per_frame: float
     frames: int
     duration_s: float
-    rails: tuple[RailFigures, ...]
+    rails: tuple[RailPower, ...]
     uncertainty_percent: float | None
     uncertainty: str
     samples: int
