@@ -31,7 +31,7 @@ INNER_ROOMS = (
     "compile.quantize",
 )
 # Every room may import what everybody may, and its own modules.
-EVERYBODY = {"errors", "files", "redact", "progress", "extras", "__version__"}
+EVERYBODY = {"errors", "files", "redact", "progress", "priority", "extras", "__version__"}
 ALLOWED = {
     "cards": set(),
     "files": set(),

@@ -18,8 +18,8 @@ from pathlib import Path
 from tsm_edge.errors import EventError, TsmEdgeError
 from tsm_edge.events.courier import Counts
 from tsm_edge.events.event import Event
-from tsm_edge.files.priority import be_last
 from tsm_edge.live.observer import Snapshot
+from tsm_edge.priority import be_last
 from tsm_edge.video.jpeg import decode_jpeg, encode_jpeg
 from tsm_edge.video.source import SourceInfo
 from tsm_edge.video.writer import VideoFile

@@ -11,13 +11,13 @@ import sys
 import threading
 import time
 
-from tsm_edge.files.priority import be_last
 from tsm_edge.page.guard import Guard
 from tsm_edge.page.hub import Hub
 from tsm_edge.page.readings import Reader
 from tsm_edge.page.server import serve
 from tsm_edge.page.state import State
 from tsm_edge.page.wire import WITH_PICTURE, WITHOUT_PICTURE, About, unpack
+from tsm_edge.priority import be_last
 
 _READ_EVERY_S = 2.0
 

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any
 
 from tsm_edge.artifact.manifest import Activation
-from tsm_edge.files.priority import be_last
 from tsm_edge.live.observer import Snapshot
 from tsm_edge.live.result import FrameResult
 from tsm_edge.live.smoothing import probabilities
@@ -24,6 +23,7 @@ from tsm_edge.page.address import Door
 from tsm_edge.page.child import Child
 from tsm_edge.page.tally import Tally
 from tsm_edge.page.wire import About
+from tsm_edge.priority import be_last
 from tsm_edge.video.jpeg import encode_jpeg
 
 WIDEST_PX, _QUALITY = 640, 75
