@@ -16,6 +16,7 @@ from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.layers import Layer
 from tsm_edge.compile.ir.memory_plan import ALIGNMENT, GPU_ALIGNMENT, MemoryPlan
 from tsm_edge.compile.ir.program import Program
+from tsm_edge.compile.ir.quantisation import Quantisation
 
 
 class MachineCode(Protocol):
@@ -66,8 +67,9 @@ class Backend(Protocol):
         precision: Precision,
         preprocess: Preprocess,
         choices: Choices,
+        quantisation: Quantisation | None = None,
     ) -> Program:
-        """Choose layouts and kernels, but for what was chosen already."""
+        """Choose layouts and kernels, but for what was chosen already; ``quantisation``: of a network in integers."""
         ...
 
     def generate(self, program: Program, folder: Path, progress: Callable[[int], None]) -> MachineCode:
@@ -122,10 +124,14 @@ class _Cpu:
         precision: Precision,
         preprocess: Preprocess,
         choices: Choices,
+        quantisation: Quantisation | None = None,
     ) -> Program:
+        from tsm_edge.compile.backends.cpu.int8.lower import lower_for_all
         from tsm_edge.compile.backends.cpu.lower import lower
 
-        return lower(graph, layers, self.target, precision, choices)
+        if quantisation is None:
+            return lower(graph, layers, self.target, precision, choices)
+        return lower_for_all(graph, layers, self.target, precision, quantisation, preprocess, choices)
 
     def generate(self, program: Program, folder: Path, progress: Callable[[int], None]) -> MachineCode:
         from tsm_edge.compile.backends.cpu.llvm import generate
@@ -180,9 +186,12 @@ class _Cuda:
         precision: Precision,
         preprocess: Preprocess,
         choices: Choices,
+        quantisation: Quantisation | None = None,
     ) -> Program:
         from tsm_edge.compile.backends.cuda.lower import lower
 
+        if quantisation is not None:
+            raise TypeError("no kernel of a GPU computes in integers")
         return lower(graph, layers, self.target, precision, choices, preprocess=preprocess)
 
     def generate(self, program: Program, folder: Path, progress: Callable[[int], None]) -> MachineCode:

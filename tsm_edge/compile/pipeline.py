@@ -26,14 +26,13 @@ from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import ModelCard
 from tsm_edge.compile.describe import ForeignModel, described_model, hashes_of, manifest_of
 from tsm_edge.compile.frontend.onnx_reader import load_onnx, read_onnx
-from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.device_code import DeviceCode
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.memory_plan import plan_memory
 from tsm_edge.compile.ir.program import Program
 from tsm_edge.compile.machine_code import Backend, MachineCode, backend_for
 from tsm_edge.compile.package.output import check_loads, writing_artifact, writing_intermediates
-from tsm_edge.compile.quantised import integer_program, noise, quantised
+from tsm_edge.compile.quantised import Calibration, noise, quantised, write_quantised
 from tsm_edge.compile.recorded import NO_RECORDS, Recorded, recorded_for
 from tsm_edge.compile.request import CompileRequest as CompileRequest
 from tsm_edge.compile.request import as_the_file_is
@@ -129,22 +128,33 @@ def _lowered(
     from tsm_edge.compile.passes.fuse import fuse
 
     layers = fuse(graph)
-    if graph.frames > 1:  # records are of single frames
-        return backend.lower(graph, layers, request.precision, model.preprocess, Choices()), NO_RECORDS
-    if request.precision.storage != "int8":
-        recorded = recorded_for(request.target, request.precision, request.records, graph, layers, warn)
-        return backend.lower(graph, layers, request.precision, model.preprocess, recorded.choices), recorded
-    calibration = request.calibration(model.preprocess) if request.calibration is not None else None
-    given = request.quantisation is not None or graph.scales is not None or calibration is not None
-    if not given and metadata is not None and metadata.weights.random:
-        warn("calibrated with noise: the weights are random; give trained ones typical video with --calibrate CLIP")
-        _, _, height, width = graph.shapes[graph.frame]
-        calibration = noise((height, width), model.preprocess)
-    decided = quantised(graph, layers, calibration, request.quantisation, warn)
     target, precision = request.target, request.precision
-    recorded = recorded_for(target, precision, request.records, graph, layers, warn, decided)
-    choices = recorded.choices
-    return integer_program(graph, layers, target, precision, decided, model.preprocess, folder, choices), recorded
+    decided, recorded = None, NO_RECORDS
+    if precision.storage == "int8":
+        calibration = _calibration(request, metadata, model, graph, warn)
+        decided = quantised(graph, layers, calibration, request.quantisation, warn)
+        write_quantised(folder, graph, layers, decided)
+    if graph.frames == 1:  # records are of single frames
+        recorded = recorded_for(target, precision, request.records, graph, layers, warn, decided)
+    return backend.lower(graph, layers, precision, model.preprocess, recorded.choices, decided), recorded
+
+
+def _calibration(
+    request: CompileRequest,
+    metadata: OnnxMetadata | None,
+    model: ModelCard | ForeignModel,
+    graph: OnlineGraph,
+    warn: Callable[[str], None],
+) -> Calibration | None:
+    """Frames to calibrate with: those that were given; of random weights, where nothing was decided, noise."""
+    if request.calibration is not None:
+        return request.calibration(model.preprocess)
+    decided = request.quantisation is not None or graph.scales is not None
+    if decided or metadata is None or not metadata.weights.random:
+        return None
+    warn("calibrated with noise: the weights are random; give trained ones typical video with --calibrate CLIP")
+    _, _, height, width = graph.shapes[graph.frame]
+    return noise((height, width), model.preprocess)
 
 
 def _link(

@@ -1,4 +1,4 @@
-"""A model in 8-bit integers: calibrated or read back, lowered, and written down as its own reference."""
+"""A model in 8-bit integers: calibrated or read back, and written down as its own reference."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ import numpy as np
 
 from tsm_edge.artifact.folder import EXACT_ONNX, QUANTISATION
 from tsm_edge.artifact.golden import network_input
-from tsm_edge.cards import Preprocess, TargetCard
-from tsm_edge.cards.precision import Precision
+from tsm_edge.cards import Preprocess
 from tsm_edge.compile.ir import layers as ir
-from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.program import Program, renamed
 from tsm_edge.compile.ir.quantisation import Quantisation
 from tsm_edge.errors import CompileError
 
@@ -121,30 +118,3 @@ def write_quantised(folder: Path, graph: OnlineGraph, layers: Sequence[ir.Layer]
 
     (folder / QUANTISATION).write_text(to_json(quantisation, graph), "utf-8")
     (folder / EXACT_ONNX).write_bytes(exact_model(graph, layers, quantisation).SerializeToString())
-
-
-def integer_program(
-    graph: OnlineGraph,
-    layers: Sequence[ir.Layer],
-    target: TargetCard,
-    precision: Precision,
-    quantisation: Quantisation,
-    preprocess: Preprocess,
-    folder: Path,
-    choices: Choices,
-) -> Program:
-    """Lower a model in integers for a CPU, and put its reference and its decisions into the artifact.
-
-    Choices are for the kernels that every CPU of the target can run.
-    """
-    from tsm_edge.compile.backends.cpu.int8.lower import lower_int8
-
-    write_quantised(folder, graph, layers, quantisation)
-    program = lower_int8(graph, layers, target, precision, quantisation, preprocess, choices)
-    if target.newer_cpu is None:
-        return program
-    card = replace(target, cpu=target.newer_cpu)
-    newer = lower_int8(graph, layers, card, precision, quantisation, preprocess)
-    if (newer.caches, newer.cache_levels) != (program.caches, program.cache_levels):
-        raise TypeError("the caches of two sets of kernels lie differently")
-    return replace(program, newer=renamed(newer, "newer_"))

@@ -20,7 +20,7 @@ from tsm_edge.compile.backends.cpu.rules import rule_for
 from tsm_edge.compile.ir import layers as ir
 from tsm_edge.compile.ir.choices import Choices
 from tsm_edge.compile.ir.graph import OnlineGraph
-from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program, StoredLevels
+from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program, StoredLevels, renamed
 from tsm_edge.compile.ir.quantisation import Quantisation, has_integer_form
 
 
@@ -53,6 +53,28 @@ def lower_int8(
     """
     at = walked_int8(graph, layers, target, quantisation, choices or Choices())
     return finished_int8(at, layers, precision, preprocess)
+
+
+def lower_for_all(
+    graph: OnlineGraph,
+    layers: Sequence[ir.Layer],
+    target: TargetCard,
+    precision: Precision,
+    quantisation: Quantisation,
+    preprocess: Preprocess,
+    choices: Choices,
+) -> Program:
+    """As of :func:`lower_int8`, with the target's newer CPUs' own kernels beside those that all of its CPUs can run.
+
+    Choices are for the latter.
+    """
+    program = lower_int8(graph, layers, target, precision, quantisation, preprocess, choices)
+    if target.newer_cpu is None:
+        return program
+    newer = lower_int8(graph, layers, replace(target, cpu=target.newer_cpu), precision, quantisation, preprocess)
+    if (newer.caches, newer.cache_levels) != (program.caches, program.cache_levels):
+        raise TypeError("the caches of two sets of kernels lie differently")
+    return replace(program, newer=renamed(newer, "newer_"))
 
 
 def walked_int8(
