@@ -232,7 +232,7 @@ def _call_lines(program: Program, plan: MemoryPlan, weight_offsets: Sequence[int
         *(
             f"    {{run_{call.kernel}, {call.items.count}, {call.items.grain}, {int(call.items.resumes)}, "
             f"{len(call.spec.stages)}, {len(call.buffers)}, "
-            f"{{{', '.join(_ref(ref, offsets) for ref in call.buffers)}}}}}, "
+            f"{{{', '.join(c_buffer(ref, offsets) for ref in call.buffers)}}}}}, "
             f"/* {c_comment(call.layer)} */"
             for call in calls
         ),
@@ -270,7 +270,7 @@ def _wrapper(call: KernelCall) -> str:
 
 _FORMS = {"float32": "TSM_FLOAT", "float16": "TSM_HALF", "uint8": "TSM_BYTE"}
 _NO_LEVELS = StoredLevels(0.0, 0, 0)
-_SPACES = {
+SPACES = {
     "frame": "TSM_FRAME",
     "frame_bytes": "TSM_FRAME",
     "workspace": "TSM_WORKSPACE",
@@ -281,9 +281,10 @@ _SPACES = {
 }
 
 
-def _ref(ref: BufferRef, offsets: dict[str, Sequence[int]]) -> str:
+def c_buffer(ref: BufferRef, offsets: Mapping[str, Sequence[int]], spaces: Mapping[str, str] = SPACES) -> str:
+    """C of where a buffer is, by the names that a device has for memory."""
     table = offsets.get("cache" if ref.space == "next_cache" else ref.space)
-    return f"{{{_SPACES[ref.space]}, {table[ref.index] if table else 0}u}}"
+    return f"{{{spaces[ref.space]}, {table[ref.index] if table else 0}u}}"
 
 
 def c_float(value: float) -> str:

@@ -9,10 +9,12 @@ from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.compile.ir.device_code import DeviceCode
 from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.memory_plan import GPU_ALIGNMENT, MemoryPlan
-from tsm_edge.compile.ir.program import BufferRef, KernelCall, Program
+from tsm_edge.compile.ir.program import KernelCall, Program
 from tsm_edge.compile.package.c_tables import (
+    SPACES,
     WEIGHTS_FILE,
     block_offsets,
+    c_buffer,
     c_comment,
     c_string,
     cache_lines,
@@ -25,14 +27,7 @@ from tsm_edge.compile.package.c_tables import (
 PTX_FILE, OTHER_PTX_FILE = "kernels.ptx", "other-kernels.ptx"
 CUBIN_FILE = "kernels.cubin"
 
-_SPACES = {
-    "frame": "TSM_FRAME",
-    "frame_bytes": "TSM_FRAME_BYTES",
-    "workspace": "TSM_WORKSPACE",
-    "weights": "TSM_WEIGHTS",
-    "cache": "TSM_CACHE",
-    "next_cache": "TSM_NEXT_CACHE",
-}
+_SPACES = {**SPACES, "frame_bytes": "TSM_FRAME_BYTES"}
 
 
 def write_device_sources(
@@ -162,14 +157,9 @@ def _program_lines(
 
 def _launch(call: KernelCall, numbers: dict[str, int], offsets: dict[str, Sequence[int]]) -> str:
     grid = call.grid
-    refs = ", ".join(_ref(ref, offsets) for ref in call.buffers)
+    refs = ", ".join(c_buffer(ref, offsets, _SPACES) for ref in call.buffers)
     blocks = ", ".join(f"{count}u" for count in grid.blocks)
     return (
         f"    {{{numbers[call.kernel]}, {grid.threads[0]}, {len(call.buffers)}, {{{blocks}}}, {{{refs}}}}}, "
         f"/* {c_comment(call.layer)} */"
     )
-
-
-def _ref(ref: BufferRef, offsets: dict[str, Sequence[int]]) -> str:
-    table = offsets.get("cache" if ref.space == "next_cache" else ref.space)
-    return f"{{{_SPACES[ref.space]}, {table[ref.index] if table else 0}u}}"
