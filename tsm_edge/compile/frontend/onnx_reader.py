@@ -266,31 +266,37 @@ def _frame_and_logits(
     caches: tuple[CachePair, ...],
     clips: bool,
 ) -> tuple[str, str]:
+    """Names of what a step takes beside the caches, and of the logits; refused where a model has others."""
     frames = [name for name in inputs if name not in {cache.input for cache in caches}]
     logits = [name for name in outputs if name not in {cache.output for cache in caches}]
     one = frames[0] if len(frames) == 1 and len(inputs[frames[0]]) == 4 else None
-    if one is not None and clips and not caches and inputs[one][0] > 1:  # pictures, or fields of optical flow
+    several = one is not None and inputs[one][0] > 1 and not caches
+    if one is not None and several and clips:  # pictures, or fields of optical flow
         if len(logits) != 1 or len(outputs[logits[0]]) != 2 or outputs[logits[0]][0] != inputs[one][0]:
             raise ModelFileError(
                 f"{path}: expected one logits output [{inputs[one][0]}, classes], found {_listed(logits, outputs)}",
                 "export again with the logits of every frame alone, before they are averaged",
             )
-        return one, logits[0]
-    if one is None or inputs[one][:2] != (1, 3):
-        clip = one is not None and inputs[one][0] > 1 and not caches and not clips
-        expected, hint = "frame input [1, 3, height, width]", "export again with one RGB frame; name the caches beside "
-        hint += "it with: --cache INPUT=OUTPUT"
-        if clip:
-            hint = "compile it as a clip of frames with: --mode offline"
-        elif clips and not caches:
-            expected, hint = "clip input [frames, 3, height, width]", "export again with a clip's frames as the batch"
-        raise ModelFileError(f"{path}: expected one {expected}, found {_listed(frames, inputs)}", hint)
-    if len(logits) != 1 or math.prod(outputs[logits[0]]) != outputs[logits[0]][-1]:
+    elif one is None or inputs[one][:2] != (1, 3):
+        raise _no_frame(path, _listed(frames, inputs), several, clips and not caches)
+    elif len(logits) != 1 or math.prod(outputs[logits[0]]) != outputs[logits[0]][-1]:
         raise ModelFileError(
             f"{path}: expected one logits output [1, classes], found {_listed(logits, outputs)}",
             "export again with the logits alone; name the caches beside them with: --cache INPUT=OUTPUT",
         )
-    return frames[0], logits[0]
+    return one, logits[0]
+
+
+def _no_frame(path: Path, found: str, is_clip: bool, clip_wanted: bool) -> ModelFileError:
+    """The error that a model does not take what it should."""
+    expected = "frame input [1, 3, height, width]"
+    hint = "export again with one RGB frame; name the caches beside it with: --cache INPUT=OUTPUT"
+    if is_clip and not clip_wanted:
+        hint = "compile it as a clip of frames with: --mode offline"
+    elif clip_wanted:
+        expected = "clip input [frames, 3, height, width]"
+        hint = "export again with a clip's frames as the batch"
+    return ModelFileError(f"{path}: expected one {expected}, found {found}", hint)
 
 
 def _listed(names: list[str], shapes: Mapping[str, Shape]) -> str:
