@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.artifact.manifest import KernelInfo, Manifest, StageInfo
 from tsm_edge.bench.peak import PeakMeter
+from tsm_edge.bench.rates import RuleTime, giga_per_second, rule_times
 from tsm_edge.session.library import Library
 from tsm_edge.session.local import OnlineSession
 
@@ -49,7 +50,7 @@ class StageTime:
     @property
     def gflops(self) -> float:
         """GFLOP/s."""
-        return _per_microsecond(self.flops, self.microseconds) / 1e3
+        return giga_per_second(self.flops, self.microseconds)
 
 
 @dataclass(frozen=True)
@@ -77,27 +78,12 @@ class KernelTime:
     @property
     def gflops(self) -> float:
         """GFLOP/s at the median time; 0 for a kernel without arithmetic."""
-        return _per_microsecond(self.info.flops, self.microseconds) / 1e3
+        return giga_per_second(self.info.flops, self.microseconds)
 
     @property
     def gigabytes(self) -> float:
         """GB/s at the median time: inputs, weights and outputs, each moved once, from whichever cache they lie in."""
-        return _per_microsecond(self.info.bytes, self.microseconds) / 1e3
-
-
-@dataclass(frozen=True)
-class RuleTime:
-    """All kernels one schedule rule wrote: calls, summed median time, floating-point operations."""
-
-    rule: str
-    calls: int
-    microseconds: float
-    flops: int
-
-    @property
-    def gflops(self) -> float:
-        """GFLOP/s over all its kernels."""
-        return _per_microsecond(self.flops, self.microseconds) / 1e3
+        return giga_per_second(self.info.bytes, self.microseconds)
 
 
 @dataclass(frozen=True)
@@ -142,7 +128,7 @@ class Profile:
     @property
     def gflops(self) -> float:
         """GFLOP/s of the whole plain step."""
-        return _per_microsecond(sum(kernel.info.flops for kernel in self.kernels), self.step_ms * 1e3) / 1e3
+        return giga_per_second(sum(kernel.info.flops for kernel in self.kernels), self.step_ms * 1e3)
 
     def share(self, item: KernelTime | RuleTime) -> float:
         """Part of the kernels' time, 0 to 1."""
@@ -154,14 +140,7 @@ class Profile:
 
     def rules(self) -> tuple[RuleTime, ...]:
         """Time by schedule rule, the largest first."""
-        groups: dict[str, list[KernelTime]] = {}
-        for kernel in self.kernels:
-            groups.setdefault(kernel.info.rule, []).append(kernel)
-        times = [
-            RuleTime(rule, len(group), sum(k.microseconds for k in group), sum(k.info.flops for k in group))
-            for rule, group in groups.items()
-        ]
-        return tuple(sorted(times, key=lambda item: -item.microseconds))
+        return rule_times((item.info.rule, item.microseconds, item.info.flops) for item in self.kernels)
 
 
 def profile_artifact(
@@ -270,8 +249,3 @@ def _stage(kernel: KernelTime, info: StageInfo, share: float) -> StageTime:
     if kernel.of_peak is not None and share:
         of_peak = float(kernel.of_peak * info.flops / (kernel.info.flops * share))
     return StageTime(info.name, info.flops, float(share * kernel.microseconds), of_peak)
-
-
-def _per_microsecond(amount: float, microseconds: float) -> float:
-    """1e6 units a second."""
-    return amount / microseconds if microseconds else 0.0

@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from tsm_edge.bench.page.html import Html, element, join, legend, section, table
 from tsm_edge.bench.page.roofline import roofline
 from tsm_edge.bench.page.style import colour_of_rule
 from tsm_edge.bench.page.svg import box, title
+from tsm_edge.bench.rates import RuleTime, giga_per_second, rule_times
 from tsm_edge.bench.result import KernelFigures, Result, StageFigures
-
-
-@dataclass(frozen=True)
-class RuleTime:
-    """All kernels one rule wrote: their number, summed median time, floating-point operations."""
-
-    rule: str
-    calls: int
-    time_us: float
-    flops: int
-
-
-def rule_times(kernels: Iterable[KernelFigures]) -> list[RuleTime]:
-    """The longest first."""
-    groups: dict[str, list[KernelFigures]] = {}
-    for kernel in kernels:
-        groups.setdefault(kernel.rule, []).append(kernel)
-    times = [
-        RuleTime(rule, len(group), sum(kernel.time_us for kernel in group), sum(kernel.flops for kernel in group))
-        for rule, group in groups.items()
-    ]
-    return sorted(times, key=lambda item: -item.time_us)
 
 
 def kernel_sections(result: Result) -> Html:
@@ -59,15 +37,14 @@ def kernel_sections(result: Result) -> Html:
     )
 
 
-def gflops(item: KernelFigures | StageFigures | RuleTime) -> float:
-    """GFLOP/s at the median time; 0 without arithmetic."""
-    return item.flops / item.time_us / 1e3 if item.time_us else 0.0
+def _rule_times(kernels: Iterable[KernelFigures]) -> tuple[RuleTime, ...]:
+    return rule_times((kernel.rule, kernel.time_us, kernel.flops) for kernel in kernels)
 
 
 def _legend(kernels: Sequence[KernelFigures]) -> Html:
     """The rules in the order of their time; rules of one colour together."""
     names: dict[str, list[str]] = {}
-    for item in rule_times(kernels):
+    for item in _rule_times(kernels):
         names.setdefault(colour_of_rule(item.rule), []).append(item.rule)
     return legend((colour, ", ".join(rules)) for colour, rules in names.items())
 
@@ -76,13 +53,13 @@ def _rules_bar(kernels: Sequence[KernelFigures]) -> Html:
     """One bar for the frame, a part for each rule, and a line of numbers for each."""
     width, x, parts, rows = 900.0, 0.0, [], []
     total = sum(kernel.time_us for kernel in kernels) or 1.0
-    for item in rule_times(kernels):
-        share, fill = item.time_us / total, colour_of_rule(item.rule)
-        numbers = f"{item.time_us / 1e3:.3f} ms, {100 * share:.1f} %"
+    for item in _rule_times(kernels):
+        share, fill = item.microseconds / total, colour_of_rule(item.rule)
+        numbers = f"{item.microseconds / 1e3:.3f} ms, {100 * share:.1f} %"
         parts.append(box(x, 0, share * width - 1.5, 26, title(f"{item.rule}: {numbers}"), fill=fill, rx=3))
         x += share * width
         calls = f"{item.calls} call{'s' if item.calls > 1 else ''}"
-        rate = f", {gflops(item):.1f} GFLOP/s" if item.flops else ""
+        rate = f", {item.gflops:.1f} GFLOP/s" if item.flops else ""
         swatch = element("i", style=f"background:{fill}")
         rows.append(element("li", swatch, element("b", item.rule), f" {numbers}, {calls}{rate}"))
     frame = 'class="share" viewBox="0 0 900 26" preserveAspectRatio="none" role="img" aria-label="time by rule"'
@@ -95,7 +72,7 @@ def _bars(kernels: Sequence[KernelFigures]) -> Html:
     rows = []
     for kernel in kernels:
         rate = f" · {_rate(kernel, kernel.of_peak_percent)}" if kernel.flops else ""
-        value = f"{kernel.time_us:.1f} µs{f' · {gflops(kernel):.0f} GFLOP/s' if kernel.flops else ''}"
+        value = f"{kernel.time_us:.1f} µs{f' · {kernel.gflops:.0f} GFLOP/s' if kernel.flops else ''}"
         rows.append(
             element(
                 "div",
@@ -127,13 +104,13 @@ def _width(microseconds: float, longest: float) -> str:
 
 def _rate(item: KernelFigures | StageFigures, of_peak: float | None) -> str:
     peak = "" if of_peak is None else f" · {of_peak:.0f} % of peak"
-    return f"{gflops(item):.1f} GFLOP/s{peak}"
+    return f"{item.gflops:.1f} GFLOP/s{peak}"
 
 
 def _of_peak(kernel: KernelFigures, stage: StageFigures) -> float | None:
     """A stage's share of the peak follows from its kernel's: both have the same peak beside them."""
-    rate = gflops(kernel)
-    return None if kernel.of_peak_percent is None or not rate else kernel.of_peak_percent * gflops(stage) / rate
+    rate = kernel.gflops
+    return None if kernel.of_peak_percent is None or not rate else kernel.of_peak_percent * stage.gflops / rate
 
 
 def _table(kernels: Sequence[KernelFigures]) -> Html:
@@ -147,9 +124,9 @@ def _table(kernels: Sequence[KernelFigures]) -> Html:
             *(kernel.layer, kernel.rule, kernel.tile, f"{kernel.time_us:.1f}", f"{kernel.fastest_us:.1f}"),
             *(f"{100 * kernel.time_us / total:.1f}", f"{kernel.flops / 1e6:.2f}", f"{kernel.bytes / 1e3:.0f}"),
             f"{kernel.flops / kernel.bytes:.1f}" if kernel.bytes else "–",
-            f"{gflops(kernel):.1f}" if kernel.flops else "–",
+            f"{kernel.gflops:.1f}" if kernel.flops else "–",
             "–" if kernel.of_peak_percent is None else f"{kernel.of_peak_percent:.1f}",
-            f"{kernel.bytes / kernel.time_us / 1e3:.1f}" if kernel.time_us else "–",
+            f"{giga_per_second(kernel.bytes, kernel.time_us):.1f}" if kernel.time_us else "–",
         )
         for kernel in kernels
     ]
@@ -166,7 +143,7 @@ def _stages(fused: Sequence[KernelFigures]) -> Html:
             rows.append(
                 (
                     *(kernel.layer, kernel.rule, stage.name, f"{stage.time_us:.1f}", f"{stage.flops / 1e6:.2f}"),
-                    *(f"{gflops(stage):.1f}", "–" if peak is None else f"{peak:.1f}"),
+                    *(f"{stage.gflops:.1f}", "–" if peak is None else f"{peak:.1f}"),
                 )
             )
     columns = ("layer", "rule", "stage", "time (µs)", "MFLOP", "GFLOP/s", "peak (%)")

@@ -24,7 +24,7 @@ def roofline(kernels: Sequence[KernelFigures], peak_gflops: float | None) -> Htm
 
 def _draw(points: Sequence[KernelFigures], peak_gflops: float | None, width: int) -> tuple[Html, int]:
     height = 452 if width > 600 else 400
-    rates = [_gflops(kernel) for kernel in points] + ([peak_gflops] if peak_gflops else [])
+    rates = [kernel.gflops for kernel in points] + ([peak_gflops] if peak_gflops else [])
     x = Axis(*svg.decades(map(_intensity, points)), 58, width - 18, logarithmic=True)
     y = Axis(*svg.decades(rates), height - 54, 12, logarithmic=True)
     parts = [svg.across(x, y, 0, "FLOP/byte"), svg.upwards(y, x, 0), *_guides(x, y)]
@@ -37,14 +37,14 @@ def _draw(points: Sequence[KernelFigures], peak_gflops: float | None, width: int
         parts.append(svg.label(x.stop - 6, place - 6, f"peak {peak_gflops:.0f} GFLOP/s", "head", "end"))
     longest = max(kernel.time_us for kernel in points)
     for kernel in sorted(points, key=lambda item: -item.time_us):
-        words = f"{kernel.layer}: {_gflops(kernel):.1f} GFLOP/s at {_intensity(kernel):.1f} FLOP/byte"
+        words = f"{kernel.layer}: {kernel.gflops:.1f} GFLOP/s at {_intensity(kernel):.1f} FLOP/byte"
         fill = colour_of_rule(kernel.rule)
         parts.append(
             element(
                 "circle",
                 svg.title(words),
                 cx=f"{x.at(_intensity(kernel)):.1f}",
-                cy=f"{y.at(_gflops(kernel)):.1f}",
+                cy=f"{y.at(kernel.gflops):.1f}",
                 r=f"{3 + 11 * math.sqrt(kernel.time_us / longest):.1f}",
                 fill=fill,
                 fill_opacity=0.6,
@@ -63,10 +63,6 @@ def _guides(x: Axis, y: Axis) -> Iterator[Html]:
         x1, y1, x2, y2 = x.at(low), y.at(low * bandwidth), x.at(high), y.at(high * bandwidth)
         yield svg.line(x1, y1, x2, y2, "guide")
         yield svg.label(x1 + 0.3 * (x2 - x1) + 8, y1 + 0.3 * (y2 - y1) + 6, f"{bandwidth} GB/s", anchor="start")
-
-
-def _gflops(kernel: KernelFigures) -> float:
-    return kernel.flops / kernel.time_us / 1e3
 
 
 def _intensity(kernel: KernelFigures) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tsm_edge.bench.rates import giga_per_second
+
 
 @dataclass(frozen=True)
 class StageFigures:
@@ -12,6 +14,11 @@ class StageFigures:
     name: str
     time_us: float
     flops: int
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s."""
+        return giga_per_second(self.flops, self.time_us)
 
 
 @dataclass(frozen=True)
@@ -39,3 +46,8 @@ class KernelFigures:
     bytes: int
     of_peak_percent: float | None = None
     stages: tuple[StageFigures, ...] = ()
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s at the median time; 0 for a kernel without arithmetic."""
+        return giga_per_second(self.flops, self.time_us)
