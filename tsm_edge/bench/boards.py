@@ -19,7 +19,8 @@ from tsm_edge.bench.errand import Errand
 from tsm_edge.bench.outside import Chosen, choose_meter, measure_outside
 from tsm_edge.bench.plan import Plan
 from tsm_edge.bench.result import Environment, Refused, Result, Route
-from tsm_edge.bench.run import Outcome, Show, model_of, no_yardstick
+from tsm_edge.bench.run import Outcome, Show, no_yardstick
+from tsm_edge.bench.subject import model_of
 from tsm_edge.bench.told import read_told
 from tsm_edge.bench.verdicts import verdicts
 from tsm_edge.cards import TargetCard

@@ -6,12 +6,12 @@ import shlex
 from datetime import datetime, timezone
 
 from tsm_edge import __version__
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.bench.profile import WARM_UP, KernelTime, Profile
 from tsm_edge.bench.result import (
     SCHEMA,
     Document,
     KernelFigures,
-    Model,
     Result,
     Samples,
     Settings,
@@ -19,6 +19,7 @@ from tsm_edge.bench.result import (
     Startup,
 )
 from tsm_edge.bench.statistics import summary
+from tsm_edge.bench.subject import model_of
 
 
 def document_of(profile: Profile) -> Document:
@@ -43,17 +44,7 @@ def document_of(profile: Profile) -> Document:
         started=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=shlex.join(command),
         clock="time.perf_counter",
-        model=Model(
-            name=manifest.model,
-            target=manifest.target.name,
-            precision=manifest.precision,
-            path=str(profile.path),
-            sha256="",
-            frame_shape=tuple(manifest.frame_shape),
-            flops=sum(kernel.info.flops for kernel in profile.kernels),
-            bytes=sum(kernel.info.bytes for kernel in profile.kernels),
-            device=manifest.target.device,
-        ),
+        model=model_of(Artifact(profile.path, manifest)),
         settings=settings,
         startup=Startup(),
         latency_ms=summary(steps_ms),

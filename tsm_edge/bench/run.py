@@ -20,7 +20,6 @@ from tsm_edge.bench.result import (
     CameraToLabel,
     Environment,
     Latency,
-    Model,
     Power,
     Refused,
     Result,
@@ -28,7 +27,7 @@ from tsm_edge.bench.result import (
     Watts,
 )
 from tsm_edge.bench.statistics import summary
-from tsm_edge.bench.subject import Subject
+from tsm_edge.bench.subject import Subject, model_of
 from tsm_edge.bench.verdicts import verdicts
 from tsm_edge.errors import PowerError, TsmEdgeError
 from tsm_edge.power.measure import EnergyReport, Measured
@@ -290,22 +289,6 @@ def figures(report: EnergyReport, frames: int) -> Power:
         jitter_ms=report.jitter_ms,
         longest_gap_ms=report.longest_gap_ms,
         remarks=report.remarks,
-    )
-
-
-def model_of(artifact: Artifact) -> Model:
-    """What was measured."""
-    manifest = artifact.manifest
-    return Model(
-        name=manifest.model,
-        target=manifest.target.name,
-        precision=manifest.precision,
-        path=str(artifact.path),
-        sha256=manifest.files.get(LIBRARY, ""),
-        frame_shape=manifest.frame.shape,
-        flops=sum(kernel.flops for kernel in manifest.kernels),
-        bytes=sum(kernel.bytes for kernel in manifest.kernels),
-        device=manifest.target.device,
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from tsm_edge.artifact.folder import Artifact
-from tsm_edge.bench.result import Refused, Route, Startup
+from tsm_edge.artifact.folder import LIBRARY, Artifact
+from tsm_edge.bench.result import Model, Refused, Route, Startup
 from tsm_edge.errors import PowerError
 from tsm_edge.power.registry import CSV, NONE, Meter, open_meter
 from tsm_edge.power.system import LocalSystem, System
@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 
 _ROUND_TRIPS = 50
 _BESIDE = {CSV, "shelly", "tasmota", "scpi"}
+
+
+def model_of(artifact: Artifact) -> Model:
+    """What was measured."""
+    manifest = artifact.manifest
+    return Model(
+        name=manifest.model,
+        target=manifest.target.name,
+        precision=manifest.precision,
+        path=str(artifact.path),
+        sha256=manifest.files.get(LIBRARY, ""),
+        frame_shape=manifest.frame.shape,
+        flops=sum(kernel.flops for kernel in manifest.kernels),
+        bytes=sum(kernel.bytes for kernel in manifest.kernels),
+        device=manifest.target.device,
+    )
 
 
 class TimedSession(Session, Protocol):
