@@ -13,7 +13,7 @@ from tsm_edge.cards.cpuinfo import cpuinfo, features_of
 from tsm_edge.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from tsm_edge.cards import TargetCard
+    from tsm_edge.cards.target import TargetCard
 
 MOST_THREADS = 64  # TSM_MOST_THREADS of tsm_edge.h
 

@@ -13,9 +13,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsm_edge.cards import Ability, CpuSpec
 from tsm_edge.cards.architecture import ARM_FEATURES, X86_FEATURES, X86_LEVELS
 from tsm_edge.cards.cpuinfo import CPUINFO, arm_core, cpuinfo, processors_of
+from tsm_edge.cards.target import Ability, CpuSpec
 from tsm_edge.errors import CardError
 
 
