@@ -44,7 +44,7 @@ _PRIVATE = {
     "deploy/ssh.py": {"put"},
     # The server's own folder of uploads; the kernel's file on what to end first.
     "rpc/uploads.py": {"upload", "keep", "find"},
-    "rpc/session_process.py": {"_die_before_parent"},
+    "rpc/session_process.py": {"die_before_parent"},
 }
 
 _METHODS = {
