@@ -11,7 +11,7 @@ from onnx_graphs import GraphBuilder, small_network
 
 from tsm_edge.cards import CpuSpec, load_target
 from tsm_edge.cards.precision import FP32
-from tsm_edge.compile.backends.cpu.choose.roofline import bytes_per_cycle, level
+from tsm_edge.compile.backends.cpu.choose.roofline import bytes_per_cycle, bytes_per_cycle_together, level
 from tsm_edge.compile.backends.cpu.lower import lower
 from tsm_edge.compile.explain import KernelEstimate, explain
 from tsm_edge.compile.frontend.onnx_reader import load_onnx
@@ -61,6 +61,16 @@ def test_memory_bandwidth_comes_from_the_card_and_is_assumed_where_the_card_has_
     assert bytes_per_cycle(BOARD, "memory") == pytest.approx(4.5e9 / 1.5e9)
     unknown = dataclasses.replace(BOARD, memory_gb_s=0.0)
     assert 0 < bytes_per_cycle(unknown, "memory") < bytes_per_cycle(unknown, "L2")
+
+
+def test_a_boards_memory_is_shared_by_its_cores_and_a_servers_grows_with_them() -> None:
+    for board in (BOARD, dataclasses.replace(BOARD, memory_gb_s=0.0)):
+        assert bytes_per_cycle_together(board, "memory") == bytes_per_cycle(board, "memory")
+        assert bytes_per_cycle_together(board, "L2") == board.cores * bytes_per_cycle(board, "L2")
+    server = load_target("x86-64-v4").cpu
+    assert bytes_per_cycle_together(server, "memory") == server.cores * bytes_per_cycle(server, "memory")
+    told = dataclasses.replace(server, memory_gb_s=80.0)
+    assert bytes_per_cycle_together(told, "memory") == pytest.approx(80e9 / (told.clock_mhz * 1e6))
 
 
 def test_a_dense_convolution_takes_its_arithmetic_at_the_cores_peak(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tsm_edge.compile.backends.cpu.choose.roofline import bytes_per_cycle, level
+from tsm_edge.compile.backends.cpu.choose.roofline import bytes_per_cycle_together, level
 from tsm_edge.compile.backends.cpu.choose.tiles import WinogradTile, gemm_tile, winograd_tile
 from tsm_edge.compile.backends.cpu.core import Core
 from tsm_edge.compile.ir import layers as ir
@@ -58,9 +58,8 @@ def winograd_layers(graph: OnlineGraph, layers: Iterable[ir.Layer], core: Core) 
         outputs, channels = layer.weight.shape[:2]
 
         def cycles(arithmetic: float, weight_bytes: float) -> float:
-            """One frame on all cores: the memory is theirs together, caches are their own."""
-            moving = weight_bytes / bytes_per_cycle(core.cpu, weights_from)
-            return max(arithmetic / core.cpu.cores, moving / (1 if weights_from == "memory" else core.cpu.cores))
+            """One frame on all cores."""
+            return max(arithmetic / core.cpu.cores, weight_bytes / bytes_per_cycle_together(core.cpu, weights_from))
 
         direct = gemm_tile(core, frames * height, width, 9 * channels, outputs)
         best, fewest = None, WORTH * cycles(direct.cycles, core.bytes(layer.weight.size))
