@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tsm_edge.cli.main import entry_point
+from tsm_edge.cli.watch import watch_command
+from tsm_edge.errors import VideoError
 
 # Runs the program and says when PyTorch is imported, which ends it.
 PROGRAM = """
@@ -44,6 +46,14 @@ def test_something_is_shown_before_pytorch_is_imported(
     assert done.returncode == 130
     assert done.stderr.splitlines() == ["[  0 %] loading PyTorch", "PyTorch now", "tsm-edge: interrupted"]
     assert run(arguments[0], "--help").stderr == ""
+
+
+def test_the_next_command_asks_for_a_window_only_where_there_can_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The OpenCV that is installed with tsm-edge has none."""
+    for problem, shown in ((None, " --show"), (VideoError("no window", "none"), "")):
+        monkeypatch.setattr("tsm_edge.live.window.why_no_window", lambda problem=problem: problem)
+        expected = f"tsm-edge run 'out/my model' --camera 0 --every 2 --smooth{shown}"
+        assert watch_command(Path("out/my model")) == expected
 
 
 def test_options_that_would_be_ignored_are_refused(

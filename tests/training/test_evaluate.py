@@ -19,7 +19,7 @@ from tsm_edge.cards import Preprocess, load_model
 from tsm_edge.cards.normalisation import scale_and_offset
 from tsm_edge.cli.main import entry_point
 from tsm_edge.demo import DemoRequest, run_demo, write_clip
-from tsm_edge.errors import ArtifactError
+from tsm_edge.errors import ArtifactError, VideoError
 from tsm_edge.networks import build_network
 from tsm_edge.networks.checkpoints import read_checkpoint
 from tsm_edge.networks.loading import load_into
@@ -112,6 +112,18 @@ def test_a_model_of_other_classes_is_refused(small_artifact: Artifact, capsys: p
         evaluate(EvaluateRequest(small_artifact.path))
     assert entry_point(["evaluate", str(small_artifact.path), "--data", "nowhere"]) == 2
     assert "nowhere: no such folder or CSV file" in capsys.readouterr().err
+
+
+def test_broken_videos_are_found_before_anything_is_measured(
+    motion_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsm_edge.training.evaluate.run_clips", lambda *_arguments: pytest.fail("measured"))
+    (tmp_path / "left").mkdir()
+    write_clip(tmp_path / "left" / "one.mp4", draw_stream(1))
+    for name in ("three.mp4", "two.mp4"):
+        (tmp_path / "left" / name).write_bytes(b"")
+    with pytest.raises(VideoError, match=r"three\.mp4: is empty \(0 bytes\) \(nor can be used: .*two\.mp4\)"):
+        evaluate(EvaluateRequest(motion_artifact.path, str(tmp_path)))
 
 
 def test_a_single_clip_of_one_class_can_be_measured(motion_artifact: Artifact, tmp_path: Path) -> None:

@@ -232,13 +232,15 @@ def test_classes_are_recorded_from_a_stream_taught_and_compiled(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tsm_edge.training.teach._STEPS", 2)
     monkeypatch.setattr("sys.stdin", io.StringIO("\n" * 6))
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with serving(endless) as server:
         words = ["--camera", server.url, "--labels", "wave,rest", "--each", "3", "--seconds", "0.5"]
         assert entry_point(["teach", "mine", *words]) == 0
         address = server.url
     out, err = capsys.readouterr()
     assert [line for line in out.splitlines() if line.startswith("verified")]
-    assert err.splitlines()[-1] == f"next: tsm-edge run out/mine/native --camera {address} --every 2 --smooth --show"
+    assert err.splitlines()[-1] == f"next: tsm-edge run out/mine/native --camera {address} --every 2 --smooth"
     clips = find_clips(tmp_path / "out" / "mine" / "clips")
     assert [(clip.label, clip.path.name) for clip in clips] == [
         (label, f"00{number}.mp4") for label in ("rest", "wave") for number in range(3)

@@ -12,6 +12,7 @@ from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cards import DEFAULT_MODEL
 from tsm_edge.cli.artifacts import threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
+from tsm_edge.cli.watch import watch_command
 from tsm_edge.extras import require
 
 if TYPE_CHECKING:
@@ -82,3 +83,5 @@ def command(model: str, checkpoint: Path | None, video: str | None, output: Path
     if result.manifest.random_weights:
         warn(RANDOM_WEIGHTS)
         note("give trained weights with: tsm-edge demo --checkpoint FILE")
+    else:
+        note(f"next: {watch_command(result.artifact)}")

@@ -14,8 +14,8 @@ from tsm_edge.cards import LARGEST_SEED
 from tsm_edge.cli.given import refuse_given
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.train import LOADING, Steady
+from tsm_edge.cli.watch import watch_command
 from tsm_edge.extras import require
-from tsm_edge.video.source import chosen_source
 
 if TYPE_CHECKING:
     from tsm_edge.training.teach import TeachResult
@@ -73,6 +73,7 @@ def command(
     with status(LOADING) as show:
         show(LOADING, 0.0)
         from tsm_edge.training.teach import TeachRequest, check, record, teach
+        from tsm_edge.video.source import chosen_source
 
         request = TeachRequest(name, place, folder, model, freeze, seed=seed)
         check(request)  # before somebody waves for minutes
@@ -88,8 +89,7 @@ def command(
     for label, score in zip(result.measures.labels, result.measures.per_class, strict=True):
         if score.share < 0.5:
             warn(f"{label}: fewer than half of its held-out clips are right; more clips of it may help")
-    shown = f"--camera {shlex.quote(camera or '0')} --every 2 --smooth --show"
-    note(f"next: tsm-edge run {shlex.quote(str(result.artifact))} {shown}")
+    note(f"next: {watch_command(result.artifact, camera or '0')}")
 
 
 def _names(ctx: click.Context, labels: str) -> list[str]:

@@ -108,8 +108,7 @@ def command(
         print_json(result)
         return
     _print(result)
-    if card.network.temporal_mode == "online":
-        note(f"next: tsm-edge compile {shlex.quote(str(_as_path(result.card)))} --target native")
+    note(f"next: tsm-edge compile {shlex.quote(str(_as_path(result.card)))} --target native")
 
 
 # What `train` and `teach` do first, for seconds.

@@ -162,7 +162,8 @@ def ensemble(
     Raises
     ------
     TsmEdgeError
-        A network works on one frame after another, they know different classes, or a weight is not positive.
+        A network works on one frame after another, they know different classes, a weight is not positive, or flow is
+        chosen for none of them.
     VideoError
         The algorithm of optical flow is not there.
     """
@@ -176,6 +177,8 @@ def ensemble(
             "give --weight as often as --with",
         )
     sees_flow = any(_is_flow(session.manifest) for session in sessions)
+    if not sees_flow and seeing.flow != "auto":
+        raise TsmEdgeError(f"flow is {seeing.flow}, and no network here takes optical flow", "leave out --flow")
     method = flow_method(seeing.flow) if sees_flow else None
     views: dict[tuple[Preprocess, FlowMethod | None], View] = {}
     members = []

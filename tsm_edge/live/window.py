@@ -14,6 +14,20 @@ _TITLE = "tsm-edge"
 _ESCAPE, _Q = 27, ord("q")
 
 
+def why_no_window() -> VideoError | None:
+    """Why there can be no window here; None: there can."""
+    import cv2
+
+    if re.search(r"GUI:\s+NONE", cv2.getBuildInformation()):
+        return VideoError("--show needs a window, but the installed OpenCV is headless", "pip install opencv-python")
+    # Qt, in OpenCV's Linux packages, ends the whole process when it finds no display.
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return VideoError(
+            "--show needs a screen, but DISPLAY is not set", "run it on the desktop, or use --out FILE.mp4"
+        )
+    return None
+
+
 class Window:
     """Shows frames; ``q``, Escape or the window's own button ends the run.
 
@@ -24,15 +38,11 @@ class Window:
     """
 
     def __init__(self) -> None:
+        problem = why_no_window()
+        if problem is not None:
+            raise problem
         import cv2
 
-        if re.search(r"GUI:\s+NONE", cv2.getBuildInformation()):
-            raise VideoError("--show needs a window, but the installed OpenCV is headless", "pip install opencv-python")
-        # Qt, in OpenCV's Linux packages, ends the whole process when it finds no display.
-        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise VideoError(
-                "--show needs a screen, but DISPLAY is not set", "run it on the desktop, or use --out FILE.mp4"
-            )
         self._cv2: Any = cv2
         self.closed = False
         cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL)

@@ -23,7 +23,7 @@ from tsm_edge.training.data import Frames, HeldOutClips
 from tsm_edge.training.generated import held_out
 from tsm_edge.training.measures import Logits, Measures, measure
 from tsm_edge.training.motions import LABELS
-from tsm_edge.training.videos import FPS, Held, VideoData, find_clips
+from tsm_edge.training.videos import FPS, Held, VideoData, check_clips, find_clips
 from tsm_edge.video.preprocess import Preprocessor
 
 _FRAMES = 12
@@ -94,7 +94,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateR
             f"{artifact.path}: takes clips of {artifact.manifest.frames} frames, and is measured on one after another",
             "label whole videos with: tsm-edge label",
         )
-    clips = _clips(request, artifact)
+    clips = _clips(request, artifact, progress)
     with open_session(artifact, request.place, request.threads) as session:
         logits, truth = run_clips(session, clips, progress)
     manifest = artifact.manifest
@@ -129,7 +129,7 @@ def _run_clip(session: Session, preprocess: Preprocessor, frames: Frames) -> Log
     return np.stack([session.step(preprocess(frame)).reshape(-1) for frame in frames])
 
 
-def _clips(request: EvaluateRequest, artifact: Artifact) -> HeldOutClips:
+def _clips(request: EvaluateRequest, artifact: Artifact, progress: Progress) -> HeldOutClips:
     manifest = artifact.manifest
     if request.data == "motion":
         if manifest.labels != LABELS:
@@ -144,6 +144,7 @@ def _clips(request: EvaluateRequest, artifact: Artifact) -> HeldOutClips:
     found = find_clips(Path(request.data), fewest=1, classes=1)
     if unknown := sorted({clip.label for clip in found} - set(manifest.labels)):
         raise _other_classes(manifest, unknown, request.data)
+    check_clips(found, manifest.preprocess, request.fps, progress)
     data = VideoData(
         manifest.labels,
         ((), (), found),

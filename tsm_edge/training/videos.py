@@ -260,7 +260,7 @@ class VideoData:
         """
         clips = find_clips(place)
         labels = tuple(sorted({clip.label for clip in clips}))
-        _check(clips, card.preprocess, fps, progress)
+        check_clips(clips, card.preprocess, fps, progress)
         of_video = _split(clips, labels, [os.path.realpath(clip.path) for clip in clips], seed)
         mixed = not all({clip.label for clip in part} == {*labels} for part in of_video)
         splits = _split(clips, labels, range(len(clips)), seed) if mixed else of_video
@@ -286,8 +286,14 @@ class VideoData:
         return self.labels.index(clip.label)
 
 
-def _check(clips: Sequence[Clip], preprocess: Preprocess, fps: float, progress: Progress) -> None:
-    """Find what cannot be decoded before hours of training, not behind them."""
+def check_clips(clips: Sequence[Clip], preprocess: Preprocess, fps: float, progress: Progress) -> None:
+    """Find what cannot be decoded before hours of training, not behind them.
+
+    Raises
+    ------
+    VideoError
+        Naming all videos that cannot be opened, or have no frame in a clip's time.
+    """
     latest: dict[Path, float] = {}
     for clip in clips:
         latest[clip.path] = max(latest.get(clip.path, 0.0), clip.start_s or 0.0)
