@@ -20,13 +20,13 @@ from background import Background, served_at
 from power_fakes import FakeSensor, StepClock
 
 from tsm_edge.artifact.folder import RUNNER, Artifact, load_artifact
-from tsm_edge.bench import told
+from tsm_edge.bench.board_power import measure_outside
 from tsm_edge.bench.boards import measure_on_board
-from tsm_edge.bench.errand import Said
-from tsm_edge.bench.outside import measure_outside
 from tsm_edge.bench.plan import Plan
 from tsm_edge.bench.result import Document, Result, Samples, from_json, read_document, to_json
 from tsm_edge.bench.run import run
+from tsm_edge.bench.runner_report import read_told
+from tsm_edge.bench.runner_run import Said
 from tsm_edge.bench.statistics import summary
 from tsm_edge.bench.subject import Subject, here, over_rpc
 from tsm_edge.deploy.adb import AdbDestination
@@ -212,14 +212,14 @@ def test_what_cannot_be_true_is_refused(name: str, honest: str, artifact_with_ru
     document = json.loads(honest)
     change(document["results"][0])
     with pytest.raises(BenchError, match=words):
-        told.read_told(json.dumps(document), "pi", artifact_with_runner, QUICK, 1, 5.0)
+        read_told(json.dumps(document), "pi", artifact_with_runner, QUICK, 1, 5.0)
 
 
 def test_an_honest_document_is_believed(honest: str, artifact_with_runner: Artifact) -> None:
-    assert told.read_told(honest, "pi", artifact_with_runner, QUICK, 1, 5.0).latency_ms.count == 70
+    assert read_told(honest, "pi", artifact_with_runner, QUICK, 1, 5.0).latency_ms.count == 70
     for text in ("[]", "{", honest.replace("tsm-edge-bench/1", "tsm-edge-bench/9"), honest.replace('"fps"', '"pfs"')):
         with pytest.raises(BenchError, match="pi: "):
-            told.read_told(text, "pi", artifact_with_runner, QUICK, 1, 5.0)
+            read_told(text, "pi", artifact_with_runner, QUICK, 1, 5.0)
 
 
 class Cli:
@@ -371,7 +371,7 @@ def test_a_meter_that_is_read_from_here_knows_when_frames_ran(honest: str, artif
         watts[0] = 2.0
         return Said(honest, 1.05, clock.now())
 
-    result = told.read_told(honest, "pi", artifact_with_runner, QUICK, 1, 5.0)
+    result = read_told(honest, "pi", artifact_with_runner, QUICK, 1, 5.0)
     assert result.environment_after is not None
     after = dataclasses.replace(result.environment_after, at_s=frames_s + tail_s)
     samples = Samples((0.0, 0.3), (300.0, 1e3 * (frames_s - 0.3)))

@@ -12,7 +12,7 @@ from background import Background, Start, served_at
 from conftest import RunProgram
 
 from tsm_edge.artifact.folder import Artifact
-from tsm_edge.bench.default import target_for
+from tsm_edge.bench.default_model import target_for
 from tsm_edge.bench.result import read_document
 from tsm_edge.cards import load_target
 from tsm_edge.rpc.place import Endpoint, Place

@@ -19,7 +19,7 @@ from tsm_edge.artifact.folder import MODEL_ONNX, RUNNER, Artifact
 from tsm_edge.artifact.golden import make_golden
 from tsm_edge.artifact.reference import Reference
 from tsm_edge.bench.plan import Plan
-from tsm_edge.bench.told import read_told
+from tsm_edge.bench.runner_report import read_told
 from tsm_edge.cards import NetworkSpec, Preprocess, TargetCard, load_model, load_target
 from tsm_edge.cards.architecture import architecture
 from tsm_edge.cards.precision import precision_named

@@ -1,7 +1,7 @@
 """A board that is reached over ssh or adb and has nothing installed: ``tsm-runner bench`` runs there.
 
 It times the frames, and reads the sensors that are files, on the board; nothing else goes over the connection while
-frames run. What it sends back is checked here (:mod:`tsm_edge.bench.told`).
+frames run. What it sends back is checked here (:mod:`tsm_edge.bench.runner_report`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tsm_edge.artifact.folder import RUNNER, Artifact
+from tsm_edge.bench.board_power import Chosen, choose_meter, measure_outside
 from tsm_edge.bench.camera import refuse_elsewhere
 from tsm_edge.bench.detected import detected_target
 from tsm_edge.bench.environment import snapshot
-from tsm_edge.bench.errand import Errand
-from tsm_edge.bench.outside import Chosen, choose_meter, measure_outside
 from tsm_edge.bench.plan import Plan
 from tsm_edge.bench.result import Environment, Refused, Result, Route
 from tsm_edge.bench.run import Outcome, Show, no_yardstick
+from tsm_edge.bench.runner_report import read_told
+from tsm_edge.bench.runner_run import Errand
 from tsm_edge.bench.subject import model_of
-from tsm_edge.bench.told import read_told
 from tsm_edge.bench.verdicts import verdicts
 from tsm_edge.cards import TargetCard
 from tsm_edge.cards.architecture import MOST_THREADS

@@ -286,7 +286,7 @@ def _artifact(place: Place | Destination | None, path: Path | None, target: str 
         return load_artifact(path)
     require("compile", "tsm-edge bench without DIR")
     from tsm_edge.bench.boards import board_target
-    from tsm_edge.bench.default import default_artifact, target_for
+    from tsm_edge.bench.default_model import default_artifact, target_for
     from tsm_edge.rpc.place import Place
 
     if target is None and not isinstance(place, Place) and place is not None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tsm_edge.bench.errand import Said
 from tsm_edge.bench.result import Refused, Result, Watts
 from tsm_edge.bench.run import figures
+from tsm_edge.bench.runner_run import Said
 from tsm_edge.errors import PowerError, TsmEdgeError
 from tsm_edge.power.measure import EnergyReport, energy_report
 from tsm_edge.power.registry import AUTO, NONE, LiveMeter, Meter, open_meter, open_sensor

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tsm_edge.bench.default import fingerprint
+from tsm_edge.bench.default_model import fingerprint
 from tsm_edge.cards import DEFAULT_MODEL, load_model, load_target
 from tsm_edge.cards.precision import FP32
 from tsm_edge.errors import BenchError
@@ -30,7 +30,7 @@ def test_what_decides_an_artifact_is_in_its_name(tmp_path: Path, monkeypatch: py
     ]
     weights.write_bytes(b"two")
     found.append(fingerprint(trained, target, FP32))
-    monkeypatch.setattr("tsm_edge.bench.default.__version__", "99.0")
+    monkeypatch.setattr("tsm_edge.bench.default_model.__version__", "99.0")
     found.append(fingerprint(card, target, FP32))
     assert len(set(found)) == len(found)
     monkeypatch.undo()
