@@ -10,7 +10,7 @@ import pytest
 from boards import BOARDS, build, laptop, nano, orin, phone, pi_4, policy, through_a_shell
 
 from tsm_edge.bench.environment import fix_clock_commands, glance, snapshot
-from tsm_edge.bench.result import Environment, Event, Gpu, Temperature
+from tsm_edge.bench.result import AlarmCount, Environment, Gpu, Temperature
 from tsm_edge.power.system import LocalSystem
 
 
@@ -172,9 +172,9 @@ def test_without_either_it_is_said_that_nobody_knows(tmp_path: Path) -> None:
 def test_alarms_of_jetsons_are_counted(tmp_path: Path) -> None:
     found = snapshot(build(tmp_path / "orin", orin((0, 15, 37))))
     assert found.events == (
-        Event("under voltage (OC1)", 0),
-        Event("average over-current (OC2)", 15),
-        Event("over-current (OC3)", 37),
+        AlarmCount("under voltage (OC1)", 0),
+        AlarmCount("average over-current (OC2)", 15),
+        AlarmCount("over-current (OC3)", 37),
     )
     older = snapshot(build(tmp_path / "nano", nano()))
     assert ("events", "this JetPack shows no counter of over-current alarms") in [
@@ -184,7 +184,7 @@ def test_alarms_of_jetsons_are_counted(tmp_path: Path) -> None:
 
 def test_thermal_interrupts_and_cooling(tmp_path: Path) -> None:
     found = snapshot(build(tmp_path / "pc", laptop(throttles=3)))
-    assert found.events == (Event("cores too hot", 12), Event("package too hot", 7))
+    assert found.events == (AlarmCount("cores too hot", 12), AlarmCount("package too hot", 7))
     assert found.throttled_now == ()
     hot = snapshot(build(tmp_path / "phone", phone(status=2, cooling=3)))
     assert hot.throttled_now == ("cooled by thermal-cpufreq-0", "thermal status moderate")

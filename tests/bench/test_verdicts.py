@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from bench_results import a_result, changed, document, look
 
-from tsm_edge.bench.result import Core, Event, Gpu, Refused, Result, Verdict, Verification
+from tsm_edge.bench.result import AlarmCount, Core, Gpu, Refused, Result, Verdict, Verification
 from tsm_edge.bench.result import Deadlines as Paced
 from tsm_edge.bench.verdicts import headline, verdicts
 
@@ -50,8 +50,8 @@ DISTURBED: dict[str, tuple[str, Result, str]] = {
         "throttled",
         changed(
             QUIET,
-            before={"events": (Event("over-current (OC3)", 37),)},
-            after={"events": (Event("over-current (OC3)", 40),)},
+            before={"events": (AlarmCount("over-current (OC3)", 37),)},
+            after={"events": (AlarmCount("over-current (OC3)", 40),)},
         ),
         "3 × over-current (OC3)",
     ),

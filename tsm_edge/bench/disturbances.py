@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from tsm_edge.bench.result import Core, Environment, Event, Residency, Result, Verdict
+from tsm_edge.bench.result import AlarmCount, Core, Environment, Residency, Result, Verdict
 
 # Clocks that differ by less are the same; a governor's steps are 100 MHz apart.
 _SAME_CLOCK = 0.03
@@ -62,7 +62,7 @@ def _throttled(before: Environment, looks: Sequence[Environment]) -> Iterator[Ve
         yield Verdict("throttled", "good", f"no throttling{_heat(looks)}")
 
 
-def _counted(before: Sequence[Event], later: Sequence[Environment]) -> list[str]:
+def _counted(before: Sequence[AlarmCount], later: Sequence[Environment]) -> list[str]:
     old = {event.name: event.count for event in before}
     most = {event.name: event.count for look in later for event in look.events}
     return [f"{count - old[name]} × {name}" for name, count in most.items() if name in old and count > old[name]]

@@ -12,7 +12,7 @@ from tsm_edge.bench.environment import alarms, board, load
 from tsm_edge.bench.environment.alarms import Alarm, Way, ask_alarms, read_alarms
 from tsm_edge.bench.environment.board import read_board, way_of
 from tsm_edge.bench.environment.load import other_runs, read_load
-from tsm_edge.bench.result import Environment, Event, Refused
+from tsm_edge.bench.result import AlarmCount, Environment, Refused
 from tsm_edge.machine import clocks, heat, nvidia
 from tsm_edge.machine.clocks import Gpu, read_cores, read_gpus, read_residency
 from tsm_edge.machine.files import Files, ask, number_of, text_of
@@ -152,10 +152,10 @@ def _since_boot(found: tuple[Alarm, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(alarm.name for alarm in found if alarm.since_boot))
 
 
-def _events(found: tuple[Alarm, ...]) -> tuple[Event, ...]:
+def _events(found: tuple[Alarm, ...]) -> tuple[AlarmCount, ...]:
     """Those that are counted; of a Raspberry Pi's only that there was one is known."""
     return tuple(
-        Event(alarm.name, alarm.since_boot) for alarm in found if alarm.counted and alarm.since_boot is not None
+        AlarmCount(alarm.name, alarm.since_boot) for alarm in found if alarm.counted and alarm.since_boot is not None
     )
 
 

@@ -5,7 +5,7 @@ unit (``_ms``, ``_s``, ``_w``, ``_j``, ``_mhz``, ``_c``, ``_mb``). What is not k
 """
 
 from tsm_edge.bench.result.document import SCHEMA, Document, from_json, read_document, to_json, write_document
-from tsm_edge.bench.result.environment import Environment, Event
+from tsm_edge.bench.result.environment import AlarmCount, Environment
 from tsm_edge.bench.result.kernels import KernelFigures, StageFigures
 from tsm_edge.bench.result.latency import CameraToLabel, Deadlines, Latency, Refused, Samples, Startup, Yardstick
 from tsm_edge.bench.result.power import Power, Watts
@@ -16,12 +16,12 @@ from tsm_edge.power.measure import RailPower
 
 __all__ = [
     "SCHEMA",
+    "AlarmCount",
     "CameraToLabel",
     "Core",
     "Deadlines",
     "Document",
     "Environment",
-    "Event",
     "Gpu",
     "KernelFigures",
     "Latency",

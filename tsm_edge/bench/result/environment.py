@@ -10,8 +10,8 @@ from tsm_edge.machine.heat import Temperature
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something that is counted since the machine started, such as over-current alarms."""
+class AlarmCount:
+    """How often something held the machine back since it started, such as over-current."""
 
     name: str
     count: int
@@ -45,7 +45,7 @@ class Environment:
     temperatures : tuple of Temperature
     throttled_now, throttled_since_boot : tuple of str
         In words: "under-voltage", "frequency capped", "over-current alarm".
-    events : tuple of Event
+    events : tuple of AlarmCount
         What holds the clock back and is counted.
     power_mode : str or None
         Of a Jetson: nvpmodel's.
@@ -86,7 +86,7 @@ class Environment:
     temperatures: tuple[Temperature, ...] = ()
     throttled_now: tuple[str, ...] = ()
     throttled_since_boot: tuple[str, ...] = ()
-    events: tuple[Event, ...] = ()
+    events: tuple[AlarmCount, ...] = ()
     power_mode: str | None = None
     power_modes: tuple[str, ...] = ()
     time_in_state: tuple[Residency, ...] = ()
