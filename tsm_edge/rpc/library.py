@@ -41,7 +41,7 @@ class _Any(ctypes.Structure):
     _fields_ = (("kind", ctypes.c_int32), ("padding", ctypes.c_uint32), ("content", _Content))
 
 
-class Library:
+class PackedLibrary:
     """A loaded shared library.
 
     Parameters

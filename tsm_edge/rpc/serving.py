@@ -14,7 +14,7 @@ from tsm_edge import __version__
 from tsm_edge.cards.architecture import check_threads, cpu_flags, this_architecture
 from tsm_edge.cards.threads import Threads
 from tsm_edge.rpc.handshake import BUILD, FIND_UPLOAD, KEEP_UPLOAD, SERVER_INFO, SET_CORES, SET_THREADS
-from tsm_edge.rpc.library import Library, TimedFunction
+from tsm_edge.rpc.library import PackedLibrary, TimedFunction
 from tsm_edge.rpc.served_machine import ServedMachine
 from tsm_edge.rpc.session_loop import SessionLoop
 from tsm_edge.rpc.sockets import Patience, send
@@ -83,10 +83,10 @@ def _prepare(stream: socket.socket) -> None:
             stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _load_module(path: str) -> Library:
+def _load_module(path: str) -> PackedLibrary:
     if not path.endswith(".so"):
         raise ValueError(f"{Path(path).name} is no .so: only shared libraries are loaded here, link it before")
-    return Library(path)
+    return PackedLibrary(path)
 
 
 def _timed(
@@ -106,7 +106,7 @@ def _timed(
     ValueError
         More is asked for than times of a model's function.
     """
-    function = module.function(name) if isinstance(module, Library) else None
+    function = module.function(name) if isinstance(module, PackedLibrary) else None
     if function is None or (device_kind, device) != CPU:
         raise ValueError(f"{name} is not timed: expected a function of a loaded model, and the CPU")
     _, cooldown_ms, _, flushed_bytes, before = more

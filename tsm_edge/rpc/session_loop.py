@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.rpc import wire
-from tsm_edge.rpc.library import Library, PackedFunction, TimedFunction
+from tsm_edge.rpc.library import PackedFunction, PackedLibrary, TimedFunction
 from tsm_edge.rpc.memory import Memory
 from tsm_edge.rpc.sockets import Buffer, Patience, receive
 from tsm_edge.rpc.values import (
@@ -64,7 +64,7 @@ class SessionLoop:
         self._functions = functions
         self._memory = Memory()
         self._handles = itertools.count(1)
-        self._held: dict[int, _Function | Library] = {}
+        self._held: dict[int, _Function | PackedLibrary] = {}
         self._calls: dict[bytes, Callable[[], Any]] = {}  # whole packets whose calls are bound already
         self._actions: Mapping[int, Callable[[Values], list[Any]]] = {
             wire.GET_FUNCTION: self._get_function,
@@ -157,7 +157,7 @@ class SessionLoop:
         values = Values(body, _MOST_VALUES)
         function = self._object(values.take("<Q")[0])
         arguments = [self._resolved(value) for value in values.sequence()]
-        if isinstance(function, Library):
+        if isinstance(function, PackedLibrary):
             raise ValueError("a module is not called: ask it for a function")
         if not isinstance(function, PackedFunction | TimedFunction):
             return function(*arguments)
@@ -171,19 +171,19 @@ class SessionLoop:
     def _resolved(self, value: Any) -> Any:
         return self._object(value.handle) if isinstance(value, RemoteModule | RemoteFunction) else value
 
-    def _object(self, handle: int) -> _Function | Library:
+    def _object(self, handle: int) -> _Function | PackedLibrary:
         if handle not in self._held:
             raise ValueError(f"this session has no function or module {handle}")
         return self._held[handle]
 
-    def _hold(self, item: _Function | Library) -> Pointer:
+    def _hold(self, item: _Function | PackedLibrary) -> Pointer:
         handle = next(self._handles)
         self._held[handle] = item
         return Pointer(handle)
 
     def _returned(self, value: Any) -> list[Any]:
         """A result's type, and the result."""
-        if isinstance(value, Library):
+        if isinstance(value, PackedLibrary):
             return [MODULE, self._hold(value)]
         if isinstance(value, PackedFunction | TimedFunction):
             return [FUNCTION, self._hold(value)]
