@@ -32,4 +32,5 @@ def test_boards_that_do_not_tell_are_taken_for_alike() -> None:
 def test_two_servers_of_one_machine_are_told() -> None:
     said: list[str] = []
     check_alike([board("a", "x", "1"), board("b", "x", "2"), board("c", "x", "1")], said.append)
+    check_alike([board("tracked", "x", "1"), board("tracked", "x", "1")], pytest.fail)
     assert said == ["a and c are one machine: what they measure at the same time is slower"]

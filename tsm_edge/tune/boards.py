@@ -131,7 +131,8 @@ def check_alike(boards: Sequence[Board], warn: Callable[[str], None]) -> None:
             )
     first: dict[str, Board] = {}
     for board in boards:
-        if board.boot and (other := first.setdefault(board.boot, board)) is not board:
+        # A tracker may have handed out the same one twice; it will hand out others.
+        if board.boot and (other := first.setdefault(board.boot, board)).name != board.name:
             warn(f"{other.name} and {board.name} are one machine: what they measure at the same time is slower")
 
 
