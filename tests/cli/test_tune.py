@@ -24,10 +24,11 @@ from tsm_edge.compile import pipeline, trial_library
 from tsm_edge.compile.records import read_records
 from tsm_edge.compile.thread_record import ThreadRecord
 from tsm_edge.compile.trials import network_of
+from tsm_edge.errors import TuneError
 from tsm_edge.tune import page as report_page
 from tsm_edge.tune.candidates import candidates
 from tsm_edge.tune.state import Tuned
-from tsm_edge.tune.tuner import Tuner
+from tsm_edge.tune.tuner import Trial, Tuner
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -195,9 +196,31 @@ def test_what_was_compared_is_said(
     tuned = dataclasses.replace(tuned, refused="with 2 threads it is not faster")
     assert "step by the rules, 2 threads 0.600 (95 %: 0.500 to 0.700) of its time with one thread" in lines()
     assert "not recorded what is faster, each alone: with 2 threads it is not faster" in lines()
+    told = run_here(str(small_artifact.path), "-o", "r.jsonl").stderr
+    assert "the kernels are not recorded: with 2 threads it is not faster; the trials are kept" in told
     page = Path("r.html").read_text("utf-8").replace("&#x27;", "'")
     assert "faster in one thread, but with 2 threads it is not faster: its kernels are not recorded" in page
     assert "tuned, of the rules' with as many" in page
+
+
+def test_what_comes_with_the_target_is_tried_first(
+    run_here: Callable[..., Done], small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """compile --records would use it no more."""
+    network, tried = network_of(small_artifact), list[str]()
+    shipped = list(candidates(network, network.freedoms, {}))[-1].blank
+    (tmp_path / "shipped.jsonl").write_text(
+        f"{dataclasses.replace(shipped, accepted=True, ratio=(0.9, 0.8, 0.95), rounds=16).line()}\n", "utf-8"
+    )
+    monkeypatch.setattr(command, "shipped_records", lambda target: tmp_path / "shipped.jsonl")
+
+    def tries(self: Tuner, runner: object, trial: Trial) -> None:
+        tried.append(trial.candidate.blank.candidate)
+        raise TuneError("enough", "that was the first")
+
+    monkeypatch.setattr(Tuner, "_try", tries)
+    assert "enough" in run_here(str(small_artifact.path), "--budget", "10h", "-o", "r.jsonl").stderr
+    assert tried == [shipped.candidate]
 
 
 def test_a_report_that_cannot_be_written_hides_no_result(

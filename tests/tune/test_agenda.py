@@ -41,6 +41,14 @@ def test_the_kernel_that_takes_most_time_comes_first_and_the_likeliest_of_it() -
     assert len(agenda) == 6
 
 
+def test_what_is_known_from_elsewhere_comes_before_all_others() -> None:
+    short, long = kernel("short", 10.0), kernel("long", 100.0)
+    agenda = Agenda([*short, *long], (), {short[3].blank.candidate, "of another network"})
+    assert names(agenda.take(2)) == ["short.d", "long.a"]
+    learned = Agenda([*short, *long], [measured(short[3], 1.2)], {short[3].blank.candidate})
+    assert "short.d" not in names(learned.take(8)), "it was measured before"
+
+
 def test_a_library_has_candidates_of_several_kernels() -> None:
     agenda = Agenda([*kernel("one", 100.0), *kernel("two", 90.0)])
     assert sorted(names(agenda.take(4))) == ["one.a", "one.b", "two.a", "two.b"]

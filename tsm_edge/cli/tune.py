@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tsm_edge.cards import DEFAULT_MODEL, ModelCard, load_model, load_target, model_names
+from tsm_edge.cards import DEFAULT_MODEL, ModelCard, load_model, load_target, model_names, shipped_records
 from tsm_edge.cards.architecture import MOST_THREADS, why_not_here
 from tsm_edge.cards.detect_gpu import detect_gpu
 from tsm_edge.cards.precision import FP32, INT8, precision_named
@@ -131,7 +131,8 @@ def command(
         show = stack.enter_context(_progress())
         about = _about(boards, threads, network)
         builder = TrialBuilder(network, trials)
-        tuner = Tuner(network, Fleet(boards, warn), ledger, builder, Budget(budget_s), about, show)
+        fleet, known = Fleet(boards, warn), _shipped(card)
+        tuner = Tuner(network, fleet, ledger, builder, Budget(budget_s), about, show, known)
         tuned = tuner.run(pattern)
         records, used = tuner.known(), network.recorded(ledger.records).covered
     if as_json:
@@ -147,6 +148,14 @@ def command(
         note(f"report: {html}")
 
 
+def _shipped(card: TargetCard) -> frozenset[str]:
+    """The candidates that come with a target: what compile would use, were there not the records that are made now."""
+    from tsm_edge.compile.records import read_records
+
+    path = shipped_records(card.name)
+    return frozenset(record.candidate for record in read_records(path).records) if path is not None else frozenset()
+
+
 def _next(model: str | None, target: str | None, precision: str | None, path: Path) -> str:
     how = ("--precision", precision) if precision is not None else ()
     words = ("compile", model or DEFAULT_MODEL, "--target", target or "native", *how, "--records", str(path))
@@ -160,6 +169,8 @@ def _again(compiled: Artifact, path: Path) -> str:
 def _nothing_faster(tuned: Tuned, used: int) -> str:
     """What is said of a run without a new record; ``used``: kernels that earlier runs have records for."""
     kept = "the trials are kept for --continue"
+    if tuned.refused:
+        return f"the kernels are not recorded: {tuned.refused}; {kept}"
     if used:
         return f"no kernel makes the step faster beyond doubt now; compile uses {used} records of earlier runs; {kept}"
     what = "only the threads are used by compile" if tuned.threads else "no record is used by compile"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -67,9 +67,14 @@ class Agenda:
     candidates : iterable of Candidate
     records : iterable of Record
         What was measured before; its candidates do not wait.
+    first : collection of str
+        :attr:`Record.candidate` of those that are taken before all others.
     """
 
-    def __init__(self, candidates: Iterable[Candidate], records: Iterable[Record] = ()) -> None:
+    def __init__(
+        self, candidates: Iterable[Candidate], records: Iterable[Record] = (), first: Collection[str] = ()
+    ) -> None:
+        self._first = frozenset(first)
         self._all = {one.blank.candidate: one for one in candidates}
         self._one_at_a_time = threading.Lock()
         self._best: defaultdict[str, float] = defaultdict(float)  # of a kernel, logarithm of the ratio
@@ -117,6 +122,8 @@ class Agenda:
 
     def _hope_us(self, candidate: Candidate) -> float:
         """Microseconds that it is expected to save, beyond the best of its kernel so far."""
+        if candidate.blank.candidate in self._first:
+            return math.inf
         best, move = self._best[candidate.blank.key], candidate.move
         axis, same = self._axes[move.axis], self._moves[move.axis, move.to]
         first_doubt = STRUCTURE_DOUBT if move.is_structural else SETTINGS_DOUBT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -121,6 +121,8 @@ class Tuner:
     about : dict of str to str
         What records say of the machine.
     show : callable
+    first : collection of str
+        Candidates (:attr:`Record.candidate`) that are tried before all others: what was accepted elsewhere.
     """
 
     def __init__(
@@ -132,7 +134,9 @@ class Tuner:
         budget: Budget,
         about: dict[str, str],
         show: Show = lambda state: None,
+        first: Collection[str] = (),
     ) -> None:
+        self._first = first
         self._network = network
         self._fleet = fleet
         self._turn = threading.Lock()  # who has it may build
@@ -171,7 +175,7 @@ class Tuner:
         everything = {one.blank.candidate: one for one in found}
         self._kernel_us = {one.blank.key: one.kernel_us for one in everything.values()}
         known = self._best_known()
-        self._agenda = Agenda(everything.values(), known.values())
+        self._agenda = Agenda(everything.values(), known.values(), self._first)
         had_failed = self._failed()
         self._measure_all(self._agenda, self._try, SEARCH_SHARE)
         new = [record for name, record in self._best_known().items() if name not in known]
