@@ -109,7 +109,7 @@ def test_other_peoples_folders(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("1")
     assert refusal(tmp_path / "thesis") == (
-        f"{tmp_path}/thesis: exists and is not a compiled artifact; choose another folder with: tsm-edge compile -o DIR"
+        f"{tmp_path}/thesis: exists and is not a compiled artifact; choose another folder with: -o DIR"
     )
     assert (tmp_path / "thesis" / "chapter").read_text() == "1"
 

@@ -285,12 +285,19 @@ def test_what_cannot_be_taught_is_told_before_the_camera_records(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
+    (tmp_path / "other" / "native").mkdir(parents=True)
+    (tmp_path / "other" / "native" / "notes.txt").touch()
     monkeypatch.setattr("tsm_edge.training.teach.record", lambda *_arguments: pytest.fail("recorded"))
     for labels, more, message in (
         ("wave,wave", (), "at least two classes, each once"),
         ("wave,rest", ("--model", "mobilenetv2-jester"), "has no online weights to begin from"),
         ("wave,rest", ("--freeze", "99"), "freeze is 99, expected -1 to 19 parts"),
         ("wave,rest", ("-o", "file"), "file: cannot be written"),
+        (
+            "wave,rest",
+            ("-o", "other"),
+            "other/native: exists and is not a compiled artifact; choose another",
+        ),
         ("wave,rest", ("--seed", str(2**63)), "is not in the range"),
     ):
         assert entry_point(["teach", "mine", "--camera", "0", "--labels", labels, *more]) == 2

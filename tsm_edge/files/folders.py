@@ -50,6 +50,21 @@ class FolderKind:
     elsewhere: str
 
 
+def check_folder(path: Path, kind: FolderKind) -> None:
+    """Refuse early what :func:`writing_folder` would refuse behind other work.
+
+    Raises
+    ------
+    ArtifactError
+        ``path`` is not tsm-edge's to replace.
+    TsmEdgeError
+        Its name is not UTF-8.
+    """
+    place = _Place(path, Path(os.path.realpath(path)), kind)
+    place.check_possible()
+    place.check_ours()
+
+
 @contextmanager
 def writing_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
     """Fill a temporary folder that takes the place of ``path`` when the block ends without an error.

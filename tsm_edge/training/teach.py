@@ -13,7 +13,7 @@ from pathlib import Path
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import ModelCard, load_model, load_target
 from tsm_edge.cards.checks import check_name
-from tsm_edge.compile.pipeline import CompileRequest, compile_model
+from tsm_edge.compile.pipeline import CompileRequest, check_place, compile_model
 from tsm_edge.errors import CardError, CheckFailed, TsmEdgeError, VideoError
 from tsm_edge.files.atomic import make_folders
 from tsm_edge.networks import build_network
@@ -34,6 +34,7 @@ from tsm_edge.video.writer import VideoFile
 _FRAMES = 20
 _STEPS = 300
 _TRAINED, _COMPILED = 0.8, 0.95
+_NATIVE = "native"  # in the new model's folder: compiled
 _SLOWER = "train more slowly: tsm-edge train --data {clips} --init motion --rate 0.0003 -o DIR"
 
 
@@ -115,7 +116,7 @@ def teach(
         trained = train(training, lambda text, done: progress(text, _TRAINED * done), note)
     except Diverged as error:
         raise TsmEdgeError(error.problem, _SLOWER.format(clips=shlex.quote(str(request.clips)))) from None
-    folder = request.output / "native"
+    folder = request.output / _NATIVE
     artifact = compile_model(
         CompileRequest(load_target("native"), folder, load_model(trained.card), runner=False),
         lambda text, done: progress(text, _TRAINED + (_COMPILED - _TRAINED) * done),
@@ -149,6 +150,7 @@ def check(request: TeachRequest) -> ModelCard:
     network = dataclasses.replace(card.network, frames=_FRAMES)
     freeze(build_network(network), request.freeze)
     check_output(request.output, request.name, [request.clips, Path(card.weights_file)], again=True)
+    check_place(request.output / _NATIVE)
     return dataclasses.replace(card, name=request.name, network=network)
 
 

@@ -13,10 +13,10 @@ from tsm_edge.artifact.manifest import embedded_forms
 from tsm_edge.cards.architecture import runs_here
 from tsm_edge.errors import ArtifactError, CompileError
 from tsm_edge.files.atomic import file_sha256
-from tsm_edge.files.folders import FolderKind, writing_folder
+from tsm_edge.files.folders import FolderKind, check_folder, writing_folder
 
 SUMS = "SHA256SUMS"
-_ELSEWHERE = "choose another folder with: tsm-edge compile -o DIR"
+_ELSEWHERE = "choose another folder with: -o DIR"
 
 
 def artifact_listing(folder: Path) -> Mapping[str, str]:
@@ -56,6 +56,17 @@ def _sums_listing(folder: Path) -> Mapping[str, str]:
 
 _ARTIFACT = FolderKind("a compiled artifact", artifact_listing, _ELSEWHERE)
 _INTERMEDIATES = FolderKind("the intermediates of a compilation", _sums_listing, _ELSEWHERE)
+
+
+def check_artifact_place(path: Path) -> None:
+    """Refuse early what :func:`writing_artifact` would refuse.
+
+    Raises
+    ------
+    ArtifactError
+        ``path`` is not an artifact with nothing else in it.
+    """
+    check_folder(path, _ARTIFACT)
 
 
 @contextmanager
