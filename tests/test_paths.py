@@ -24,7 +24,8 @@ from tsm_edge.errors import TsmEdgeError
 from tsm_edge.files.atomic import scratch_folder
 from tsm_edge.files.paths import native_path, printable, refuse_replacing, refuse_replacing_folder
 from tsm_edge.session.local import OnlineSession
-from tsm_edge.video.source import SourceInfo, open_source
+from tsm_edge.video.base import SourceInfo
+from tsm_edge.video.source import open_source
 from tsm_edge.video.writer import VideoFile
 
 BAD = os.fsdecode(b"bad\xff")

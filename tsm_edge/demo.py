@@ -25,7 +25,8 @@ from tsm_edge.session.open import open_session
 from tsm_edge.training.motions import LABELS
 from tsm_edge.training.stream import FPS, Stream, draw_stream
 from tsm_edge.verify.compare import VerifyResult, verify_artifact
-from tsm_edge.video.source import SourceInfo, open_source
+from tsm_edge.video.base import SourceInfo
+from tsm_edge.video.source import open_source
 from tsm_edge.video.writer import VideoFile
 
 # The share of the demo's time at which the model is usually compiled, and verified.

@@ -17,7 +17,8 @@ from tsm_edge.events.event import Event, EventType, rfc3339
 from tsm_edge.events.recorder import Recorder, Recording
 from tsm_edge.live.observer import Snapshot, Totals
 from tsm_edge.live.result import FrameResult
-from tsm_edge.video.source import SourceInfo, open_source
+from tsm_edge.video.base import SourceInfo
+from tsm_edge.video.source import open_source
 from tsm_edge.video.writer import VideoFile
 
 INFO = SourceInfo("camera 0", True, 64, 48, 25.0, None)

@@ -18,8 +18,9 @@ from tsm_edge.live.annotate import annotate
 from tsm_edge.live.result import FrameResult, RunSummary
 from tsm_edge.live.run import Run, RunRequest, run
 from tsm_edge.video.capture import SourceOptions
+from tsm_edge.video.file_source import FileSource
 from tsm_edge.video.preprocess import Preprocessor
-from tsm_edge.video.source import FileSource, open_source
+from tsm_edge.video.source import open_source
 
 
 def run_all(

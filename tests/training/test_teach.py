@@ -32,8 +32,8 @@ from tsm_edge.training.render import draw_camera, render
 from tsm_edge.training.teach import TeachRequest, record, teach
 from tsm_edge.training.train import TrainRequest, train
 from tsm_edge.training.videos import Clip, Held, VideoData, find_clips, read_clip
+from tsm_edge.video.base import SourceInfo
 from tsm_edge.video.camera import OpenCvCapture
-from tsm_edge.video.source import SourceInfo
 from tsm_edge.video.writer import VideoFile
 
 CARD = load_model("motion")

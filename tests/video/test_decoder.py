@@ -12,7 +12,8 @@ import pytest
 from encoded_clips import case, clip, encode, index_first, plain, write_mjpeg
 
 from tsm_edge.errors import VideoError
-from tsm_edge.video.source import Frame, VideoSource, open_source
+from tsm_edge.video.base import Frame, VideoSource
+from tsm_edge.video.source import open_source
 
 Image = npt.NDArray[np.uint8]
 

@@ -9,8 +9,9 @@ import pytest
 from encoded_clips import plain, write_avi
 
 from tsm_edge.errors import VideoError
+from tsm_edge.video.file_source import FileSource
 from tsm_edge.video.loop import LoopedSource
-from tsm_edge.video.source import FileSource, open_source
+from tsm_edge.video.source import open_source
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from encoded_clips import jpeg, plain
 
 from tsm_edge.errors import VideoError
-from tsm_edge.video.source import FileSource, open_source
+from tsm_edge.video.file_source import FileSource
+from tsm_edge.video.source import open_source
 
 
 def write(folder: Path, names: list[str]) -> Path:

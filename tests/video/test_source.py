@@ -25,7 +25,8 @@ from encoded_clips import (
 from mjpeg_server import serving_file
 
 from tsm_edge.errors import VideoError
-from tsm_edge.video.source import FileSource, open_source
+from tsm_edge.video.file_source import FileSource
+from tsm_edge.video.source import open_source
 
 
 def refusal(place: str | Path | int) -> str:

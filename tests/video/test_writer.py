@@ -14,7 +14,8 @@ from encoded_clips import case, plain, write_avi
 
 from tsm_edge.errors import TsmEdgeError, VideoError
 from tsm_edge.live.annotate import annotate
-from tsm_edge.video.source import SourceInfo, open_source
+from tsm_edge.video.base import SourceInfo
+from tsm_edge.video.source import open_source
 from tsm_edge.video.writer import VideoFile
 
 

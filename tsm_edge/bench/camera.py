@@ -11,8 +11,9 @@ from tsm_edge.bench.result import CameraToLabel
 from tsm_edge.bench.statistics import summary
 from tsm_edge.bench.subject import Subject
 from tsm_edge.errors import BenchError
+from tsm_edge.video.base import Frame
 from tsm_edge.video.preprocess import Preprocessor
-from tsm_edge.video.source import Frame, open_source
+from tsm_edge.video.source import open_source
 
 _LONGEST_S = 20.0
 _WARM = 3  # frames that are not counted

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tsm_edge.live.run import RunRequest
     from tsm_edge.rpc.place import Place
     from tsm_edge.session.base import Session
-    from tsm_edge.video.source import VideoSource
+    from tsm_edge.video.base import VideoSource
 
 
 @click.command("run")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tsm_edge.events.watch import Watch
     from tsm_edge.live.observer import Observer
     from tsm_edge.page.publisher import Counters, Publisher
-    from tsm_edge.video.source import SourceInfo
+    from tsm_edge.video.base import SourceInfo
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

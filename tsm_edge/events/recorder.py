@@ -20,8 +20,8 @@ from tsm_edge.events.courier import Counts
 from tsm_edge.events.event import Event
 from tsm_edge.live.observer import Snapshot
 from tsm_edge.priority import be_last
+from tsm_edge.video.base import SourceInfo
 from tsm_edge.video.jpeg import decode_jpeg, encode_jpeg
-from tsm_edge.video.source import SourceInfo
 from tsm_edge.video.writer import VideoFile
 
 _QUALITY = 85

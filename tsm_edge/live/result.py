@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tsm_edge.video.source import Break
+from tsm_edge.video.base import Break
 
 Floats = npt.NDArray[np.float32]
 Reset = Break | Literal["new connection"]

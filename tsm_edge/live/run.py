@@ -24,9 +24,9 @@ from tsm_edge.live.result import CacheReset, FrameResult, Reset, RunSummary, Tim
 from tsm_edge.live.smoothing import Smoother
 from tsm_edge.live.window import Window
 from tsm_edge.session.base import Session
+from tsm_edge.video.base import Break, Frame, VideoSource
 from tsm_edge.video.capture import Image
 from tsm_edge.video.preprocess import Preprocessor
-from tsm_edge.video.source import Break, Frame, VideoSource
 from tsm_edge.video.writer import VideoFile, check_place
 
 # Statistics cover this many latest predictions, so that a run of weeks does not fill the memory (an hour at 30/s).

@@ -27,7 +27,8 @@ from tsm_edge.training.recipe import TEACH
 from tsm_edge.training.train import TrainRequest, freeze, train
 from tsm_edge.training.videos import FPS, Held, VideoData
 from tsm_edge.verify.compare import VerifyResult, verify_artifact
-from tsm_edge.video.source import VideoSource, open_source
+from tsm_edge.video.base import VideoSource
+from tsm_edge.video.source import open_source
 from tsm_edge.video.writer import VideoFile
 
 # Frames of a piece: longer than the network remembers, so that its mean label is of a whole motion.

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tsm_edge.errors import VideoError
+from tsm_edge.video.base import Break, Frame, SourceInfo, VideoSource
 from tsm_edge.video.capture import Capture, Picture, SourceOptions, wait_for
-from tsm_edge.video.source import Break, Frame, SourceInfo, VideoSource
 
 _JOIN_S = 1.0
 _POLL_S = 0.1

@@ -6,7 +6,8 @@ import dataclasses
 import time
 
 from tsm_edge.errors import VideoError
-from tsm_edge.video.source import FileSource, Frame, VideoSource
+from tsm_edge.video.base import Frame, VideoSource
+from tsm_edge.video.file_source import FileSource
 
 # The longest sleep between two looks at whether somebody wants to know that time passes.
 _NAP_S = 0.1

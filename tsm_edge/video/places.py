@@ -10,9 +10,10 @@ import numpy.typing as npt
 from tsm_edge.cards import Preprocess
 from tsm_edge.errors import VideoError
 from tsm_edge.files.paths import printable
+from tsm_edge.video.base import VideoSource
 from tsm_edge.video.capture import SourceOptions
 from tsm_edge.video.preprocess import Preprocessor
-from tsm_edge.video.source import VideoSource, open_source
+from tsm_edge.video.source import open_source
 
 PLACES, FRAMES = 8, 16
 

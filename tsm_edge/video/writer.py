@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tsm_edge.errors import VideoError
 from tsm_edge.files.atomic import NewFile
 from tsm_edge.files.paths import native_path, refuse_replacing
+from tsm_edge.video.base import SourceInfo
 from tsm_edge.video.capture import Image, SourceOptions
 from tsm_edge.video.ffmpeg import load_ffmpeg
-from tsm_edge.video.source import SourceInfo
 
 if TYPE_CHECKING:
     from av.packet import Packet
