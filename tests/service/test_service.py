@@ -177,7 +177,10 @@ def test_a_link_is_followed_to_what_the_services_user_cannot_read(tmp_path: Path
         (["--events", "e.jsonl"], ["--events", "e.jsonl"]),  # written: not the file that lies here
         (["--events=e.jsonl", "--rules=rules.toml"], ["--events", "e.jsonl", "--rules", "{here}/rules.toml"]),
         (["--record", "/var/lib/tsm-edge-live/clips"], ["--record", "/var/lib/tsm-edge-live/clips"]),
-        (["--webhook-secret=secret"], ["--webhook-secret", "${CREDENTIALS_DIRECTORY}/webhook-secret"]),
+        (
+            ["--webhook-secret=secret", "--webhook", "http://h/"],
+            ["--webhook-secret", "${CREDENTIALS_DIRECTORY}/webhook-secret", "--webhook", "http://h/"],
+        ),
     ],
 )
 def test_files_are_named_where_the_service_finds_them(
@@ -233,6 +236,23 @@ def test_a_network_of_clips_is_no_service(clip_artifact: Artifact, capsys: pytes
     """It would be started again and again, and refuse the camera each time."""
     assert entry_point(["service", "install", "--dry-run", str(clip_artifact.path), "--camera", "0"]) == 2
     assert "takes clips of recorded video, expected a model for a camera" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "expected what the service shall watch: --camera N|URL"),
+        (("--camera", "0", "--name", "door"), "--name goes with --mqtt"),
+        (("--camera", "0", "--rules", "rules.toml"), "--rules goes with --events"),
+    ],
+)
+def test_a_run_that_would_not_begin_is_no_service(
+    small_artifact: Artifact, words: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry_point(["service", "install", "--dry-run", str(small_artifact.path), *words]) == 2
+    out, err = capsys.readouterr()
+    assert expected in err
+    assert (out, err.count("\n")) == ("", 1)
 
 
 def snapshot() -> Snapshot:

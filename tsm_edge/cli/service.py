@@ -14,6 +14,7 @@ from tsm_edge.artifact.folder import latest_artifact, load_artifact
 from tsm_edge.cli.group import CommandGroup
 from tsm_edge.cli.output import note
 from tsm_edge.cli.run import command as run_command
+from tsm_edge.cli.watching import checked_watching
 from tsm_edge.errors import ServiceError
 from tsm_edge.service.manage import FOLDER
 from tsm_edge.service.manage import install as install_unit
@@ -69,11 +70,14 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
     Raises
     ------
     UsageError
-        ``run`` does not know them.
+        ``run`` does not know them, or would not begin with them.
     ServiceError
         The service's user could not read or write a file, or the model takes clips.
     """
     given = run_command.make_context("run", list(arguments)).params
+    checked_watching(given)
+    if given["video"] is None and given["camera"] is None:
+        raise click.UsageError("expected what the service shall watch: --camera N|URL")
     words = _apart(arguments)
     artifact = given["artifact"]
     if artifact is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,15 +107,27 @@ _OPTIONS = (
 )
 
 
+def checked_watching(options: Mapping[str, Any]) -> Watching:
+    """What a command's parameters ask for.
+
+    Raises
+    ------
+    UsageError
+        As from :meth:`Watching.check`.
+    """
+    asked = Watching(**{item.name: options[item.name] for item in dataclasses.fields(Watching)})
+    asked.check()
+    return asked
+
+
 def watching_options(command: _Command) -> _Command:
     """Add the options; the command gets them as ``watching``."""
-    names = [item.name for item in dataclasses.fields(Watching)]
 
     @functools.wraps(command)
     def with_watching(*args: Any, **options: Any) -> Any:
-        asked = Watching(**{name: options.pop(name) for name in names})
-        asked.check()
-        return command(*args, watching=asked, **options)
+        asked = checked_watching(options)
+        others = {name: value for name, value in options.items() if name not in vars(asked)}
+        return command(*args, watching=asked, **others)
 
     decorated: Any = with_watching
     for option in reversed(_OPTIONS):
