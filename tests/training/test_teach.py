@@ -290,6 +290,8 @@ def test_what_cannot_be_taught_is_told_before_the_camera_records(
     monkeypatch.setattr("tsm_edge.training.teach.record", lambda *_arguments: pytest.fail("recorded"))
     for labels, more, message in (
         ("wave,wave", (), "at least two classes, each once"),
+        (f"wave,{'x' * 201}", (), "at least two classes, each once, not long"),
+        (f"wave,{'ä' * 128}", (), "at least two classes, each once, not long"),
         ("wave,rest", ("--model", "mobilenetv2-jester"), "has no online weights to begin from"),
         ("wave,rest", ("--freeze", "99"), "freeze is 99, expected -1 to 19 parts"),
         ("wave,rest", ("-o", "file"), "file: cannot be written"),

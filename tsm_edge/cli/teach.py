@@ -11,6 +11,7 @@ import click
 
 from tsm_edge.artifact.folder import OUTPUT_FOLDER
 from tsm_edge.cards import LARGEST_SEED
+from tsm_edge.cards.model import is_label
 from tsm_edge.cli.given import refuse_given
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.train import LOADING, Steady
@@ -94,9 +95,15 @@ def command(
 
 def _names(ctx: click.Context, labels: str) -> list[str]:
     names = [label.strip() for label in labels.split(",") if label.strip()]
-    if len(set(names)) < max(len(names), 2) or any("/" in label or label.startswith(".") for label in names):
-        raise click.UsageError("expected at least two classes, each once, without slashes: --labels wave,still", ctx)
+    if len(set(names)) < max(len(names), 2) or not all(map(_is_folder_name, names)):
+        raise click.UsageError(
+            "expected at least two classes, each once, not long, without slashes: --labels wave,still", ctx
+        )
     return names
+
+
+def _is_folder_name(label: str) -> bool:
+    return is_label(label) and len(label.encode()) < 256 and "/" not in label and not label.startswith(".")
 
 
 def _asks(each: int, seconds: float) -> Callable[[str, int], None]:
