@@ -60,3 +60,24 @@ def test_what_is_missing_is_said(options: tuple[str, ...], message: str, tmp_pat
     assert isinstance(result.exception, TsmEdgeError)
     assert message in str(result.exception)
     assert not (tmp_path / "raspberry-pi-4").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "int8"), "expected --calibrate CLIP"),
+        (("--precision", "int8", "--quantisation", "nowhere.json"), "nowhere.json: cannot be read"),
+        (("--quantisation", "nowhere.json"), "add --precision int8, or leave --quantisation out"),
+    ],
+)
+def test_what_is_missing_for_a_card_with_weights_is_said_before_it_is_exported(
+    options: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(*arguments: object) -> None:
+        raise AssertionError("exported")
+
+    monkeypatch.setattr("tsm_edge.export.onnx.export_onnx", export)
+    result = CliRunner().invoke(command, ["motion", "--target", "raspberry-pi-4", "-o", str(tmp_path / "x"), *options])
+    assert isinstance(result.exception, TsmEdgeError), result.exception
+    assert message in str(result.exception)
+    assert list(tmp_path.iterdir()) == []

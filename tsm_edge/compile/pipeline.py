@@ -33,6 +33,7 @@ from tsm_edge.compile.ir.program import Program
 from tsm_edge.compile.machine_code import Backend, MachineCode, backend_for
 from tsm_edge.compile.package.output import check_artifact_place, check_loads, writing_artifact, writing_intermediates
 from tsm_edge.compile.quantised import Calibration, noise, quantised, write_quantised
+from tsm_edge.compile.quantize.store import read_table
 from tsm_edge.compile.recorded import NO_RECORDS, Recorded, recorded_for
 from tsm_edge.compile.request import CompileRequest as CompileRequest
 from tsm_edge.compile.request import as_the_file_is
@@ -91,6 +92,8 @@ def compile_model(
     for folder_to_write in (request.output, request.intermediates):
         if folder_to_write is not None:
             refuse_replacing_folder(folder_to_write, [request.onnx, request.checkpoint], "-o DIR")
+    if request.quantisation is not None:
+        read_table(request.quantisation)  # what is no such file is said before the work
     if note := zig_cache().note:
         warn(note)
     with ExitStack() as folders:
@@ -203,12 +206,14 @@ def _model_file(request: CompileRequest, folder: Path, stages: Stages) -> tuple[
     """Put ``model.onnx`` into the artifact, the reference for ``tsm-edge verify``; returns the file to compile."""
     path = folder / MODEL_ONNX
     if request.onnx is not None:
+        stages.begin("preparing", f"reading {request.onnx.name}")
         path.write_bytes(read_onnx(request.onnx)[1])
         return request.onnx, read_metadata(request.onnx)
     from tsm_edge.export.onnx import ExportRequest, export_onnx
 
     if request.card is None:
         raise CompileError("nothing to export: expected a model card", "see: tsm-edge models")
+    stages.begin("exporting", "exporting the model")
     export_onnx(
         ExportRequest(
             request.card,

@@ -84,12 +84,13 @@ class CompileRequest:
                 "leave one of them out; a checkpoint is exported with: tsm-edge export MODEL --checkpoint FILE",
             )
         self._check_clips()
-        if self.precision.storage != "int8" and (self.calibration is not None or self.quantisation is not None):
-            raise CompileError(
-                f"precision {self.precision.name} is not calibrated", "add --precision int8, or leave --calibrate out"
-            )
         decided = self.calibration is not None or self.quantisation is not None
-        if self.precision.storage == "int8" and self.checkpoint is not None and not decided:
+        if self.precision.storage != "int8" and decided:
+            given = "--calibrate" if self.calibration is not None else "--quantisation"
+            raise CompileError(
+                f"precision {self.precision.name} is not calibrated", f"add --precision int8, or leave {given} out"
+            )
+        if self.precision.storage == "int8" and self._is_trained and not decided:
             raise no_frames()
         if self.calibration is not None and self.quantisation is not None:
             raise CompileError(
@@ -114,6 +115,13 @@ class CompileRequest:
                 f"target {self.target.name} has no {' or '.join(needs)}, which precision {self.precision.name} needs",
                 f"leave --precision out, or choose another target of: {', '.join(_targets_with(needs))}",
             )
+
+    @property
+    def _is_trained(self) -> bool:
+        """Whether the weights mean something; of an ONNX file only the file knows."""
+        if self.onnx is not None or self.card is None:
+            return False
+        return self.checkpoint is not None or (self.seed is None and bool(self.card.weights_file))
 
     @property
     def mode(self) -> TemporalMode:

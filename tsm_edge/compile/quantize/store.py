@@ -37,6 +37,23 @@ def to_json(quantisation: Quantisation, graph: OnlineGraph) -> str:
     return json.dumps(table, indent=1, ensure_ascii=False)
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """What is in a ``quantisation.json``, of whatever model.
+
+    Raises
+    ------
+    CompileError
+        It cannot be read, or is no such file.
+    """
+    try:
+        table = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        raise CompileError(f"{path}: not a quantisation.json", _AGAIN) from None
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise CompileError(f"{path}: not a quantisation.json of format {FORMAT}", _AGAIN)
+    return table
+
+
 def read_quantisation(path: Path, graph: OnlineGraph, layers: Sequence[ir.Layer]) -> Quantisation:
     """Read :func:`to_json`'s file back, for the same model.
 
@@ -45,12 +62,7 @@ def read_quantisation(path: Path, graph: OnlineGraph, layers: Sequence[ir.Layer]
     CompileError
         It is no such file, or one of another model.
     """
-    try:
-        table = json.loads(read_text(path))
-    except (ValueError, RecursionError):
-        raise CompileError(f"{path}: not a quantisation.json", _AGAIN) from None
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise CompileError(f"{path}: not a quantisation.json of format {FORMAT}", _AGAIN)
+    table = read_table(path)
     if table.get("onnx") != graph.sha256:
         raise CompileError(f"{path}: was made for another model (its ONNX file has another SHA-256)", _AGAIN)
     try:
