@@ -270,9 +270,17 @@ def test_another_architecture(small_artifact: Artifact) -> None:
     manifest = small_artifact.manifest
     target = dataclasses.replace(load_target("raspberry-pi-4-32bit"), name="board")
     with pytest.raises(
-        ArtifactError, match=r"this machine is \w+, the model is compiled for board \(arm\); .*--target native"
+        ArtifactError, match=r"this machine is \w+, the model is compiled for board \(arm\); .*--target native$"
     ):
         OnlineSession(Artifact(small_artifact.path, dataclasses.replace(manifest, target=target)))
+
+
+def test_another_architecture_with_a_runner_can_be_checked_here(folder: Path) -> None:
+    manifest = load_artifact(folder).manifest
+    target = dataclasses.replace(load_target("raspberry-pi-4-32bit"), name="board")
+    manifest = dataclasses.replace(manifest, target=target, files={**manifest.files, RUNNER: "0" * 64})
+    with pytest.raises(ArtifactError, match=rf"under QEMU: tsm-edge verify {folder} --emulate$"):
+        open_library(Artifact(folder, manifest))
 
 
 def test_a_cpu_that_lacks_something(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:

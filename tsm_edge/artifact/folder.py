@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import mmap
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,8 @@ def open_library(artifact: Artifact) -> ctypes.CDLL:
     hint = "compile for this machine with: tsm-edge compile --target native"
     # Whether the C library is of the right kind the loader knows best: musl takes some libraries for glibc.
     if why := misfit_here(artifact.manifest.target):
-        raise ArtifactError(f"{artifact.path}: {why}", hint)
+        emulate = f", or check it here under QEMU: tsm-edge verify {shlex.quote(str(artifact.path))} --emulate"
+        raise ArtifactError(f"{artifact.path}: {why}", hint + (emulate if artifact.runner else ""))
     try:
         library = _load(artifact)
         library.tsm_abi_version.restype = ctypes.c_int32
