@@ -31,9 +31,9 @@ def threads_option(command: _F) -> _F:
 def advised_threads_option(command: _F) -> _F:
     """As :func:`threads_option`; without it None: as tuning found."""
     kind = click.IntRange(1, MOST_THREADS)
-    return click.option("--threads", metavar="N", type=kind, help="CPU threads of the model.  [as tuned, else 1]")(
-        command
-    )
+    return click.option(
+        "--threads", metavar="N", type=kind, help="CPU threads of the model.  [default: as tuned, else 1]"
+    )(command)
 
 
 def rpc_options(command: _F) -> _F:
@@ -53,8 +53,8 @@ def rpc_options(command: _F) -> _F:
 
     for option in (
         click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="Read the key from a file."),
-        click.option("--key", metavar="K", default="", help="Of the device's server; of a tracker's device."),
-        click.option("--tracker", metavar="HOST:PORT", help="Run on a device this tracker knows by --key."),
+        click.option("--key", metavar="K", default="", help="The server's key; with --tracker: the devices' key."),
+        click.option("--tracker", metavar="HOST:PORT", help="Run on a device that this tracker has free under --key."),
         click.option("--rpc", metavar="HOST:PORT", help="Run on the device served there (or: unix:PATH)."),
     ):
         with_device = option(with_device)

@@ -46,9 +46,9 @@ _SECRET = "--key"
 @click.option(
     "--adb", is_flag=False, flag_value="", metavar="[SERIAL]", help="On an Android device, with no more than adb."
 )
-@click.option("--target", metavar="T", help="Without DIR: compile for this target.  [what the machine is]")
+@click.option("--target", metavar="T", help="Without DIR: compile for this target.  [default: what the machine is]")
 @click.option("--frames", metavar="N", type=click.IntRange(1, 1_000_000), help="At least so many frames.")
-@click.option("--duration", metavar="S", type=RealRange(0.1, 86400), help="At least so many seconds.  [10]")
+@click.option("--duration", metavar="S", type=RealRange(0.1, 86400), help="At least so many seconds.  [default: 10]")
 @click.option(
     "--warmup",
     metavar="S",
@@ -58,7 +58,10 @@ _SECRET = "--key"
     help="Untimed seconds first.",
 )
 @click.option(
-    "--threads", metavar="N", type=click.IntRange(1, MOST_THREADS), help="CPU threads.  [1; board: all cores]"
+    "--threads",
+    metavar="N",
+    type=click.IntRange(1, MOST_THREADS),
+    help="CPU threads of the model.  [default: 1; board: all cores]",
 )
 @click.option(
     "--fps", metavar="F", type=RealRange(0.01, 10000), help="Paced: so many frames a second, as from a camera."

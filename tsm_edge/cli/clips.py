@@ -108,11 +108,16 @@ _NAMES = {
     "flow": "--flow",
 }
 _OPTIONS = (
-    click.option("--sampling", type=click.Choice(["uniform", "dense"]), help="Of a clip's frames (uniform)."),
-    click.option("--clips", metavar="N", type=int, help="Of a video: 1 or 2; of dense ones 10, too (1; 10)."),
-    click.option("--crops", metavar="N", type=int, help="Of a frame: 1, or 3 side by side (1)."),
+    click.option("--sampling", type=click.Choice(["uniform", "dense"]), help="Of a clip's frames.  [default: uniform]"),
     click.option(
-        "--frames", metavar="N", type=click.IntRange(1, 128), help="Of a clip, for a network of single frames (8)."
+        "--clips", metavar="N", type=int, help="Of a video: 1 or 2; dense: 1, 2 or 10.  [default: 1; dense: 10]"
+    ),
+    click.option("--crops", metavar="N", type=int, help="Of a frame: 1, or 3 side by side.  [default: 1]"),
+    click.option(
+        "--frames",
+        metavar="N",
+        type=click.IntRange(1, 128),
+        help="Of a clip, for a network of single frames.  [default: 8]",
     ),
     click.option(
         "--with",
@@ -120,7 +125,7 @@ _OPTIONS = (
         metavar="DIR",
         multiple=True,
         type=click.Path(path_type=Path),
-        help="Another network that labels together with the first; repeatable.",
+        help="Another network that labels together with the first; again for more.",
     ),
     click.option(
         "--weight",
@@ -128,11 +133,15 @@ _OPTIONS = (
         metavar="W",
         multiple=True,
         type=RealRange(min=0, min_open=True),
-        help="Of its scores, where the first's is 1; one for each --with (1).",
+        help="Of its scores, where the first's is 1; one for each --with.  [default: 1]",
     ),
-    click.option("--scores", type=click.Choice(["logits", "softmax"]), help="What of networks is averaged (logits)."),
     click.option(
-        "--flow", type=click.Choice(["auto", "tvl1", "dis", "farneback"]), help="Optical flow (TV-L1 if it is there)."
+        "--scores", type=click.Choice(["logits", "softmax"]), help="What of networks is averaged.  [default: logits]"
+    ),
+    click.option(
+        "--flow",
+        type=click.Choice(["auto", "tvl1", "dis", "farneback"]),
+        help="Optical flow.  [default: TV-L1 if it is there, else DIS]",
     ),
 )
 

@@ -53,30 +53,47 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
 
 @click.command("compile")
 @click.argument("model", required=False)
-@click.option("--target", default="native", show_default=True, help="Target card, by name or path.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory to write [out/MODEL-TARGET].")
-@click.option("--onnx", type=click.Path(path_type=Path), help="Compile this ONNX file instead of exporting MODEL.")
+@click.option("--target", metavar="T", default="native", show_default=True, help="Target card, by name or path.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder to write.  [default: out/MODEL-TARGET]",
+)
+@click.option(
+    "--onnx", metavar="FILE", type=click.Path(path_type=Path), help="Compile this ONNX file instead of exporting MODEL."
+)
 @click.option(
     "--cache",
     "cache_names",
     multiple=True,
     metavar="IN=OUT",
     callback=_cache_pairs,
-    help="For an ONNX file of another tool: a cache input and its output; repeat for each cache.",
+    help="For an ONNX file of another tool: a cache input and its output; again for each cache.",
 )
 @weight_options
 @click.option(
     "--mode",
     type=click.Choice(["online", "offline", "none"]),
-    help="Temporal mode; by default the model card's. offline: whole clips.",
+    help="Temporal mode; offline: whole clips.  [default: the model card's]",
 )
 @click.option("--frames", metavar="N", type=click.IntRange(2, 128), help="Of a clip (modes offline and none).")
 @click.option(
-    "--clips-per-batch", metavar="B", type=click.IntRange(1, MOST_CLIPS), default=1, help="Clips that a step takes (1)."
+    "--clips-per-batch",
+    metavar="B",
+    type=click.IntRange(1, MOST_CLIPS),
+    default=1,
+    show_default=True,
+    help="Clips that a step takes.",
 )
 @frame_size_option
 @click.option(
-    "--precision", default="fp32", show_default=True, help=f"Of weights, activations and sums: {', '.join(PRECISIONS)}."
+    "--precision",
+    metavar="P",
+    default="fp32",
+    show_default=True,
+    help=f"Of weights, activations and sums: {', '.join(PRECISIONS)}.",
 )
 @click.option(
     "--accumulate",
@@ -87,19 +104,22 @@ def _cache_pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str
     "--calibrate",
     "clips",
     multiple=True,
+    metavar="CLIP",
     type=click.Path(path_type=Path),
-    help="For int8: a video file or a folder of pictures with what the model will see; repeatable.",
+    help="For int8: a video file or a folder of pictures with what the model will see; again for more.",
 )
 @click.option(
     "--quantisation",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     help="For int8: the quantisation.json of the same model compiled before, instead of --calibrate.",
 )
 @click.option(
     "--records",
     multiple=True,
+    metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Tuning records (tsm-edge tune), instead of those that come with the target; repeatable.",
+    help="Tuning records (tsm-edge tune), instead of those that come with the target; again for more.",
 )
 @click.option("--no-records", is_flag=True, help="The rules choose every kernel.")
 @click.option("--keep-intermediates", is_flag=True, help="Keep every stage's result in DIR-intermediates.")
@@ -131,7 +151,7 @@ def command(
     no_runner: bool,
     as_json: bool,
 ) -> None:
-    """Compile MODEL for a target: a directory with model.so, manifest.json and labels.txt.
+    """Compile MODEL for a target: a folder with model.so, manifest.json and labels.txt.
 
     MODEL is a model card's name or path (default: motion). With --onnx it only lends its preprocessing
     and labels to a file that tsm-edge did not export.

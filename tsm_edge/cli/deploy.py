@@ -40,8 +40,8 @@ def command(
     """Copy the compiled model in DIR to a device, and verify it there.
 
     With USER@HOST your own ssh is used: its keys, agent and configuration. Only files that are not there yet are
-    copied; they are checked by hash and become visible all at once. PATH is relative to the home folder
-    [tsm-edge/NAME]. With a port: ssh://USER@HOST:PORT, after it /~/PATH. With --adb the device is SERIAL, else that of
+    copied; they are checked by hash and become visible all at once. PATH is relative to the home folder; without it:
+    tsm-edge/NAME. With a port: ssh://USER@HOST:PORT, after it /~/PATH. With --adb the device is SERIAL, else that of
     ANDROID_SERIAL, else the only one. DIR: by default the artifact compiled last below ./out. Exit code 1 when
     verifying there fails.
     """

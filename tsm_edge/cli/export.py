@@ -17,10 +17,14 @@ from tsm_edge.files.paths import refuse_replacing
 
 @click.command("export")
 @click.argument("model", default=DEFAULT_MODEL)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="ONNX file to write.")
+@click.option(
+    "-o", "--output", metavar="FILE.onnx", type=click.Path(path_type=Path), required=True, help="ONNX file to write."
+)
 @weight_options
 @click.option(
-    "--mode", type=click.Choice(["online", "offline", "none"]), help="Temporal mode; by default the model card's."
+    "--mode",
+    type=click.Choice(["online", "offline", "none"]),
+    help="Temporal mode; offline: whole clips.  [default: the model card's]",
 )
 @click.option("--frames", metavar="N", type=click.IntRange(2, 128), help="Of a clip (modes offline and none).")
 @frame_size_option

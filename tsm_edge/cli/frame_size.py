@@ -23,5 +23,5 @@ frame_size_option = click.option(
     "--frame-size",
     metavar="PIXELS",
     callback=_read,
-    help="Of the network's input; 256: upstream's full resolution (the card's).",
+    help="Of the network's input; 256: upstream's full resolution.  [default: the card's]",
 )

@@ -35,7 +35,7 @@ EXIT_SOME_FAILED = 1
     "--output",
     metavar="FILE.jsonl",
     type=click.Path(path_type=Path),
-    help="Append lines here; given again, go on where it was (else: print them).",
+    help="Append lines here; given again, go on where it was.  [default: print them]",
 )
 @click.option("--retry", is_flag=True, help="With -o: try videos again that could not be labelled.")
 @clip_options

@@ -27,7 +27,16 @@ _REFRESH_S = 0.5
 
 @click.command("power")
 @click.argument("sensor", required=False)
-@click.option("--seconds", type=RealRange(0.5, 86400), default=2.0, show_default=True, help="How long to read.")
+@click.option(
+    "--duration",
+    "--seconds",
+    "seconds",
+    metavar="S",
+    type=RealRange(0.5, 86400),
+    default=2.0,
+    show_default=True,
+    help="How long to read, seconds.",
+)
 @click.option("--rpc", metavar="HOST:PORT", help="Those of the board that tsm-edge serve runs on.")
 @click.option("--tracker", metavar="HOST:PORT", help="Those of a board that this tracker has free under --key.")
 @click.option("--key", metavar="K", default="", help="The server's key; with --tracker: the board's key.")

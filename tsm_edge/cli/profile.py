@@ -20,9 +20,21 @@ if TYPE_CHECKING:
 @click.command("profile")
 @artifact_argument
 @threads_option
-@click.option("--frames", type=click.IntRange(min=1), default=50, show_default=True, help="Frames, or clips, to time.")
+@click.option(
+    "--frames",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Frames, or clips, to time.",
+)
 @click.option("--no-peak", is_flag=True, help="Do not measure the machine's peak (which needs the compiler).")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a report: one HTML file.")
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write a report to look at.",
+)
 @json_option
 def command(artifact: Path | None, threads: int, frames: int, no_peak: bool, html: Path | None, as_json: bool) -> None:
     """Time every kernel of the compiled model in DIR, on random frames.

@@ -61,7 +61,9 @@ def list_records(files: tuple[Path, ...], with_trials: bool, as_json: bool) -> N
 
 @command.command("merge", short_help="Put the records of some files into one.")
 @_FILES
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File of records to write.")
+@click.option(
+    "-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path), help="File of records to write."
+)
 def merge(files: tuple[Path, ...], output: Path) -> None:
     """Put all records of some files into one, sorted, each once.
 
@@ -74,7 +76,9 @@ def merge(files: tuple[Path, ...], output: Path) -> None:
 
 @command.command("prune", short_help="Keep only what compile can use.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write  [the same]")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="File to write.  [default: the same]"
+)
 def prune(file: Path, output: Path | None) -> None:
     """Keep what compile can use: accepted records of this version of the rules, and threads. Trials go.
 

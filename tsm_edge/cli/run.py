@@ -35,10 +35,20 @@ if TYPE_CHECKING:
 @click.option("--video", metavar="FILE|URL", help="A video file, a folder of pictures, a stream, or a pipeline.")
 @click.option("--camera", metavar="N|URL|FILE", help="A camera, by its number or address; or a file in its place.")
 @click.option("--loop", is_flag=True, help="Play a file again and again, at its own pace.")
-@click.option("--out", metavar="FILE.mp4", type=click.Path(path_type=Path), help="Write the annotated video here.")
+@click.option(
+    "-o",
+    "--output",
+    "--out",
+    "out",
+    metavar="FILE.mp4",
+    type=click.Path(path_type=Path),
+    help="Write the annotated video here.",
+)
 @json_option
-@click.option("--every", metavar="K", type=click.IntRange(min=1), default=1, help="Predict on each K-th frame.")
-@click.option("--smooth/--raw", default=False, help="Steady the label by the model card's rules (default: raw).")
+@click.option(
+    "--every", metavar="K", type=click.IntRange(min=1), default=1, show_default=True, help="Predict on each K-th frame."
+)
+@click.option("--smooth/--raw", default=False, help="Steady the label by the model card's rules.  [default: raw]")
 @advised_threads_option
 @click.option("--show", is_flag=True, help="Show the annotated video in a window (q: quit).")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
@@ -109,7 +119,7 @@ def command(
     request = RunRequest(every=every, smooth=smooth, limit=limit, out=out, show=show, native_logs=logs)
     path = chosen_artifact(artifact)
     if out is not None:
-        refuse_replacing(out, files_of_artifact(path), "--out FILE.mp4")
+        refuse_replacing(out, files_of_artifact(path), "-o FILE.mp4")
     with open_session(path, device, threads, notify=warn) as session:
         refuse_what_is_not_for(session.manifest, ctx, showing, sliding)
         if session.manifest.clip:

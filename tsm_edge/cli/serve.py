@@ -14,8 +14,15 @@ from tsm_edge.rpc.place import DEFAULT_PORT, DEFAULT_TRACKER_PORT, Endpoint, Uni
 
 
 @click.command("serve")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: any free one.")
+@click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port to listen on; 0: any free one.",
+)
 @click.option("--unix", metavar="PATH", help="Listen on a Unix socket instead: only you can connect.")
 @click.option("--key", metavar="K", default="", help="What clients must give; with --tracker, the kind of device.")
 @click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="Read the key from a file of yours.")

@@ -22,7 +22,7 @@ from tsm_edge.service.manage import remove as remove_unit
 from tsm_edge.service.unit import CREDENTIAL, Unit, check_readable, is_in_home, program, state_folder
 
 _SECRETS = ("--page-token", "--webhook-secret", "--mqtt-login")
-_WRITTEN = ("--out", "--events", "--spool", "--record")
+_WRITTEN = ("-o", "--output", "--out", "--events", "--spool", "--record")
 
 
 @click.group("service", cls=CommandGroup)

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 
 @click.command("verify")
 @artifact_argument
-@click.option("--onnx", type=click.Path(path_type=Path), help="The ONNX file, if not the one kept in DIR.")
-@click.option("--frames", type=click.IntRange(min=2), help="Frames, or clips, to compare [16; with --emulate 4].")
+@click.option(
+    "--onnx", metavar="FILE", type=click.Path(path_type=Path), help="The ONNX file, if not the one kept in DIR."
+)
+@click.option(
+    "--frames",
+    metavar="N",
+    type=click.IntRange(min=2),
+    help="Frames, or clips, to compare.  [default: 16; with --emulate 4]",
+)
 @threads_option
 @click.option("--emulate", is_flag=True, help="Run tsm-runner: under QEMU, on a stand-in for a GPU.")
 @rpc_options

@@ -93,16 +93,25 @@ _QUOTA_MB = 1000.0
 _FILE = click.Path(path_type=Path)
 _OPTIONS = (
     click.option("--page", metavar="[HOST:]PORT", help="Show the run on a page in the browser."),
-    click.option("--page-token", metavar="FILE", type=_FILE, help="Holds the page's secret (else a new one)."),
+    click.option(
+        "--page-token", metavar="FILE", type=_FILE, help="Holds the page's secret.  [default: a new one at each start]"
+    ),
     click.option("--events", metavar="FILE.jsonl", type=_FILE, help="Append a line when a label begins or ends."),
-    click.option("--rules", metavar="FILE.toml", type=_FILE, help="Which labels are events (else all)."),
+    click.option(
+        "--rules",
+        metavar="FILE.toml",
+        type=_FILE,
+        help="Which labels are events.  [default: any from 0.5 on that lasts 0.5 s]",
+    ),
     click.option("--webhook", metavar="URL", help="Send events there by POST."),
     click.option("--webhook-secret", metavar="FILE", type=_FILE, help="Sign what is sent there."),
     click.option("--mqtt", metavar="HOST[:PORT]", help="Publish events at this broker."),
     click.option("--mqtt-login", metavar="FILE", type=_FILE, help="Holds USER:PASSWORD for the broker."),
     click.option("--spool", metavar="DIR", type=_FILE, help="Keep events here until they have arrived."),
     click.option("--record", metavar="DIR", type=_FILE, help="Keep a clip of each event here."),
-    click.option("--record-quota", metavar="MB", type=RealRange(min=1), help=f"Room for clips ({_QUOTA_MB:.0f})."),
+    click.option(
+        "--record-quota", metavar="MB", type=RealRange(min=1), help=f"Room for clips.  [default: {_QUOTA_MB:.0f}]"
+    ),
     click.option("--name", metavar="NAME", help="Of this run, at the broker."),
 )
 

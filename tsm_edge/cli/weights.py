@@ -22,8 +22,9 @@ def weight_options(command: _F) -> _F:
         click.option("--trained-mode", type=modes, help="How they were trained, where the file does not say."),
         click.option(
             "--checkpoint",
+            metavar="FILE",
             type=click.Path(path_type=Path),
-            help="Trained weights; default: the card's, or random.",
+            help="Trained weights.  [default: the card's, or random]",
         ),
     ):
         command = option(command)

@@ -22,9 +22,7 @@ def why_no_window() -> VideoError | None:
         return VideoError("--show needs a window, but the installed OpenCV is headless", "pip install opencv-python")
     # Qt, in OpenCV's Linux packages, ends the whole process when it finds no display.
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return VideoError(
-            "--show needs a screen, but DISPLAY is not set", "run it on the desktop, or use --out FILE.mp4"
-        )
+        return VideoError("--show needs a screen, but DISPLAY is not set", "run it on the desktop, or use -o FILE.mp4")
     return None
 
 

@@ -41,14 +41,14 @@ def check_place(path: Path) -> None:
     """
     if path.suffix.lower() != ".mp4":
         raise VideoError(
-            f"annotated video {path}: expected a name that ends in .mp4", f"try: --out {path.with_suffix('.mp4')}"
+            f"annotated video {path}: expected a name that ends in .mp4", f"try: -o {path.with_suffix('.mp4')}"
         )
     if not path.parent.is_dir():
         raise VideoError(
             f"annotated video {path}: the folder {path.parent} does not exist", f"try: mkdir -p {path.parent}"
         )
     if path.is_dir():
-        raise VideoError(f"annotated video {path}: is a folder, expected a file name", f"try: --out {path}/out.mp4")
+        raise VideoError(f"annotated video {path}: is a folder, expected a file name", f"try: -o {path}/out.mp4")
 
 
 class VideoFile:
@@ -78,7 +78,7 @@ class VideoFile:
 
     def __init__(self, path: Path, info: SourceInfo, native_logs: bool = False) -> None:
         check_place(path)
-        refuse_replacing(path, [info.path], "--out FILE.mp4")
+        refuse_replacing(path, [info.path], "-o FILE.mp4")
         native_path(os.path.realpath(path))
         self._av = load_ffmpeg(SourceOptions(native_logs=native_logs))
         # One for all frames: making one costs more than the conversion.
