@@ -15,7 +15,7 @@ import numpy as np
 from tsm_edge.compile.backends.cpu.choose.tiles import DepthwiseTile, depthwise_tile
 from tsm_edge.compile.backends.cpu.kernels import emit
 from tsm_edge.compile.backends.cpu.kernels.border import Part, zero_border
-from tsm_edge.compile.backends.cpu.kernels.emit import Expr
+from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
 from tsm_edge.compile.ir import layers as ir
@@ -179,15 +179,12 @@ def depthwise(name: str, spec: DepthwiseSpec) -> Any:
     """Write the kernel of a depthwise convolution; returns its PrimFunc."""
     target, tile = spec.target, spec.tile
     total = target.pixel // spec.lanes
-    with emit.kernel(name, spec) as kernel:
-        source, weights, result = (kernel.buffers[name] for name in ("source", "weights", "target"))
-        with emit.loop(kernel.end, kernel.begin) as item:
-            frame, run = emit.in_frame(emit.div(item, tile.chunks), spec.runs, target.frames)
-            y = emit.smaller(run * tile.rows, target.height - tile.rows)
-            first = emit.mod(item, tile.chunks) * tile.vectors
-            last = emit.smaller(first + tile.vectors, total)
-            row = row_of(spec, y, frame)
-            row_run(spec, source, weights, result, row, y, first, last - first)
+    with emit.kernel(name, spec) as kernel, emit.loop(kernel.end, kernel.begin) as item:
+        frame, run = emit.in_frame(emit.div(item, tile.chunks), spec.runs, target.frames)
+        y = emit.smaller(run * tile.rows, target.height - tile.rows)
+        first = emit.mod(item, tile.chunks) * tile.vectors
+        last = emit.smaller(first + tile.vectors, total)
+        row_run(spec, kernel.buffers, row_of(spec, y, frame), y, first, last - first)
     return kernel.function
 
 
@@ -210,29 +207,21 @@ def row_of(spec: DepthwiseSpec, y: Expr, frame: Expr = 0) -> DepthwiseRow:
     return DepthwiseRow(lambda ky: top + ky * image.row, emit.start_of(target, frame) + y * target.row, frame)
 
 
-def row_run(
-    spec: DepthwiseSpec, source: Any, weights: Any, target: Any, row: DepthwiseRow, y: Expr, first: Expr, vectors: Expr
-) -> None:
+def row_run(spec: DepthwiseSpec, buffers: Buffers, row: DepthwiseRow, y: Expr, first: Expr, vectors: Expr) -> None:
     """Rows ``y …`` of the output, as many as a tile has, for some vectors of channels; with the border beside them."""
-    with column_tiles(spec) as x:
+    with emit.tiled_loop(spec.target.width, spec.tile.columns) as x:
         with emit.loop(vectors) as vector:
-            column_run(spec, source, weights, target, row, x, first + vector, spec.tile.rows)
+            _column_run(spec, buffers, row, x, first + vector)
         channels = first * spec.lanes, vectors * spec.lanes
         for below in range(spec.tile.rows):
             part = Part(y + below, x, row.frame, spec.tile.columns, channels)
-            zero_border(target, spec.target, part, spec.lanes)
+            zero_border(buffers["target"], spec.target, part, spec.lanes)
 
 
-def column_tiles(spec: DepthwiseSpec) -> Any:
-    """A loop over the first columns of a row's tiles; the last tile is moved back to end with the row."""
-    return emit.tiled_loop(spec.target.width, spec.tile.columns)
-
-
-def column_run(
-    spec: DepthwiseSpec, source: Any, weights: Any, target: Any, row: DepthwiseRow, x: Expr, vector: Expr, rows: int = 1
-) -> None:
-    """``rows`` × ``columns`` outputs for one vector of channels; ``row`` is the first row's place."""
-    lanes, columns, (down, right) = spec.lanes, spec.tile.columns, spec.strides
+def _column_run(spec: DepthwiseSpec, buffers: Buffers, row: DepthwiseRow, x: Expr, vector: Expr) -> None:
+    """A tile's outputs for one vector of channels; ``row`` is the first row's place."""
+    source, weights, target = buffers["source"], buffers["weights"], buffers["target"]
+    lanes, rows, columns, (down, right) = spec.lanes, spec.tile.rows, spec.tile.columns, spec.strides
     kernel_height, kernel_width = spec.kernel
     base = vector * ((1 + kernel_height * kernel_width) * lanes)
     accumulators = emit.Registers(rows * columns, lanes, spec.source.dtype)

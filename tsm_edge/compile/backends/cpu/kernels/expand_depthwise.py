@@ -40,7 +40,12 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
     row_run,
 )
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr, Kernel
-from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fused_arguments
+from tsm_edge.compile.backends.cpu.kernels.fused import (
+    depthwise_buffers,
+    describe_layers,
+    expand_buffers,
+    fused_arguments,
+)
 from tsm_edge.compile.backends.cpu.kernels.register_tile import for_panel, register_tile, tile_start
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
@@ -221,5 +226,4 @@ def _convolve(spec: DepthwiseSpec, buffers: Buffers, first: Expr, vectors: int, 
         y = emit.smaller(run * tile.rows, target.height - tile.rows)
         top = image.origin + (y * spec.strides[0] - spec.pad_top) * image.row - first * spec.lanes
         row = DepthwiseRow(lambda ky: top + ky * image.row, emit.start_of(target, frame) + y * target.row, frame)
-        weights = buffers["depthwise_weights"]
-        row_run(spec, buffers["scratch"], weights, buffers["target"], row, y, first, vectors)
+        row_run(spec, depthwise_buffers(buffers, "target"), row, y, first, vectors)

@@ -1,4 +1,4 @@
-"""What kernels of several layers share: arguments, how rows are parted, description, the convolution in front."""
+"""What kernels of several layers share: arguments, how rows are parted, description, buffers by the names of each."""
 
 from __future__ import annotations
 
@@ -48,3 +48,8 @@ def expand_buffers(spec: ConvolutionSpec, buffers: Buffers) -> Buffers:
     """The kernel's buffers by the names the first convolution has for them; it writes to scratch memory."""
     named = {"source": buffers["source"], "weights": buffers["expand_weights"], "target": buffers["scratch"]}
     return named if spec.cache is None else named | {"cache": buffers["cache"]}
+
+
+def depthwise_buffers(buffers: Buffers, target: str) -> Buffers:
+    """The same for the depthwise convolution, which reads scratch memory and writes to ``target``."""
+    return {"source": buffers["scratch"], "weights": buffers["depthwise_weights"], "target": buffers[target]}

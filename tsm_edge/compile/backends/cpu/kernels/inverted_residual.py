@@ -43,7 +43,13 @@ from tsm_edge.compile.backends.cpu.kernels.depthwise import (
     row_run,
 )
 from tsm_edge.compile.backends.cpu.kernels.emit import Buffers, Expr
-from tsm_edge.compile.backends.cpu.kernels.fused import describe_layers, expand_buffers, fewest_rows, fused_arguments
+from tsm_edge.compile.backends.cpu.kernels.fused import (
+    depthwise_buffers,
+    describe_layers,
+    expand_buffers,
+    fewest_rows,
+    fused_arguments,
+)
 from tsm_edge.compile.backends.cpu.kernels.register_tile import convolve_row
 from tsm_edge.compile.backends.cpu.lowering import Lowering
 from tsm_edge.compile.backends.cpu.rule import Rule
@@ -285,9 +291,8 @@ def _ring_row(spec: InvertedResidualSpec, buffers: Buffers, expanded_row: Expr, 
 def _depthwise_row(spec: InvertedResidualSpec, buffers: Buffers, top: Expr) -> None:
     depthwise = spec.depthwise
     row = DepthwiseRow(lambda ky: _slot(spec, top + ky), spec.expand.target.elements)
-    scratch = buffers["scratch"]
     vectors = depthwise.target.pixel // depthwise.lanes
-    row_run(depthwise, scratch, buffers["depthwise_weights"], scratch, row, 0, 0, vectors)
+    row_run(depthwise, depthwise_buffers(buffers, "scratch"), row, 0, 0, vectors)
 
 
 def _project_row(spec: InvertedResidualSpec, buffers: Buffers, y: Expr, frame: Expr) -> None:
