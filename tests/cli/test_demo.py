@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cli.main import entry_point
 
 
@@ -33,3 +34,16 @@ def test_mistakes_are_told_before_anything_is_compiled(
     assert expected in error
     assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_demo_ends_with_the_command_for_a_camera(
+    motion_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr("tsm_edge.demo.compile_model", lambda *_args, **_options: motion_artifact)
+    monkeypatch.setattr("tsm_edge.demo._SEGMENTS", 2)
+    assert entry_point(["demo", "-o", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "of 2 motions, by the labels after their first 8 frames" in out
+    assert err.splitlines()[-1] == f"next: tsm-edge run {motion_artifact.path} --camera 0 --every 2 --smooth"
