@@ -1,7 +1,7 @@
 /* step.c - a compiled model on float32 frames from standard input; prints the logits of each frame on a line.
  *
- *     cc -I DIR step.c -L DIR -l:model.so -Wl,-rpath,'$ORIGIN' -o DIR/step    (DIR: what tsm-edge compile wrote)
- *     DIR/step < frames.f32                                                   (NCHW, normalised RGB)
+ *     cc -I DIR step.c -L DIR -l:model.so -Wl,-rpath,'$ORIGIN/DIR' -o step    (DIR: what tsm-edge compile wrote)
+ *     ./step < frames.f32                                                    (NCHW, normalised RGB)
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -20,15 +20,17 @@ SOURCE = Path(__file__).resolve().parents[1] / "examples" / "step.c"
 
 
 def build(artifact: Artifact, folder: Path, target: TargetCard) -> Path:
-    """Compile the example in a folder that has the header and the library only."""
+    """Compile the example beside a folder that has the header and the library only."""
+    model, program = folder / "model", folder / "step"
+    model.mkdir()
     for name in (HEADER_FILE, LIBRARY):
-        shutil.copy(artifact.path / name, folder)
-    line = re.search(r"^ \* +cc (.*?-o DIR/step)", SOURCE.read_text(), re.MULTILINE)
+        shutil.copy(artifact.path / name, model)
+    line = re.search(r"^ \* +cc (.*?-o step)\b", SOURCE.read_text(), re.MULTILINE)
     assert line is not None
-    arguments = [word.replace("DIR", str(folder)).strip("'") for word in line[1].replace("'", "").split()]
-    arguments = [str(SOURCE) if word == "step.c" else word for word in arguments]
-    run_cc(target, "-Wall", "-Wextra", "-Werror", *arguments)
-    return folder / "step"
+    words = line[1].replace("'$ORIGIN/DIR'", f"$ORIGIN/{model.name}").replace("DIR", str(model)).split()
+    files = {"step.c": str(SOURCE), "step": str(program)}
+    run_cc(target, "-Wall", "-Wextra", "-Werror", *(files.get(word, word) for word in words))
+    return program
 
 
 def run(command: list[str | Path], frames: list[Floats]) -> Floats:
