@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tsm_edge.session.timings import Timings
-from tsm_edge.tune.race import Entrant, Pace, race
+from tsm_edge.tune.race import Entrant, Pace, race, undisturbed_us
 
 
 class BusyMachine:
@@ -41,6 +41,30 @@ def test_other_work_on_the_machine_does_not_decide_a_race() -> None:
     assert finish.ratio.value == pytest.approx(0.8)
     assert finish.ratio.high < 1.0
     assert finish.base_us == pytest.approx(100.0)
+
+
+class SharedCalls(BusyMachine):
+    """Program 1 is slower: 100 µs for 80. In a frame of four the thread that steps comes 2 ms late: all is done."""
+
+    def measure(
+        self, frames: NDArray[np.float32], first: int, count: int, period_ns: int = 0, kernels: bool = False
+    ) -> Timings:
+        calls = np.tile(np.array([50_000, 100_000 if self.program else 80_000], np.uint64), (count, 1))
+        steps = calls.sum(axis=1)
+        late = np.arange(count) % 4 == 2 + self.program
+        calls[late], steps[late] = 30, steps[late] + np.uint64(2_000_000)
+        return Timings(steps, steps, steps, np.zeros(3, np.float32), calls)
+
+
+def test_a_thread_that_comes_late_to_calls_that_others_share_makes_none_of_them_fast() -> None:
+    frames = np.zeros((2, 3, 4, 4), np.float32)
+    (finish,) = race(SharedCalls(), frames, [Entrant(1, (1,), (1,))], Pace(6), 1e-4, shared=True)
+    assert finish.ratio is not None
+    assert finish.ratio.value == pytest.approx(1.25)
+    assert finish.base_us == pytest.approx(80.0)
+    timings = SharedCalls().measure(frames, 0, 16, kernels=True)
+    assert undisturbed_us(timings, shared=True).tolist() == [50.0, 80.0]
+    assert undisturbed_us(BusyMachine().measure(frames, 0, 16, kernels=True), shared=False).tolist() == [50.0, 100.0]
 
 
 @pytest.mark.parametrize(("step_ms", "block", "warm"), [(0.0, 6, 2), (5.0, 6, 2), (25.0, 3, 2), (200.0, 3, 1)])

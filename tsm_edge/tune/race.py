@@ -4,6 +4,9 @@ Each turn is some frames of one program, from zeroed caches, inside the whole st
 kernels before it leave them. Compared are the calls by which a program differs from the rules', and nothing else, so
 that a kernel of 2 % of the step can be told from one that is 5 % faster. Of a turn's frames the fastest counts: other
 work on the machine only makes frames slower, and on a busy one most are.
+
+Calls are timed by the thread that steps. Where several threads share them, they seem to take nothing in a frame in
+which that one came late and the others had done it all. So there the fastest frame is the one whose whole step is.
 """
 
 from __future__ import annotations
@@ -116,6 +119,7 @@ def race(
     pace: Pace,
     tolerance: float,
     stop: Callable[[], bool] = lambda: False,
+    shared: bool = False,
 ) -> list[Finish]:
     """Time entrants against program 0, in turns.
 
@@ -130,6 +134,8 @@ def race(
         An entrant whose logits differ by more is wrong, however fast.
     stop : callable
         Asked after each round from the pace's fewest on: whether the time is up.
+    shared : bool
+        Whether several threads share a call.
 
     Raises
     ------
@@ -154,17 +160,33 @@ def race(
             if index < 0:
                 base.append(spent)
             else:
-                times[index].append(_sum(spent, entrants[index].calls, entrants[index]))
+                times[index].append(_sum(spent, entrants[index].calls, entrants[index], shared))
         for index in range(len(entrants)):
             errors[index] = max(errors[index], _difference(logits[index], logits[-1]))
         if turn + 1 >= pace.fewest and stop():
             break
     finishes = []
     for entrant, own, error in zip(entrants, times, errors, strict=True):
-        rules = np.array([_sum(spent, entrant.base_calls, entrant) for spent in base])
+        rules = np.array([_sum(spent, entrant.base_calls, entrant, shared) for spent in base])
         ratio = paired_ratio(np.array(own), rules) if error <= tolerance else None
         finishes.append(Finish(ratio, float(np.median(rules)), error, len(base)))
     return finishes
+
+
+def undisturbed_us(timings: Timings, shared: bool) -> NDArray[np.float64]:
+    """Microseconds of each kernel in the fastest frames; ``shared`` is as of :func:`race`.
+
+    Parameters
+    ----------
+    timings : Timings
+        With kernels.
+    """
+    assert timings.kernels_ns is not None
+    times = timings.kernels_ns.astype(np.float64) / 1e3
+    if not shared:
+        return np.asarray(times.min(axis=0))
+    fastest = np.argsort(timings.duration_ns, kind="stable")[: (len(times) + 1) // 2]
+    return np.asarray(np.median(times[fastest], axis=0))
 
 
 def _has_calls(entrant: Entrant) -> bool:
@@ -180,10 +202,10 @@ def _per_call_us(timings: Timings, warm: int) -> NDArray[np.float64]:
     return timed.astype(np.float64) / 1e3
 
 
-def _sum(spent: NDArray[np.float64], calls: tuple[int, ...], entrant: Entrant) -> NDArray[np.float64]:
+def _sum(spent: NDArray[np.float64], calls: tuple[int, ...], entrant: Entrant, shared: bool) -> NDArray[np.float64]:
     """Of the fastest frame of a turn."""
     frames = spent[:, list(calls)].sum(axis=1) if _has_calls(entrant) else spent[:, -1]
-    return np.array([frames.min()])
+    return np.array([frames[spent[:, -1].argmin()] if shared else frames.min()])
 
 
 def _difference(logits: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:

@@ -28,7 +28,7 @@ from tsm_edge.tune.candidates import Candidate, candidates, kernels_to_tune, pro
 from tsm_edge.tune.fleet import Fleet
 from tsm_edge.tune.ledger import Ledger
 from tsm_edge.tune.libraries import LibrarySizes
-from tsm_edge.tune.race import FEWEST_FRAMES, Entrant, Finish, Pace, Runner, race
+from tsm_edge.tune.race import FEWEST_FRAMES, Entrant, Finish, Pace, Runner, race, undisturbed_us
 from tsm_edge.tune.record_sets import best_measured
 from tsm_edge.tune.state import Budget, Show, State, Tuned, told
 from tsm_edge.tune.threads import ThreadFinish, fastest_threads
@@ -145,6 +145,8 @@ class Tuner:
         self._builder = builder
         self._budget = budget
         self._about = about
+        # Of a GPU's step there is one thread.
+        self._shared = network.manifest.target.device == "cpu" and about.get("threads", "1") != "1"
         self._show = show
         shape = network.manifest.frame.shape[1:]
         self._frames = np.random.default_rng(0).standard_normal((DIFFERENT_FRAMES, *shape), np.float32)
@@ -224,8 +226,8 @@ class Tuner:
         self._step_ms = float(np.median(timings.duration_ns)) / 1e6
         self._undisturbed_ms = float(np.min(timings.duration_ns)) / 1e6
         by_label: dict[str, float] = {}
-        for call, nanoseconds in zip(self._network.program.calls, np.min(kernels, axis=0), strict=True):
-            by_label[call.layer] = by_label.get(call.layer, 0.0) + float(nanoseconds) / 1e3
+        for call, us in zip(self._network.program.calls, undisturbed_us(timings, self._shared), strict=True):
+            by_label[call.layer] = by_label.get(call.layer, 0.0) + float(us)
         freedoms = self._network.freedoms
         return {free.layers: sum(by_label.get(label, 0.0) for label in free.call_labels) for free in freedoms}
 
@@ -412,7 +414,11 @@ class Tuner:
     def _race(self, runner: Runner, entrant: Entrant, pace: Pace, until: float = 1.0) -> Finish:
         """Ends with a round where the budget's share is used up."""
         pace = pace.for_step(self._step_ms)
-        (finish,) = race(runner, self._frames, [entrant], pace, self._tolerance, lambda: self._budget.used > until)
+
+        def is_up() -> bool:
+            return self._budget.used > until
+
+        (finish,) = race(runner, self._frames, [entrant], pace, self._tolerance, is_up, self._shared)
         return finish
 
     def _entrant(self, number: int, program: Program) -> Entrant:
