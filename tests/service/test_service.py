@@ -9,6 +9,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -187,7 +188,9 @@ def test_files_are_named_where_the_service_finds_them(
     small_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], words: list[str], expected: list[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("tsm_edge.cli.service.check_readable", lambda path: None)  # the tests' folders are closed
+    monkeypatch.setattr(
+        "tsm_edge.cli.service.check_readable", lambda path, hint="": None
+    )  # the tests' folders are closed
     monkeypatch.chdir(tmp_path)
     for name in ("e.jsonl", "rules.toml", "secret"):
         Path(name).touch()
@@ -198,11 +201,23 @@ def test_files_are_named_where_the_service_finds_them(
     assert found[begin : begin + len(expected)] == [word.replace("{here}", str(tmp_path)) for word in expected]
 
 
+def test_a_python_that_the_services_user_cannot_run_is_refused(
+    small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(path: Path, hint: str = "") -> None:
+        if path == Path(sys.executable):
+            raise ServiceError(f"{path} is closed", hint)
+
+    monkeypatch.setattr("tsm_edge.cli.service.check_readable", check)
+    assert entry_point(["service", "install", "--dry-run", str(small_artifact.path), "--camera", "0"]) == 2
+    assert "is closed; install tsm-edge where all may read it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", ["/srv/e.jsonl", "../e.jsonl"])
 def test_a_file_that_the_service_could_not_write_is_refused(
     small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
-    monkeypatch.setattr("tsm_edge.cli.service.check_readable", lambda path: None)
+    monkeypatch.setattr("tsm_edge.cli.service.check_readable", lambda path, hint="": None)
     words = ["service", "install", "--dry-run", str(small_artifact.path), "--camera", "0", "--events", place]
     assert entry_point(words) == 2
     assert f"--events {place}: the service may write in /var/lib/tsm-edge-live alone" in capsys.readouterr().err
@@ -211,7 +226,9 @@ def test_a_file_that_the_service_could_not_write_is_refused(
 def test_the_dry_run_shows_the_unit_and_changes_nothing(
     small_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tsm_edge.cli.service.check_readable", lambda path: None)  # the tests' folders are closed
+    monkeypatch.setattr(
+        "tsm_edge.cli.service.check_readable", lambda path, hint="": None
+    )  # the tests' folders are closed
     monkeypatch.chdir(tmp_path)
     for name in ("0", "rules.toml", "secret"):
         Path(name).touch()

@@ -22,6 +22,9 @@ from tsm_edge.service.manage import remove as remove_unit
 from tsm_edge.service.unit import CREDENTIAL, Unit, check_readable, is_in_home, program, state_folder
 
 _SECRETS = ("--page-token", "--webhook-secret", "--mqtt-login")
+_INSTALL_ELSEWHERE = (
+    "install tsm-edge where all may read it, with the system's Python: /usr/bin/python3 -m venv /opt/tsm-edge"
+)
 _WRITTEN = ("-o", "--output", "--out", "--events", "--spool", "--record")
 
 
@@ -97,14 +100,16 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
         words.append("--quiet")
     if not any(word.startswith("--reconnect") for word in words):
         words += ["--reconnect", "inf"]
-    read += [Path(sys.executable).absolute(), Path(__file__).absolute()]
     for path in read:
         check_readable(path)
+    own = [Path(sys.executable).absolute(), Path(__file__).absolute()]
+    for path in own:
+        check_readable(path, _INSTALL_ELSEWHERE)
     return Unit(
         name=name,
         command=(*program(Path(sys.executable)), "run", *words),
         credentials=credentials,
-        reads_home=is_in_home(read),
+        reads_home=is_in_home([*read, *own]),
         gpu=manifest.target.gpu is not None,
     )
 

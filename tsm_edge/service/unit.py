@@ -133,8 +133,14 @@ def state_folder(name: str) -> Path:
     return Path(f"/var/lib/tsm-edge-{name}")
 
 
-def check_readable(path: Path) -> None:
+def check_readable(path: Path, hint: str = "") -> None:
     """Refuse what the service's own user could not read; of a link, also what it leads to.
+
+    Parameters
+    ----------
+    path : Path
+    hint : str
+        What to do about it; empty: to copy it elsewhere.
 
     Raises
     ------
@@ -146,7 +152,7 @@ def check_readable(path: Path) -> None:
             if not _is_open(place, place == end):
                 raise ServiceError(
                     f"{place} is closed to other users, and the service is one",
-                    f"put {end} elsewhere: sudo cp -r {end} /opt",
+                    hint or f"put {end} elsewhere: sudo cp -r {end} /opt",
                 )
 
 
