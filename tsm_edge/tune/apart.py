@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Isolated: until it has our path, a json.py in the user's folder would be taken for Python's.
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from tsm_edge.tune.apart import main; main()"
-LIMIT_S, _END_S = 120.0, 3.0
+LIMIT_S, _END_S = 60.0, 3.0
 _AGAIN = "go on with: --continue"
 
 
