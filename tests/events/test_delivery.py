@@ -137,9 +137,11 @@ def test_a_full_disk_leaves_no_half_a_line(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_no_events_file_where_there_can_be_none(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none" / "x.jsonl"):
-        with pytest.raises(EventError, match="cannot be written"):
-            JsonLines(path)
+    with pytest.raises(EventError, match="cannot be written"):
+        JsonLines(tmp_path)
+    with pytest.raises(EventError, match=rf"the folder {tmp_path}/none does not exist; try: mkdir -p {tmp_path}/none$"):
+        JsonLines(tmp_path / "none" / "x.jsonl")
+    assert not (tmp_path / "none").exists()
     with pytest.raises(EventError, match="is no file"):
         JsonLines(Path("/dev/null"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if not path.parent.is_dir():
+            raise EventError(
+                f"events file {path}: the folder {path.parent} does not exist",
+                f"try: mkdir -p {shlex.quote(str(path.parent))}",
+            )
         try:
             self._descriptor = self._open()
         except OSError as error:

@@ -45,7 +45,8 @@ def check_place(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise VideoError(
-            f"annotated video {path}: the folder {path.parent} does not exist", f"try: mkdir -p {path.parent}"
+            f"annotated video {path}: the folder {path.parent} does not exist",
+            f"try: mkdir -p {shlex.quote(str(path.parent))}",
         )
     if path.is_dir():
         raise VideoError(f"annotated video {path}: is a folder, expected a file name", f"try: -o {path}/out.mp4")
