@@ -86,6 +86,15 @@ def test_table_on_a_narrow_terminal_is_a_block_a_row(program_environment: dict[s
     assert text.count("word") == 30
 
 
+def test_figures_that_stood_in_a_column_are_not_indented_in_a_block() -> None:
+    table = Table.of(("part", "median (ms)", "p90 (ms)"), [("decode", f"{9.2:11.2f}", f"{12.38:8.2f}")])
+    assert [re.sub(r"\x1b\[\d+m", "", line) for line in table.fitted(12)] == [
+        "decode",
+        "  median (ms)  9.20",
+        "  p90 (ms)     12.38",
+    ]
+
+
 def test_a_narrow_window_leaves_out_what_it_can_do_without() -> None:
     columns = ("layer", "tile", "time (us)", "fastest (us)", "share (%)")
     rows = [(f"layer_{index}", "expand 14 by 32, depthwise 14 by 16", 1.5, 1.25, 12) for index in range(3)]

@@ -92,7 +92,8 @@ class Table:
         for first, *rest in self.rows:
             lines.append(click.style(first, bold=True))
             lines += [
-                f"  {_pad(name, width, False)}  {cell}" for name, cell in zip(self.columns[1:], rest, strict=True)
+                f"  {_pad(name, width, False)}  {cell.strip()}"
+                for name, cell in zip(self.columns[1:], rest, strict=True)
             ]
         return lines
 
