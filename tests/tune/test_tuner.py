@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from simulated_board import SimulatedBuilder, SimulatedRunner, by_description, simulated_board, small_network
 
@@ -31,6 +32,7 @@ from tsm_edge.tune.candidates import Candidate, program_of
 from tsm_edge.tune.fleet import Fleet
 from tsm_edge.tune.ledger import Ledger
 from tsm_edge.tune.state import Budget, Show, State, Tuned
+from tsm_edge.tune.threads import fastest_threads
 from tsm_edge.tune.tuner import Tuner
 
 
@@ -349,6 +351,17 @@ def test_the_threads_of_the_step_are_tuned_too(network: Network, tmp_path: Path)
     )
     assert recorded.threads == Threads(2, (4, 5))
     assert said == []
+
+
+def test_a_race_of_threads_that_has_begun_tells_something(network: Network) -> None:
+    """With fewer rounds an interval says nothing."""
+    ways = {Threads(1): 1.0, Threads(2): 0.6}
+    fleet, frames = Fleet([simulated_board(with_threads=ways)]), np.zeros((1, 3, 28, 28), np.float32)
+    artifact = SimulatedBuilder(network).build([]).artifact
+    found = fastest_threads(fleet, artifact, frames, list(ways), tuner_module.THREADS, lambda: True, program=0)
+    assert found is not None
+    assert (found.threads, found.rounds) == (Threads(2), 6)
+    assert found.ratio.high < 1.0
 
 
 @pytest.mark.parametrize("share", [1.0, 1.2])

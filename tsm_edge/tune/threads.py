@@ -98,7 +98,7 @@ def fastest_threads(
     times: dict[Threads, list[NDArray[np.float64]]] = {way: [] for way in ways}
     count = pace.warm + pace.block
     rounds = 0
-    while rounds < pace.rounds and not (rounds and stop()):
+    while rounds < pace.rounds and not (rounds >= pace.fewest and stop()):
         turn = rounds % len(ways)
         for way in (*ways[turn:], *ways[:turn]):
             timings = fleet.run_on_any(artifact, lambda runner: _measured(runner, program, frames, count), way)

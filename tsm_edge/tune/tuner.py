@@ -40,14 +40,12 @@ TIMED_FRAMES, TIMED_S = 16, 5.0
 A_CANDIDATE_S, A_GPU_CANDIDATE_S = 0.7, 0.43
 # A candidate's turns against the rules' kernel; if it is not hopeless, more; if it is one of the best, measured anew.
 HEAT, SEMIFINAL, FINAL = Pace(3), Pace(6), Pace(16, fewest=8)
-WHOLE_STEP, THREADS = Pace(40, fewest=8), Pace(8, block=12)
+WHOLE_STEP, THREADS = Pace(40, fewest=8), Pace(8, block=12, fewest=6)
 # Slower than the rules' kernel by this much: not measured further. (Were it the best so far that counts, the order in
 # which candidates are tried would decide what is measured, and a tuner that was killed would end with other records.)
 HOPELESS = 1.02
 # Of a kernel the best goes to the final, and another one that is as good but for the noise.
 FINALISTS, AS_GOOD = 2, 1.03
-# With fewer rounds (the time was up) an interval says nothing.
-FEWEST_ROUNDS = 6
 # Programs of a library with a single one beside the rules'.
 BY_RULES, TUNED = 0, 1
 # Shares of the budget: when the search ends, the finals, the race of the whole step, and that of its threads.
@@ -389,11 +387,13 @@ class Tuner:
         return ThreadedStep(self._thread_record(best), against, f"with {with_them} {how}")
 
     def _fastest_threads(self, artifact: Artifact, program: int, until: float) -> ThreadFinish | None:
-        """Of a program of a library; None: one thread, or there was no time to tell."""
+        """Of a program of a library; None: one thread, or there is no time left to begin."""
+        if self._budget.used >= until:
+            return None
         pace = THREADS.for_step(self._step_ms)
         ways, stop = self._fleet.boards[0].ways, lambda: self._budget.used > until
         best = fastest_threads(self._fleet, artifact, self._frames, ways, pace, stop, program)
-        return None if best is None or best.rounds < FEWEST_ROUNDS or best.ratio.high >= 1.0 else best
+        return None if best is None or best.ratio.high >= 1.0 else best
 
     def _thread_record(self, best: ThreadFinish | None, against_rules: Ratio | None = None) -> ThreadRecord | None:
         if best is None:
