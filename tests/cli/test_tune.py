@@ -191,7 +191,7 @@ def test_what_was_compared_is_said(
 
     assert "whole step, 1 thread 0.900 (95 %: 0.800 to 0.950) of the rules' time" in lines()
     assert "tuned step, 2 threads 0.600 (95 %: 0.500 to 0.700) of its time with one thread" in lines()
-    assert "whole step, so many threads 0.970 (95 %: 0.930 to 1.010) of the rules' time with as many" in lines()
+    assert "whole step, 2 threads 0.970 (95 %: 0.930 to 1.010) of the rules' time with as many" in lines()
     assert "a board failed in 1 more, which are not tried again" in lines()
     tuned = dataclasses.replace(tuned, refused="with 2 threads it is not faster")
     assert "step by the rules, 2 threads 0.600 (95 %: 0.500 to 0.700) of its time with one thread" in lines()

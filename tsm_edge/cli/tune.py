@@ -321,7 +321,9 @@ def _print(tuned: Tuned, path: Path, used: int, threads: str, following: str) ->
         step = "tuned step" if tuned.is_faster else "step by the rules"
         rows.append((f"{step}, {best.threads}", f"{told(Ratio(*best.ratio))} of its time with one thread"))
     if tuned.with_threads is not None:
-        rows.append(("whole step, so many threads", f"{told(tuned.with_threads)} of the rules' time with as many"))
+        # Of the threads that it was refused for the record says nothing: it may have others.
+        most = tuned.threads.threads if tuned.threads is not None and not tuned.refused else "more threads"
+        rows.append((f"whole step, {most}", f"{told(tuned.with_threads)} of the rules' time with as many"))
     if tuned.refused:
         rows.append(("not recorded", f"what is faster, each alone: {tuned.refused}"))
     print_table(str(path), ("", ""), rows)
