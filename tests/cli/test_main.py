@@ -13,6 +13,7 @@ import pytest
 import tsm_edge
 from tsm_edge.cards import DEFAULT_MODEL
 from tsm_edge.cli import main
+from tsm_edge.cli.numbers import RealRange
 from tsm_edge.errors import CheckFailed, TsmEdgeError
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -98,7 +99,7 @@ def test_no_command_shows_help_and_is_a_user_error(run_program: RunProgram) -> N
 
 
 # Commands whose options are still to be brought in line.
-_OTHERS = {"tune", "train", "teach", "evaluate", "demo"}
+_OTHERS = {"tune"}
 
 
 @pytest.mark.parametrize("name", sorted(set(main.COMMANDS) - _OTHERS))
@@ -112,6 +113,8 @@ def test_help_names_values_and_defaults_alike(name: str) -> None:
                 continue
             is_choice = isinstance(option.type, click.Choice)
             assert option.is_flag or option.metavar or is_choice, f"{option.opts}: no metavar"
+            real = isinstance(option.type, click.types.FloatParamType)
+            assert not real or isinstance(option.type, RealRange), f"{option.opts}: takes what is not a number"
             text = option.help or ""
             assert not re.search(r"\((else|default|the card)[^)]*\)|\(\d+(; \d+)?\)", text), f"{option.opts}: {text}"
             brackets = re.findall(r"\[([^\]]*)\]", text)

@@ -37,12 +37,18 @@ def _print_segments(result: DemoResult) -> None:
 
 
 @click.command("demo")
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model card, by name or path.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights; default: the card's, or random.")
+@click.option("--model", metavar="MODEL", default=DEFAULT_MODEL, show_default=True, help="Model card, by name or path.")
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Trained weights; without: the card's, or random.",
+)
 @click.option("--video", metavar="FILE|URL", help="A clip; without: one is generated.")
 @click.option(
     "-o",
     "--output",
+    metavar="DIR",
     type=click.Path(path_type=Path),
     default=OUTPUT_FOLDER,
     show_default=True,

@@ -8,6 +8,7 @@ import click
 
 from tsm_edge.cli.artifacts import artifact_argument, chosen_artifact, rpc_options, threads_option
 from tsm_edge.cli.given import data_option, refuse_given
+from tsm_edge.cli.numbers import RealRange
 from tsm_edge.cli.output import json_option, print_json, print_table, status
 from tsm_edge.cli.train import Steady
 from tsm_edge.rpc.place import Place
@@ -16,9 +17,13 @@ from tsm_edge.rpc.place import Place
 @click.command("evaluate")
 @artifact_argument
 @data_option
-@click.option("--clips", metavar="N", type=click.IntRange(1, 100_000), default=1200, help="Generated clips (1200).")
+@click.option(
+    "--clips", metavar="N", type=click.IntRange(1, 100_000), default=1200, show_default=True, help="Generated clips."
+)
 @click.option("--frames", metavar="N", type=click.IntRange(2, 1000), default=12, show_default=True, help="Of a clip.")
-@click.option("--fps", metavar="N", type=click.FloatRange(0, 1000), default=12.0, help="Of videos (12; 0: all).")
+@click.option(
+    "--fps", metavar="N", type=RealRange(0, 1000), default=12.0, show_default=True, help="Of videos; 0: all frames."
+)
 @threads_option
 @rpc_options
 @json_option

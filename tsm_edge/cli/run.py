@@ -69,7 +69,9 @@ if TYPE_CHECKING:
     help="Try a lost live source again for S seconds (inf: for ever).",
 )
 @click.option("--quiet", is_flag=True, help="Print no line a frame.")
-@click.option("--sliding", metavar="S", type=float, help="Networks of clips: a label for each S seconds.")
+@click.option(
+    "--sliding", metavar="S", type=RealRange(0, min_open=True), help="Networks of clips: a label for each S seconds."
+)
 @clip_options
 @watching_options
 @rpc_options

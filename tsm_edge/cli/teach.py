@@ -13,6 +13,7 @@ from tsm_edge.artifact.folder import OUTPUT_FOLDER
 from tsm_edge.cards import LARGEST_SEED
 from tsm_edge.cards.model import is_label
 from tsm_edge.cli.given import refuse_given
+from tsm_edge.cli.numbers import RealRange
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.train import LOADING, Steady
 from tsm_edge.cli.watch import watch_command
@@ -33,15 +34,27 @@ _RECORDING = {"labels": "--labels", "each": "--each", "seconds": "--seconds"}
 @click.option("--camera", metavar="N|URL", help="Record the clips now, with this camera.")
 @click.option("--labels", metavar="A,B,…", default="", help="With --camera: the classes to record.")
 @click.option(
-    "--each", metavar="N", type=click.IntRange(3, 100), default=10, help="With --camera: clips of a class (10)."
+    "--each",
+    metavar="N",
+    type=click.IntRange(3, 100),
+    default=10,
+    show_default=True,
+    help="With --camera: clips of a class.",
 )
 @click.option(
-    "--seconds", metavar="S", type=click.FloatRange(0.5, 30), default=2.0, help="With --camera: of a clip (2)."
+    "--seconds",
+    metavar="S",
+    type=RealRange(0.5, 30),
+    default=2.0,
+    show_default=True,
+    help="With --camera: of a clip.",
 )
-@click.option("--model", default="motion", show_default=True, help="Model card to begin from.")
+@click.option("--model", metavar="MODEL", default="motion", show_default=True, help="Model card to begin from.")
 @click.option("--freeze", metavar="N", default=7, show_default=True, help="First parts kept; -1: all but the last.")
 @click.option("--seed", metavar="N", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True)
-@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Folder (default: out/NAME).")
+@click.option(
+    "-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Folder to write.  [default: out/NAME]"
+)
 @json_option
 @click.pass_context
 def command(

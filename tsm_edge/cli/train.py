@@ -11,6 +11,7 @@ import click
 
 from tsm_edge.cards import LARGEST_SEED, TemporalMode, load_model
 from tsm_edge.cli.given import data_option, one_meaning, refuse_given
+from tsm_edge.cli.numbers import RealRange
 from tsm_edge.cli.output import Show, json_option, note, print_json, print_table, status, warn
 from tsm_edge.errors import CardError
 from tsm_edge.extras import require
@@ -27,7 +28,9 @@ _STARTS = {"motion": "the shipped model", "imagenet": "ImageNet's features", "no
 
 
 @click.command("train")
-@click.option("--model", default="motion", show_default=True, help="Model card whose network is trained.")
+@click.option(
+    "--model", metavar="MODEL", default="motion", show_default=True, help="Model card whose network is trained."
+)
 @data_option
 @click.option(
     "--init",
@@ -39,12 +42,19 @@ _STARTS = {"motion": "the shipped model", "imagenet": "ImageNet's features", "no
     help="First weights.",
 )
 @click.option("--epochs", metavar="N", type=click.IntRange(1), help="Passes over the clips.")
-@click.option("--rate", metavar="R", type=float, help="Learning rate.")
+@click.option("--rate", metavar="R", type=RealRange(0, min_open=True), help="Learning rate.")
 @click.option("--batch", metavar="N", type=click.IntRange(1), help="Clips of a step.")
-@click.option("--per-epoch", metavar="N", type=click.IntRange(1), default=1920, help="Generated clips of an epoch.")
+@click.option(
+    "--per-epoch",
+    metavar="N",
+    type=click.IntRange(1),
+    default=1920,
+    show_default=True,
+    help="Generated clips of an epoch.",
+)
 @click.option("--freeze", metavar="N", default=0, show_default=True, help="First parts kept; -1: all but the last.")
 @click.option("--partial-bn", is_flag=True, help="Keep the statistics of all BatchNorms but the first.")
-@click.option("--temporal", type=_MODES, help="Shift; the card's by default.")
+@click.option("--temporal", type=_MODES, help="Shift; without: the card's.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 64), default=2, show_default=True, help="Threads.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What computes.")
 @click.option("--loaders", metavar="N", type=click.IntRange(0, 64), help="Processes that make clips; for a GPU.")
