@@ -93,6 +93,7 @@ def test_a_run_leaves_a_card_that_loads_with_its_weights(run: tuple[Path, dict[s
     assert [point["step"] for point in figures["points"]] == [1, 2, 3, 4]
     report = (folder / "report.html").read_text()
     assert "Confusion" in report
+    assert "prefers-color-scheme: dark" in report
     assert "100 % of the frames seen" in report
     assert re.search(r"test clip \d+: [a-z ]+, (right|taken for [a-z ]+); its probability", report)
     assert report.count("data:image/png") == 12

@@ -418,4 +418,6 @@ class _Workers:
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
     return f"{minutes} min" if minutes >= 10 else f"{minutes} min {rest:02d} s"

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT, _EDGE = 620, 220, 44
 _THUMBNAILS = 8
 _STYLE = """
-:root { color-scheme: light }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733 }
+:root { color-scheme: light dark; --page: #ffffff; --ink: #1c2733; --soft: #55626f }
+@media (prefers-color-scheme: dark) { :root { --page: #12161b; --ink: #e7ebf0; --soft: #9aa6b3 } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  background: var(--page); color: var(--ink) }
 table { border-collapse: collapse; font-size: 13px } td, th { padding: .2rem .5rem; text-align: right }
 th:first-child { text-align: left } svg { max-width: 100%; height: auto } .wide { overflow-x: auto }
 .worst { margin: 1rem 0 } .worst img { image-rendering: pixelated; width: 100% }
-.worst p { margin: 0 } svg text { font: 12px system-ui, sans-serif; fill: #55626f }
+.worst p { margin: 0 } svg text { font: 12px system-ui, sans-serif; fill: var(--soft) }
 """
 
 
