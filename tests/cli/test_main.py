@@ -98,11 +98,7 @@ def test_no_command_shows_help_and_is_a_user_error(run_program: RunProgram) -> N
     assert "Commands:" in done.stderr
 
 
-# Commands whose options are still to be brought in line.
-_OTHERS = {"tune"}
-
-
-@pytest.mark.parametrize("name", sorted(set(main.COMMANDS) - _OTHERS))
+@pytest.mark.parametrize("name", sorted(main.COMMANDS))
 def test_help_names_values_and_defaults_alike(name: str) -> None:
     """A value by what it is (N, FILE, DIR), not by click's type; a default as ``[default: …]``, nowhere else."""
     found = main.root.get_command(click.Context(main.root), name)

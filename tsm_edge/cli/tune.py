@@ -43,15 +43,15 @@ def _seconds(text: str) -> float:
 
 @click.command("tune")
 @click.argument("model", metavar="[MODEL|DIR]", required=False)
-@click.option("--target", metavar="T", help="Target card, for a MODEL that is compiled now.  [native]")
+@click.option("--target", metavar="T", help="Target card, for a MODEL that is compiled now.  [default: native]")
 @click.option("--rpc", multiple=True, metavar="HOST:PORT", help="On the device served there; or on several alike.")
 @click.option("--tracker", metavar="HOST:PORT", help="On all devices this tracker has free under --key.")
-@click.option("--key", metavar="K", default="", help="Of the device's server; of a tracker's devices.")
+@click.option("--key", metavar="K", default="", help="The server's key; with --tracker: the devices' key.")
 @click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="Read the key from a file.")
-@click.option("--budget", default="5m", show_default=True, help="How long: 90s, 5m, 1h.")
+@click.option("--budget", metavar="TIME", default="5m", show_default=True, help="How long: 90s, 5m, 1h.")
 @click.option("--fast", "budget", flag_value=FAST, help=f"--budget {FAST}.")
 @click.option("--full", "budget", flag_value=FULL, help=f"--budget {FULL}.")
-@click.option("--precision", metavar="P", help="For a MODEL: fp32, fp16, or fp16-fp32 on a GPU.  [fp32]")
+@click.option("--precision", metavar="P", help="For a MODEL: fp32, fp16, or fp16-fp32 on a GPU.  [default: fp32]")
 @click.option(
     "--threads",
     metavar="N",
@@ -59,7 +59,13 @@ def _seconds(text: str) -> float:
     help="CPU threads of a step; without, they are tuned, too.",
 )
 @click.option("--kernels", "pattern", metavar="PATTERN", default="*", help="Only these layers: 'features.1*'.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File of records [records/TARGET.jsonl].")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="File of records.  [default: records/TARGET.jsonl]",
+)
 @click.option("--continue", "go_on", is_flag=True, help="Go on with a file of records.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write a report to look at.")
 @click.option("--dry-run", is_flag=True, help="Show kernels and candidates; measure nothing.")
@@ -272,8 +278,8 @@ def _progress() -> Iterator[Callable[[State], None]]:
     with status("tuning") as show:
 
         def tell(state: State) -> None:
-            step = f"step {state.step_ms:.2f} ms, hoped {100 * state.hoped:.1f} %" if state.step_ms else ""
-            left = f"{state.left_s / 60:.1f} min left"
+            step = f"step {state.step_ms:.2f} ms, expected {state.hoped:.3f} of it" if state.step_ms else ""
+            left = f"{state.left_s:.0f} s left" if state.left_s < 120 else f"{state.left_s / 60:.1f} min left"
             text = f"{state.doing}; {left}; {state.tried} tried, {state.kernels_tried} kernels; {step}"
             show(text.rstrip("; "), min(1.0, state.used))
 

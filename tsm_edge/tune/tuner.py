@@ -185,19 +185,18 @@ class Tuner:
         library = self._builder.build([self._with(accepted)]) if accepted else of_rules
         whole = self._whole_step(library) if accepted else None
         step = self._step_with_threads(library, is_tuned=whole is not None and whole.high < 1.0)
-        wrong, failed = sum(record.ratio is None for record in tried), self._failed() - had_failed
         tuned = Tuned(
-            accepted,
-            whole,
-            step.record,
-            self._step_ms,
-            len(tried),
-            len(kernels),
-            wrong,
-            tuple(self._history),
-            failed,
-            step.against_rules,
-            step.refused,
+            accepted=accepted,
+            whole=whole,
+            threads=step.record,
+            step_ms=self._step_ms,
+            tried=len(tried),
+            kernels=len(kernels),
+            wrong=sum(record.ratio is None for record in tried),
+            history=tuple(self._history),
+            failed=self._failed() - had_failed,
+            with_threads=step.against_rules,
+            refused=step.refused,
         )
         threads = () if step.record is None else (step.record,)
         self._ledger.finish(accepted if tuned.is_faster else (), threads, parted if tuned.is_faster else ())
@@ -267,7 +266,7 @@ class Tuner:
                 share = math.ceil(len(waiting) / len(self._fleet.boards))  # so that boards end together
                 if not (pairs := self._batch(waiting, min(sizes.next(left_s), share))):
                     return
-                self._tell(f"{board.name}: trying {len(pairs)} candidates")
+                self._tell(f"{board.name}: trying {len(pairs)} candidate{'s' * (len(pairs) > 1)}")
                 library = self._builder.build([program for _, program in pairs])
             trials = deque(
                 Trial(candidate, self._entrant(number, program))
