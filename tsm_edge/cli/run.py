@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 )
 @click.option("--quiet", is_flag=True, help="Print no line a frame.")
 @click.option(
-    "--sliding", metavar="S", type=RealRange(0, min_open=True), help="Networks of clips: a label for each S seconds."
+    "--sliding", metavar="S", type=RealRange(), help="Networks of clips: a label for each S seconds."
 )
 @clip_options
 @watching_options

@@ -42,7 +42,7 @@ _STARTS = {"motion": "the shipped model", "imagenet": "ImageNet's features", "no
     help="First weights.",
 )
 @click.option("--epochs", metavar="N", type=click.IntRange(1), help="Passes over the clips.")
-@click.option("--rate", metavar="R", type=RealRange(0, min_open=True), help="Learning rate.")
+@click.option("--rate", metavar="R", type=RealRange(), help="Learning rate.")
 @click.option("--batch", metavar="N", type=click.IntRange(1), help="Clips of a step.")
 @click.option(
     "--per-epoch",
