@@ -115,6 +115,7 @@ def test_help_names_values_and_defaults_alike(name: str) -> None:
             assert not re.search(r"\((else|default|the card)[^)]*\)|\(\d+(; \d+)?\)", text), f"{option.opts}: {text}"
             brackets = re.findall(r"\[([^\]]*)\]", text)
             assert all(inside.startswith("default: ") for inside in brackets), f"{option.opts}: {text}"
+            assert "None" not in str(option.get_help_record(click.Context(command))), f"{option.opts}: [x<=None]"
 
 
 @pytest.mark.parametrize("name", ["records", "service"])

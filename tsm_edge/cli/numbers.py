@@ -17,3 +17,7 @@ class RealRange(click.FloatRange):
         if isinstance(number, float) and math.isnan(number):
             self.fail(f"{value!r} is not a number", param, ctx)
         return number
+
+    def _describe_range(self) -> str:
+        """For the help; click writes ``x<=None`` of a range without ends."""
+        return "" if self.min is None and self.max is None else super()._describe_range()

@@ -69,9 +69,7 @@ if TYPE_CHECKING:
     help="Try a lost live source again for S seconds (inf: for ever).",
 )
 @click.option("--quiet", is_flag=True, help="Print no line a frame.")
-@click.option(
-    "--sliding", metavar="S", type=RealRange(), help="Networks of clips: a label for each S seconds."
-)
+@click.option("--sliding", metavar="S", type=RealRange(), help="Networks of clips: a label for each S seconds.")
 @clip_options
 @watching_options
 @rpc_options
