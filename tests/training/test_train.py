@@ -173,6 +173,23 @@ def test_places_are_refused_before_the_training(run: tuple[Path, dict[str, torch
     assert same(load_file(weights), run[1])
 
 
+@pytest.mark.parametrize("word", ["motion", "none"])
+def test_a_run_may_be_called_as_what_it_starts_from(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also the second time, when its folder is there: a run that was killed goes on."""
+
+    def begin(*_arguments: object) -> None:
+        raise TsmEdgeError("training began", "unused")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tsm_edge.training.train.begin_from", begin)
+    (tmp_path / word / "door").mkdir(parents=True)
+    for folder in (word, f"{word}/door"):
+        assert entry_point(["train", "--init", word, "-o", folder]) == 2
+        assert "training began" in capsys.readouterr().err
+
+
 def test_a_rate_of_zero_is_not_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry_point(["train", "--rate", "0", "-o", str(tmp_path / "run")]) == 2
     assert "rate is 0.0, expected above 0" in capsys.readouterr().err

@@ -96,8 +96,8 @@ def command(
         from tsm_edge.training.train import TrainRequest, train
 
         card = _with_mode(load_model(model), temporal)
-        read = [Path(start)] if data == "motion" else [Path(start), Path(data)]
-        check_output(output, card_name(output), read)  # before all videos are looked at
+        videos = None if data == "motion" else Path(data)
+        check_output(output, card_name(output), [Path(start)], videos)  # before all videos are looked at
         recipe = _recipe(data == "motion")
         recipe = dataclasses.replace(
             recipe,

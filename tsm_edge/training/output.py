@@ -89,7 +89,9 @@ def card_name(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "trained"
 
 
-def check_output(folder: Path, name: str, inputs: Sequence[Path], again: bool = False) -> None:
+def check_output(
+    folder: Path, name: str, inputs: Sequence[Path], clips: Path | None = None, again: bool = False
+) -> None:
     """Refuse a folder before the work that goes there is done.
 
     Parameters
@@ -98,7 +100,9 @@ def check_output(folder: Path, name: str, inputs: Sequence[Path], again: bool = 
     name : str
         Of the new model's card.
     inputs : sequence of Path
-        Files and folders that are read.
+        Files that are read; a word for one (``none``, ``motion``) may be a folder's name as well.
+    clips : Path, optional
+        A folder of clips, or a table.
     again : bool
         A training that is finished may be replaced.
 
@@ -108,14 +112,13 @@ def check_output(folder: Path, name: str, inputs: Sequence[Path], again: bool = 
         It cannot be written, holds a finished training, is in a folder of clips, a file there is read as well, or has
         a name of ours but is of somebody else.
     """
-    for clips in inputs:
-        if clips.is_dir() and clips.resolve() in (folder.resolve(), *folder.resolve().parents):
-            raise TsmEdgeError(
-                f"{folder}: is in {clips}, where each folder is a class of clips", f"choose another: {_ELSEWHERE}"
-            )
+    if clips is not None and clips.is_dir() and clips.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise TsmEdgeError(
+            f"{folder}: is in {clips}, where each folder is a class of clips", f"choose another: {_ELSEWHERE}"
+        )
     names = (WEIGHTS, LABELS, REPORT, f"{name}.toml")
     for file in names:
-        refuse_replacing(folder / file, inputs, _ELSEWHERE)
+        refuse_replacing(folder / file, [*inputs, clips], _ELSEWHERE)
     if not again and (folder / FIGURES).exists() and not (folder / STATE).exists():
         raise TsmEdgeError(
             f"{folder}: holds a training that is finished",

@@ -48,7 +48,7 @@ class TeachRequest:
     name : str
         Of the new model.
     clips : Path
-        A folder with a folder of videos a class.
+        A folder with a folder of videos a class, or a CSV file (:func:`~tsm_edge.training.videos.find_clips`).
     output : Path
         Folder for the new model, and the compiled one inside.
     model : str
@@ -150,7 +150,7 @@ def check(request: TeachRequest) -> ModelCard:
         raise TsmEdgeError(f"model {card.name} has no online weights to begin from", "teach the shipped one: motion")
     network = dataclasses.replace(card.network, frames=_FRAMES)
     freeze(build_network(network), request.freeze)
-    check_output(request.output, request.name, [request.clips, Path(card.weights_file)], again=True)
+    check_output(request.output, request.name, [Path(card.weights_file)], request.clips, again=True)
     check_place(request.output / _NATIVE)
     return dataclasses.replace(card, name=request.name, network=network)
 

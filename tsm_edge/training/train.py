@@ -102,7 +102,7 @@ def train(
     """
     card = described(request)
     inputs = [Path(request.start), Path(request.card.weights_file or request.start)]
-    check_output(request.output, card.name, inputs, request.again)
+    check_output(request.output, card.name, inputs, again=request.again)
     network = build_network(card.network, request.recipe.seed)
     for line in begin_from(network, card.network, request.start, request.recipe.seed):
         note(line)
