@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,14 +146,19 @@ _OPTIONS = (
 )
 
 
+def chosen_showing(options: Mapping[str, Any]) -> ClipOptions:
+    """What a command's parameters ask for."""
+    return ClipOptions(**{item.name: options[item.name] for item in dataclasses.fields(ClipOptions)})
+
+
 def clip_options(command: _Command) -> _Command:
     """Add the options; the command gets them as ``showing``."""
-    names = [item.name for item in dataclasses.fields(ClipOptions)]
 
     @functools.wraps(command)
     def with_clips(*args: Any, **options: Any) -> Any:
-        showing = ClipOptions(**{name: options.pop(name) for name in names})
-        return command(*args, showing=showing, **options)
+        showing = chosen_showing(options)
+        others = {name: value for name, value in options.items() if name not in vars(showing)}
+        return command(*args, showing=showing, **others)
 
     decorated: Any = with_clips
     for option in reversed(_OPTIONS):

@@ -103,16 +103,11 @@ def command(
     annotated video is finished first. With --rpc or --tracker the network runs on another machine: decoding stays
     here, and step times include the network.
     """
-    if (video is None) == (camera is None):
-        raise click.UsageError("expected either --video FILE|URL or --camera N|URL|FILE", ctx)
-    from tsm_edge.video.source import chosen_source, open_looped, open_source
-
-    place = chosen_source(video, camera)
-    if loop and isinstance(place, int):
-        raise click.UsageError("--loop plays a file again, and a camera is none", ctx)
+    place = checked_source(ctx, video, camera, loop)
     from tsm_edge.live.run import RunRequest
     from tsm_edge.session.open import open_session
     from tsm_edge.video.capture import SourceOptions
+    from tsm_edge.video.source import open_looped, open_source
 
     logs = bool(ctx.obj.debug)
     options = SourceOptions(gap_s=gap, reconnect_s=reconnect, native_logs=logs)
@@ -129,6 +124,24 @@ def command(
         with source, watched(watching, session.manifest, source.info) as observers:
             output = Output(as_json, quiet, "step, with network" if device else "step")
             _run(session, source, request, observers, output)
+
+
+def checked_source(ctx: click.Context, video: str | None, camera: str | None, loop: bool) -> str | int:
+    """What is watched.
+
+    Raises
+    ------
+    UsageError
+        Nothing or two things are, or a camera shall be played again.
+    """
+    if (video is None) == (camera is None):
+        raise click.UsageError("expected either --video FILE|URL or --camera N|URL|FILE", ctx)
+    from tsm_edge.video.source import chosen_source
+
+    place = chosen_source(video, camera)
+    if loop and isinstance(place, int):
+        raise click.UsageError("--loop plays a file again, and a camera is none", ctx)
+    return place
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,12 @@ from pathlib import Path
 import click
 
 from tsm_edge.artifact.folder import latest_artifact, load_artifact
+from tsm_edge.cli.clips import chosen_showing
 from tsm_edge.cli.group import CommandGroup
 from tsm_edge.cli.output import note
+from tsm_edge.cli.run import checked_source
 from tsm_edge.cli.run import command as run_command
+from tsm_edge.cli.run_clips import refuse_what_is_not_for
 from tsm_edge.cli.watching import checked_watching
 from tsm_edge.errors import ServiceError
 from tsm_edge.service.manage import FOLDER
@@ -25,7 +28,15 @@ _SECRETS = ("--page-token", "--webhook-secret", "--mqtt-login")
 _INSTALL_ELSEWHERE = (
     "install tsm-edge where all may read it, with the system's Python: /usr/bin/python3 -m venv /opt/tsm-edge"
 )
-_WRITTEN = ("-o", "--output", "--out", "--events", "--spool", "--record")
+_WRITTEN = {"-o", "--output", "--out", "--events", "--spool", "--record"}
+# Options of `run` whose value is no file, whatever lies here under that name.
+_NO_FILES = {
+    option
+    for parameter in run_command.params
+    if isinstance(parameter, click.Option) and not parameter.is_flag and not isinstance(parameter.type, click.Path)
+    for option in parameter.opts
+    if option not in ("--video", "--camera")
+}
 
 
 @click.group("service", cls=CommandGroup)
@@ -77,10 +88,14 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
     ServiceError
         The service's user could not read or write a file, or the model takes clips.
     """
-    given = run_command.make_context("run", list(arguments)).params
+    ctx = run_command.make_context("tsm-edge run", list(arguments))
+    given = ctx.params
     checked_watching(given)
     if given["video"] is None and given["camera"] is None:
         raise click.UsageError("expected what the service shall watch: --camera N|URL")
+    checked_source(ctx, given["video"], given["camera"], given["loop"])
+    if given["show"]:
+        raise click.UsageError("--show needs a screen, and a service has none: leave it out, or use --page PORT")
     words = _apart(arguments)
     artifact = given["artifact"]
     if artifact is None:
@@ -91,9 +106,13 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
         raise ServiceError(
             f"{artifact}: takes clips of recorded video, expected a model for a camera", "compile with --mode online"
         )
+    refuse_what_is_not_for(manifest, ctx, chosen_showing(given), given["sliding"])
     _check_written(words, name)
     words, credentials = _with_credentials(words)
-    is_read = [_is_there(word) and before not in _WRITTEN for before, word in zip(["", *words], words, strict=False)]
+    is_read = [
+        _is_there(word) and before not in _WRITTEN | _NO_FILES
+        for before, word in zip(["", *words], words, strict=False)
+    ]
     read = [Path(word).absolute() for word, named in zip(words, is_read, strict=True) if named]
     words = [str(Path(word).absolute()) if named else word for word, named in zip(words, is_read, strict=True)]
     if "--quiet" not in words:
@@ -115,11 +134,16 @@ def planned(name: str, arguments: tuple[str, ...]) -> Unit:
 
 
 def _apart(arguments: Sequence[str]) -> list[str]:
-    """The arguments with ``--option=value`` as two words."""
+    """The arguments with ``--option=value`` and ``-oFILE`` as two words."""
     words: list[str] = []
     for argument in arguments:
         option, sign, value = argument.partition("=")
-        words += [option, value] if sign and option.startswith("--") else [argument]
+        if sign and option.startswith("--"):
+            words += [option, value]
+        elif argument.startswith("-o") and argument != "-o":
+            words += ["-o", argument[2:]]
+        else:
+            words.append(argument)
     return words
 
 
@@ -150,4 +174,4 @@ def _with_credentials(words: list[str]) -> tuple[list[str], tuple[tuple[str, Pat
 
 def _is_there(word: str) -> bool:
     """Whether a word of the command line is a file or folder; a camera's number is none, whatever lies here."""
-    return bool(word) and not word.startswith("-") and not word.isdigit() and len(word) < 4096 and Path(word).exists()
+    return not word.startswith("-") and not word.isdigit() and os.path.exists(word)
