@@ -87,6 +87,7 @@ def test_a_run_leaves_a_card_that_loads_with_its_weights(run: tuple[Path, dict[s
     assert card.labels == DATA.labels
     assert Path(card.weights_file) == folder / "weights.safetensors"
     assert card.network == SPEC
+    assert re.search(r"clips, seed \d+, \d+ s\); test accuracy", card.source)
     figures = json.loads((folder / "training.json").read_text())
     assert figures["test"]["overall"]["clips"] == 12
     assert sum(map(sum, figures["test"]["confusion"])) == 12

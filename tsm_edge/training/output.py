@@ -22,7 +22,7 @@ from tsm_edge.training.data import Frames, HeldOutClips, Labels
 from tsm_edge.training.loop import Point
 from tsm_edge.training.measures import Measures, label_after
 from tsm_edge.training.recipe import Recipe
-from tsm_edge.training.report import WorstClip, render
+from tsm_edge.training.report import WorstClip, render, time_taken
 
 STATE = "state.pt"
 LABELS = "labels.txt"
@@ -195,10 +195,9 @@ def card_text(card: ModelCard, trained: Trained) -> str:
 
 
 def _source(trained: Trained) -> str:
-    minutes = trained.seconds / 60
     return (
         f"trained by tsm-edge {__version__} on {trained.origin} ({trained.points[-1].clips if trained.points else 0} "
-        f"clips, seed {trained.recipe.seed}, {minutes:.0f} min); test accuracy {trained.test.overall}"
+        f"clips, seed {trained.recipe.seed}, {time_taken(trained.seconds)}); test accuracy {trained.test.overall}"
     )
 
 
