@@ -122,7 +122,10 @@ def _is_folder_name(label: str) -> bool:
 def _asks(each: int, seconds: float) -> Callable[[str, int], None]:
     def ask(label: str, number: int) -> None:
         click.prompt(
-            f"{label}, clip {number} of {each}: press Enter, then move for {seconds:g} s", "", show_default=False
+            f"{label}, clip {number} of {each}: press Enter, then move for {seconds:g} s",
+            "",
+            show_default=False,
+            err=True,  # stdout may be JSON
         )
 
     return ask

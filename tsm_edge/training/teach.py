@@ -36,7 +36,6 @@ _FRAMES = 20
 _STEPS = 300
 _TRAINED, _COMPILED = 0.8, 0.95
 _NATIVE = "native"  # in the new model's folder: compiled
-_SLOWER = "train more slowly: tsm-edge train --data {clips} --init motion --rate 0.0003 -o DIR"
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def teach(
     try:
         trained = train(training, lambda text, done: progress(text, _TRAINED * done), note)
     except Diverged as error:
-        raise TsmEdgeError(error.problem, _SLOWER.format(clips=shlex.quote(str(request.clips)))) from None
+        raise TsmEdgeError(error.problem, slower(request, card)) from None
     folder = request.output / _NATIVE
     artifact = compile_model(
         CompileRequest(load_target("native"), folder, load_model(trained.card), runner=False),
@@ -130,6 +129,15 @@ def teach(
     with open_session(artifact) as session:
         logits, truth = run_clips(session, Held(data, data.splits[2]))
     return TeachResult(trained, folder, artifact.manifest, verified, measure(logits, truth, data.labels))
+
+
+def slower(request: TeachRequest, card: ModelCard) -> str:
+    """What to try where training diverged: the same start at a low rate, by the command that has one."""
+    start = (
+        ["--init", "motion"] if request.model == "motion" else ["--model", request.model, "--init", card.weights_file]
+    )
+    words = ["tsm-edge", "train", "--data", str(request.clips), *start, "--rate", "0.0003", "-o", "DIR"]
+    return f"train more slowly: {shlex.join(words)}"
 
 
 def check(request: TeachRequest) -> ModelCard:

@@ -86,7 +86,7 @@ def find_clips(place: Path, fewest: int = _FEWEST, classes: int = 2) -> tuple[Cl
         labels = {_label(folder.name) for folder in folders}
         how = f"put videos into {place}/NAME_OF_A_CLASS/"
     elif place.suffix.lower() in _VIDEOS and place.is_file():
-        raise TsmEdgeError(f"{place}: is a video, expected videos of at least {classes} classes", _LAID_OUT)
+        raise TsmEdgeError(f"{place}: is a video, expected a folder of videos for each class", _LAID_OUT)
     elif place.is_file():
         clips = tuple(_of_table(place))
         how = f"add rows of {','.join(_COLUMNS)}"
@@ -256,7 +256,7 @@ class VideoData:
         TsmEdgeError
             As from :func:`find_clips`.
         VideoError
-            One of them cannot be decoded, or has no frame in its time.
+            As from :func:`check_clips`.
         """
         clips = find_clips(place)
         labels = tuple(sorted({clip.label for clip in clips}))
@@ -292,7 +292,7 @@ def check_clips(clips: Sequence[Clip], preprocess: Preprocess, fps: float, progr
     Raises
     ------
     VideoError
-        Naming all videos that cannot be opened, or have no frame in a clip's time.
+        Some cannot be opened, or have no frame in a clip's time: the first five are named, the others counted.
     """
     latest: dict[Path, float] = {}
     for clip in clips:
