@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 from conftest import RunProgram
 
+from tsm_edge.cli.main import entry_point
+from tsm_edge.deploy.deploy import DeployResult
+
 Json = dict[str, Any]
 Result = subprocess.CompletedProcess[str]
 NAMES = ["golden.bin", "manifest.json", "model.so", "tsm-runner", "tsm_edge.h"]
@@ -113,6 +116,23 @@ def test_a_copy_that_arrives_damaged_is_not_used(over_ssh: Callable[..., Result]
     problem = refusal(over_ssh())
     assert problem == "board: tsm-edge/gestures/model.so does not have the hash of the file here; deploy again"
     assert not (board.home / "tsm-edge/gestures/model.so").exists()
+
+
+@pytest.mark.parametrize(
+    ("report", "shown"),
+    [
+        ("no JSON\x1b[2J\nat all", ["no JSON?[2J", "at all"]),
+        ('{"checks": [], "frames": Infinity, "tolerance": 0}', ['{"checks": [], "frames": Infinity, "tolerance": 0}']),
+        ("[1]", ["[1]"]),
+    ],
+)
+def test_what_is_no_report_of_the_runner_is_shown_as_it_is_but_for_what_does_not_print(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], report: str, shown: list[str]
+) -> None:
+    result = DeployResult("board", "gestures", "x86_64", (), (), 0.0, True, report)
+    monkeypatch.setattr("tsm_edge.deploy.deploy.deploy", lambda *_arguments: result)
+    assert entry_point(["deploy", str(model), "board"]) == 0
+    assert capsys.readouterr().out.splitlines()[-len(shown) :] == shown
 
 
 def test_another_machine_is_refused_before_anything_is_written(over_ssh: Callable[..., Result], board: Any) -> None:

@@ -142,8 +142,9 @@ def _print_report(report: str) -> None:
             for check in found["checks"]
         ]
         title = f"\ntsm-runner verify there: {int(found['frames'])} frames, tolerance {float(found['tolerance']):.0e}"
-    except (ValueError, KeyError, TypeError):
-        click.echo(report)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        for line in report.splitlines():
+            click.echo(printable(line))
         return
     print_table(title, ("output", "largest value", "relative error", ""), rows)
 
