@@ -1,6 +1,6 @@
 /* step.c - a compiled model on float32 frames from standard input; prints the logits of each frame on a line.
  *
- *     cc -I DIR step.c -L DIR -l:model.so -Wl,-rpath,'$ORIGIN/DIR' -o step    (DIR: what tsm-edge compile wrote)
+ *     cc -I DIR step.c -L DIR -l:model.so -Wl,-rpath,'$ORIGIN/DIR' -o step    (DIR: the model's folder, from here)
  *     ./step < frames.f32                                                    (NCHW, normalised RGB)
  */
 #include <stdio.h>
