@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import psutil
 import pytest
+from mjpeg_server import wait_until
 
-from tsm_edge.artifact.folder import Artifact
+from tsm_edge.artifact.folder import LIBRARY, Artifact
 from tsm_edge.cards.threads import Threads
 from tsm_edge.compile import trial_library
 from tsm_edge.compile.records import read_records
 from tsm_edge.compile.trial_library import TrialBuilder
 from tsm_edge.compile.trials import network_of
-from tsm_edge.errors import ArtifactError
+from tsm_edge.errors import ArtifactError, TuneError
 from tsm_edge.session.local import OnlineSession
 from tsm_edge.tune.apart import Apart
 from tsm_edge.tune.boards import Board
@@ -96,16 +100,53 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+HANGING = """
+import dataclasses, os, signal, sys
+from pathlib import Path
+from tsm_edge.artifact.folder import load_artifact
+from tsm_edge.cards.threads import Threads
+from tsm_edge.tune.apart import Apart
+apart = Apart(0.5)
+apart._begin()
+nobody_writes = dataclasses.replace(load_artifact(sys.argv[1]), path=Path(sys.argv[2]))
+apart._link.send(("open", (nobody_writes, Threads(1))))
+print(apart.process, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def has_ended(process: int) -> bool:
+    """Also where whoever inherits it does not look after it."""
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("program", [KILLED, HANGING], ids=["waiting", "in a call that never ends"])
 def test_it_does_not_outlive_a_tuner_that_is_killed(
-    small_artifact: Artifact, program_environment: dict[str, str]
+    program: str, small_artifact: Artifact, tmp_path: Path, program_environment: dict[str, str]
 ) -> None:
-    command = [sys.executable, "-c", KILLED, str(small_artifact.path)]
+    os.mkfifo(tmp_path / LIBRARY)
+    command = [sys.executable, "-c", program, str(small_artifact.path), str(tmp_path)]
     done = subprocess.run(command, env=program_environment, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
-    try:
-        psutil.Process(int(done.stdout)).wait(20)
-    except psutil.NoSuchProcess:
-        return
+    wait_until(lambda: has_ended(int(done.stdout)))
+
+
+@pytest.mark.parametrize(("module", "function"), [(socket, "socketpair"), (subprocess, "Popen")])
+def test_that_no_process_can_begin_is_said(
+    module: ModuleType, function: str, apart: Apart, small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*arguments: object, **named: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, function, none_left)
+        with pytest.raises(TuneError, match=r"no process can begin to measure in \(Too many open files\)"):
+            apart.open(small_artifact, ONE)
+    with closing(apart.open(small_artifact, ONE)) as runner:
+        assert runner.select(0)
 
 
 def break_first_kernel(objects: Path) -> None:

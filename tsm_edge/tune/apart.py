@@ -105,22 +105,21 @@ class Apart:
             process.wait()
 
     def _begin(self) -> None:
-        ours, theirs = socket.socketpair()
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _START, json.dumps(sys.path), str(theirs.fileno()), f"{self._limit_s}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for the tuner, which ends with the trial it is in
-            )
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                number = theirs.fileno()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-c", _START, json.dumps(sys.path), str(number), f"{self._limit_s}"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[number],
+                    start_new_session=True,  # Ctrl-C is for the tuner, which ends with the trial it is in
+                )
+                self._link = Connection(ours.detach())
         except OSError as error:
-            ours.close()
             raise TuneError(f"no process can begin to measure in ({error.strerror})", _AGAIN) from None
-        finally:
-            theirs.close()
-        self._link = Connection(ours.detach())
 
     def _how_it_ended(self) -> str:
         assert self._process is not None
