@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -199,8 +200,9 @@ def test_what_was_compared_is_said(
     told = run_here(str(small_artifact.path), "-o", "r.jsonl").stderr
     assert "the kernels are not recorded: with 2 threads it is not faster; the trials are kept" in told
     page = Path("r.html").read_text("utf-8").replace("&#x27;", "'")
-    assert "faster in one thread, but with 2 threads it is not faster: its kernels are not recorded" in page
+    assert "The tuned step is faster, but with 2 threads it is not faster: its kernels are not recorded" in page
     assert "tuned, of the rules' with as many" in page
+    assert re.search(r"3(<[^>]*>)+candidates of 1 kernels tried; a board failed in 1 more", page)
 
 
 def test_what_comes_with_the_target_is_tried_first(

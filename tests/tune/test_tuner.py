@@ -436,6 +436,7 @@ def test_a_candidate_in_which_the_board_fails_is_not_tried_again_by_another_run(
         board = simulated_board(microseconds=microseconds, sigma=0.0)
         tuned = tune(network, tmp_path / "r.jsonl", board, go_on=go_on, notify=said.append, pattern="conv_0")
         assert tuned.failed == (not go_on)
+        assert tuned.tried == (0 if go_on else len(tuned.history) - (measured_before > 0))
         assert said == ["board: it hangs; once more"]
         assert sum(record.failed for record in read_records(tmp_path / "r.jsonl").records) == 1
     assert measured[0] == measured_before + 1

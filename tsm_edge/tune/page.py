@@ -95,7 +95,7 @@ def _verdict(tuned: Tuned) -> str:
     if tuned.is_faster and tuned.whole is not None:
         return f"The tuned step takes {tuned.whole.value:.3f} of the rules' time, beyond doubt: recorded."
     if tuned.refused:
-        return f"The tuned step is faster in one thread, but {tuned.refused}: its kernels are not recorded."
+        return f"The tuned step is faster, but {tuned.refused}: its kernels are not recorded."
     used = "no record of this run" if tuned.threads is None else "of this run only the threads' record"
     return f"The tuned step is not faster than the rules' beyond doubt: {used} is used by compile."
 
@@ -113,7 +113,8 @@ def _figures(tuned: Tuned) -> list[tuple[str, str]]:
             (f"{both.value:.3f}", f"tuned, of the rules' with as many (95 %: {both.low:.3f} to {both.high:.3f})")
         )
     wrong = f", {tuned.wrong} of them wrong and never used" if tuned.wrong else ""
-    return [*found, (str(tuned.tried), f"candidates of {tuned.kernels} kernels tried{wrong}")]
+    failed = f"; a board failed in {tuned.failed} more" if tuned.failed else ""
+    return [*found, (str(tuned.tried), f"candidates of {tuned.kernels} kernels tried{wrong}{failed}")]
 
 
 def _convergence(tuned: Tuned) -> Html:

@@ -74,13 +74,15 @@ class Tuned:
     accepted : tuple of Record
         Empty: nothing is faster beyond doubt.
     whole : Ratio or None
-        Of the tuned step over that of the rules; None: there was nothing to compare, or no time.
+        Of the tuned step over that of the rules, with as many threads as its kernels were tuned with; None: nothing is
+        accepted, or together they compute something else or do not fit.
     threads : ThreadRecord or None
         Faster than one thread beyond doubt; None: nothing is, or nobody asked.
     with_threads : Ratio or None
-        As ``whole``, both with the best threads; None: one thread is the best, nobody asked, or nothing was faster.
+        As ``whole``, both with the best threads; None: one thread is the best, nobody asked, nothing was faster, or it
+        computes something else with them.
     refused : str
-        Why kernels are not recorded although the whole step is faster in one thread; empty: there is no reason.
+        Why kernels are not recorded although the whole step is faster by ``whole``; empty: there is no reason.
     step_ms : float
         By the rules.
     tried, kernels : int

@@ -178,9 +178,9 @@ class Tuner:
         self._agenda = Agenda(everything.values(), known.values(), self._first)
         had_failed = self._failed()
         self._measure_all(self._agenda, self._try, SEARCH_SHARE)
+        self._measure_all(InTurn(self._finalists(everything)), self._try_again, FINALS_SHARE)
         new = [record for name, record in self._best_known().items() if name not in known]
         tried = [record for record in new if not record.failed]
-        self._measure_all(InTurn(self._finalists(everything)), self._try_again, FINALS_SHARE)
         accepted, parted = self._winners()
         library = self._builder.build([self._with(accepted)]) if accepted else of_rules
         whole = self._whole_step(library) if accepted else None
