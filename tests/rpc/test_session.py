@@ -160,7 +160,7 @@ def test_a_cpu_that_lacks_something_is_refused(
     ours: Place, small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        machines, "missing_features", lambda target, flags, release: [target.cpu.cpu] if "sse2" in flags else []
+        machines, "missing_features", lambda target, flags, machine: [target.cpu.cpu] if "sse2" in flags else []
     )
     with pytest.raises(
         RpcError, match=r"'s CPU lacks x86-64-v9, the model is compiled for native \(x86-64-v9\); compile for it"

@@ -142,7 +142,7 @@ def check_threads(count: int) -> None:
         )
 
 
-def misfit(name: str, target: TargetCard, machine: str, flags: Collection[str], release: str = "") -> str:
+def misfit(name: str, target: TargetCard, family: str, flags: Collection[str], machine: str = "") -> str:
     """Why a machine's CPU cannot run a target's code, as a sentence for people.
 
     Parameters
@@ -150,9 +150,9 @@ def misfit(name: str, target: TargetCard, machine: str, flags: Collection[str], 
     name : str
         Of the machine, for the sentence.
     target : TargetCard
-    machine : str
+    family : str
         Its architecture (:func:`architecture`); empty: not known.
-    flags, release
+    flags, machine
         As :func:`missing_features` takes them.
 
     Returns
@@ -161,9 +161,9 @@ def misfit(name: str, target: TargetCard, machine: str, flags: Collection[str], 
         Empty: it can, as far as is known.
     """
     wanted = architecture(target.cpu.triple)
-    if machine and machine != wanted:
-        return f"{name} is {machine}, the model is compiled for {target.name} ({wanted})"
-    if lacking := missing_features(target, flags, release):
+    if family and family != wanted:
+        return f"{name} is {family}, the model is compiled for {target.name} ({wanted})"
+    if lacking := missing_features(target, flags, machine):
         return f"{name}'s CPU lacks {', '.join(lacking)}, the model is compiled for {target.name} ({target.cpu.cpu})"
     return ""
 
