@@ -248,6 +248,8 @@ def test_mistakes_are_one_line_and_exit_2(
         (["label", "model"], "Missing argument 'VIDEO...'"),
         (["label", "model", "missing"], "missing: no such file or folder; check the path"),
         ([*label, "--clips", "3"], "3 uniform clips, expected 1 or 2; for ten clips: --sampling dense"),
+        ([*label, "--clips", "0"], "0 uniform clips, expected 1 or 2"),
+        ([*run, "--crops", "0"], "0 crops, expected 1 or 3; 1 is the centre: --crops 1"),
         ([*label, "--crops", "5"], "5 crops, expected 1 or 3; 1 is the centre: --crops 1"),
         ([*label, "--weight", "2"], "2 weights 1, 2 for 1 networks, expected a positive one for each; give --weight"),
         ([*label, "--with", "other"], "knows other classes (10) than levels of model (10)"),

@@ -56,14 +56,15 @@ class ClipOptions:
 
     def given(self) -> list[str]:
         """The options that were given."""
-        return [option for name, option in _NAMES.items() if getattr(self, name)]
+        return [option for name, option in _NAMES.items() if getattr(self, name) not in (None, ())]
 
     def how(self) -> Sampling:
         """How clips are chosen: one uniform clip, or upstream's ten dense ones, where nothing else is asked for."""
         from tsm_edge.video.sampling import DENSE_CLIPS, Sampling
 
         kind = self.sampling or "uniform"
-        return Sampling(kind, self.clips or (DENSE_CLIPS if kind == "dense" else 1))
+        usual = DENSE_CLIPS if kind == "dense" else 1
+        return Sampling(kind, usual if self.clips is None else self.clips)
 
     @contextmanager
     def together(self, first: Session, device: Place | None, threads: int) -> Iterator[Ensemble]:
@@ -81,7 +82,7 @@ class ClipOptions:
             sessions = [first]
             for path in self.others:
                 sessions.append(stack.enter_context(open_session(path, device, threads, notify=warn)))
-            seeing = Seeing(self.crops or 1, self.flow or "auto", self.frames)
+            seeing = Seeing(1 if self.crops is None else self.crops, self.flow or "auto", self.frames)
             members = ensemble(sessions, (1.0, *weights), self.scores or "logits", seeing)
             for member in members.members:
                 self.how().check_frames(member.frames)
