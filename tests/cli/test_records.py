@@ -92,8 +92,8 @@ def test_what_compile_does_not_use_is_marked(run_program: RunProgram, file: Path
     marks = {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line.split()}
     assert marks["features.1"].endswith("uses it")
     assert marks["old"].endswith(f"not used: version 0 of the rules, not {RULES_VERSION}")
-    assert marks["foreign"].endswith("not used: of no card here, or of one that was changed")
-    assert "compile does not use 2 of them, as the table says: tune again with: tsm-edge tune" in done.stderr
+    assert marks["foreign"].endswith("not used by a card here: another machine's, changed since, or a file of yours")
+    assert "with the cards here compile does not use 2 of them: tune again with: tsm-edge tune" in done.stderr
     table = json.loads(run_program("records", "list", file.name, "--all", "--json").stdout)
     marks = {f"{one['about']['layer']}, {one['accepted']}": one["compile"] for one in table["records"]}
     assert marks["features.1, True"] == "uses it"

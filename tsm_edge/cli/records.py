@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tsm_edge.compile.thread_record import ThreadRecord
 
 _USED, _TRIAL = "uses it", "a trial"
+_OTHER_CARD = "not used by a card here: another machine's, changed since, or a file of yours"
 _FILES = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 
 
@@ -56,7 +57,7 @@ def list_records(files: tuple[Path, ...], with_trials: bool, as_json: bool) -> N
     )
     unused = sum(_use(record, targets) not in (_USED, _TRIAL) for record in found.records)
     if unused:
-        note(f"compile does not use {unused} of them, as the table says: tune again with: tsm-edge tune --target T")
+        note(f"with the cards here compile does not use {unused} of them: tune again with: tsm-edge tune --target T")
 
 
 @command.command("merge", short_help="Put the records of some files into one.")
@@ -159,7 +160,7 @@ def _use(record: Record, targets: dict[str, str]) -> str:
         return _TRIAL
     if record.rules != version:
         return f"not used: version {record.rules} of the rules, not {version}"
-    return _USED if record.card in targets else "not used: of no card here, or of one that was changed"
+    return _USED if record.card in targets else _OTHER_CARD
 
 
 def _row(record: Record, targets: dict[str, str]) -> Sequence[object]:
