@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,5 +46,6 @@ def test_the_demo_ends_with_the_command_for_a_camera(
     monkeypatch.setattr("tsm_edge.demo._SEGMENTS", 2)
     assert entry_point(["demo", "-o", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
+    assert re.search(r"ms a frame \(p90 .* ms\), 1 thread$", out, re.MULTILINE)
     assert "of 2 motions, by the labels after their first 8 frames" in out
     assert err.splitlines()[-1] == f"next: tsm-edge run {motion_artifact.path} --camera 0 --every 2 --smooth"

@@ -36,6 +36,10 @@ def _print_segments(result: DemoResult) -> None:
     print_table("", ("at (s)", "true", "model", ""), rows)
 
 
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 @click.command("demo")
 @click.option("--model", metavar="MODEL", default=DEFAULT_MODEL, show_default=True, help="Model card, by name or path.")
 @click.option(
@@ -78,7 +82,7 @@ def command(model: str, checkpoint: Path | None, video: str | None, output: Path
         ("labels", labels or "none"),
         (
             "network",
-            f"{step.median_ms:.1f} ms a frame (p90 {step.p90_ms:.1f} ms), {threads} thread(s)" if step else "-",
+            f"{step.median_ms:.1f} ms a frame (p90 {step.p90_ms:.1f} ms), {_threads(threads)}" if step else "-",
         ),
         ("whole loop", f"{summary.frames_per_s:.1f} frames/s: {parts}"),
         ("annotated video", str(result.video)),
