@@ -6,6 +6,7 @@ PyTorch 2.13 (``convert_fx``) and torchao 0.18 (``convert_pt2e``); ``quantised_f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tsm_edge.compile.passes.fuse import fuse
 from tsm_edge.compile.pipeline import CompileRequest, compile_model
 from tsm_edge.compile.quantize.exact import exact_model
 from tsm_edge.compile.quantize.from_file import file_quantisation
+from tsm_edge.compile.quantize.store import FORMAT
 from tsm_edge.errors import CompileError, ModelFileError
 from tsm_edge.verify.compare import verify_artifact
 
@@ -231,7 +233,7 @@ def test_a_scale_for_each_channel_of_an_activation_is_refused(tmp_path: Path) ->
     ("settings", "message"),
     [
         ({"precision": precision_named("fp16"), "target": "raspberry-pi-5"}, "--precision fp16 cannot be given"),
-        ({"precision": precision_named("int8"), "quantisation": Path("q.json")}, "--quantisation cannot be given"),
+        ({"precision": precision_named("int8"), "quantisation": "q.json"}, "--quantisation cannot be given"),
         ({"target": "x86-64-v3"}, "is quantised, and target x86-64-v3 has no"),
         ({"target": "jetson-nano"}, "is quantised, and target jetson-nano is a GPU"),
     ],
@@ -240,6 +242,9 @@ def test_what_contradicts_the_file_is_refused(
     settings: dict[str, object], message: str, quantised_file: Path, tmp_path: Path
 ) -> None:
     target = load_target(str(settings.pop("target", "raspberry-pi-4")))
+    if "quantisation" in settings:  # one that can be read: what cannot is refused before the file is looked at
+        settings["quantisation"] = tmp_path / str(settings["quantisation"])
+        (tmp_path / "q.json").write_text(json.dumps({"format": FORMAT}))
     request = CompileRequest(target, tmp_path / "out", onnx=quantised_file, **settings)  # type: ignore[arg-type]
     with pytest.raises(CompileError, match=message):
         compile_model(request)

@@ -82,7 +82,7 @@ class Apart:
             self._link.send((what, arguments))
             if not self._link.poll(self._limit_s):
                 raise ArtifactError(f"no answer for {self._limit_s:g} s, its process was ended", _AGAIN)
-            worked, *answer = self._link.recv()
+            failed, answer = self._link.recv()
         except (EOFError, OSError):
             how = self._how_it_ended()
             self.close()
@@ -90,9 +90,10 @@ class Apart:
         except BaseException:  # an answer that comes later would be taken for that to the next question
             self.close()
             raise
-        if not worked:
-            raise ArtifactError(*answer)
-        return answer[0]
+        if failed is not None:
+            problem, hint = failed
+            raise ArtifactError(problem, hint)
+        return answer
 
     def close(self) -> None:
         """End it; doing so twice is allowed."""
@@ -198,10 +199,10 @@ def main() -> None:
             # The system ends it where it hangs and there is no tuner any more that would.
             signal.alarm(2 * math.ceil(float(sys.argv[3])))
             try:
-                answer: tuple[object, ...] = (True, getattr(worker, what)(*arguments))
+                answer: tuple[object, object] = (None, getattr(worker, what)(*arguments))
             except TsmEdgeError as error:
-                answer = (False, error.problem, error.hint)
+                answer = ((error.problem, error.hint), None)
             except Exception as error:  # noqa: BLE001 - the outermost frame of a process
-                answer = (False, f"{type(error).__name__}: {error}", _AGAIN)
+                answer = ((f"{type(error).__name__}: {error}", _AGAIN), None)
             signal.alarm(0)
             link.send(answer)
