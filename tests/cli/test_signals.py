@@ -120,6 +120,56 @@ def test_a_signal_that_comes_while_native_code_calls_back() -> None:
         call_back()
 
 
+def test_what_native_code_makes_of_a_signal_is_no_error_of_the_users() -> None:
+    def native() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    with pytest.raises(Stopped, match="ended by SIGTERM"), stopped_by_signals():
+        native()
+
+
+# Its import takes a signal, and then half a second.
+IMPORTED = """
+import os, signal, time
+
+os.kill(os.getpid(), signal.SIGTERM)
+ends = time.monotonic() + 0.5
+while time.monotonic() < ends:
+    pass
+print("imported", flush=True)
+"""
+IMPORTING = """
+import sys, time
+import tsm_edge.cli.models
+from tsm_edge.cli.main import entry_point
+
+def work():
+    import interrupted
+    if len(sys.argv) > 1:
+        time.sleep(60)
+    return []
+
+tsm_edge.cli.models.model_names = work
+sys.exit(entry_point(["models"]))
+"""
+
+
+@pytest.mark.parametrize("then", [["and", "work"], []])
+def test_an_import_is_not_broken_off(then: list[str], program_environment: dict[str, str], tmp_path: Path) -> None:
+    """A module in native code that is half made can crash: the signal waits until it is imported."""
+    (tmp_path / "interrupted.py").write_text(IMPORTED)
+    environment = {**program_environment, "PYTHONPATH": f"{program_environment['PYTHONPATH']}:{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, *then], capture_output=True, text=True, env=environment, timeout=40
+    )
+    assert (done.returncode, done.stderr) == (143, "tsm-edge: ended by SIGTERM\n")
+    assert done.stdout.startswith("imported\n")
+
+
 def test_under_nohup_a_closed_terminal_ends_nothing(start: Start) -> None:
     process = start(ignored=signal.SIGHUP)
     process.send_signal(signal.SIGHUP)

@@ -16,6 +16,8 @@ from types import FrameType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # One event may send two: a terminal that goes (the kernel and the shell), `timeout` (the program and its group).
 _ONE_EVENT_S = 0.5
+# While a module is imported, so often it is looked whether it still is.
+_LOOK_AGAIN_S = 0.01
 
 
 class Stopped(KeyboardInterrupt):
@@ -38,38 +40,62 @@ def stopped_by_signals() -> Iterator[None]:
     """Raise :class:`Stopped` in the block on the first signal; a later one ends the process at once.
 
     Signals that were ignored before (by ``nohup``, say) stay ignored. Outside the main thread, where Python takes no
-    signals, nothing changes.
+    signals, nothing changes. While a module is imported nothing is raised: one in native code that is half made can
+    crash (protobuf's did). It is raised when the import is done.
 
     Raises
     ------
     Stopped
-        Also instead of an OSError that finishing met with (the terminal it reported to is gone), and of the
-        RuntimeError that native code makes of it where it called back into Python.
+        Also instead of whatever else came of it: an OSError that finishing met with (the terminal it reported to is
+        gone), or what native code makes of it where it called back into Python (TVM a RuntimeError).
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     stopped: Stopped | None = None
     since_s = 0.0
+    is_raised = False
 
-    def stop(number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopped, since_s
         if stopped is None:
             stopped, since_s = Stopped(number), time.monotonic()
-            raise stopped
-        if time.monotonic() - since_s > _ONE_EVENT_S:
+            end(number, frame)
+        elif time.monotonic() - since_s > _ONE_EVENT_S:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             os._exit(128 + number)  # only reached as process 1 of a container, which no signal ends
+
+    def end(_number: int, frame: FrameType | None) -> None:
+        nonlocal is_raised
+        if _is_importing(frame):
+            if signal.SIGALRM not in before:
+                before[signal.SIGALRM] = signal.signal(signal.SIGALRM, end)
+            signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
+        elif stopped is not None and not is_raised:
+            is_raised = True
+            raise stopped
 
     taken = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, stop) for number in taken}
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
         if stopped is None:
             raise
         raise stopped from error
     finally:
+        if signal.SIGALRM in before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+    if stopped is not None and not is_raised:
+        raise stopped
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
