@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import click
 
 import tsm_edge
-from tsm_edge.cli.group import EXIT_USER_ERROR
+from tsm_edge.cli.group import EXIT_USER_ERROR, CommandGroup, show_help
 from tsm_edge.cli.signals import Stopped, stopped_by_signals
 from tsm_edge.cli.streams import prepare_streams, print_to_stderr, stdout_fails, stdout_is_gone
-from tsm_edge.errors import TsmEdgeError, unknown_name
+from tsm_edge.errors import TsmEdgeError
 from tsm_edge.extras import line_for
 from tsm_edge.files.paths import not_utf8, printable
 from tsm_edge.redact import redacted
@@ -72,7 +72,7 @@ def _debug_option() -> click.Option:
     )
 
 
-class LazyGroup(click.Group):
+class LazyGroup(CommandGroup):
     """A click group whose commands are modules of ``tsm_edge.cli``, imported when one is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -91,16 +91,10 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command ``args`` begins with.
-
-        An unknown one is refused with the closest match and all names; empty values are refused, too.
-        """
-        name = args[0]
-        if not ctx.resilient_parsing and not name.startswith("-") and name not in COMMANDS:
-            raise click.UsageError(unknown_name("command", name, COMMANDS), ctx)
+        """Find the command ``args`` begins with; empty values are refused, too."""
         found = super().resolve_command(ctx, args)
         if found[1] is not None:
-            _refuse_empty(found[2], click.Context(found[1], ctx, name))
+            _refuse_empty(found[2], click.Context(found[1], ctx, args[0]))
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -135,8 +129,7 @@ def root(ctx: click.Context) -> None:
     Start with `tsm-edge demo`. `tsm-edge COMMAND --help` explains one command.
     """
     if ctx.invoked_subcommand is None:
-        print_to_stderr(ctx.get_help())
-        ctx.exit(EXIT_USER_ERROR)
+        show_help(ctx)
 
 
 root.params.append(_debug_option())
