@@ -10,6 +10,7 @@ import click
 from tsm_edge.artifact.folder import OUTPUT_FOLDER
 from tsm_edge.artifact.manifest import RANDOM_WEIGHTS
 from tsm_edge.cards import DEFAULT_MODEL
+from tsm_edge.cards.threads import Threads
 from tsm_edge.cli.artifacts import threads_option
 from tsm_edge.cli.output import json_option, note, print_json, print_table, status, warn
 from tsm_edge.cli.watch import watch_command
@@ -34,10 +35,6 @@ def _print_segments(result: DemoResult) -> None:
         for segment in result.segments
     ]
     print_table("", ("at (s)", "true", "model", ""), rows)
-
-
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
 
 
 @click.command("demo")
@@ -82,7 +79,7 @@ def command(model: str, checkpoint: Path | None, video: str | None, output: Path
         ("labels", labels or "none"),
         (
             "network",
-            f"{step.median_ms:.1f} ms a frame (p90 {step.p90_ms:.1f} ms), {_threads(threads)}" if step else "-",
+            f"{step.median_ms:.1f} ms a frame (p90 {step.p90_ms:.1f} ms), {Threads(threads)}" if step else "-",
         ),
         ("whole loop", f"{summary.frames_per_s:.1f} frames/s: {parts}"),
         ("annotated video", str(result.video)),
