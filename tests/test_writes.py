@@ -42,9 +42,10 @@ _PRIVATE = {
     # An archive in memory, which the atomic writer then stores; an archive without a name.
     "deploy/bundle.py": {"_compressed"},
     "deploy/ssh.py": {"put"},
-    # The server's own folder of uploads; the kernel's file on what to end first.
+    # The kernel's file on what to end first.
+    "priority.py": {"die_before_parent"},
+    # The server's own folder of uploads.
     "rpc/uploads.py": {"upload", "keep", "find"},
-    "rpc/session_process.py": {"die_before_parent"},
 }
 
 _METHODS = {

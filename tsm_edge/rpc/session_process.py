@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from tsm_edge.priority import die_before_parent
+
 _ALONE_S = 5.0  # for a session to end by itself when its client has gone
 
 
@@ -157,12 +159,6 @@ def _die_with_parent() -> None:
     """Do not outlive the server, however it ends (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def die_before_parent() -> None:
-    """Where memory runs out, this process ends and not the one that began it (Linux only)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _first_line(error: BaseException) -> str:

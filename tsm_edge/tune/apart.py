@@ -18,7 +18,7 @@ import numpy as np
 from tsm_edge.artifact.folder import Artifact
 from tsm_edge.cards.threads import Threads
 from tsm_edge.errors import ArtifactError, TsmEdgeError, TuneError
-from tsm_edge.rpc.session_process import die_before_parent
+from tsm_edge.priority import die_before_parent
 from tsm_edge.session.local import OnlineSession
 from tsm_edge.session.timings import Timings
 
